@@ -1,0 +1,68 @@
+"""Traditional variational inference: every data point has variational parameters of its own."""
+
+import copy
+from collections.abc import Callable
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from guides.families import Diagonal, Family
+from guides.guide import Guide
+
+
+class PerDatum(Guide):
+    """q(z_n) = family(z_n; lambda_n), one row lambda_n of a table for each data point n: nothing is amortised.
+
+    It is the best that a family can do for a data point, so the amortisation gap is measured against it. Weights
+    that a family shares between data points (the autoregressive network of IAF) stay shared; `lambda_n` holds the
+    base density and the context of that network.
+
+    References: Hoffman et al. 2013; Cremer, Li and Duvenaud 2018.
+
+    Args:
+        model: any model with `latent_dim`.
+        num_data: number of data points N.
+        family: constructor `(features, context) -> Family`.
+        site: name of the latent site in the model.
+
+    Sites: `z` (batch, latent_dim) in `pyro.plate("data", batch)`. `forward(x, index=...)` takes the row numbers of the batch in
+    the data set; without them x must be the whole data set, in order. `zoo.infer.fit` and `zoo.infer.terms` pass them on.
+
+    Example:
+        >>> import torch, guides
+        >>> from zoo import VAE
+        >>> guides.PerDatum(VAE(784, 20), num_data=100)(torch.zeros(3, 784), index=torch.tensor([7, 8, 42])).shape
+        torch.Size([3, 20])
+    """
+
+    def __init__(
+        self, model, num_data: int, *, family: Callable[[int, int], Family] = Diagonal, site: str = "z"
+    ) -> None:
+        super().__init__(model)
+        self.site = site
+        self.family = family(model.latent_dim, 0)  # no head: the context is the parameters themselves
+        self.table = nn.Parameter(torch.zeros(num_data, self.family.num_parameters))
+
+    @classmethod
+    def started_at(cls, model, family: Family, parameters: Tensor, *, site: str = "z") -> "PerDatum":
+        """The guide whose density starts at `family.density(parameters)`; `parameters` is `(num_data, num_parameters)`."""
+        guide = cls.__new__(cls)
+        Guide.__init__(guide, model)
+        guide.site = site
+        guide.family = copy.deepcopy(family)
+        guide.family.head = nn.Identity()
+        guide.table = nn.Parameter(parameters.detach().clone())
+        return guide
+
+    def forward(self, x: Tensor, *args: object, index: Tensor | None = None, **kwargs: object) -> Tensor:
+        if index is None and len(x) != len(self.table):
+            raise ValueError(
+                f"PerDatum: a batch of {len(x)} rows out of {len(self.table)} data points needs their row numbers: index="
+            )
+        if index is not None and len(index) != len(x):
+            raise ValueError(f"PerDatum: index must name the {len(x)} rows of x, got {len(index)} numbers")
+        parameters = self.table if index is None else self.table[index]
+        prior = getattr(self.model, "prior", None)
+        with pyro.plate("data", len(x)):
+            return pyro.sample(self.site, self.family(None if prior is None else prior(), parameters))

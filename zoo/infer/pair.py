@@ -1,0 +1,231 @@
+"""What is checked once about a model/guide pair, so that a wrong bound is an error and not a number.
+
+The check runs guide and model once for each new shape of their arguments, without gradients and without moving the random
+stream, and raises `ValueError` with the site's name and the reason. What it finds (`Layout`) is all that later runs need.
+"""
+
+import difflib
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.infer.inspect import get_dependencies
+from pyro.nn import PyroModule
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a pair's sites stand.
+
+    Attributes:
+        batch_plate, batch_dim: name and dim of the plate that holds one datum per index.
+        nesting: number of dims that the plates take; the particles stand to the left of them.
+        auxiliary: guide-only site -> latent site that it serves (Pyro's autoguides).
+        no_path: guide sites without a reparameterised sample -> name of their distribution.
+        reordered: latents whose closed-form KL would be wrong -> the guide's descendants that are its parents in the model.
+    """
+
+    batch_plate: str
+    batch_dim: int
+    nesting: int
+    auxiliary: dict[str, str] = field(default_factory=dict)
+    no_path: dict[str, str] = field(default_factory=dict)
+    reordered: dict[str, str] = field(default_factory=dict)
+
+
+_CHECKED: "weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, dict[tuple, Layout]]]" = (
+    weakref.WeakKeyDictionary()
+)
+_DIRECT: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+
+
+def program(fn: Callable) -> Callable:
+    """The bare program of a PyroModule (its `forward`, past the parameter store), or `fn` itself.
+
+    Pyro's context registers every parameter at each call; only a module with `PyroSample` attributes needs it.
+    """
+    direct = _DIRECT.get(fn)
+    if direct is None:
+        direct = isinstance(fn, PyroModule) and not any(
+            m._pyro_samples for m in fn.modules() if isinstance(m, PyroModule)
+        )
+        _DIRECT[fn] = direct
+    return fn.forward if direct else fn
+
+
+def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int = 1) -> Layout:
+    """The pair's `Layout`; checked at the first call with these shapes, looked up afterwards."""
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+    shapes = tuple(a.shape if isinstance(a, Tensor) else None for a in (*args, *kwargs.values()))
+    by_guide = _CHECKED.get(model)
+    if by_guide is None:
+        by_guide = _CHECKED[model] = weakref.WeakKeyDictionary()
+    layouts = by_guide.get(guide)
+    if layouts is None:
+        layouts = by_guide[guide] = {}
+    layout = layouts.get(shapes)
+    if layout is None:
+        layout = layouts[shapes] = _check(model, guide, args, kwargs)
+    return layout
+
+
+def _check(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Layout:
+    for position, value in enumerate(args):
+        if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
+            raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
+    model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
+    cuda = {value.device.index for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_cuda}
+    with torch.random.fork_rng(devices=sorted(i for i in cuda if i is not None)), torch.no_grad():
+        guide_trace = poutine.trace(program(guide)).get_trace(*args, **kwargs)
+        drawn = {n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+        replayed = poutine.replay(program(model), trace=guide_trace)
+        trace = poutine.trace(replayed).get_trace(*args, **model_kwargs)
+        stated = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+
+    auxiliary = _check_site_sets(stated, drawn)
+    scored = {n: s for n, s in stated.items() if not s["infer"].get("_deterministic")}
+    everywhere = [*scored.items(), *drawn.items()]
+    batch = _batch_plate(everywhere, args)
+    for name, site in everywhere:
+        _check_site(name, site)
+    latents = [n for n, s in scored.items() if not s["is_observed"]]
+    order = [n for n in drawn if n not in auxiliary]
+    nesting = max(-frame.dim for _, site in everywhere for frame in site["cond_indep_stack"] if frame.vectorized)
+    return Layout(
+        batch_plate=batch.name,
+        batch_dim=batch.dim,
+        nesting=nesting,
+        auxiliary=auxiliary,
+        no_path={n: _name(s["fn"]) for n, s in drawn.items() if not getattr(s["fn"], "has_rsample", False)},
+        reordered={} if latents == order else _reordered(model, guide, args, kwargs, model_kwargs, latents, order),
+    )
+
+
+def _name(fn: Any) -> str:
+    while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """', did you mean ...?' for a misspelt word, or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _check_site_sets(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
+    latents = {n for n, s in stated.items() if not s["is_observed"]}
+    auxiliary: dict[str, str] = {}
+    for name, site in drawn.items():
+        if site["is_observed"]:
+            raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
+        if site["infer"].get("enumerate"):
+            raise ValueError(f"site {name!r}: enumerated in the guide; enumerated sites have no per-datum weight here, use TraceEnum_ELBO")
+        if name in latents:
+            continue
+        if site["infer"].get("is_auxiliary"):
+            served = name.removesuffix("_unconstrained")
+            auxiliary[name] = served if served in latents else name
+        elif name in stated:
+            raise ValueError(f"site {name!r}: sampled by the guide but observed in the model")
+        else:
+            raise ValueError(
+                f"site {name!r}: sampled by the guide but not a latent site of the model{nearest(name, latents)} "
+                f"The model's latent sites: {sorted(latents)}"
+            )
+    for name in latents - drawn.keys():
+        if stated[name]["infer"].get("enumerate"):
+            raise ValueError(
+                f"site {name!r}: enumerated in the model. These objectives do not sum a site out: use pyro.infer.TraceEnum_ELBO, the model's "
+                "own log_prob, or a guide that samples it (guides.Exact)"
+            )
+        raise ValueError(f"site {name!r}: a latent site of the model that the guide does not sample; it samples {sorted(drawn)}")
+    return auxiliary
+
+
+def _batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
+    """The vectorised plate in which every site stands; the one of the batch's size if there are several."""
+    frames = [{f for f in s["cond_indep_stack"] if f.vectorized} for _, s in sites]
+    size = next((len(a) for a in args if isinstance(a, Tensor) and a.dim()), None)
+    common = set.intersection(*frames) if frames else set()
+    seen = set.union(*frames) if frames else set()
+    if not sites:
+        raise ValueError("the model has no sample site")
+    if not seen:
+        raise ValueError(f'site {sites[0][0]!r}: no site stands in a plate; put them in one `pyro.plate("data", len(x))`')
+    if not common:
+        count = {frame: sum(frame in f for f in frames) for frame in seen}
+        most = max(seen, key=lambda frame: (frame.size == size, count[frame]))
+        outside = next(name for (name, _), f in zip(sites, frames, strict=True) if most not in f)
+        hint = " (a joint autoguide treats the batch as one latent; use AutoNormal)" if outside.startswith("_Auto") else ""
+        raise ValueError(
+            f"site {outside!r}: stands outside the batch plate {most.name!r}, so it has no per-datum weight{hint}. "
+            "All sites must stand in one plate of the batch size"
+        )
+    return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
+
+
+def _check_site(name: str, site: Any) -> None:
+    scale = site["scale"]
+    if isinstance(scale, Tensor) or scale != 1.0:
+        raise ValueError(
+            f"site {name!r}: scaled by {scale} (a subsampled plate or poutine.scale). A scaled weight is not a bound: "
+            "use a plate of the batch size, and zoo.infer.Tempered to weight the KL"
+        )
+    fn, value = site["fn"], site["value"]
+    expected = fn.batch_shape + fn.event_shape
+    if site["is_observed"] and value.shape[value.dim() - fn.event_dim :] != fn.event_shape:
+        raise ValueError(f"site {name!r}: expected values of shape {tuple(expected)}, got {tuple(value.shape)}")
+    plates = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized}
+    shape = tuple(plates.get(d, 1) for d in range(min(plates, default=0), 0))
+    if tuple(fn.batch_shape) != shape:
+        raise ValueError(
+            f"site {name!r}: batch shape {tuple(fn.batch_shape)} does not match its plates {shape}; "
+            "declare the other axes as the event, with .to_event(...)"
+        )
+    mask = site["mask"]
+    if mask is False or not isinstance(value, Tensor):
+        return
+    wrong = torch.isnan(value).reshape(len(value), -1).any(-1) if value.is_floating_point() else None
+    if wrong is not None and isinstance(mask, Tensor):
+        wrong = wrong & mask.reshape(len(value), -1).any(-1)
+    if wrong is not None and wrong.any():
+        raise ValueError(f"site {name!r}: the value is NaN in rows {_rows(wrong)}")
+    if site["is_observed"] and mask is None:
+        inside = fn.support.check(value)
+        if not inside.all():
+            outside = ~inside.reshape(len(value), -1).all(-1)
+            raise ValueError(
+                f"site {name!r}: {_name(fn)} has support {fn.support}, the observed values lie outside in rows {_rows(outside)} "
+                f"(values between {value.min().item():.4g} and {value.max().item():.4g}). Grey pixels need binarising "
+                "(zoo.data.Binarized) or another likelihood"
+            )
+
+
+def _rows(wrong: Tensor) -> str:
+    rows = wrong.nonzero().flatten().tolist()
+    return f"{rows[:5]}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+
+
+def _reordered(
+    model: Callable, guide: Callable, args: tuple, kwargs: dict, model_kwargs: dict, latents: list[str], order: list[str]
+) -> dict[str, str]:
+    """Latents z of which a parent in the model is a descendant in the guide: E_q[log q/p] is then no KL at fixed parents."""
+    parents = get_dependencies(program(model), args, model_kwargs)["prior_dependencies"]
+    direct = get_dependencies(program(guide), args, kwargs)["prior_dependencies"]
+    ancestors: dict[str, set[str]] = {}
+    for name in order:
+        above = set(direct.get(name, ())) - {name}
+        ancestors[name] = above.union(*(ancestors.get(a, set()) for a in above))
+    return {
+        z: parent
+        for z in latents
+        for parent in set(parents.get(z, ())) - {z}
+        if z in ancestors.get(parent, set())
+    }
