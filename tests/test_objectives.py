@@ -79,3 +79,102 @@ def test_exact_posterior_gives_log_p_for_every_k_and_seed(name, num_particles, s
     torch.manual_seed(seed)
     assert -loss(x).item() == pytest.approx(model.log_prob(x).sum().item(), rel=1e-10)
     assert -loss.elbo.loss(model, loss.guide, x) == pytest.approx(model.log_prob(x).sum().item(), rel=1e-10)
+
+
+# --- a two-layer model and a bottom-up guide, all scalars: every expectation is a 2K-dimensional Gauss-Hermite sum ----
+
+
+class TwoLayers(PyroModule):
+    """z_2 ~ N(0, 1), z_1 ~ N(a z_2, 1), x ~ N(b z_1, 0.7^2)."""
+
+    def __init__(self):
+        super().__init__("model")
+        self.a = nn.Parameter(torch.tensor(0.8, dtype=torch.float64))
+        self.b = nn.Parameter(torch.tensor(1.2, dtype=torch.float64))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z_2 = pyro.sample("z_2", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            z_1 = pyro.sample("z_1", dist.Normal(self.a * z_2, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.b * z_1, 0.7).to_event(1), obs=x)
+
+
+class BottomUp(PyroModule):
+    """q(z_1 | x) q(z_2 | z_1), deliberately wrong."""
+
+    def __init__(self):
+        super().__init__("guide")
+        self.first = nn.Parameter(torch.tensor([0.3, 0.1, -0.4], dtype=torch.float64))
+        self.second = nn.Parameter(torch.tensor([0.6, -0.2, 0.1], dtype=torch.float64))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            slope, shift, log_scale = self.first
+            z_1 = pyro.sample("z_1", dist.Normal(slope * x + shift, log_scale.exp()).to_event(1))
+            slope, shift, log_scale = self.second
+            pyro.sample("z_2", dist.Normal(slope * z_1 + shift, log_scale.exp()).to_event(1))
+
+
+def log_normal(value, loc, log_scale):
+    return -0.5 * ((value - loc) / torch.exp(log_scale)) ** 2 - log_scale - 0.5 * math.log(2 * math.pi)
+
+
+def exact_bound(objective_of, num_particles, model, guide, x, nodes=28):
+    """E[bound(log w_1..K)] by Gauss-Hermite quadrature over all 2K noises, written without Pyro."""
+    import numpy as np
+
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    points, weights = torch.tensor(points), torch.tensor(weights / weights.sum())
+    grid = torch.cartesian_prod(*[points] * (2 * num_particles)).reshape(-1, num_particles, 2)
+    mass = torch.cartesian_prod(*[weights] * (2 * num_particles)).reshape(-1, num_particles * 2).prod(-1)
+    one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    loc_1 = guide.first[0] * x + guide.first[1]
+    z_1 = loc_1 + guide.first[2].exp() * grid[..., 0]
+    loc_2 = guide.second[0] * z_1 + guide.second[1]
+    z_2 = loc_2 + guide.second[2].exp() * grid[..., 1]
+    log_w = (
+        log_normal(z_2, zero, zero) + log_normal(z_1, model.a * z_2, zero)
+        + log_normal(x * one, model.b * z_1, zero + math.log(0.7))
+        - log_normal(z_1, loc_1, guide.first[2]) - log_normal(z_2, loc_2, guide.second[2])
+    )  # fmt: skip
+    return (mass * objective_of(log_w)).sum()
+
+
+ESTIMATORS = {
+    "ELBO": (lambda: ELBO(2), lambda w: w.mean(-1)),
+    "ELBO-sticking": (lambda: ELBO(2, sticking=True), lambda w: w.mean(-1)),
+    "IWELBO": (lambda: IWELBO(2), lambda w: w.logsumexp(-1) - math.log(2)),
+    "IWELBO-doubly": (lambda: IWELBO(2, gradient="doubly"), lambda w: w.logsumexp(-1) - math.log(2)),
+    "Renyi--2": (lambda: RenyiELBO(-2.0, 2), lambda w: ((3 * w).logsumexp(-1) - math.log(2)) / 3),
+    "Tempered-sticking": (lambda: Tempered(ELBO(2, sticking=True)), lambda w: w.mean(-1)),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_has_the_exact_gradient_for_a_two_layer_guide(name):
+    """The popular hook on every latent fails here: it weights the path z_1 -> z_2 twice."""
+    make, functional = ESTIMATORS[name]
+    model, guide, x = TwoLayers(), BottomUp(), torch.tensor(1.5, dtype=torch.float64)
+    parameters = [model.a, model.b, guide.first, guide.second]
+    value = exact_bound(functional, 2, model, guide, x)
+    exact = torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, parameters)])
+
+    torch.manual_seed(3)
+    loss, chunk, repeats = make()(model, guide), 500, 200
+    values, gradients = [], []
+    for _ in range(repeats):
+        total = loss(x.expand(chunk, 1))
+        values.append(-total.detach() / chunk)
+        gradients.append(-torch.cat([g.reshape(-1) for g in torch.autograd.grad(total, parameters)]) / chunk)
+    for estimate, truth in ((torch.stack(values)[:, None], value[None]), (torch.stack(gradients), exact)):
+        z = (estimate.mean(0) - truth) / (estimate.std(0) / math.sqrt(repeats))
+        assert z.abs().max() < Z_MAX, f"z-scores {z.tolist()}"
+
+
+def test_sticking_is_refused_with_what_it_does_not_serve():
+    with pytest.raises(ValueError, match="sticking"):
+        ELBO(analytic_kl=True, sticking=True)
+    with pytest.raises(ValueError, match="free_bits"):
+        Tempered(ELBO(sticking=True), free_bits=0.1)
+    with pytest.raises(ValueError, match="doubly"):
+        Tempered(IWELBO(5, gradient="doubly"))
