@@ -186,30 +186,29 @@ def run(
     model_kwargs = {name: value for name, value in kwargs.items() if name != "index"} if "index" in kwargs else kwargs
 
     dim = -1 - layout.nesting
-    drawn = _run(run_guide, args, kwargs, num_particles, dim)
-    values = {name: site["value"] for name, site in drawn.items()}
+    q = _run(run_guide, args, kwargs, num_particles, dim)
+    values = {name: site["value"] for name, site in q.items()}
+    log_q: dict[str, Tensor] = {}
     if copy is not None:
         values = {name: copy(value) if value.requires_grad else value for name, value in values.items()}
-        with _Frozen(model, guide):
-            q = _run(run_guide, args, kwargs, num_particles, dim, values)
-    else:
-        q = drawn
+        with _Frozen(model, guide):  # scored within: a distribution may hold parameters and use them in `log_prob` only
+            frozen = _run(run_guide, args, kwargs, num_particles, dim, values)
+            log_q = {name: log_density(site, layout, num_particles) for name, site in frozen.items()}
+    elif not analytic_kl:
+        log_q = {name: log_density(site, layout, num_particles) for name, site in q.items()}
     p = _run(run_model, args, model_kwargs, num_particles, dim, values)
 
     log_likelihood: Any = 0.0
     log_ratios: dict[str, Tensor] = {}
     for name, site in p.items():
-        if name in q:
-            if analytic_kl:
-                log_ratios[name] = -_per_datum(q[name], _closed_form_kl(site, q[name], layout), layout, num_particles)
-            else:
-                log_p, log_q = (log_density(s, layout, num_particles) for s in (site, q[name]))
-                log_ratios[name] = log_p - log_q
+        if name in q and analytic_kl:
+            log_ratios[name] = -_per_datum(q[name], _closed_form_kl(site, q[name], layout), layout, num_particles)
+        elif name in q:
+            log_ratios[name] = log_density(site, layout, num_particles) - log_q[name]
         elif not site["infer"].get("_deterministic"):
             log_likelihood = log_likelihood + log_density(site, layout, num_particles)
     for name, owner in layout.auxiliary.items():  # an autoguide's unconstrained site is part of the site it serves
-        log_q = log_density(q[name], layout, num_particles)
-        log_ratios[owner] = log_ratios[owner] - log_q if owner in log_ratios else -log_q
+        log_ratios[owner] = log_ratios[owner] - log_q[name] if owner in log_ratios else -log_q[name]
 
     if not isinstance(log_likelihood, Tensor):
         log_likelihood = torch.zeros_like(next(iter(log_ratios.values())))

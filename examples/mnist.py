@@ -1,0 +1,129 @@
+"""One row of README's table: a VAE on MNIST, test log p(x) by 5000 importance samples, written to results/<name>.json.
+
+IWAE's one-layer architecture (Burda et al. 2016): 50 latents, 200-200 tanh in encoder and decoder. Dynamic binarisation
+(`--data mnist`, IWAE's split: 59,600 to train, 400 to validate) or the fixed one (`--data binarized_mnist`).
+
+    python examples/mnist.py --name vae --objective elbo-analytic --epochs 1000
+"""
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pyro
+import torch
+import tyro
+from torch import nn
+
+import guides
+import words
+from zoo import VAE
+from zoo.data import Binarized, binarize, load
+from zoo.infer import Tempered, active_units, fit, load_model, log_likelihood
+from zoo.parts.conditionals import Bernoulli
+
+
+def splits(name: str, train_rows: int | None, num_test: int | None):
+    """(train, valid, test): train as `fit` takes it, the others as fixed bits."""
+    data = load(name)
+    test = data.test.shuffled(123) if num_test is None else data.test.shuffled(123)[:num_test]
+    if data.num_levels == 2:
+        rows = slice(None, train_rows)
+        return data.train.images[rows], data.valid.images, test.images, data.train.images.mean(0)
+    grey = torch.cat([data.train.levels, data.valid.levels]).float() / (data.num_levels - 1)
+    train, valid = grey[: train_rows or -400], grey[-400:]
+    return Binarized(train), binarize(valid, seed=123), binarize(test, seed=123), train.mean(0)
+
+
+def main(
+    name: str,
+    data: str = "mnist",
+    objective: str = "elbo-analytic",
+    num_particles: int = 1,
+    family: str = "diagonal",
+    epochs: int = 100,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    last_learning_rate: float = 1e-5,
+    warm_up: int = 0,
+    start: Path | None = None,
+    resume: bool = False,
+    compile: bool = False,
+    device: str = "cpu",
+    threads: int = 1,
+    seed: int = 0,
+    num_test: int | None = None,
+    train_rows: int | None = None,
+    note: str = "",
+) -> None:
+    """Args:
+    warm_up: epochs over which the KL weight rises linearly from 0 to 1.
+    start: a model.safetensors to start from (fine-tuning with another objective); `--note` should say so.
+    last_learning_rate: where the cosine schedule ends.
+    """
+    torch.set_num_threads(threads)
+    pyro.set_rng_seed(seed)
+    train, valid, test, mean = splits(data, train_rows, num_test)
+    model = VAE(784, 50, (200, 200), activation=nn.Tanh, likelihood=partial(Bernoulli, mean=mean))
+    guide = guides.Amortized(model, family=words.family(family), hidden=(200, 200), activation=nn.Tanh)
+    steps = epochs * -(-len(train) // batch_size)
+    bound = words.objective(objective, num_particles)
+    if warm_up:
+        bound = Tempered(bound, kl_weight=lambda step: min(1.0, 1e-3 + step / (warm_up * steps / epochs)))
+    loss = bound(model, guide)
+    if start is not None:
+        load_model(loss, start)
+    began = time.time()
+    result = fit(
+        loss,
+        train,
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=partial(torch.optim.Adam, lr=learning_rate, fused=True),
+        schedule=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps, eta_min=last_learning_rate),
+        validation=valid,
+        seed=seed,
+        device=device,
+        out=Path("runs") / name,
+        resume=resume,
+        compile=compile,
+    )
+    trained = time.time()
+    load_model(loss, Path("runs") / name / "model.safetensors")  # the best epoch by validation
+    test = test.to(device)
+    value = log_likelihood(model, guide, test, num_particles=5000, seed=123)
+    units = active_units(guide, test)["z"].active.sum().item()
+    row = {
+        "name": name,
+        "data": data,
+        "objective": objective + (f"({num_particles})" if num_particles > 1 else ""),
+        "family": family,
+        "log_p": value.mean,
+        "log_p_error": value.standard_error,
+        "monte_carlo_error": value.monte_carlo_error,
+        "elbo": value.elbo.mean().item(),
+        "active_units": units,
+        "num_test": len(test),
+        "epochs": epochs,
+        "best_epoch": result.best["epoch"] if result.best else None,
+        "training_seconds": round(result.seconds),
+        "evaluation_seconds": round(time.time() - trained),
+        "command": shlex.join(["python", *sys.argv]),
+        "seed": seed,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
+        "hardware": f"{device}, {threads} thread(s) of {os.cpu_count()}, {platform.machine()}",
+        "note": note,
+        "date": time.strftime("%Y-%m-%d", time.localtime(began)),
+    }
+    Path("results").mkdir(exist_ok=True)
+    Path("results", f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
+    print(json.dumps(row, indent=1))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,60 @@
+"""The one place where words on a command line become objects of the library."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+
+import guides
+from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO
+
+FAMILIES: Mapping[str, Callable[[int, int], guides.Family]] = {
+    "diagonal": guides.Diagonal,
+    "full-rank": guides.FullRank,
+    "mixture": guides.Mixture,
+    "planar": guides.Planar,
+    "radial": guides.Radial,
+    "iaf": guides.IAF,
+    "spline": guides.Spline,
+}
+OBJECTIVES: Mapping[str, Callable[[int], Objective]] = {
+    "elbo": ELBO,
+    "elbo-analytic": partial(ELBO, analytic_kl=True),
+    "elbo-sticking": partial(ELBO, sticking=True),
+    "iwelbo": IWELBO,
+    "iwelbo-doubly": partial(IWELBO, gradient="doubly"),
+    "renyi": partial(RenyiELBO, 0.5),
+    "vr-max": partial(RenyiELBO, -float("inf")),
+}
+GUIDES = ("amortized", "per-datum", "auto-normal")
+
+
+def choose(kind: str, table: Mapping[str, Any] | tuple[str, ...], word: str) -> Any:
+    """The entry of `word`; an unknown word is an error that names the nearest valid one."""
+    if word not in table:
+        nearest = difflib.get_close_matches(word, list(table), n=1, cutoff=0.0)[0]
+        raise SystemExit(f"unknown {kind} {word!r}: did you mean {nearest!r}? One of {', '.join(table)}")
+    return word if isinstance(table, tuple) else table[word]
+
+
+def family(word: str) -> Callable[[int, int], guides.Family]:
+    """A guide family: `--family iaf`."""
+    return choose("family", FAMILIES, word)
+
+
+def objective(word: str, num_particles: int = 1) -> Objective:
+    """An objective: `--objective iwelbo --num-particles 50`."""
+    return choose("objective", OBJECTIVES, word)(num_particles)
+
+
+def guide(word: str, family_word: str, model: Any, num_data: int, **settings: Any) -> nn.Module:
+    """A guide: `--guide per-datum --family full-rank`. `auto-normal` is Pyro's own, for the whole data set at once."""
+    choose("guide", GUIDES, word)
+    if word == "auto-normal":
+        return AutoNormal(model)
+    if word == "per-datum":
+        return guides.PerDatum(model, num_data, family=family(family_word))
+    return guides.Amortized(model, family=family(family_word), **settings)
