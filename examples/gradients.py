@@ -2,7 +2,8 @@
 
 z ~ N(theta, I), x ~ N(z, I) in D dimensions, q(z) = N(m, s^2 I) with m and theta a little off their optimum (Rainforth et al.
 2018, Tucker et al. 2018). Every row of the batch is one replicate with parameters of its own, so one backward pass gives as many
-independent gradients as there are rows. For one particle the exact gradient of the ELBO is printed beside the estimates' means.
+independent gradients as there are rows. The exact gradient of the ELBO is printed beside the estimates' means. (The model's ratio of
+the importance-weighted bound dips where its expected gradient changes sign.)
 
     python examples/gradients.py --max-particles 1024
 """
@@ -104,7 +105,7 @@ def main(dim: int = 20, replicates: int = 4000, max_particles: int = 256, seed: 
         axis.set_xscale("log", base=2)
         axis.grid(alpha=0.25, which="both")
     axes[0].set_ylabel("signal-to-noise ratio of one estimate")
-    axes[0].legend(frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(out / "gradients.png", dpi=150)
     plt.close(figure)
     print(f"wrote {out / 'gradients.png'}")

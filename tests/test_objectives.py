@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,7 +10,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import nn
 
-from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, terms
+from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, Terms, terms
 
 Z_MAX = 4.5  # two-sided failure rate below 1e-5 for each comparison
 
@@ -121,8 +122,6 @@ def log_normal(value, loc, log_scale):
 
 def exact_bound(objective_of, num_particles, model, guide, x, nodes=28):
     """E[bound(log w_1..K)] by Gauss-Hermite quadrature over all 2K noises, written without Pyro."""
-    import numpy as np
-
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     points, weights = torch.tensor(points), torch.tensor(weights / weights.sum())
     grid = torch.cartesian_prod(*[points] * (2 * num_particles)).reshape(-1, num_particles, 2)
@@ -234,3 +233,44 @@ def test_doubly_does_not_lose_signal_with_particles():
     # 20,000 estimates of a mean: each ratio is known to about 1 %
     assert ratio(IWELBO(64, gradient="doubly")) > 0.9 * ratio(IWELBO(2, gradient="doubly"))
     assert ratio(IWELBO(64)) < 0.5 * ratio(IWELBO(2))
+
+
+def test_bounds_are_ordered_and_rise_to_log_p(x):
+    """ELBO <= IWELBO(K) <= IWELBO(2K) <= log p with a wrong guide, within computed Monte Carlo errors; K = 512 comes close."""
+    model = LinearGaussian()
+
+    class Wide(ExactPosterior):
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                mean = self._model[0].posterior(x).mean
+                pyro.sample("z", dist.Normal(mean + 0.2, 0.6).to_event(1))
+
+    truth = model.log_prob(x).sum().item()
+    torch.manual_seed(5)
+    with torch.no_grad():
+        log_w = terms(model, Wide(model), x, num_particles=512 * 200).log_weights.unflatten(0, (200, 512))
+    bounds = {k: log_w.unflatten(1, (-1, k)).logsumexp(2) - math.log(k) for k in (1, 2, 8, 64, 512)}
+    means = {k: b.sum(-1).mean().item() for k, b in bounds.items()}
+    errors = {k: (b.sum(-1).mean(1).std() / math.sqrt(200)).item() for k, b in bounds.items()}
+    assert means[1] == pytest.approx(log_w.sum(-1).mean().item())
+    ladder = list(bounds)
+    for low, high in zip(ladder, ladder[1:], strict=False):
+        assert means[low] < means[high] + Z_MAX * math.hypot(errors[low], errors[high])
+    assert means[1] < truth - 0.5
+    assert abs(means[512] - truth) < 0.05 + Z_MAX * errors[512]
+
+
+def test_renyi_bounds_fall_with_alpha_and_meet_their_limits():
+    """On the same draws: -inf (max) >= -1 >= 0 >= 0.5 >= 1 (mean) >= 2 >= inf (min), and alpha near 1 and +-inf converge."""
+    torch.manual_seed(0)
+    run = Terms(torch.randn(9, 6, dtype=torch.float64) * 3, {}, {})
+    values = [RenyiELBO(a, 9).bound(run) for a in (-math.inf, -1.0, 0.0, 0.5, 1.0, 2.0, math.inf)]
+    for high, low in zip(values, values[1:], strict=False):
+        assert (high >= low).all()
+    torch.testing.assert_close(values[0], run.log_weights.max(0).values)
+    torch.testing.assert_close(values[-1], run.log_weights.min(0).values)
+    torch.testing.assert_close(RenyiELBO(1 + 1e-7, 9).bound(run), values[4], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(RenyiELBO(0.98999, 9).bound(run), RenyiELBO(0.99001, 9).bound(run), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(RenyiELBO(0.0, 9).bound(run), IWELBO(9).bound(run))
+    single = Terms(torch.randn(9, 6), {}, {})  # float32, where log mean exp of tiny numbers would cancel
+    torch.testing.assert_close(RenyiELBO(1 - 1e-6, 9).bound(single), single.log_weights.mean(0), rtol=1e-4, atol=1e-4)
