@@ -1,0 +1,80 @@
+"""What `load` returns: a `Dataset` is three `Split`s and where they come from."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images in three forms and their labels; rows are images, flattened row by row.
+
+    Attributes:
+        levels: the raw pixels, uint8 `(N, data_dim)`, 0 .. num_levels - 1. Likelihoods over integer pixels
+            (Categorical, discretised logistic) take `levels.float()` or `levels.long()`.
+        labels: int64 `(N,)`, or None where the source gives none.
+        num_levels: 2 (bits), 17 (digits) or 256 (grey).
+        images: float32 `(N, data_dim)` in [0, 1], `levels / (num_levels - 1)`; made at the first access and kept.
+            Of two levels these are the bits. Grey `images` are *not* data for a Bernoulli likelihood: see `Binarized`.
+    """
+
+    levels: Tensor = field(repr=False)
+    labels: Tensor | None = field(repr=False)
+    num_levels: int
+
+    @cached_property
+    def images(self) -> Tensor:
+        return self.levels.float().div_(self.num_levels - 1)
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Split":
+        """The rows of a slice or an index tensor, as a `Split`."""
+        if not isinstance(rows, slice | Tensor):
+            raise TypeError(f"a Split is indexed by a slice or a tensor of rows, not {type(rows).__name__}")
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, levels=self.levels[rows], labels=labels)
+
+    def shuffled(self, seed: int = 0) -> "Split":
+        """The same rows in a random order fixed by `seed`: do this before taking a part of an ordered set."""
+        return self[torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set with the splits of the literature.
+
+    Attributes:
+        name: the word given to `load`.
+        train, valid, test: `Split`s. Test sets may be ordered: a part of one is `test.shuffled()[:n]`.
+        shape: of one image, such as (28, 28).
+        licence: the terms its source states, or that it states none.
+        source: whom to cite, and from where the file is.
+        sha256: content -> sha256, as checked by `load`; `file/part` names the content.
+        note: what to know before printing a number next to a published one.
+    """
+
+    name: str
+    train: Split
+    valid: Split
+    test: Split
+    shape: tuple[int, ...]
+    licence: str
+    source: str
+    sha256: Mapping[str, str] = field(repr=False)
+    note: str = ""
+
+    @property
+    def data_dim(self) -> int:
+        """Pixels per image, the last axis of `images` and `levels`."""
+        return math.prod(self.shape)
+
+    @property
+    def num_levels(self) -> int:
+        """2, 17 or 256 values per pixel."""
+        return self.train.num_levels
