@@ -1,0 +1,79 @@
+"""What `fit` trains on: rows of tensors, or an object that makes its batches itself."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Data that makes its own batches, such as dynamic binarisation, which draws new pixels at every visit.
+
+    `batch(index, generator)` gives the tensors for the rows `index` (a LongTensor). All its randomness comes from
+    `generator`, a CPU generator that `fit` saves with its checkpoints, so that a resumed training sees the same
+    batches.
+    """
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]: ...
+
+
+class TensorRows:
+    """Rows of tensors that share their first axis. The tensors stay on the device where the caller put them."""
+
+    def __init__(self, tensors: Sequence[Tensor], name: str) -> None:
+        lengths = [len(t) if t.dim() else 0 for t in tensors]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"{name}: the tensors must have equal lengths, got {lengths}")
+        if len({t.device for t in tensors}) > 1:
+            raise ValueError(f"{name}: the tensors are on different devices, {[str(t.device) for t in tensors]}")
+        for i, tensor in enumerate(tensors):
+            if tensor.is_floating_point():
+                bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(-1).nonzero().flatten().tolist()
+                if bad:
+                    which = f"{name}[{i}]" if len(tensors) > 1 else name
+                    shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+                    raise ValueError(f"{which}: NaN or infinite values in {len(bad)} of {len(tensor)} rows: {shown}")
+        self.tensors, self.device = tuple(tensors), tensors[0].device
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return tuple([t.index_select(0, index) for t in self.tensors])  # a quarter of the time of t[index]
+
+
+def rows_of(data: Tensor | Sequence[Tensor] | Rows, name: str = "data") -> Rows:
+    """`data` as rows. ValueError for empty or non-finite data and for unequal lengths, TypeError for anything else."""
+    if isinstance(data, Tensor):
+        rows: Rows = TensorRows((data,), name)
+    elif isinstance(data, list | tuple) and data and all(isinstance(t, Tensor) for t in data):
+        rows = TensorRows(data, name)
+    elif isinstance(data, Rows):
+        rows = data
+    else:
+        raise TypeError(
+            f"{name} must be a tensor, a tuple of tensors or an object with __len__ and batch(index, generator), "
+            f"got {type(data).__name__}"
+        )
+    if len(rows) == 0:
+        raise ValueError(f"{name} is empty")
+    return rows
+
+
+def epoch_order(num: int, seed: int, epoch: int) -> Tensor:
+    """The order of the rows in an epoch: a function of seed and epoch, so that resuming needs no state for it."""
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
+
+
+def takes_index(loss: nn.Module) -> bool:
+    """Whether the guide has parameters of its own for each data point and asks for the row numbers (`index`)."""
+    guide: Any = getattr(loss, "guide", None)
+    if guide is None:
+        return False
+    return "index" in inspect.signature(guide.forward if isinstance(guide, nn.Module) else guide).parameters

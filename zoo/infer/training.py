@@ -1,0 +1,198 @@
+"""The parts of a training: its optimiser, data and random streams. `zoo.infer.fit` is the loop over them."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from zoo.infer.batches import Rows, epoch_order, takes_index
+from zoo.infer.compiled import compiled
+from zoo.infer.log_weights import terms
+from zoo.infer.nonfinite import culprit, refuse_nonfinite_parameters
+from zoo.infer.objectives import Tempered
+from zoo.infer.random_state import aside, random_state, set_random_state, set_torch_state, torch_state
+from zoo.infer.settings import describe, describe_optimizer
+
+
+@dataclass
+class Progress:
+    """Where a training stands: `position` batches into the epoch after `epoch`, with `loss` and `rows` of this rank."""
+
+    epoch: int = 0
+    step: int = 0
+    position: int = 0
+    loss: float = 0.0
+    rows: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] | None = None
+
+
+class Training:
+    """A loss with its optimiser, data and random streams: what one step, one epoch's record and one checkpoint need."""
+
+    def __init__(self, loss, rows, held_out, together, seed, batch_size, optimizer, schedule, clip, compile) -> None:
+        self.loss, self.rows, self.held_out, self.together = loss.to(together.device), rows, held_out, together
+        self.seed, self.batch_size, self.clip, self.device = together.seed(seed), batch_size, clip, together.device
+        self.indexed, self.elbo = takes_index(loss), getattr(loss, "elbo", None)
+        self.paired = hasattr(loss, "model") and hasattr(loss, "guide")
+        if self.indexed and held_out is not None:
+            raise ValueError("the guide has parameters for each row of the data (`index`): no validation on other rows")
+        # The first evaluation of each shape checks the pair, which must not happen amid the training (a batch norm
+        # would notice), and makes the parameters of autoguides before the optimiser needs them.
+        sizes = {len(rows) % batch_size, batch_size} - {0}
+        for size in sorted(sizes):
+            index = self.mine(torch.arange(size, device=getattr(rows, "device", "cpu")))
+            self.args, self.kwargs = self.batch(rows, index, torch.Generator().manual_seed(self.seed))
+            with aside(loss, self.device, self.seed):
+                value = loss(*self.args, **self.kwargs)
+        if not isinstance(value, Tensor) or value.dim() > 0:
+            raise ValueError(f"loss(*batch) must be a tensor without axes, the sum over the batch, got {value!r}")
+        self.weights = {n: value.new_tensor(together.world / n) for n in sizes}
+        self.trained = [p for p in loss.parameters() if p.requires_grad]
+        if not self.trained:
+            raise ValueError("the loss has no parameter that requires a gradient")
+        self.optimizer = optimizer(self.trained)
+        self.settings = {
+            "data": {"rows": len(rows), "batch": [[str(t.dtype), *t.shape[1:]] for t in self.args]},
+            "validation": None if held_out is None else len(held_out),
+            "batch_size": batch_size,
+            "seed": seed,
+            "clip": clip,
+            "compile": compile,
+            "processes": together.world,
+            "objective": describe(self.elbo if self.elbo is not None else loss),
+            "model": describe(getattr(loss, "model", None)),
+            "guide": describe(getattr(loss, "guide", None)),
+            "optimizer": describe_optimizer(self.optimizer),
+        }
+        self.scheduler = None if schedule is None else schedule(self.optimizer)
+        self.settings["schedule"] = describe(self.scheduler)
+        call = compiled(loss, *self.args, **self.kwargs) if compile else loss
+        self.call, self.stepper = together.wrap(call, self.optimizer)
+        self.generator = torch.Generator().manual_seed(self.seed)
+        pyro.set_rng_seed(self.seed)  # last, so that nothing above has a say in the noise
+
+    def batch(
+        self, source: Rows, index: Tensor, generator: torch.Generator
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        args = tuple([t.to(self.device, non_blocking=True) for t in source.batch(index, generator)])
+        return args, {"index": index.to(self.device, non_blocking=True)} if self.indexed else {}
+
+    def mine(self, index: Tensor) -> Tensor:
+        """This rank's rows of a global batch; if there are fewer rows than ranks, one to take part with, weight 0."""
+        return self.together.share(index) if len(index) > self.together.rank else index[:1]
+
+    def batches(self, seed: int, epoch: int) -> list[Tensor]:
+        order = epoch_order(len(self.rows), seed, epoch).to(getattr(self.rows, "device", "cpu"))
+        return list(order.split(self.batch_size))
+
+    def step(self, index: Tensor, progress: Progress) -> None:
+        """One optimiser step on a global batch."""
+        mine, weight = self.mine(index), self.weights[len(index)]
+        idle = len(index) <= self.together.rank
+        if idle:
+            weight = torch.zeros_like(weight)
+        self.args, self.kwargs = self.batch(self.rows, mine, self.generator)
+        noise = torch_state(self.device)
+        for p in self.trained:
+            p.grad = None
+        total = self.call(*self.args, **self.kwargs)
+        self.together.backward(total, weight)
+        value = total.item()  # the one point per step that waits for the device; the update comes after it
+        if not math.isfinite(value):
+            set_torch_state(noise, self.device)
+            at = f"epoch {progress.epoch + 1}, step {progress.step + 1} (batch {progress.position + 1} of the epoch)"
+            refuse_nonfinite_parameters(self.loss, f"before {at}")
+            raise FloatingPointError(f"the loss is {value} at {at}: {culprit(self.loss, self.args, self.kwargs, mine)}")
+        if self.clip is not None:
+            self.together.clip(self.call, self.stepper, self.trained, self.clip)
+        self.stepper.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        progress.step += 1
+        progress.position += 1
+        if not idle:
+            progress.loss += value
+            progress.rows += len(mine)
+
+    def record(self, progress: Progress) -> dict[str, Any]:
+        """The epoch's record; nothing in it moves the training's random streams."""
+        loss, rows = self.together.sum(progress.loss, progress.rows)
+        kl = {}
+        if self.paired:
+            with aside(self.loss, self.device):
+                try:
+                    ratios = terms(self.loss.model, self.loss.guide, *self.args, **self.kwargs).log_ratios
+                    kl = {site: -ratio.mean().item() for site, ratio in ratios.items()}
+                except ValueError:
+                    pass  # a pair for another kind of objective (enumerated sites, say): no KL per site
+        return {
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            "train": loss / rows,
+            "validation": None if self.held_out is None else self.validate(),
+            "kl": kl,
+            "beta": getattr(self.elbo, "kl_weight_now", None),
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "seconds": progress.seconds,
+        }
+
+    def summary(self, progress: Progress, history: list[dict[str, Any]]) -> str:
+        """For the bar: the epoch's mean loss so far, the KL of the epoch before, the KL weight."""
+        parts = [f"{progress.loss / max(progress.rows, 1):.3f} nats"]
+        if history and history[-1]["kl"]:
+            parts.append(f"KL {sum(history[-1]['kl'].values()):.2f}")
+        if getattr(self.elbo, "kl_weight_now", None) is not None:
+            parts.append(f"beta {self.elbo.kl_weight_now:.3g}")
+        return ", ".join(parts)
+
+    def validate(self) -> float | None:
+        """The loss per held-out datum, with the same noise each time; None if it is not finite.
+
+        Untempered: a warm-up would flatter the early epochs.
+        """
+        tempered = isinstance(self.elbo, Tempered)
+        score = self.elbo.objective(self.loss.model, self.loss.guide) if tempered else self.loss
+        generator, total, count = torch.Generator().manual_seed(self.seed), 0.0, 0
+        order = torch.arange(len(self.held_out), device=getattr(self.held_out, "device", "cpu"))
+        with aside(self.loss, self.device, self.seed):
+            for index in order.split(self.batch_size):
+                mine = self.together.share(index)
+                if len(mine):
+                    args, kwargs = self.batch(self.held_out, mine, generator)
+                    total, count = total + score(*args, **kwargs).item(), count + len(mine)
+        total, count = self.together.sum(total, count)
+        return total / count if math.isfinite(total) else None
+
+    def checkpoint(self, progress: Progress) -> dict[str, Any]:
+        mine = {
+            "random": random_state(self.device),
+            "generator": self.generator.get_state(),
+            "loss": progress.loss,
+            "rows": progress.rows,
+        }
+        return {
+            "format": 1,
+            "settings": self.settings,
+            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.scheduler is None else self.scheduler.state_dict(),
+            "objective_step": getattr(self.elbo, "step", None),
+            "ranks": self.together.gather(mine),
+            "progress": asdict(progress),
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> Progress:
+        self.loss.load_state_dict(checkpoint["loss"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(checkpoint["schedule"])
+        if checkpoint["objective_step"] is not None:
+            self.elbo.step = checkpoint["objective_step"]
+        mine = checkpoint["ranks"][self.together.rank]
+        self.generator.set_state(mine["generator"])
+        set_random_state(mine["random"], self.device)
+        return Progress(**{**checkpoint["progress"], "loss": mine["loss"], "rows": mine["rows"]})
