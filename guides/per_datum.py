@@ -55,6 +55,10 @@ class PerDatum(Guide):
         guide.table = nn.Parameter(parameters.detach().clone())
         return guide
 
+    def rows(self, index: Tensor) -> "PerDatum":
+        """A guide for the data points `index` alone, started at their parameters."""
+        return PerDatum.started_at(self.model, self.family, self.table[index], site=self.site)
+
     def forward(self, x: Tensor, *args: object, index: Tensor | None = None, **kwargs: object) -> Tensor:
         if index is None and len(x) != len(self.table):
             raise ValueError(

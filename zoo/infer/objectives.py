@@ -30,6 +30,7 @@ class Objective(pyro.infer.ELBO):
     """
 
     analytic_kl = False
+    capturable = True  # whether a captured graph has the gradient: not where hooks or frozen parameters shape it
     captured = False  # set while a graph is captured (`zoo.infer.compiled`): state is then advanced by the graph's owner
 
     def __init__(self, num_particles: int = 1) -> None:
@@ -95,7 +96,7 @@ class ELBO(Objective):
         super().__init__(num_particles)
         if analytic_kl and sticking:
             raise ValueError("ELBO: `sticking` changes the gradient of log q at the sample, which `analytic_kl` does not use; choose one")
-        self.analytic_kl, self.sticking = analytic_kl, sticking
+        self.analytic_kl, self.sticking, self.capturable = analytic_kl, sticking, not sticking
 
     def bound(self, terms: Terms) -> Tensor:
         return terms.log_weights.mean(0)
@@ -120,7 +121,7 @@ class IWELBO(Objective):
         super().__init__(num_particles)
         if gradient not in ("iwae", "doubly"):
             raise ValueError(f'IWELBO: gradient must be "iwae" or "doubly", got {gradient!r}')
-        self.gradient = gradient
+        self.gradient, self.capturable = gradient, gradient == "iwae"
 
     def bound(self, terms: Terms) -> Tensor:
         return torch.logsumexp(terms.log_weights, 0) - math.log(self.num_particles)
@@ -198,7 +199,7 @@ class Tempered(Objective):
             raise ValueError("Tempered: `sticking` is biased with `free_bits`, since the score it leaves out is cut off at the threshold")
         super().__init__(objective.num_particles)
         self.objective, self.kl_weight, self.free_bits, self.batch_mean = objective, kl_weight, free_bits, batch_mean
-        self.analytic_kl = objective.analytic_kl
+        self.analytic_kl, self.capturable = objective.analytic_kl, objective.capturable
         self.step = 0
         self.weight = torch.tensor(self.kl_weight_now)  # changed in place, so that a captured graph sees the schedule
 
