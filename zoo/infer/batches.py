@@ -28,6 +28,8 @@ class TensorRows:
 
     def __init__(self, tensors: Sequence[Tensor], name: str) -> None:
         lengths = [len(t) if t.dim() else 0 for t in tensors]
+        if lengths[0] == 0 and len(set(lengths)) == 1:
+            raise ValueError(f"{name} is empty")
         if len(set(lengths)) > 1:
             raise ValueError(f"{name}: the tensors must have equal lengths, got {lengths}")
         if len({t.device for t in tensors}) > 1:

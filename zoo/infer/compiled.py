@@ -19,8 +19,8 @@ class Compiled(nn.Module):
         self.elbo = getattr(loss, "elbo", None)
         if not getattr(self.elbo, "capturable", True):
             raise ValueError(
-                f"compiled: the gradient of {type(self.elbo).__name__} with `sticking` or `doubly` is shaped outside the graph; "
-                "use the plain estimator, or compile=False"
+                f"compiled: the gradient of {type(self.elbo).__name__} with `sticking` or `doubly` is shaped outside "
+                "the graph; use the plain estimator, or compile=False"
             )
         named = {**dict(loss.named_parameters()), **dict(loss.named_buffers())}
         self.keys = tuple(named)

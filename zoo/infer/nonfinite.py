@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from zoo.infer.log_weights import terms
 
 
-def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], index: Tensor) -> str:
-    """Says in words which site's value or log-probability is not finite, and for which rows of the data set.
+def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], index: Tensor) -> str | None:
+    """Says which site's value or log-probability is not finite, and for which rows of the data set; None if all are.
 
     Runs the pair once more, so the caller sets the generator to its state before the run in question. In order: a
     latent that is itself not finite, a site of the model with its log p, else the guide's log q.
@@ -22,20 +22,17 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
     """
     model, guide = getattr(loss, "model", None), getattr(loss, "guide", None)
     if model is None or guide is None:
-        return f"the loss has no model and guide to look into; the batch is {_rows(torch.ones_like(index) > 0, index)}"
+        return None
     num_particles = getattr(getattr(loss, "elbo", None), "num_particles", 1)
-    try:
-        with torch.no_grad():
-            found = terms(model, guide, *args, num_particles=num_particles, **kwargs)
-    except ValueError as error:
-        return str(error)
+    with torch.no_grad(), pyro.validation_enabled(False):
+        found = terms(model, guide, *args, num_particles=num_particles, **kwargs)
     for name, z in found.latents.items():
-        bad = ~z.isfinite()
-        if bad.any():
-            return f"site {name!r}: the guide samples non-finite values {_rows(bad.flatten(2).any(-1).any(0), index)}"
+        wrong = ~z.isfinite().flatten(2).all(-1).all(0)
+        if wrong.any():
+            return f"site {name!r}: the guide samples non-finite values {data_rows(index, wrong)}"
     bad = ~found.log_weights.isfinite()
     if not bad.any():
-        return "every site is finite when the step is repeated"
+        return None
     particle = bad.any(1).nonzero()[0].item()  # one with the trouble; the model's sites are scored for it one by one
     latents = {name: z[particle] for name, z in found.latents.items()}
     model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
@@ -49,17 +46,17 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
                     which = "latent" if name in latents else "observed"
                     value = log_p[wrong].flatten()[0].item()
                     wrong = wrong.reshape(len(index), -1).any(-1) if wrong.numel() % len(index) == 0 else bad.any(0)
-                    return f"site {name!r} ({which}): log p is {value} {_rows(wrong, index)}"
+                    return f"site {name!r} ({which}): log p is {value} {data_rows(index, wrong)}"
     for name, ratio in found.log_ratios.items():
         wrong = ~ratio.isfinite().all(0)
         if wrong.any():
-            return f"site {name!r}: the guide's log q is not finite {_rows(wrong, index)}"
-    return f"the log weights overflow {_rows(bad.any(0), index)}"
+            return f"site {name!r}: the guide's log q is not finite {data_rows(index, wrong)}"
+    return f"the log weights overflow {data_rows(index, bad.any(0))}"
 
 
-def _rows(wrong: Tensor, index: Tensor) -> str:
-    rows = index.cpu()[wrong.cpu()].tolist()
-    return f"in data rows {', '.join(map(str, rows[:5]))}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+def data_rows(index: Tensor, wrong: Tensor | None = None) -> str:
+    rows = (index.cpu() if wrong is None else index.cpu()[wrong.cpu()]).tolist()
+    return f"in rows {', '.join(map(str, rows[:5]))}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
 def refuse_nonfinite_parameters(loss: nn.Module, where: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.infer.batches import Rows, epoch_order, takes_index
 from zoo.infer.compiled import compiled
 from zoo.infer.log_weights import terms
-from zoo.infer.nonfinite import culprit, refuse_nonfinite_parameters
+from zoo.infer.nonfinite import culprit, data_rows, refuse_nonfinite_parameters
 from zoo.infer.objectives import Tempered
 from zoo.infer.random_state import aside, random_state, set_random_state, set_torch_state, torch_state
 from zoo.infer.settings import describe, describe_optimizer
@@ -99,14 +99,15 @@ class Training:
         noise = torch_state(self.device)
         for p in self.trained:
             p.grad = None
-        total = self.call(*self.args, **self.kwargs)
+        try:
+            total = self.call(*self.args, **self.kwargs)
+        except ValueError as error:  # of a distribution that was handed a NaN, most often
+            self.explain(noise, mine, progress, "cannot be computed", error)
+            raise
         self.together.backward(total, weight)
         value = total.item()  # the one point per step that waits for the device; the update comes after it
         if not math.isfinite(value):
-            set_torch_state(noise, self.device)
-            at = f"epoch {progress.epoch + 1}, step {progress.step + 1} (batch {progress.position + 1} of the epoch)"
-            refuse_nonfinite_parameters(self.loss, f"before {at}")
-            raise FloatingPointError(f"the loss is {value} at {at}: {culprit(self.loss, self.args, self.kwargs, mine)}")
+            self.explain(noise, mine, progress, f"is {value}", None)
         if self.clip is not None:
             self.together.clip(self.call, self.stepper, self.trained, self.clip)
         self.stepper.step()
@@ -117,6 +118,16 @@ class Training:
         if not idle:
             progress.loss += value
             progress.rows += len(mine)
+
+    def explain(self, noise: Tensor, index: Tensor, progress: Progress, what: str, error: Exception | None) -> None:
+        """FloatingPointError saying why the loss is not finite; nothing if it was an error of another kind."""
+        at = f"epoch {progress.epoch + 1}, step {progress.step + 1} (batch {progress.position + 1} of the epoch)"
+        refuse_nonfinite_parameters(self.loss, f"before {at}")
+        set_torch_state(noise, self.device)  # the very draws
+        why = culprit(self.loss, self.args, self.kwargs, index)
+        if why or error is None:
+            why = why or f"every site is finite when the step is repeated; its data {data_rows(index)}"
+            raise FloatingPointError(f"the loss {what} at {at}: {why}") from error
 
     def record(self, progress: Progress) -> dict[str, Any]:
         """The epoch's record; nothing in it moves the training's random streams."""
