@@ -35,8 +35,8 @@ def check_shape(x: Tensor, data_dim: int, like: Tensor, mask: Tensor | None = No
 def check_data(x: Tensor, data_dim: int, like: Tensor, mask: Tensor | None = None) -> Tensor:
     """x, checked by `check_shape` and for values that are not finite, with zeros where the mask says missing.
 
-    The zeros are needed: a masked density of NaN is zero, but its gradient is NaN. Values are not looked at under
-    `pyro.enable_validation(False)`, since that waits for the device.
+    The zeros are needed: a masked density of NaN is zero, but its gradient is NaN. Values are not looked at
+    under `pyro.enable_validation(False)`, since that waits for the device.
 
     Raises:
         ValueError: NaN or infinite observed entries; names the rows.

@@ -1,0 +1,184 @@
+"""Expectation maximisation for any model that offers its two steps, with the log-likelihood watched at every one."""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+
+class EMModel(Protocol):
+    """What `em` asks of a model; a mixture, a factor model and a state space model have the same two steps."""
+
+    def e_step(self, *data: Any, **keywords: Any) -> tuple[Any, Tensor]:
+        """Expected statistics at the current parameters, and their log p(x): per datum `(N,)`, or summed `()`."""
+        ...
+
+    def m_step(self, statistics: Any) -> Tensor | float | None:
+        """Sets the parameters, in place, to the maximiser of the expected complete-data log-likelihood.
+
+        A step that maximises something else besides (a floor, a prior) returns by how many nats, summed over
+        the data, it may lower the log-likelihood for that; an exact step returns None.
+        """
+        ...
+
+
+class Restartable(EMModel, Protocol):
+    """What `em(restarts=...)` asks in addition: a random start from the data, and the state to return to."""
+
+    def initialise(self, *data: Any, **keywords: Any) -> None: ...
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class EMResult:
+    """A run of `em`, the best one where there were restarts.
+
+    Attributes:
+        trajectory: nats per datum before the first M-step, after the first, ..., after the last.
+        converged: the last gain was within the tolerance, or lost in rounding.
+        starts: final nats per datum of every restart, in order; empty without restarts.
+    """
+
+    trajectory: tuple[float, ...]
+    converged: bool
+    starts: tuple[float, ...] = ()
+
+    @property
+    def iterations(self) -> int:
+        """Number of M-steps taken."""
+        return len(self.trajectory) - 1
+
+    @property
+    def log_likelihood(self) -> float:
+        """Nats per datum of the parameters that the model now has."""
+        return self.trajectory[-1]
+
+
+class EMError(RuntimeError):
+    """The log-likelihood fell, or is not finite: the two steps do not belong together, or the numbers broke down.
+
+    Attributes:
+        iteration: number of M-steps taken when it was seen.
+        amount: the fall, nats per datum (NaN when the value is not finite).
+        trajectory: nats per datum so far, the offending value last.
+    """
+
+    def __init__(self, message: str, iteration: int, amount: float, trajectory: list[float]) -> None:
+        super().__init__(message)
+        self.iteration, self.amount, self.trajectory = iteration, amount, tuple(trajectory)
+
+
+@torch.no_grad()
+def em(
+    model: EMModel,
+    data: Tensor | tuple[Any, ...],
+    *,
+    max_iterations: int = 1000,
+    tolerance: float = 1e-6,
+    restarts: int = 0,
+    slack: float | None = None,
+    **keywords: Any,
+) -> EMResult:
+    """Alternates `model.e_step` and `model.m_step`; the log-likelihood cannot fall, so a fall is an error.
+
+    References: Dempster, Laird & Rubin 1977; Neal & Hinton 1998 (both steps climb one bound, tight after each E-step).
+
+    Args:
+        model: any object with `e_step` and `m_step` (`EMModel`); its parameters are changed in place.
+        data: the first argument of `e_step`, or a tuple of its positional arguments; the first tensor has the
+            batch axis first.
+        max_iterations: M-steps at most.
+        tolerance: stop when a step changes the log-likelihood by no more than this, nats per datum; with 0,
+            when gains are lost in rounding.
+        restarts: 0 starts at the parameters the model has. R >= 1 calls `model.initialise(*data)` R times,
+            drawing from torch's random numbers, and leaves the model at the best of the R ends.
+        slack: a fall that passes for rounding, nats per datum; by default 100 units in the last place of the
+            log-likelihood in its dtype (on MNIST in float32 the largest fall seen was 0.4 units).
+        **keywords: handed on to `e_step` and `initialise`, such as `mask=`.
+
+    Returns:
+        `EMResult`, with the log-likelihood at every step.
+
+    Raises:
+        EMError: the log-likelihood fell by more than rounding and what `m_step` announced, or is not finite.
+        ValueError: max_iterations < 1, restarts < 0, tolerance or slack < 0.
+        TypeError: the model lacks a method, which is named.
+
+    Example:
+        >>> import torch
+        >>> from zoo.infer.em import em
+        >>> from zoo.mixture import GaussianMixture
+        >>> x = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 8])
+        >>> em(GaussianMixture(2, 2), x, restarts=3).converged
+        True
+    """
+    if max_iterations < 1 or restarts < 0:
+        raise ValueError(f"em: expected max_iterations >= 1 and restarts >= 0, got {max_iterations} and {restarts}")
+    if tolerance < 0 or (slack is not None and slack < 0):
+        raise ValueError(f"em: expected tolerance >= 0 and slack >= 0, got {tolerance} and {slack}")
+    needed = ["e_step", "m_step"] + (["initialise", "state_dict", "load_state_dict"] if restarts else [])
+    lacking = [name for name in needed if not callable(getattr(model, name, None))]
+    if lacking:
+        raise TypeError(f"em: {type(model).__name__} has no {', '.join(lacking)} (see zoo.infer.em.EMModel)")
+
+    args = data if isinstance(data, tuple) else (data,)
+    if not restarts:
+        return _climb(model, args, keywords, max_iterations, tolerance, slack)
+
+    starting = cast(Restartable, model)
+    runs: list[EMResult] = []
+    state: Any = None
+    for _ in range(restarts):
+        starting.initialise(*args, **keywords)
+        runs.append(_climb(model, args, keywords, max_iterations, tolerance, slack))
+        if runs[-1] is max(runs, key=lambda run: run.log_likelihood):
+            state = copy.deepcopy(starting.state_dict())
+    starting.load_state_dict(state)
+    best = max(runs, key=lambda run: run.log_likelihood)
+    return replace(best, starts=tuple(run.log_likelihood for run in runs))
+
+
+def _climb(
+    model: EMModel, args: tuple, keywords: dict, max_iterations: int, tolerance: float, slack: float | None
+) -> EMResult:
+    """One run from the parameters that the model has."""
+    trajectory: list[float] = []
+    announced = 0.0
+    while True:
+        statistics, log_likelihood = model.e_step(*args, **keywords)
+        count = log_likelihood.numel() if log_likelihood.ndim else len(args[0])
+        values = log_likelihood.double()
+        value, size = values.sum().item() / count, values.abs().sum().item() / count
+        trajectory.append(value)
+        iteration = len(trajectory) - 1
+        if not math.isfinite(value):
+            where = ""
+            if log_likelihood.ndim:
+                rows = (~torch.isfinite(log_likelihood)).flatten().nonzero().flatten().tolist()
+                where = f" (first rows: {rows[:8]})"
+            message = f"em: log-likelihood is {value} nats per datum after {iteration} M-steps{where}"
+            raise EMError(message, iteration, math.nan, trajectory)
+        if iteration:
+            gain = value - trajectory[-2]
+            unit = torch.finfo(log_likelihood.dtype).eps * max(1.0, size)
+            rounding = 100 * unit if slack is None else slack
+            if gain < -(rounding + announced / count):
+                raise EMError(
+                    f"em: M-step {iteration} lowered the log-likelihood by {-gain:.3g} nats per datum, from "
+                    f"{trajectory[-2]:.6f} to {value:.6f}; rounding explains {rounding:.1g}, "
+                    f"and m_step announced {announced / count:.1g}",
+                    iteration,
+                    -gain,
+                    trajectory,
+                )
+            if abs(gain) <= tolerance or -rounding <= gain <= 0:
+                return EMResult(tuple(trajectory), converged=True)
+        if iteration == max_iterations:
+            return EMResult(tuple(trajectory), converged=False)
+        announced = max(0.0, float(model.m_step(statistics) or 0.0))
