@@ -716,6 +716,7 @@ def test_captured_graph_has_the_gradients_of_the_loss(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's compiler uses it itself
 def test_compiled_graph_has_the_gradients_of_the_loss():
     with torch._inductor.config.patch(fallback_random=True):
         check_compiled(steps=3)
