@@ -1,9 +1,9 @@
 """Which gradient estimator, and how many particles? Signal-to-noise ratios on a model whose gradients are known.
 
-z ~ N(theta, I), x ~ N(z, I) in D dimensions, q(z) = N(m, s^2 I) with m and theta a little off their optimum (Rainforth et al.
-2018, Tucker et al. 2018). Every row of the batch is one replicate with parameters of its own, so one backward pass gives as many
-independent gradients as there are rows. The exact gradient of the ELBO is printed beside the estimates' means. (The model's ratio of
-the importance-weighted bound dips where its expected gradient changes sign.)
+z ~ N(theta, I), x ~ N(z, I) in D dimensions, q(z) = N(m, s^2 I) with m and theta a little off their optimum (Rainforth
+et al. 2018, Tucker et al. 2018). Every row of the batch is one replicate with parameters of its own, so one backward
+pass gives as many independent gradients as there are rows. The exact gradient of the ELBO is printed beside the
+estimates' means. (The model's ratio of the importance-weighted bound dips where its expected gradient changes sign.)
 
     python examples/gradients.py --max-particles 1024
 """
@@ -93,7 +93,8 @@ def main(dim: int = 20, replicates: int = 4000, max_particles: int = 256, seed: 
             ratios[name].append((signal_to_noise(of_guide), signal_to_noise(of_model)))
             means = f"{of_guide.mean():12.5f} {of_model.mean():12.5f}"
             print(f"{name:16} {k:5d} {ratios[name][-1][0]:10.3f} {ratios[name][-1][1]:10.3f} {means}")
-    # ELBO: d/dm = -2 (m - (x + theta) / 2) = -2 OFFSET; d/dtheta = m - theta = (x + theta) / 2 + OFFSET - theta = OFFSET / 2
+    # ELBO: d/dm = -2 (m - (x + theta) / 2) = -2 OFFSET; d/dtheta = m - theta = (x + theta) / 2 + OFFSET - theta =
+    # OFFSET / 2
     print(f"{'exact, ELBO':16} {'':5} {'':10} {'':10} {-2 * OFFSET:12.5f} {OFFSET / 2:12.5f}")
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, layout="constrained")

@@ -18,10 +18,10 @@ from pathlib import Path
 import pyro
 import torch
 import tyro
+import words
 from torch import nn
 
 import guides
-import words
 from zoo import VAE
 from zoo.data import Binarized, binarize, load
 from zoo.infer import Tempered, active_units, fit, load_model, log_likelihood

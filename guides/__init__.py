@@ -3,7 +3,21 @@
 from guides.amortized import Amortized
 from guides.exact import Exact
 from guides.families import Diagonal, Family, FullRank, Mixture
+from guides.flows import IAF, Planar, Radial, Spline
 from guides.guide import Guide
 from guides.per_datum import PerDatum
 
-__all__ = ["Amortized", "Diagonal", "Exact", "Family", "FullRank", "Guide", "Mixture", "PerDatum"]
+__all__ = [
+    "IAF",
+    "Amortized",
+    "Diagonal",
+    "Exact",
+    "Family",
+    "FullRank",
+    "Guide",
+    "Mixture",
+    "PerDatum",
+    "Planar",
+    "Radial",
+    "Spline",
+]

@@ -14,7 +14,7 @@ from zoo.parts.networks import mlp
 
 
 class HasLatentVector(Protocol):
-    """What `Amortized` reads from a model: the sizes of x and z. A `prior()` is handed to the family where there is one."""
+    """What `Amortized` reads from a model: the sizes of x and z. Where there is a `prior()`, the family is given it."""
 
     data_dim: int
     latent_dim: int
@@ -27,8 +27,8 @@ class Amortized(Guide):
 
     Args:
         model: any model with `data_dim` and `latent_dim` (protocol `HasLatentVector`).
-        family: constructor `(features, context) -> Family`: `guides.Diagonal` (default), `guides.FullRank`, `guides.IAF`, ...;
-            settings by `functools.partial(guides.IAF, num_flows=4)`.
+        family: constructor `(features, context) -> Family`: `guides.Diagonal` (default), `guides.FullRank`,
+            `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`.
         hidden: widths of the encoder's hidden layers, from x towards z.
         encoder: a network of your own, x -> features; then `context` is the size of its output.
         activation: constructor of the nonlinearity.
@@ -71,7 +71,7 @@ class Amortized(Guide):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""
         if x.shape[-1] != self.model.data_dim:
             raise ValueError(
-                f"Amortized: the last axis of x must be data_dim = {self.model.data_dim}, got x of shape {tuple(x.shape)}"
+                f"Amortized: the last axis of x must be data_dim = {self.model.data_dim}, got shape {tuple(x.shape)}"
             )
         return self.family(self._prior(), self.encoder(x))
 

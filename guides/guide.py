@@ -6,7 +6,7 @@ from pyro.nn import PyroModule
 
 
 class Guide(PyroModule):
-    """q(latents | data): a Pyro program with the model's signature that samples every latent site of the model (abstract).
+    """q(latents | data): a Pyro program with the model's signature that samples all its latent sites (abstract).
 
     A guide sees the model (`self.model`) and may call its conditionals, but does not own it: the model's parameters
     are not among the guide's, so that `objective(model, guide)` holds each parameter once.

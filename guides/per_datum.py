@@ -26,8 +26,9 @@ class PerDatum(Guide):
         family: constructor `(features, context) -> Family`.
         site: name of the latent site in the model.
 
-    Sites: `z` (batch, latent_dim) in `pyro.plate("data", batch)`. `forward(x, index=...)` takes the row numbers of the batch in
-    the data set; without them x must be the whole data set, in order. `zoo.infer.fit` and `zoo.infer.terms` pass them on.
+    Sites: `z` (batch, latent_dim) in `pyro.plate("data", batch)`. `forward(x, index=...)` takes the row numbers of the
+    batch in the data set; without them x must be the whole data set, in order. `zoo.infer.fit` and `zoo.infer.terms`
+    pass them on.
 
     Example:
         >>> import torch, guides
@@ -46,7 +47,7 @@ class PerDatum(Guide):
 
     @classmethod
     def started_at(cls, model, family: Family, parameters: Tensor, *, site: str = "z") -> "PerDatum":
-        """The guide whose density starts at `family.density(parameters)`; `parameters` is `(num_data, num_parameters)`."""
+        """The guide whose density starts at `family.density(parameters)`, `parameters` `(num_data, num_parameters)`."""
         guide = cls.__new__(cls)
         Guide.__init__(guide, model)
         guide.site = site
@@ -62,7 +63,7 @@ class PerDatum(Guide):
     def forward(self, x: Tensor, *args: object, index: Tensor | None = None, **kwargs: object) -> Tensor:
         if index is None and len(x) != len(self.table):
             raise ValueError(
-                f"PerDatum: a batch of {len(x)} rows out of {len(self.table)} data points needs their row numbers: index="
+                f"PerDatum: a batch of {len(x)} rows out of {len(self.table)} data points needs row numbers: index="
             )
         if index is not None and len(index) != len(x):
             raise ValueError(f"PerDatum: index must name the {len(x)} rows of x, got {len(index)} numbers")

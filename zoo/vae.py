@@ -21,7 +21,8 @@ class VAE(PyroModule):
         hidden: widths of the decoder's hidden layers, from z towards x.
         likelihood: constructor `(in_features, data_dim) -> Module`, whose call gives p(x | h): `Bernoulli` (default),
             `Normal`, `Categorical`, `DiscretizedLogistic` of `zoo.parts.conditionals`, or your own.
-        prior: module whose call gives p(z): `StandardNormal(latent_dim)` (default), `MixturePrior`, `FlowPrior`, or your own.
+        prior: module whose call gives p(z): `StandardNormal(latent_dim)` (default), `MixturePrior`, `FlowPrior`, or
+            your own.
         activation: constructor of the nonlinearity.
 
     Sites: `z` (N, latent_dim), `x` (N, data_dim), both in `pyro.plate("data", N)`.

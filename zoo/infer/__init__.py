@@ -1,6 +1,55 @@
-"""Inference for any Pyro model/guide pair: objectives, training, evaluation, and the check against a reference posterior."""
+"""Inference for any Pyro model/guide pair: objectives, training, evaluation, and the check against a reference."""
 
+from zoo.infer.checkpoint import load_model, save_model
+from zoo.infer.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
+from zoo.infer.em import EMResult, em
+from zoo.infer.evaluate import LogLikelihood, active_units, bits_per_dim, kl_per_site, log_likelihood
+from zoo.infer.fit import Fit, fit
+from zoo.infer.gaps import Gaps, gaps
+from zoo.infer.hmc import hmc_reference
 from zoo.infer.log_weights import Terms, terms
+from zoo.infer.nuts import NotAReference, nuts_reference
 from zoo.infer.objectives import ELBO, IWELBO, Objective, RenyiELBO, Tempered
+from zoo.infer.overlay import plot_overlay
+from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_reconstructions
+from zoo.infer.reference import Reference, exact_reference, grid_reference
 
-__all__ = ["ELBO", "IWELBO", "Objective", "RenyiELBO", "Tempered", "Terms", "terms"]
+__all__ = [
+    "ELBO",
+    "FAIR",
+    "GOOD",
+    "IWELBO",
+    "Comparison",
+    "EMResult",
+    "Fit",
+    "Gaps",
+    "Limits",
+    "LogLikelihood",
+    "NotAReference",
+    "Objective",
+    "Reference",
+    "RenyiELBO",
+    "Tempered",
+    "Terms",
+    "Verdict",
+    "active_units",
+    "bits_per_dim",
+    "compare",
+    "em",
+    "exact_reference",
+    "fit",
+    "gaps",
+    "grid_reference",
+    "hmc_reference",
+    "kl_per_site",
+    "load_model",
+    "log_likelihood",
+    "nuts_reference",
+    "plot_elbo_history",
+    "plot_images",
+    "plot_kl",
+    "plot_overlay",
+    "plot_reconstructions",
+    "save_model",
+    "terms",
+]

@@ -1,7 +1,8 @@
 """What is checked once about a model/guide pair, so that a wrong bound is an error and not a number.
 
-The check runs guide and model once for each new shape of their arguments, without gradients and without moving the random
-stream, and raises `ValueError` with the site's name and the reason. What it finds (`Layout`) is all that later runs need.
+The check runs guide and model once for each new shape of their arguments, without gradients and without moving the
+random stream, and raises `ValueError` with the site's name and the reason. What it finds (`Layout`) is all that later
+runs need.
 """
 
 import difflib
@@ -27,7 +28,8 @@ class Layout:
         nesting: number of dims that the plates take; the particles stand to the left of them.
         auxiliary: guide-only site -> latent site that it serves (Pyro's autoguides).
         no_path: guide sites without a reparameterised sample -> name of their distribution.
-        reordered: latents whose closed-form KL would be wrong -> the guide's descendants that are its parents in the model.
+        reordered: latents whose closed-form KL would be wrong -> the guide's descendants that are its parents in the
+            model.
     """
 
     batch_plate: str
@@ -126,7 +128,7 @@ def _check_site_sets(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str,
         if site["is_observed"]:
             raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
         if site["infer"].get("enumerate"):
-            raise ValueError(f"site {name!r}: enumerated in the guide; enumerated sites have no per-datum weight here, use TraceEnum_ELBO")
+            raise ValueError(f"site {name!r}: enumerated in the guide; these objectives do not sum out, use TraceEnum_ELBO")
         if name in latents:
             continue
         if site["infer"].get("is_auxiliary"):
@@ -142,10 +144,12 @@ def _check_site_sets(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str,
     for name in latents - drawn.keys():
         if stated[name]["infer"].get("enumerate"):
             raise ValueError(
-                f"site {name!r}: enumerated in the model. These objectives do not sum a site out: use pyro.infer.TraceEnum_ELBO, the model's "
-                "own log_prob, or a guide that samples it (guides.Exact)"
+                f"site {name!r}: enumerated in the model. These objectives do not sum a site out: use TraceEnum_ELBO, "
+                "the model's own log_prob, or a guide that samples it (guides.Exact)"
             )
-        raise ValueError(f"site {name!r}: a latent site of the model that the guide does not sample; it samples {sorted(drawn)}")
+        raise ValueError(
+            f"site {name!r}: a latent site of the model that the guide does not sample; it samples {sorted(drawn)}"
+        )
     return auxiliary
 
 
@@ -158,12 +162,14 @@ def _batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
     if not sites:
         raise ValueError("the model has no sample site")
     if not seen:
-        raise ValueError(f'site {sites[0][0]!r}: no site stands in a plate; put them in one `pyro.plate("data", len(x))`')
+        name = sites[0][0]
+        raise ValueError(f'site {name!r}: no site stands in a plate; put all in one `pyro.plate("data", len(x))`')
     if not common:
         count = {frame: sum(frame in f for f in frames) for frame in seen}
         most = max(seen, key=lambda frame: (frame.size == size, count[frame]))
         outside = next(name for (name, _), f in zip(sites, frames, strict=True) if most not in f)
-        hint = " (a joint autoguide treats the batch as one latent; use AutoNormal)" if outside.startswith("_Auto") else ""
+        joint = outside.startswith("_Auto")
+        hint = " (a joint autoguide treats the batch as one latent; use AutoNormal)" if joint else ""
         raise ValueError(
             f"site {outside!r}: stands outside the batch plate {most.name!r}, so it has no per-datum weight{hint}. "
             "All sites must stand in one plate of the batch size"
@@ -202,9 +208,9 @@ def _check_site(name: str, site: Any) -> None:
         if not inside.all():
             outside = ~inside.reshape(len(value), -1).all(-1)
             raise ValueError(
-                f"site {name!r}: {_name(fn)} has support {fn.support}, the observed values lie outside in rows {_rows(outside)} "
-                f"(values between {value.min().item():.4g} and {value.max().item():.4g}). Grey pixels need binarising "
-                "(zoo.data.Binarized) or another likelihood"
+                f"site {name!r}: {_name(fn)} has support {fn.support}, the observed values lie outside in rows "
+                f"{_rows(outside)} (values between {value.min().item():.4g} and {value.max().item():.4g}). Grey pixels "
+                "need binarising (zoo.data.Binarized) or another likelihood"
             )
 
 
@@ -214,9 +220,15 @@ def _rows(wrong: Tensor) -> str:
 
 
 def _reordered(
-    model: Callable, guide: Callable, args: tuple, kwargs: dict, model_kwargs: dict, latents: list[str], order: list[str]
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: dict,
+    model_kwargs: dict,
+    latents: list[str],
+    order: list[str],
 ) -> dict[str, str]:
-    """Latents z of which a parent in the model is a descendant in the guide: E_q[log q/p] is then no KL at fixed parents."""
+    """Latents of which a parent in the model is a descendant in the guide: E_q[log q/p] is no KL at fixed parents."""
     parents = get_dependencies(program(model), args, model_kwargs)["prior_dependencies"]
     direct = get_dependencies(program(guide), args, kwargs)["prior_dependencies"]
     ancestors: dict[str, set[str]] = {}
