@@ -42,12 +42,12 @@ class EMResult:
     Attributes:
         trajectory: nats per datum before the first M-step, after the first, ..., after the last.
         converged: the last gain was within the tolerance, or lost in rounding.
-        starts: final nats per datum of every restart, in order; empty without restarts.
+        starts: the trajectories of all restarts, in order; empty without restarts.
     """
 
     trajectory: tuple[float, ...]
     converged: bool
-    starts: tuple[float, ...] = ()
+    starts: tuple[tuple[float, ...], ...] = ()
 
     @property
     def iterations(self) -> int:
@@ -141,7 +141,7 @@ def em(
             state = copy.deepcopy(starting.state_dict())
     starting.load_state_dict(state)
     best = max(runs, key=lambda run: run.log_likelihood)
-    return replace(best, starts=tuple(run.log_likelihood for run in runs))
+    return replace(best, starts=tuple(run.trajectory for run in runs))
 
 
 def _climb(
