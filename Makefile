@@ -1,0 +1,49 @@
+# `make demo` and `make test` do all the set-up themselves: a virtual environment in .venv, made once.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+export MPLBACKEND ?= Agg
+
+.PHONY: demo test slow lint types bench bench-peers table
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
+	$(RUN) examples/vae.py
+
+test: $(VENV)/.installed        ## the tests
+	$(RUN) -m pytest -q
+
+slow: $(VENV)/.installed        ## NUTS references, training to a target
+	$(RUN) -m pytest -q -m slow
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+
+types: $(VENV)/.installed-dev
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.installed       ## speed beside hand-written PyTorch; writes results/speed_vae_step.json
+	$(RUN) -m benchmarks.vae_step
+
+bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
+
+table: $(VENV)/.installed       ## README's tables, from tests/pairs.py and results/*.json
+	$(RUN) results/table.py
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments. Debian, Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)-peers/.installed:
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet pythae
+	@touch $@

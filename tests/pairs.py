@@ -1,0 +1,238 @@
+"""The registry of pairs: name -> model, guide, a batch, the objectives that serve them, and the literature's names.
+
+One row makes a pair part of every test of `tests/test_pairs.py` and of README's table (`make table`). Sizes are small:
+the grid is about shapes, sites and gradients, not about fits.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor, nn
+
+import guides
+from zoo import VAE
+from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered
+from zoo.mixture import GaussianMixture
+from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixturePrior, Normal
+from zoo.ppca import PPCA
+
+BATCH, DATA, LATENT, HIDDEN, PARTICLES = 5, 6, 3, (8,), 3
+
+#: word -> objective, with the particles that the tests use. The words stand in README's column "valid".
+OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
+    "elbo": partial(ELBO, PARTICLES),
+    "analytic_kl": partial(ELBO, PARTICLES, analytic_kl=True),
+    "sticking": partial(ELBO, PARTICLES, sticking=True),
+    "iwelbo": partial(IWELBO, PARTICLES),
+    "doubly": partial(IWELBO, PARTICLES, gradient="doubly"),
+    "renyi": partial(RenyiELBO, 0.5, PARTICLES),
+    "vr-max": partial(RenyiELBO, -math.inf, PARTICLES),
+    "tempered": lambda: Tempered(ELBO(PARTICLES), kl_weight=0.5, free_bits=0.01),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row.
+
+    Attributes:
+        model: makes the model.
+        guide: makes the guide of a model.
+        batch: makes the data, `(BATCH, data_dim)`, in the default dtype.
+        code: model, guide and family as README prints them; an empty family means that the guide has none.
+        refused: the words of OBJECTIVES that do not serve this pair. They must raise, and the error names the site.
+        systems: what the literature calls this pair -> with which objective.
+        keywords: further arguments of `objective(model, guide)(x, ...)`.
+        scores_foreign_values: whether log q can be had at values that the guide has not just drawn.
+        builds_itself: everything exists after the constructor (not so for Pyro's autoguides).
+    """
+
+    model: Callable[[], nn.Module]
+    guide: Callable[[Any], nn.Module]
+    batch: Callable[[], Tensor]
+    code: tuple[str, str, str]
+    systems: Mapping[str, str]
+    refused: frozenset[str] = frozenset()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    scores_foreign_values: bool = True
+    builds_itself: bool = True
+
+    @property
+    def valid(self) -> list[str]:
+        return [word for word in OBJECTIVES if word not in self.refused]
+
+    def build(self, seed: int = 0) -> tuple[nn.Module, nn.Module, Tensor]:
+        """Model, guide and data, the same for the same seed."""
+        torch.manual_seed(seed)
+        model = self.model()
+        guide = self.guide(model)
+        x = self.batch()
+        if not self.builds_itself:
+            guide(x)
+        return model, guide, x
+
+
+def bits() -> Tensor:
+    return (torch.rand(BATCH, DATA) < 0.5).to(torch.get_default_dtype())
+
+
+def reals() -> Tensor:
+    return torch.randn(BATCH, DATA)
+
+
+def levels() -> Tensor:
+    return torch.randint(4, (BATCH, DATA)).to(torch.get_default_dtype())
+
+
+vae = partial(VAE, DATA, LATENT, HIDDEN)
+amortized = partial(guides.Amortized, hidden=HIDDEN)
+NO_CLOSED_KL = frozenset({"analytic_kl"})
+NO_INVERSE = frozenset({"analytic_kl", "sticking", "doubly"})
+
+
+def with_family(
+    family: Callable[..., guides.Family], system: str, code: str, refused: frozenset[str] = NO_CLOSED_KL
+) -> Pair:
+    """A VAE on bits with another family."""
+    return Pair(
+        vae,
+        partial(amortized, family=family),
+        bits,
+        ("VAE", "Amortized", code),
+        {system: "ELBO()"},
+        refused,
+        scores_foreign_values=refused != NO_INVERSE,
+    )
+
+
+def with_likelihood(
+    likelihood: Callable[[int, int], nn.Module], batch: Callable[[], Tensor], system: str, code: str
+) -> Pair:
+    """A VAE with another likelihood."""
+    model = f"VAE(likelihood={code})"
+    return Pair(
+        partial(vae, likelihood=likelihood),
+        amortized,
+        batch,
+        (model, "Amortized", "Diagonal"),
+        {system: "ELBO(analytic_kl=True)"},
+    )
+
+
+def with_prior(prior: Callable[[], nn.Module], system: str, code: str) -> Pair:
+    """A VAE on bits with another prior."""
+    return Pair(
+        lambda: vae(prior=prior()),
+        amortized,
+        bits,
+        (f"VAE(prior={code}(...))", "Amortized", "Diagonal"),
+        {system: "ELBO()"},
+        NO_CLOSED_KL,
+    )
+
+
+ROWS = torch.tensor([7, 2, 5, 0, 8])  # of the data set, for guides with own parameters for each datum
+
+PAIRS: Mapping[str, Pair] = {
+    "vae": Pair(
+        vae,
+        amortized,
+        bits,
+        ("VAE", "Amortized", "Diagonal"),
+        {
+            "VAE (Kingma & Welling 2014; Rezende et al. 2014)": "ELBO(analytic_kl=True)",
+            "Sticking the landing (Roeder et al. 2017)": "ELBO(sticking=True)",
+            "IWAE (Burda et al. 2016)": "IWELBO(50)",
+            "Doubly reparameterised IWAE (Tucker et al. 2019)": 'IWELBO(50, gradient="doubly")',
+            "Rényi VAE (Li & Turner 2016)": "RenyiELBO(0.5, 50)",
+            "VR-max (Li & Turner 2016)": "RenyiELBO(-math.inf, 50)",
+            "β-VAE (Higgins et al. 2017)": "Tempered(ELBO(), kl_weight=4.0)",
+            "Warm-up (Sønderby et al. 2016)": "Tempered(ELBO(), kl_weight=lambda step: min(1, step / 1e4))",
+            "Free bits (Kingma et al. 2016)": "Tempered(ELBO(), free_bits=0.5, batch_mean=True)",
+        },
+    ),
+    "vae-full-rank": with_family(
+        guides.FullRank, "VAE, Gaussian posterior with full covariance", "FullRank", frozenset()
+    ),
+    "vae-mixture": with_family(guides.Mixture, "VAE, mixture posterior (Jankowiak & Karaletsos 2019)", "Mixture"),
+    "vae-planar": with_family(guides.Planar, "Planar flows (Rezende & Mohamed 2015)", "Planar", NO_INVERSE),
+    "vae-radial": with_family(guides.Radial, "Radial flows (Rezende & Mohamed 2015)", "Radial", NO_INVERSE),
+    "vae-iaf": with_family(
+        partial(guides.IAF, num_flows=2, hidden=(8,), embedding=4), "VAE-IAF (Kingma et al. 2016)", "IAF"
+    ),
+    "vae-spline": with_family(
+        partial(guides.Spline, num_flows=2, hidden=(8,), embedding=4, num_bins=3),
+        "Neural spline flows (Durkan et al. 2019)",
+        "Spline",
+    ),
+    "vae-normal": with_likelihood(Normal, reals, "VAE on real-valued data", "Normal"),
+    "vae-categorical": with_likelihood(
+        partial(Categorical, levels=4), levels, "VAE on grey levels, softmax", "Categorical"
+    ),
+    "vae-logistic": with_likelihood(
+        partial(DiscretizedLogistic, levels=4),
+        levels,
+        "VAE on grey levels, as in Kingma et al. 2016",
+        "DiscretizedLogistic",
+    ),
+    "vae-mixture-prior": with_prior(
+        partial(MixturePrior, LATENT, components=2), "VAE with a mixture prior", "MixturePrior"
+    ),
+    "vae-flow-prior": with_prior(
+        partial(FlowPrior, LATENT, num_flows=2, hidden=(8,)),
+        "VAE with a flow prior (couplings: Dinh et al. 2017)",
+        "FlowPrior",
+    ),
+    "vae-per-datum": Pair(
+        vae,
+        partial(guides.PerDatum, num_data=9),
+        bits,
+        ("VAE", "PerDatum", "Diagonal"),
+        {"Traditional variational inference (Hoffman et al. 2013)": "ELBO(analytic_kl=True)"},
+        keywords={"index": ROWS},
+    ),
+    "vae-per-datum-iaf": Pair(
+        vae,
+        partial(guides.PerDatum, num_data=9, family=partial(guides.IAF, num_flows=2, hidden=(8,), embedding=4)),
+        bits,
+        ("VAE", "PerDatum", "IAF"),
+        {"The best q of a family, for its approximation gap (Cremer et al. 2018)": "ELBO()"},
+        NO_CLOSED_KL,
+        keywords={"index": ROWS},
+    ),
+    "vae-auto-normal": Pair(
+        vae,
+        AutoNormal,
+        bits,
+        ("VAE", "pyro.infer.autoguide.AutoNormal", ""),
+        {"Mean-field ADVI (Kucukelbir et al. 2017)": "ELBO()"},
+        builds_itself=False,
+    ),
+    "ppca-exact": Pair(
+        partial(PPCA, DATA, LATENT),
+        guides.Exact,
+        reals,
+        ("PPCA", "Exact", ""),
+        {"Probabilistic PCA (Tipping & Bishop 1999)": "em, maximum_likelihood"},
+    ),
+    "ppca-amortized": Pair(
+        partial(PPCA, DATA, LATENT),
+        partial(guides.Amortized, hidden=(), family=guides.FullRank),
+        reals,
+        ("PPCA", "Amortized(hidden=())", "FullRank"),
+        {"Linear VAE; can reach the exact posterior": "ELBO(analytic_kl=True)"},
+    ),
+    "mixture-exact": Pair(
+        partial(GaussianMixture, DATA, 2),
+        partial(guides.Exact, site="k"),
+        reals,
+        ("GaussianMixture", 'Exact(site="k")', ""),
+        {"Mixture of Gaussians, EM (Dempster et al. 1977)": "em"},
+        frozenset(OBJECTIVES),  # a discrete latent has no path for a gradient; without gradients every bound is log p
+    ),
+}

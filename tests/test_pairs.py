@@ -1,0 +1,182 @@
+"""The grid: what must hold for every pair of the registry (`tests/pairs.py`), whatever it is made of."""
+
+import copy
+import io
+import math
+
+import pyro
+import pytest
+import torch
+from pairs import BATCH, OBJECTIVES, PAIRS, PARTICLES
+from pyro import poutine
+from pyro.infer import SVI
+from pyro.poutine.util import site_is_subsample
+
+from zoo.infer import ELBO, terms
+
+LATENTS = {name: ("k" if name == "mixture-exact" else "z") for name in PAIRS}
+TRAINABLE = [name for name, pair in PAIRS.items() if pair.valid]
+GRID = [(name, word) for name, pair in PAIRS.items() for word in OBJECTIVES if word in pair.valid]
+REFUSED = [(name, word) for name, pair in PAIRS.items() for word in OBJECTIVES if word not in pair.valid]
+
+every_pair = pytest.mark.parametrize("name", PAIRS)
+every_trainable_pair = pytest.mark.parametrize("name", TRAINABLE)
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    """float64, so that equalities are equalities to rounding; and an empty store for every test."""
+    torch.set_default_dtype(torch.float64)
+    pyro.clear_param_store()
+    yield
+    torch.set_default_dtype(torch.float32)
+    pyro.clear_param_store()
+
+
+def loss_of(name, seed=0, word="elbo"):
+    model, guide, x = PAIRS[name].build(seed)
+    return OBJECTIVES[word]()(model, guide), x, PAIRS[name].keywords
+
+
+def value_of(loss, x, keywords, seed=7):
+    torch.manual_seed(seed)
+    return loss(x, **keywords)
+
+
+def sites(trace):
+    return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+
+
+@pytest.mark.parametrize(("name", "word"), GRID)
+def test_loss_is_the_bound_and_its_gradient_reaches_every_parameter(name, word):
+    loss, x, keywords = loss_of(name, word=word)
+    value = value_of(loss, x, keywords)
+    value.backward()
+    for key, parameter in loss.named_parameters():
+        assert parameter.grad is not None, f"{key} has no gradient"
+        assert parameter.grad.isfinite().all(), f"the gradient of {key} is not finite"
+        assert (parameter.grad != 0).any(), f"the gradient of {key} is zero"
+    if word != "analytic_kl":  # whatever estimates the gradient, the value is the functional of the same draws
+        torch.manual_seed(7)
+        with torch.no_grad():
+            run = terms(loss.model, loss.guide, x, num_particles=PARTICLES, **keywords)
+        torch.testing.assert_close(-value.detach(), loss.elbo.bound(run).sum())
+
+
+@pytest.mark.parametrize(("name", "word"), REFUSED)
+def test_objectives_that_do_not_serve_a_pair_say_so(name, word):
+    loss, x, keywords = loss_of(name, word=word)
+    with pytest.raises(ValueError, match=f"site '{LATENTS[name]}.*'"):
+        loss(x, **keywords)
+
+
+@every_pair
+def test_guide_samples_the_latents_of_the_model(name):
+    model, guide, x = PAIRS[name].build()
+    drawn = sites(poutine.trace(guide).get_trace(x, **PAIRS[name].keywords))
+    stated = sites(poutine.trace(model).get_trace(x))
+    assert {n for n, s in drawn.items() if not s["infer"].get("is_auxiliary")} == {LATENTS[name]}
+    assert {n: s["is_observed"] for n, s in stated.items()} == {LATENTS[name]: False, "x": True}
+
+
+@every_pair
+def test_terms_equal_pyros_own_traces_particle_by_particle(name):
+    model, guide, x = PAIRS[name].build()
+    keywords, site = PAIRS[name].keywords, LATENTS[name]
+    with torch.no_grad():
+        run = terms(model, guide, x, num_particles=PARTICLES, **keywords)
+        assert run.log_weights.shape == run.log_likelihood.shape == (PARTICLES, BATCH)
+        assert run.latents[site].shape[:2] == (PARTICLES, BATCH)
+        assert (run.latents[site][0] != run.latents[site][1]).any(), "particles share their draw"
+        one = terms(model, guide, x, **keywords)
+        assert one.log_weights.shape == (1, BATCH)
+        assert one.latents[site].shape == (1, *run.latents[site].shape[1:])
+        for k in range(PARTICLES):
+            values = {site: run.latents[site][k], f"{site}_unconstrained": run.latents[site][k]}
+            p = poutine.trace(poutine.condition(model, values)).get_trace(x)
+            p.compute_log_prob()
+            torch.testing.assert_close(run.log_likelihood[k], p.nodes["x"]["log_prob"])
+            if PAIRS[name].scores_foreign_values:
+                q = poutine.trace(poutine.condition(guide, values)).get_trace(x, **keywords)
+                q.compute_log_prob()
+                log_q = sum(s["log_prob"] for s in sites(q).values())
+                torch.testing.assert_close(run.log_ratios[site][k], p.nodes[site]["log_prob"] - log_q)
+
+
+@every_pair
+def test_data_and_particles_are_independent(name):
+    """The weight of particle k of datum n depends on the row x_n and on its own latent, and on no other."""
+    model, guide, x = PAIRS[name].build()
+    x.requires_grad_()
+    run = terms(model, guide, x, num_particles=PARTICLES, **PAIRS[name].keywords)
+    k, n = 1, 2
+    (gradient,) = torch.autograd.grad(run.log_weights[:, n].sum(), x, retain_graph=True)
+    assert (gradient[n] != 0).any()
+    assert (gradient[torch.arange(BATCH) != n] == 0).all()
+    latent = run.latents[LATENTS[name]]
+    if latent.is_floating_point():
+        (gradient,) = torch.autograd.grad(run.log_weights[k, n], latent)
+        elsewhere = torch.ones(PARTICLES, BATCH, dtype=torch.bool)
+        elsewhere[k, n] = False
+        assert (gradient[k, n] != 0).all()
+        assert (gradient[elsewhere] == 0).all()
+
+
+@every_pair
+def test_uncondition_generates_data(name):
+    model, _, x = PAIRS[name].build()
+    first, second = (poutine.trace(poutine.uncondition(model)).get_trace(x).nodes["x"] for _ in range(2))
+    assert first["value"].shape == x.shape
+    assert not first["is_observed"]
+    assert first["fn"].support.check(first["value"]).all()
+    assert (first["value"] != x).any()
+    assert (first["value"] != second["value"]).any()
+
+
+@every_pair
+def test_parameters_are_held_once_under_model_and_guide(name):
+    loss, _, _ = loss_of(name)
+    assert {key.split(".")[0] for key in loss.state_dict()} <= {"model", "guide"}
+    assert sum(p.numel() for p in loss.parameters()) == sum(
+        p.numel() for part in (loss.model, loss.guide) for p in part.parameters()
+    )
+    assert not {id(p) for p in loss.model.parameters()} & {id(p) for p in loss.guide.parameters()}
+
+
+@every_trainable_pair
+def test_copy_move_and_save_keep_the_pair(name):
+    loss, x, keywords = loss_of(name)
+    value = value_of(loss, x, keywords)
+    before = {key: tensor.clone() for key, tensor in loss.state_dict().items()}
+
+    twin = copy.deepcopy(loss)
+    assert torch.equal(value_of(twin, x, keywords), value)
+    value_of(twin, x, keywords).backward()
+    assert all(p.grad is None for p in loss.parameters()), "the copy's guide still sees the original model"
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in loss.state_dict().items())
+
+    file = io.BytesIO()
+    torch.save(loss.state_dict(), file)
+    file.seek(0)
+    other, _, _ = loss_of(name, seed=1)
+    assert not torch.equal(value_of(other, x, keywords), value)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(value_of(other, x, keywords), value)
+
+    assert loss.to(torch.float32)(x.float(), **keywords).dtype == torch.float32
+
+
+@every_trainable_pair
+def test_svi_trains_model_and_guide(name):
+    """With the same root name, one of two PyroModules under `pyro.infer.SVI` would never be trained, silently."""
+    model, guide, x = PAIRS[name].build()
+    pyro.clear_param_store()
+    parameters = list(ELBO()(model, guide).named_parameters())
+    before = [p.detach().clone() for _, p in parameters]
+    value = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), ELBO(PARTICLES)).step(x, **PAIRS[name].keywords)
+    assert math.isfinite(value)
+    for (key, parameter), old in zip(parameters, before, strict=True):
+        assert (parameter != old).any(), f"{key} was not trained"
