@@ -1,5 +1,7 @@
 """Deep latent variable models as Pyro model/guide pairs."""
 
+from zoo.mixture import DiagonalCovariance, FullCovariance, GaussianMixture, TiedCovariance
+from zoo.ppca import PPCA
 from zoo.vae import VAE
 
-__all__ = ["VAE"]
+__all__ = ["PPCA", "VAE", "DiagonalCovariance", "FullCovariance", "GaussianMixture", "TiedCovariance"]

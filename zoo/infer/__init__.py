@@ -2,7 +2,7 @@
 
 from zoo.infer.checkpoint import load_model, save_model
 from zoo.infer.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
-from zoo.infer.em import EMResult, em
+from zoo.infer.em import EMError, EMModel, EMResult, em
 from zoo.infer.evaluate import LogLikelihood, active_units, bits_per_dim, kl_per_site, log_likelihood
 from zoo.infer.fit import Fit, fit
 from zoo.infer.gaps import Gaps, gaps
@@ -20,6 +20,8 @@ __all__ = [
     "GOOD",
     "IWELBO",
     "Comparison",
+    "EMError",
+    "EMModel",
     "EMResult",
     "Fit",
     "Gaps",
