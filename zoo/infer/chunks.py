@@ -1,0 +1,187 @@
+"""Terms of a pair in pieces that fit a memory bound: over data points first, then over particles.
+
+Nothing here is random but the guide's own draws, and every estimator of `evaluate.py` and `compare.py` is a fold over
+these pieces.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from zoo.infer.log_weights import Terms, terms
+
+MAX_BYTES = 2**26
+
+
+class Piece(NamedTuple):
+    """Terms of the data rows `rows` for one chunk of particles; `particles` counts those of this chunk."""
+
+    rows: slice
+    particles: int
+    terms: Terms
+
+
+@contextmanager
+def held(*modules: Any) -> Iterator[None]:
+    """The modules in evaluation mode with frozen parameters; both are put back as they were, whatever happens."""
+    found = [m for module in modules if isinstance(module, nn.Module) for m in module.modules()]
+    modes = [(m, m.training) for m in found]
+    flags = [(p, p.requires_grad) for m in found for p in m.parameters(recurse=False)]
+    try:
+        for m in found:
+            m.training = False
+        for p, _ in flags:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for p, flag in flags:
+            p.requires_grad_(flag)
+
+
+@contextmanager
+def forked(device: torch.device, seed: int | None = None) -> Iterator[None]:
+    """A random stream of its own, so that what runs inside does not shift the caller's; seeded if a seed is given."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+def seeded(device: torch.device, seed: int | None) -> AbstractContextManager[None]:
+    """`forked` with a seed; with `None` the caller's own stream goes on."""
+    return nullcontext() if seed is None else forked(device, seed)
+
+
+def pieces(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    args: tuple,
+    kwargs: dict[str, Any],
+    *,
+    num_particles: int,
+    max_bytes: int = MAX_BYTES,
+) -> Iterator[Piece]:
+    """`terms` of the whole of x with `num_particles` particles, without gradients, in pieces of about `max_bytes`.
+
+    Particles are kept together where possible, because each piece runs the guide's network once for its rows. A guide
+    that takes `index` is given the row numbers; one of Pyro's autoguides holds parameters for all rows, so only the
+    particles are split.
+    """
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be positive, got {max_bytes}")
+    if len(x) == 0:
+        raise ValueError("x is an empty batch")
+    whole = isinstance(guide, AutoGuide)
+    kwargs = with_index(guide, x, kwargs)
+    size = len(x)
+    with torch.no_grad():
+        probe = slice(0, size) if whole else slice(0, min(size, 2))
+        few = min(num_particles, 2)
+        with forked(x.device):  # the probe must not shift the random stream
+            inputs, keywords = batch_rows(x, args, kwargs, probe)
+            terms(
+                model, guide, *inputs, num_particles=few, **keywords
+            )  # the first run checks the pair, which costs more
+            each = bytes_of(lambda: terms(model, guide, *inputs, num_particles=few, **keywords)) / (
+                few * len(inputs[0])
+            )
+        pairs = max(1, int(max_bytes // max(each, 1)))
+        if whole:
+            step, particles = size, max(1, pairs // size)
+        else:
+            step, particles = max(1, min(size, pairs // num_particles)), min(num_particles, pairs)
+        for start in range(0, size, step):
+            rows = slice(start, min(start + step, size))
+            inputs, keywords = batch_rows(x, args, kwargs, rows)
+            for done in range(0, num_particles, particles):
+                now = min(particles, num_particles - done)
+                try:
+                    run = terms(model, guide, *inputs, num_particles=now, **keywords)
+                except ValueError as error:
+                    if rows.start > 0:
+                        error.add_note(
+                            f"This was rows {rows.start} to {rows.stop - 1} of x; row numbers above count from {start}."
+                        )
+                    raise
+                yield Piece(rows, now, run)
+
+
+def draws(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    args: tuple,
+    kwargs: dict[str, Any],
+    *,
+    num_particles: int,
+    sites: Sequence[str],
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Tensor, Tensor]:
+    """The guide's draws, entries of the sites side by side, `(K, N, d)`, and their log weights `(K, N)`; on the CPU."""
+    latents: list[list[Tensor]] = []
+    weights: list[list[Tensor]] = []
+    last = None
+    for rows, _, run in pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes):
+        missing = [name for name in sites if name not in run.latents]
+        if missing:
+            raise ValueError(f"the guide does not sample the sites {missing} of the reference, but {list(run.latents)}")
+        if rows != last:
+            latents.append([])
+            weights.append([])
+            last = rows
+        flat = [run.latents[name].reshape(*run.log_weights.shape, -1) for name in sites]
+        latents[-1].append(torch.cat(flat, -1).cpu())
+        weights[-1].append(run.log_weights.cpu())
+    return torch.cat([torch.cat(p) for p in latents], 1), torch.cat([torch.cat(p) for p in weights], 1)
+
+
+def with_index(guide: Callable, x: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`kwargs`, with the row numbers for a guide that takes `index` and was not given them."""
+    if "index" in kwargs:
+        return kwargs
+    call = guide.forward if isinstance(guide, nn.Module) else guide
+    if "index" not in inspect.signature(call).parameters:
+        return kwargs
+    return kwargs | {"index": torch.arange(len(x), device=x.device)}
+
+
+def batch_rows(x: Tensor, args: tuple, kwargs: dict[str, Any], rows: slice | Tensor) -> tuple[tuple, dict[str, Any]]:
+    """The arguments for some rows: every tensor whose first axis is the batch is cut."""
+    size = len(x)
+
+    def cut(value: Any) -> Any:
+        batched = isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
+        return value[rows] if batched else value
+
+    return (x[rows], *map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
+
+
+def bytes_of(fn: Callable[[], Any]) -> int:
+    """Bytes of all tensors that torch functions return while `fn` runs: a bound on what is alive at any time."""
+    with _Bytes() as count:
+        fn()
+    return count.total
+
+
+class _Bytes(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, Tensor):
+                self.total += value.numel() * value.element_size()
+        return out
