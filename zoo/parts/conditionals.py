@@ -14,8 +14,10 @@ from pyro.distributions import (
     TorchDistribution,
     TransformedDistribution,
 )
-from pyro.distributions.transforms import Permute, affine_coupling
+from pyro.distributions.transforms import AffineCoupling, Permute
+from pyro.nn import DenseNN
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from zoo.parts.distributions import (
     DiagonalNormal,
@@ -140,13 +142,15 @@ class FlowPrior(nn.Module):
         if latent_dim < 2:
             raise ValueError(f"FlowPrior: a coupling needs latent_dim >= 2, got {latent_dim}")
         self.latent_dim = latent_dim
-        self.couplings = nn.ModuleList(
-            affine_coupling(latent_dim, list(hidden), log_scale_min_clip=-3.0) for _ in range(num_flows)
-        )
+        self.split = latent_dim // 2
+        shape = (self.split, list(hidden), [latent_dim - self.split] * 2)
+        self.networks = nn.ModuleList(DenseNN(*shape) for _ in range(num_flows))
         self.register_buffer("like", torch.zeros(()), persistent=False)
         self.register_buffer("order", torch.arange(latent_dim).flip(0), persistent=False)
 
     def forward(self) -> TransformedDistribution:
         flip = Permute(self.order)
-        transforms = [t for coupling in self.couplings for t in (coupling, flip)]
+        transforms: list[Transform] = []  # made afresh: a coupling remembers the last value it saw
+        for network in self.networks:
+            transforms += [AffineCoupling(self.split, network, log_scale_min_clip=-3.0), flip]
         return TransformedDistribution(UnitNormal(self.latent_dim, self.like), transforms)
