@@ -31,10 +31,9 @@ from zoo.parts.conditionals import Bernoulli
 def splits(name: str, train_rows: int | None, num_test: int | None):
     """(train, valid, test): train as `fit` takes it, the others as fixed bits."""
     data = load(name)
-    test = data.test.shuffled(123) if num_test is None else data.test.shuffled(123)[:num_test]
+    test = data.test.shuffled(123)[:num_test]
     if data.num_levels == 2:
-        rows = slice(None, train_rows)
-        return data.train.images[rows], data.valid.images, test.images, data.train.images.mean(0)
+        return data.train.images[:train_rows], data.valid.images, test.images, data.train.images.mean(0)
     grey = torch.cat([data.train.levels, data.valid.levels]).float() / (data.num_levels - 1)
     train, valid = grey[: train_rows or -400], grey[-400:]
     return Binarized(train), binarize(valid, seed=123), binarize(test, seed=123), train.mean(0)
@@ -61,11 +60,7 @@ def main(
     train_rows: int | None = None,
     note: str = "",
 ) -> None:
-    """Args:
-    warm_up: epochs over which the KL weight rises linearly from 0 to 1.
-    start: a model.safetensors to start from (fine-tuning with another objective); `--note` should say so.
-    last_learning_rate: where the cosine schedule ends.
-    """
+    """`warm_up`: epochs in which the KL weight rises to 1; `start`: a model.safetensors to fine-tune."""
     torch.set_num_threads(threads)
     pyro.set_rng_seed(seed)
     train, valid, test, mean = splits(data, train_rows, num_test)
@@ -80,19 +75,11 @@ def main(
         load_model(loss, start)
     began = time.time()
     result = fit(
-        loss,
-        train,
-        epochs=epochs,
-        batch_size=batch_size,
+        loss, train, epochs=epochs, batch_size=batch_size,
         optimizer=partial(torch.optim.Adam, lr=learning_rate, fused=True),
         schedule=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps, eta_min=last_learning_rate),
-        validation=valid,
-        seed=seed,
-        device=device,
-        out=Path("runs") / name,
-        resume=resume,
-        compile=compile,
-    )
+        validation=valid, seed=seed, device=device, out=Path("runs") / name, resume=resume, compile=compile,
+    )  # fmt: skip
     trained = time.time()
     load_model(loss, Path("runs") / name / "model.safetensors")  # the best epoch by validation
     test = test.to(device)

@@ -28,7 +28,7 @@ from zoo.infer import (
     load_model,
     nuts_reference,
     plot_overlay,
-)  # fmt: skip
+)
 
 
 def main(
