@@ -331,7 +331,7 @@ def test_a_killed_training_resumes_bit_equal(tmp_path):
     )
     try:
         deadline = time.monotonic() + 120
-        while not (tmp_path / "killed" / "metrics.jsonl").exists() or len(lines_or_none(tmp_path / "killed")) < 3:
+        while not (tmp_path / "killed" / "metrics.jsonl").exists() or len(raw_lines(tmp_path / "killed")) < 3:
             assert child.poll() is None, child.stderr.read().decode()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -356,7 +356,7 @@ def test_a_killed_training_resumes_bit_equal(tmp_path):
     assert not list((tmp_path / "killed").glob("*.tmp"))
 
 
-def lines_or_none(folder):
+def raw_lines(folder):
     return (folder / "metrics.jsonl").read_bytes().splitlines()
 
 
