@@ -55,10 +55,9 @@ def main(
     out: Path = Path("runs/demo"),
 ) -> None:
     """Train, evaluate, check; everything lands in `out`, with a report.html."""
-    began = time.time()
     torch.set_num_threads(1)
     pyro.set_rng_seed(seed)
-    source = load(data)
+    began, source = time.time(), load(data)
     test = binarize(source.test.shuffled(seed), seed=seed)[:num_test]
     train, valid = Binarized(source.train), binarize(source.valid, seed=seed)
     if guide != "amortized":  # parameters for each datum: infer the test digits themselves
@@ -71,11 +70,11 @@ def main(
     loss.cpu()
 
     page = Report(out, f"VAE on {data}: {guide}, {family}, {objective}", shlex.join(["python", *sys.argv]))
-    page.heading("Training")
     epoch, kept = [r["epoch"] for r in result.history], result.best["epoch"] if result.best else epochs
     curves = {"train": (epoch, [-r["train"] for r in result.history])}
     if valid is not None:
         curves["validation"] = (epoch, [-r["validation"] for r in result.history])
+    page.heading("Training")
     page.figure("training", plot_elbo_history(curves, unit="epoch"), f"Nats per digit; epoch {kept} is kept.")
 
     page.heading("What the pair is worth")
@@ -110,8 +109,8 @@ def main(
         except NotAReference as refusal:
             page.text(f"NUTS: {refusal}")
     if latent_dim > 1:
-        shown = range(num_checked)
-        overlay = plot_overlay(checked, references, x, model=model, data=shown, image_shape=source.shape, columns=3)
+        layout = {"data": range(num_checked), "image_shape": source.shape, "columns": 3}
+        overlay = plot_overlay(checked, references, x, model=model, **layout)
         page.figure("overlay", overlay, "The guide's contours over NUTS draws and the exact posterior.")
     page.text(f"{time.time() - began:.0f} seconds in all, one thread; torch {torch.__version__}, seed {seed}.")
     print(f"wrote {page.write()}")

@@ -29,7 +29,7 @@ def hmc_reference(
     model: Callable,
     x: Tensor,
     *args: Any,
-    num_samples: int = 1000,
+    num_samples: int = 2000,
     warmup: int = 500,
     chains: int = 4,
     path_length: float = math.pi / 2,

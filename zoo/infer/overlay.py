@@ -88,7 +88,7 @@ def plot_overlay(
         low = torch.stack([(m - 3.4 * s).double().cpu() for m, s in moments]).amin(0)
         high = torch.stack([(m + 3.4 * s).double().cpu() for m, s in moments]).amax(0)
         for reference in sampled:
-            dots = reference.draws[:, row, pair].cpu()
+            dots = reference.draws[:, row, pair].cpu().numpy()
             dots = dots[:: max(1, len(dots) // num_dots)][:num_dots]
             ax.plot(dots[:, 0], dots[:, 1], ".", color=DRAWS, markersize=3.2, markeredgewidth=0, alpha=0.6, zorder=1)
         for reference in exact:
@@ -179,7 +179,7 @@ def _contours(ax: Axes, low: Tensor, high: Tensor, density: Tensor, colour: str,
     mass = ordered.cumsum(0) / ordered.sum()
     levels = sorted({ordered[int((mass < share).sum())].item() for share in _MASSES})
     across, up = _mesh(low, high)
-    ax.contour(across, up, density.T, levels=levels, colors=colour, linestyles=style, linewidths=1.4, zorder=3)
+    ax.contour(across.numpy(), up.numpy(), density.T.numpy(), levels=levels, colors=colour, linestyles=style, linewidths=1.4, zorder=3)
 
 
 def _image(ax: Axes, image: Tensor, low: Tensor, high: Tensor, clouds: list[Tensor]) -> Tensor:
@@ -197,7 +197,7 @@ def _image(ax: Axes, image: Tensor, low: Tensor, high: Tensor, clouds: list[Tens
     if min(shares) > 0.003:
         high = torch.stack([high[0], high[1] + (size + 0.02) / (1 - size - 0.02) * (high[1] - low[1])])
     corner = ax.inset_axes((1 - size - 0.02 if right else 0.02, 1 - size - 0.02, size, size))
-    corner.imshow(1 - image.float(), cmap="gray", interpolation="nearest")
+    corner.imshow((1 - image.float()).numpy(), cmap="gray", interpolation="nearest")
     corner.set(xticks=[], yticks=[])
     corner.spines[:].set(linewidth=0.5, color="#999999")
     return high

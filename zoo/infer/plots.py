@@ -67,7 +67,7 @@ def plot_images(images: Tensor, image_shape: tuple[int, int], *, columns: int = 
     size = (0.62 * columns, 0.62 * count * height / width + (0.3 if title else 0))
     figure = Figure(figsize=size, layout="constrained")
     ax = figure.add_subplot()
-    ax.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_axis_off()
     if title:
         ax.set_title(title, fontsize=10)
@@ -84,7 +84,7 @@ def plot_reconstructions(rows: Mapping[str, Tensor], image_shape: tuple[int, int
         canvas = torch.ones(height, count * (width + 1) - 1)
         for n, image in enumerate(images.detach().cpu().reshape(len(images), height, width)):
             canvas[:, n * (width + 1) : n * (width + 1) + width] = 1 - image.clamp(0, 1)
-        ax.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)

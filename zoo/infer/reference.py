@@ -193,7 +193,8 @@ def grid_reference(
     def log_density(z: Tensor, rows: Tensor) -> Tensor:
         inputs, named = batch_rows(x, args, kwargs, rows)
         with held(model):
-            return LogJoint(model, *inputs, **named).evaluate(z, max_bytes).double() - log_evidence[rows]
+            values = LogJoint(model, *inputs, **named).evaluate(z.to(mesh.dtype), max_bytes)
+            return values.double() - log_evidence[rows]
 
     sd = variance.sqrt()
     return Reference("grid", log_joint.events, mean, sd, torch.zeros_like(mean), log_evidence, None, log_density)
