@@ -74,6 +74,7 @@ def load_model(loss: nn.Module, path: str | Path) -> None:
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Name -> shape, as config.json holds it."""
     return {name: list(t.shape) for name, t in tensors.items()}
 
 

@@ -55,6 +55,7 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
 
 
 def data_rows(index: Tensor, wrong: Tensor | None = None) -> str:
+    """Words such as "in rows 3, 17": the rows of the data behind a batch, or behind its `wrong` entries."""
     rows = (index.cpu() if wrong is None else index.cpu()[wrong.cpu()]).tolist()
     return f"in rows {', '.join(map(str, rows[:5]))}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 

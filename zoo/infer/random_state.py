@@ -17,6 +17,7 @@ def torch_state(device: torch.device) -> torch.Tensor:
 
 
 def set_torch_state(state: torch.Tensor, device: torch.device) -> None:
+    """Put back what `torch_state` gave."""
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:
@@ -35,6 +36,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put back what `random_state` gave."""
     torch.set_rng_state(state["torch"])
     set_torch_state(state["device"], device)
     name, keys, position, has_gauss, gauss = state["numpy"]

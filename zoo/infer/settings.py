@@ -38,6 +38,7 @@ def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
