@@ -3,7 +3,6 @@
 References: Cremer, Li and Duvenaud 2018.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +98,7 @@ def gaps(
         best: a guide with its own parameters for each row of x, trained here in place. By default
             `guide.per_datum(x)`, which starts at the amortised solution.
         log_p: `(batch,)`, where it is known. Otherwise `model.log_prob(x, ...)` if the model offers it (it is taken to
-            be exact); otherwise importance sampling with the draws of both guides pooled.
+            be exact); otherwise by importance sampling from both guides, the larger estimate.
         steps, learning_rate, step_particles: of the optimisation.
         num_particles: draws from each guide for the ELBOs and log p.
         max_bytes, seed: as in `log_likelihood`.
@@ -127,11 +126,9 @@ def gaps(
         if log_p.shape != (len(x),):
             raise ValueError(f"log_p must hold one value for each of the {len(x)} data, got {tuple(log_p.shape)}")
         log_p, error = log_p.detach().double(), torch.zeros_like(own.elbo)
-    else:  # the mean of two unbiased estimates of p: what one guide misses, the other may find
-        log_p = torch.logaddexp(own.per_datum, amortised.per_datum)
-        share = (own.per_datum - log_p).exp()
-        error = torch.hypot(share * own.per_datum_error, (1 - share) * amortised.per_datum_error)
-        log_p = log_p - math.log(2.0)
+    else:  # unbiased estimates of p(x) err downwards when they miss mass: the larger of the two
+        log_p = torch.maximum(own.per_datum, amortised.per_datum)
+        error = torch.where(own.per_datum == log_p, own.per_datum_error, amortised.per_datum_error)
     return Gaps(log_p, amortised.elbo, own.elbo, error, amortised.elbo_error, own.elbo_error, history)
 
 

@@ -162,14 +162,20 @@ def _density(reference: Reference, row: int, pair: list[int], low: Tensor, high:
 
 
 def _histogram(z: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Draws counted in bins and smoothed by a Gaussian of a fifth of their standard deviation."""
-    place = ((z.double() - low) / (high - low) * _BINS).floor().long()
+    """Draws counted in bins and smoothed by a Gaussian of a quarter of their standard deviation.
+
+    They are first drawn together by as much as the smoothing spreads them, so that the covariance is kept.
+    """
+    width = 0.25
+    z, mean, sd = z.double(), z.double().mean(0), z.double().std(0)
+    z = mean + (z - mean) / math.sqrt(1 + width**2)
+    place = ((z - low) / (high - low) * _BINS).floor().long()
     place = place[((place >= 0) & (place < _BINS)).all(-1)]
     counts = torch.bincount(place[:, 0] * _BINS + place[:, 1], minlength=_BINS**2).reshape(_BINS, _BINS).double()
-    width = (0.2 * z.double().std(0) / (high - low) * _BINS).clamp(min=0.7)
+    bins = (width * sd / (high - low) * _BINS).clamp(min=0.7)
     offsets = torch.arange(_BINS)
     for axis in range(2):
-        kernel = torch.exp(-0.5 * ((offsets[:, None] - offsets) / width[axis]) ** 2)
+        kernel = torch.exp(-0.5 * ((offsets[:, None] - offsets) / bins[axis]) ** 2)
         counts = torch.tensordot(kernel / kernel.sum(0, keepdim=True), counts, dims=([1], [0])).T
     return counts
 
@@ -179,11 +185,20 @@ def _contours(ax: Axes, low: Tensor, high: Tensor, density: Tensor, colour: str,
     mass = ordered.cumsum(0) / ordered.sum()
     levels = sorted({ordered[int((mass < share).sum())].item() for share in _MASSES})
     across, up = _mesh(low, high)
-    ax.contour(across.numpy(), up.numpy(), density.T.numpy(), levels=levels, colors=colour, linestyles=style, linewidths=1.4, zorder=3)
+    ax.contour(
+        across.numpy(),
+        up.numpy(),
+        density.T.numpy(),
+        levels=levels,
+        colors=colour,
+        linestyles=style,
+        linewidths=1.4,
+        zorder=3,
+    )
 
 
 def _image(ax: Axes, image: Tensor, low: Tensor, high: Tensor, clouds: list[Tensor]) -> Tensor:
-    """Puts the image into the emptier upper corner, making room above if draws lie there; gives the new limits."""
+    """Puts the image into the emptier upper corner, above the draws if both are full; gives the new limits."""
     size = 0.27
     shares = []
     for right in (True, False):

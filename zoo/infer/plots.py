@@ -78,7 +78,7 @@ def plot_reconstructions(rows: Mapping[str, Tensor], image_shape: tuple[int, int
     """Rows of images under each other: label -> `(N, height * width)`, for example data, reconstructions, samples."""
     height, width = image_shape
     count = max(len(images) for images in rows.values())
-    figure = Figure(figsize=(1.1 + 0.62 * count, 0.66 * len(rows) * height / width), layout="constrained")
+    figure = Figure(figsize=(1.3 + 0.62 * count, 0.66 * len(rows) * height / width), layout="constrained")
     axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for ax, (label, images) in zip(axes, rows.items(), strict=True):
         canvas = torch.ones(height, count * (width + 1) - 1)
