@@ -2,7 +2,7 @@
 
     p(x, z) = N(z; 0, I) prod_i Bernoulli(x_i; decoder(z)_i),    q(z | x) = family(z; encoder(x)).
 
-    python examples/vae.py                                     # 8x8 digits, two latent dimensions: under a minute
+    python examples/vae.py                                     # 8x8 digits, two latent dimensions: about a minute
     python examples/vae.py --family iaf --objective iwelbo --num-particles 10
     python examples/vae.py --data mnist --latent-dim 20 --hidden 400 --epochs 20
 
