@@ -9,7 +9,11 @@ import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 
+import guides
+from zoo import VAE
 from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, terms
+from zoo.infer.compiled import compiled
+from zoo.parts.conditionals import Normal
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
 
@@ -233,7 +237,7 @@ def test_closed_form_kl_needs_a_closed_form():
             base = dist.MixtureOfDiagNormals(torch.zeros(5, 2, 2), torch.ones(5, 2, 2), torch.zeros(5, 2))
             pyro.sample("z", base)
 
-    with pytest.raises(ValueError, match="site 'z': no closed-form KL from MixtureOfDiagNormals"):
+    with pytest.raises(ValueError, match=r"site 'z': no closed-form KL from MixtureOfDiagNormals"):
         ELBO(analytic_kl=True).loss(model, mixture_guide, X)
 
 
@@ -266,7 +270,7 @@ def test_autonormal_counts_its_auxiliary_site_once():
 
 
 def test_joint_autoguides_are_refused_with_a_way_out():
-    with pytest.raises(ValueError, match="site '_AutoDiagonalNormal_latent': .*use AutoNormal"):
+    with pytest.raises(ValueError, match=r"site '_AutoDiagonalNormal_latent': .*use AutoNormal"):
         ELBO().loss(model, AutoDiagonalNormal(model), X)
 
 
@@ -321,3 +325,16 @@ def test_warm_up_moves_with_gradient_evaluations_only():
     assert objective.step == 6
     torch.testing.assert_close(steps[:4], steps[:1].expand(4))
     assert steps[4] == 0
+
+
+def test_compiled_takes_a_pair_that_was_never_run_and_refuses_what_a_graph_does_not_hold(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    model = VAE(2, 1, (3,), likelihood=Normal)
+    loss = ELBO(analytic_kl=True)(model, guides.Amortized(model, hidden=(3,)))
+    graph = compiled(loss, X)
+    torch.manual_seed(0)
+    graph(X).backward()
+    assert all(p.grad is not None for p in loss.parameters())
+    for objective in (ELBO(sticking=True), IWELBO(3, gradient="doubly"), Tempered(ELBO(sticking=True), kl_weight=0.5)):
+        with pytest.raises(ValueError, match="shaped outside the graph"):
+            compiled(objective(model, loss.guide), X)

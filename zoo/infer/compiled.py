@@ -29,6 +29,8 @@ class Compiled(nn.Module):
             given = dict(zip(self.names, batch[len(args) :], strict=True))
             return functional_call(loss, dict(zip(self.keys, state, strict=True)), batch[: len(args)], given)
 
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            loss(*args, **kwargs)  # the check of the pair looks at values, which a capture does not have
         # Captured below Python: handlers, plates and distributions, which Dynamo cannot follow, leave only tensor
         # operations behind. Schedules are advanced outside the graph; their weight is a tensor, so it stays live.
         if hasattr(self.elbo, "captured"):
