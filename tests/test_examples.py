@@ -1,4 +1,4 @@
-"""Every example runs as a user runs it, with few steps, under several guides, families and objectives; a wrong word is answered."""
+"""Every example runs as a user runs it, with few steps, under several guides, families and objectives."""
 
 import os
 import subprocess
@@ -11,10 +11,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 FEW = "--epochs 2 --seed 1"
 RUNS = {
     "vae": f"vae.py {FEW} --num-test 40 --num-checked 2 --draws 20",
-    "vae-3d-doubly": f"vae.py {FEW} --latent-dim 3 --family iaf --objective iwelbo-doubly --num-particles 3 --num-test 40 "
-    "--num-checked 2 --draws 20",
-    "vae-per-datum": f"vae.py {FEW} --guide per-datum --family full-rank --objective renyi --num-particles 2 --num-test 20 "
-    "--num-checked 2 --draws 20",
+    "vae-3d-doubly": f"vae.py {FEW} --latent-dim 3 --family iaf --objective iwelbo-doubly --num-particles 3 "
+    "--num-test 40 --num-checked 2 --draws 20",
+    "vae-per-datum": f"vae.py {FEW} --guide per-datum --family full-rank --objective renyi --num-particles 2 "
+    "--num-test 20 --num-checked 2 --draws 20",
     "vae-auto": f"vae.py {FEW} --guide auto-normal --num-test 12 --num-checked 2 --draws 20",
     "posterior_check": f"posterior_check.py {FEW} --num-checked 2 --draws 20",
     "flow_posteriors": f"flow_posteriors.py {FEW} --families diagonal planar --num-test 4 --num-shown 2",
@@ -49,8 +49,8 @@ def test_example_runs_and_leaves_its_pictures(name, tmp_path):
 
 @pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the MNIST files are looked for in $ZOO_DATA")
 def test_the_long_run_leaves_its_row(tmp_path):
-    command = "mnist.py --name short --epochs 1 --train-rows 200 --num-test 3 --objective iwelbo --num-particles 2 --warm-up 1"
-    run(command, tmp_path)
+    few = "--epochs 1 --train-rows 200 --num-test 3 --warm-up 1"
+    run(f"mnist.py --name short {few} --objective iwelbo --num-particles 2", tmp_path)
     row = (tmp_path / "results" / "short.json").read_text()
     assert '"log_p"' in row
     assert "mnist.py --name short" in row

@@ -1,4 +1,4 @@
-"""Every objective on linear-Gaussian models, where log p(x), the posterior and the bounds' gradients are known exactly."""
+"""Every objective on linear-Gaussian models, where log p(x), the posterior and the gradients are known exactly."""
 
 import itertools
 import math
@@ -262,7 +262,7 @@ def test_bounds_are_ordered_and_rise_to_log_p(x):
 
 
 def test_renyi_bounds_fall_with_alpha_and_meet_their_limits():
-    """On the same draws: -inf (max) >= -1 >= 0 >= 0.5 >= 1 (mean) >= 2 >= inf (min), and alpha near 1 and +-inf converge."""
+    """On the same draws: -inf (max) >= -1 >= 0 >= 0.5 >= 1 (mean) >= 2 >= inf (min), with its limits."""
     torch.manual_seed(0)
     run = Terms(torch.randn(9, 6, dtype=torch.float64) * 3, {}, {})
     values = [RenyiELBO(a, 9).bound(run) for a in (-math.inf, -1.0, 0.0, 0.5, 1.0, 2.0, math.inf)]

@@ -112,8 +112,8 @@ def log_density(site: Any, layout: Layout, num_particles: int) -> Tensor:
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     except (KeyError, NotImplementedError, ValueError) as error:
         raise ValueError(
-            f"site {site['name']!r}: {type(site['fn']).__name__} cannot score this value ({error}). Estimators that score the "
-            "guide at values it has not just drawn (`sticking`, `doubly`) need a family with an inverse"
+            f"site {site['name']!r}: {type(site['fn']).__name__} cannot score this value ({error}). Estimators that "
+            "score the guide at values it has not just drawn (`sticking`, `doubly`) need a family with an inverse"
         ) from error
     return _per_datum(site, log_prob, layout, num_particles)
 
@@ -124,7 +124,7 @@ class _DetachParams(Messenger):
 
 
 class _Frozen:
-    """Within it the parameters of the modules, and `pyro.param`s, are constants; graphs made before are not touched."""
+    """Makes the parameters of the modules, and `pyro.param`s, constants; graphs made before are not touched."""
 
     def __init__(self, *modules: Any) -> None:
         self.parameters = [p for m in modules if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
@@ -145,14 +145,15 @@ def _closed_form_kl(p: Any, q: Any, layout: Layout) -> Tensor:
     name = q["name"]
     if name in layout.reordered:
         raise ValueError(
-            f"site {name!r}: no closed-form KL, its parent {layout.reordered[name]!r} in the model comes after it in the guide "
-            "(a bottom-up guide), and the KL at a fixed parent is then wrong. Use analytic_kl=False"
+            f"site {name!r}: no closed-form KL, its parent {layout.reordered[name]!r} in the model comes after it in "
+            "the guide (a bottom-up guide), and the KL at a fixed parent is then wrong. Use analytic_kl=False"
         )
     try:
         return kl_divergence(q["fn"], p["fn"])
     except NotImplementedError as error:
         raise ValueError(
-            f"site {name!r}: no closed-form KL from {type(q['fn']).__name__} to {type(p['fn']).__name__}. Use analytic_kl=False"
+            f"site {name!r}: no closed-form KL from {type(q['fn']).__name__} to {type(p['fn']).__name__}. "
+            "Use analytic_kl=False"
         ) from error
 
 
@@ -171,17 +172,21 @@ def run(
     """`terms` with what the objectives need besides.
 
     Args:
-        copy: the path-derivative form. The guide draws z in its own chain; model and guide score `copy(z)`, the guide with its
-            parameters held constant, so that gradients reach the guide's parameters through the samples alone. Copies are what
-            makes it right for hierarchical guides: a hook on z itself would weight the path z_1 -> z_2 twice.
+        copy: the path-derivative form. The guide draws z in its own chain; model and guide score `copy(z)`, the guide
+            with its parameters held constant, so that gradients reach the guide's parameters through the samples alone.
+            Copies are what makes it right for hierarchical guides: a hook on z itself would weight the path z_1 -> z_2
+            twice.
         analytic_kl: give minus the closed-form KL in place of log p - log q.
         differentiable: the result will be differentiated, so every guide site must have a reparameterised sample.
-        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires; otherwise past it (5 to 10 % of a step).
+        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires; otherwise past it (5
+            to 10 % of a step).
     """
     layout = check_pair(model, guide, args, kwargs, num_particles)
     if differentiable and layout.no_path:
         name, family = next(iter(layout.no_path.items()))
-        raise ValueError(f"site {name!r}: {family} has no reparameterised sample, so the guide would get no gradient through it")
+        raise ValueError(
+            f"site {name!r}: {family} has no reparameterised sample, so the guide would get no gradient through it"
+        )
     run_model, run_guide = (model, guide) if registered else (program(model), program(guide))
     model_kwargs = {name: value for name, value in kwargs.items() if name != "index"} if "index" in kwargs else kwargs
 
@@ -194,8 +199,9 @@ def run(
         with _Frozen(model, guide):  # scored within: a distribution may hold parameters and use them in `log_prob` only
             frozen = _run(run_guide, args, kwargs, num_particles, dim, values)
             log_q = {name: log_density(site, layout, num_particles) for name, site in frozen.items()}
-    elif not analytic_kl:
-        log_q = {name: log_density(site, layout, num_particles) for name, site in q.items()}
+    else:
+        scored = layout.auxiliary if analytic_kl else q
+        log_q = {name: log_density(q[name], layout, num_particles) for name in scored}
     p = _run(run_model, args, model_kwargs, num_particles, dim, values)
 
     log_likelihood: Any = 0.0
@@ -217,13 +223,13 @@ def run(
 
 
 def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, **kwargs: Any) -> Terms:
-    """Per-datum log-likelihood and per-site log p - log q of a pair, vectorised over `num_particles` draws from the guide.
+    """Per-datum log-likelihood and per-site log p - log q of a pair, over `num_particles` draws of the guide.
 
     Args:
         model: a model of the zoo, or any Pyro program whose sites all stand in one batch plate.
         guide: a guide of the zoo, a Pyro autoguide, or any callable with the model's arguments.
-        *args, **kwargs: the arguments of both, the batch first. `index` (row numbers of the batch in the data set) goes to the
-            guide alone: it is for guides with own parameters for each data point.
+        *args, **kwargs: the arguments of both, the batch first. `index` (row numbers of the batch in the data set) goes
+            to the guide alone: it is for guides with own parameters for each data point.
         num_particles: K >= 1.
 
     Returns:

@@ -7,7 +7,8 @@
 | `RenyiELBO` | 1/(1-alpha) log mean_k w_k^(1-alpha) | Li and Turner 2016 |
 | `Tempered` | any of them on tempered weights | Higgins et al. 2017; Kingma et al. 2016; Maaloe et al. 2019 |
 
-Losses follow Pyro's convention: minus the bound, summed over the batch. Whatever estimates the gradient, the value is the bound.
+Losses follow Pyro's convention: minus the bound, summed over the batch. Whatever estimates the gradient, the value is
+the bound.
 """
 
 import math
@@ -24,14 +25,14 @@ from zoo.infer.log_weights import Terms, run
 
 
 class Objective(pyro.infer.ELBO):
-    """A bound on log p(x), summed over the batch (abstract). Works in `pyro.infer.SVI` and as `objective(model, guide)`, a Module.
+    """A bound on log p(x), summed over the batch (abstract), for `pyro.infer.SVI` and `objective(model, guide)`.
 
     A new objective states `bound`, the functional of the terms, and no more.
     """
 
     analytic_kl = False
     capturable = True  # whether a captured graph has the gradient: not where hooks or frozen parameters shape it
-    captured = False  # set while a graph is captured (`zoo.infer.compiled`): state is then advanced by the graph's owner
+    captured = False  # set while a graph is captured, whose owner advances the state (`zoo.infer.compiled`)
 
     def __init__(self, num_particles: int = 1) -> None:
         if not isinstance(num_particles, int) or num_particles < 1:
@@ -71,9 +72,8 @@ class Objective(pyro.infer.ELBO):
             self.advance()
 
         def terms_of(**options: Any) -> Terms:
-            return run(
-                model, guide, args, kwargs, self.num_particles, differentiable=training, registered=registered, **options
-            )
+            options |= {"differentiable": training, "registered": registered}
+            return run(model, guide, args, kwargs, self.num_particles, **options)
 
         return -self.evaluate(terms_of).sum()
 
@@ -86,16 +86,19 @@ class ELBO(Objective):
 
     Args:
         num_particles: K >= 1.
-        analytic_kl: closed-form KL for each latent site, in place of log q - log p at the sample. Refused, with the site's name, where
-            there is no closed form and where the guide's order makes it wrong (bottom-up guides).
-        sticking: sticking the landing (Roeder et al. 2017): leave out the score of log q, whose expectation is zero; the gradient's
-            variance vanishes as q comes to the posterior. Only here, as it is biased for importance-weighted bounds.
+        analytic_kl: closed-form KL for each latent site, in place of log q - log p at the sample. Refused, with the
+            site's name, where there is no closed form and where the guide's order makes it wrong (bottom-up guides).
+        sticking: sticking the landing (Roeder et al. 2017): leave out the score of log q, whose expectation is zero;
+            the gradient's variance vanishes as q comes to the posterior. Only here, as it is biased for
+            importance-weighted bounds.
     """
 
     def __init__(self, num_particles: int = 1, analytic_kl: bool = False, sticking: bool = False) -> None:
         super().__init__(num_particles)
         if analytic_kl and sticking:
-            raise ValueError("ELBO: `sticking` changes the gradient of log q at the sample, which `analytic_kl` does not use; choose one")
+            raise ValueError(
+                "ELBO: `sticking` changes the gradient of log q at the sample, which `analytic_kl` does not use"
+            )
         self.analytic_kl, self.sticking, self.capturable = analytic_kl, sticking, not sticking
 
     def bound(self, terms: Terms) -> Tensor:
@@ -112,9 +115,10 @@ class IWELBO(Objective):
 
     Args:
         num_particles: K >= 1; the bound rises to log p(x) with K.
-        gradient: "iwae" differentiates the bound; "doubly" reparameterises the score of log q a second time (Tucker et al. 2018):
-            the same expectation, with a signal-to-noise ratio of the encoder's gradient that does not fall with K. Right for hierarchical
-            guides too: the weights multiply the gradient at *copies* of the samples, and the guide's own chain is left alone.
+        gradient: "iwae" differentiates the bound; "doubly" reparameterises the score of log q a second time (Tucker et
+            al. 2018): the same expectation, with a signal-to-noise ratio of the encoder's gradient that does not fall
+            with K. Right for hierarchical guides too: the weights multiply the gradient at *copies* of the samples, and
+            the guide's own chain is left alone.
     """
 
     def __init__(self, num_particles: int, gradient: str = "iwae") -> None:
@@ -129,7 +133,7 @@ class IWELBO(Objective):
     def evaluate(self, terms_of: Callable[..., Terms]) -> Tensor:
         if self.gradient == "iwae" or not torch.is_grad_enabled():
             return super().evaluate(terms_of)
-        weights: list[Tensor] = []  # known only after the copies are scored; the hooks run later still, in the backward pass
+        weights: list[Tensor] = []  # known after the copies are scored; the hooks run later still, in backward
 
         def copy(z: Tensor) -> Tensor:
             z = z.view_as(z)
@@ -145,8 +149,9 @@ class IWELBO(Objective):
 class RenyiELBO(Objective):
     """1/(1 - alpha) log mean_k w_k^(1 - alpha), the variational Renyi bound of Li and Turner 2016.
 
-    alpha = 1 is the ELBO (the limit), alpha = 0 the IWELBO; it falls as alpha rises. `-math.inf` is VR-max, max_k log w_k, and
-    `math.inf` VR-min, min_k log w_k. For alpha < 0 it is no lower bound on log p(x), for 0 < alpha it is; estimates are biased at finite K.
+    alpha = 1 is the ELBO (the limit), alpha = 0 the IWELBO; it falls as alpha rises. `-math.inf` is VR-max, max_k log
+    w_k, and `math.inf` VR-min, min_k log w_k. For alpha < 0 it is no lower bound on log p(x), for 0 < alpha it is;
+    estimates are biased at finite K.
 
     Args:
         alpha: any real number or +-infinity.
@@ -177,11 +182,14 @@ class Tempered(Objective):
     The value is the tempered bound; evaluate a model with the untempered one (`.objective`).
 
     Args:
-        objective: the objective that is tempered; it keeps its particles and, where they stay unbiased, its gradient estimator.
-        kl_weight: a number (beta-VAE: Higgins et al. 2017), or a function of the step (warm-up: Sonderby et al. 2016). The step counts
-            gradient evaluations, from 0; `fit` saves and restores it.
-        free_bits: nats per latent site below which its KL costs nothing; a number for all sites, or a mapping from site to number.
-        batch_mean: compare the batch's mean KL with `free_bits` (IAF, Kingma et al. 2016) rather than each datum's (BIVA).
+        objective: the objective that is tempered; it keeps its particles and, where they stay unbiased, its gradient
+            estimator.
+        kl_weight: a number (beta-VAE: Higgins et al. 2017), or a function of the step (warm-up: Sonderby et al. 2016).
+            The step counts gradient evaluations, from 0; `fit` saves and restores it.
+        free_bits: nats per latent site below which its KL costs nothing; a number for all sites, or a mapping from site
+            to number.
+        batch_mean: compare the batch's mean KL with `free_bits` (IAF, Kingma et al. 2016) rather than each datum's
+            (BIVA).
     """
 
     def __init__(
@@ -192,11 +200,17 @@ class Tempered(Objective):
         batch_mean: bool = False,
     ) -> None:
         if isinstance(objective, Tempered) or not isinstance(objective, Objective):
-            raise ValueError(f"Tempered: expected ELBO, IWELBO or another untempered objective of the zoo, got {type(objective).__name__}")
+            raise ValueError(
+                f"Tempered: expected an untempered objective of the zoo, such as ELBO(), got {type(objective).__name__}"
+            )
         if isinstance(objective, IWELBO) and objective.gradient == "doubly":
-            raise ValueError('Tempered: the "doubly" gradient is that of the untempered bound; use IWELBO(gradient="iwae")')
+            raise ValueError(
+                'Tempered: the "doubly" gradient is that of the untempered bound; use IWELBO(gradient="iwae")'
+            )
         if free_bits and getattr(objective, "sticking", False):
-            raise ValueError("Tempered: `sticking` is biased with `free_bits`, since the score it leaves out is cut off at the threshold")
+            raise ValueError(
+                "Tempered: `sticking` is biased with `free_bits`: the score it leaves out is cut off at the threshold"
+            )
         super().__init__(objective.num_particles)
         self.objective, self.kl_weight, self.free_bits, self.batch_mean = objective, kl_weight, free_bits, batch_mean
         self.analytic_kl, self.capturable = objective.analytic_kl, objective.capturable

@@ -128,7 +128,7 @@ def _check_site_sets(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str,
         if site["is_observed"]:
             raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
         if site["infer"].get("enumerate"):
-            raise ValueError(f"site {name!r}: enumerated in the guide; these objectives do not sum out, use TraceEnum_ELBO")
+            raise ValueError(f"site {name!r}: enumerated in the guide, not summed out here: use TraceEnum_ELBO")
         if name in latents:
             continue
         if site["infer"].get("is_auxiliary"):

@@ -6,6 +6,7 @@ construction: about 4 points of a training step at MNIST size and 30 on a toy (`
 """
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class VectorDistribution(TorchDistribution):
     """Common ground (abstract): shapes are set, not derived, and validation is left to the check of the pair."""
 
     has_rsample = False
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict] = {}
 
     def __init__(self, batch_shape: torch.Size, dim: int) -> None:
         self._batch_shape = batch_shape
