@@ -62,9 +62,9 @@ def main(
     page = Report(out, f"The posterior of a VAE on {data}", f"{family}, {objective}, {latent_dim} latent dimensions")
     finders = {
         "grid": lambda: grid_reference(model, x),
-        "HMC": lambda: hmc_reference(model, x, num_samples=draws, seed=seed),
+        "HMC": lambda: hmc_reference(model, x, num_samples=draws, warmup=draws, seed=seed),
         "NUTS": lambda: nuts_reference(
-            model, x, num_samples=draws, warmup=300, chains=2, time_budget=nuts_seconds, seed=seed
+            model, x, num_samples=draws, warmup=draws // 3, chains=2, time_budget=nuts_seconds, seed=seed
         ),
     }
     if latent_dim > 2:

@@ -102,7 +102,7 @@ def main(
     references = [exact]
     if guide != "auto-normal":
         try:
-            sampled = nuts_reference(model, x, num_samples=draws, warmup=300, chains=2, time_budget=240.0, seed=seed)
+            sampled = nuts_reference(model, x, num_samples=draws, warmup=draws // 3, chains=2, time_budget=240.0, seed=seed)
             page.text("And against NUTS, whose R-hat, effective sample sizes and divergences have passed their limits:")
             page.preformatted(str(compare(checked, sampled, x, model=model, seed=seed)))
             references.append(sampled)
