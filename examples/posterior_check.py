@@ -75,7 +75,7 @@ def main(
         try:
             found[name] = finder()
         except NotAReference as refusal:  # its draws stay in refusal.inference_data
-            page.text(f"refused: {refusal}")
+            page.preformatted(str(refusal))
             continue
         comparison = compare(guide, found[name], x, seed=seed)
         gaps[name] = comparison.gap
