@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from zoo.infer.log_weights import Terms, terms
 
-MAX_BYTES = 2**26
+MAX_BYTES = 2**25  # about the size of the caches: larger pieces are slower, not faster
 
 
 class Piece(NamedTuple):
