@@ -113,8 +113,8 @@ def log_likelihood(
             total[rows] += log_weights.sum(0)
             squares[rows] += (log_weights**2).sum(0)
     if first.isnan().any():
-        rows = first.isnan().nonzero().flatten().tolist()
-        raise ValueError(f"the log weights of rows {rows[:5]} ({len(rows)} in all) are NaN: look at these rows of x")
+        bad = first.isnan().nonzero().flatten().tolist()
+        raise ValueError(f"the log weights of rows {bad[:5]} ({len(bad)} in all) are NaN: look at these rows of x")
     k = num_particles
     unbiased = k / (k - 1) if k > 1 else math.nan  # one particle says nothing about its own spread
     elbo = total / k

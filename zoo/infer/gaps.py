@@ -108,20 +108,22 @@ def gaps(
     """
     with seeded(x.device, seed):
         if best is None:
-            if not callable(getattr(guide, "per_datum", None)):
+            per_datum = getattr(guide, "per_datum", None)
+            if not callable(per_datum):
                 raise ValueError(
                     f"gaps: {type(guide).__name__} offers no per_datum(x); give best=, a guide of the same family "
                     "with its own parameters for each row of x (guides.PerDatum)"
                 )
             with torch.no_grad():
-                best = guide.per_datum(x)
+                best = per_datum(x)
         history = _optimise(model, best, x, args, kwargs, steps, learning_rate, step_particles)
         options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes}
         amortised = log_likelihood(model, guide, x, *args, **options, **kwargs)
         own = log_likelihood(model, best, x, *args, **options, **kwargs)
-    if log_p is None and callable(getattr(model, "log_prob", None)):
+    log_prob = getattr(model, "log_prob", None)
+    if log_p is None and callable(log_prob):
         with torch.no_grad():
-            log_p = model.log_prob(x, *args, **kwargs)
+            log_p = log_prob(x, *args, **kwargs)
     if log_p is not None:
         if log_p.shape != (len(x),):
             raise ValueError(f"log_p must hold one value for each of the {len(x)} data, got {tuple(log_p.shape)}")

@@ -92,10 +92,11 @@ def is_inference_data(value: object) -> bool:
 def posterior_draws(inference_data: "InferenceData", sites: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The posterior group as tensors: site -> `(chains, draws, batch, *event)`, in the order of `sites`."""
     posterior = inference_data["posterior"]
-    names = list(posterior.data_vars) if sites is None else list(sites)
-    missing = [name for name in names if name not in posterior.data_vars]
+    known = [str(name) for name in posterior.data_vars]
+    names = known if sites is None else list(sites)
+    missing = [name for name in names if name not in known]
     if missing:
-        raise ValueError(f"the InferenceData has no draws of {missing}; it has {sorted(posterior.data_vars)}")
+        raise ValueError(f"the InferenceData has no draws of {missing}; it has {sorted(known)}")
     return {name: torch.as_tensor(np.array(posterior[name].values)) for name in names}
 
 

@@ -28,15 +28,15 @@ class Failure(NamedTuple):
     where: str
     value: float
     limit: float
-    count: int
+    failing: int
 
     def say(self, total: int) -> str:
         if self.statistic == "divergences":
-            return f"{self.count} transitions diverged, most in {self.where} (at most {self.limit:g})"
+            return f"{self.failing} transitions diverged, most in {self.where} (at most {self.limit:g})"
         sense = "at least" if "ESS" in self.statistic else "at most"
         return (
             f"{self.statistic} of {self.where} is {self.value:.4g} ({sense} {self.limit:.4g}; "
-            f"{self.count} of {total} coordinates fail)"
+            f"{self.failing} of {total} coordinates fail)"
         )
 
 

@@ -64,7 +64,8 @@ def plot_overlay(
     Raises:
         ValueError: no model, references of other data, or a posterior with one coordinate.
     """
-    found = [as_reference(r) for r in (references if isinstance(references, list | tuple) else [references])]
+    several: Sequence[Any] = references if isinstance(references, list | tuple) else [references]
+    found = [as_reference(reference) for reference in several]
     if not found or any(len(reference.mean) != len(x) for reference in found):
         raise ValueError(f"plot_overlay: every reference must hold the {len(x)} data of x, and there must be one")
     model = getattr(guide, "model", None) if model is None else model
@@ -88,6 +89,7 @@ def plot_overlay(
         low = torch.stack([(m - 3.4 * s).double().cpu() for m, s in moments]).amin(0)
         high = torch.stack([(m + 3.4 * s).double().cpu() for m, s in moments]).amax(0)
         for reference in sampled:
+            assert reference.draws is not None  # a sampler's reference
             dots = reference.draws[:, row, pair].cpu().numpy()
             dots = dots[:: max(1, len(dots) // num_dots)][:num_dots]
             ax.plot(dots[:, 0], dots[:, 1], ".", color=DRAWS, markersize=3.2, markeredgewidth=0, alpha=0.6, zorder=1)

@@ -32,9 +32,9 @@ def plot_elbo_history(
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
     ax = figure.add_subplot()
     shown = []
-    for number, (label, (steps, values)) in enumerate(curves.items()):
+    for number, (label, curve) in enumerate(curves.items()):
         colour = _CYCLE[number % len(_CYCLE)]
-        steps, values = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+        steps, values = (np.asarray(part, dtype=float) for part in curve)
         if len(values) > 200:
             width = len(values) // 50
             ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.6)
