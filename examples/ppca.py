@@ -75,11 +75,11 @@ def main(latent_dim: int = 10, missing: float = 0.3, max_iterations: int = 2000,
     for axes, (label, images) in zip(grid[:3], rows.items(), strict=True):
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center")
         for axis, index in zip(axes, chosen, strict=True):
-            axis.imshow(images[index].view(8, 8), cmap=colours, vmin=0, vmax=1)
+            axis.imshow(images[index].view(8, 8).numpy(), cmap=colours, vmin=0, vmax=1)
     grid[3, 0].set_ylabel("columns of W", rotation=0, ha="right", va="center")
     for axis, column in zip(grid[3], closed.weight.T, strict=False):
         size = column.abs().max()
-        axis.imshow(column.view(8, 8), cmap="RdBu_r", vmin=-size, vmax=size)
+        axis.imshow(column.view(8, 8).numpy(), cmap="RdBu_r", vmin=-size, vmax=size)
     for axis in grid.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_color("0.8")

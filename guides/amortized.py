@@ -14,7 +14,7 @@ from zoo.parts.networks import mlp
 
 
 class HasLatentVector(Protocol):
-    """What `Amortized` reads from a model: the sizes of x and z. Where there is a `prior()`, the family is given it."""
+    """What `Amortized` reads from a model: the sizes of x and z (and `prior()`, for families that use it)."""
 
     data_dim: int
     latent_dim: int
@@ -57,15 +57,13 @@ class Amortized(Guide):
         super().__init__(model)
         if (encoder is None) != (context is None):
             raise ValueError("Amortized: `encoder` and `context` (the size of its output) come together")
+        if not callable(family):
+            raise TypeError(f"Amortized: family is a constructor such as guides.IAF, got {family!r}")
         self.site = site
         self.encoder = mlp(model.data_dim, hidden, activation=activation) if encoder is None else encoder
         if context is None:
             context = hidden[-1] if hidden else model.data_dim
         self.family = family(model.latent_dim, context)
-
-    def _prior(self):
-        prior = getattr(self.model, "prior", None)
-        return None if prior is None else prior()
 
     def posterior(self, x: Tensor):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""
@@ -73,7 +71,8 @@ class Amortized(Guide):
             raise ValueError(
                 f"Amortized: the last axis of x must be data_dim = {self.model.data_dim}, got shape {tuple(x.shape)}"
             )
-        return self.family(self._prior(), self.encoder(x))
+        prior = self.model.prior() if self.family.uses_prior else None
+        return self.family(prior, self.encoder(x))
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         with pyro.plate("data", len(x)):

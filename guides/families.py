@@ -33,6 +33,9 @@ class Family(nn.Module, ABC):
     #: sample under frozen parameters ("doubly", "sticking"), grids and contour plots need it.
     scores_foreign_values: ClassVar[bool] = True
 
+    #: whether `density` looks at the prior, so that the guide has to build it.
+    uses_prior: ClassVar[bool] = False
+
     def __init__(self, features: int, context: int, num_parameters: int) -> None:
         super().__init__()
         if features < 1 or context < 0:

@@ -67,7 +67,9 @@ class PerDatum(Guide):
             )
         if index is not None and len(index) != len(x):
             raise ValueError(f"PerDatum: index must name the {len(x)} rows of x, got {len(index)} numbers")
+        if index is not None and not index.is_cuda and int(index.max()) >= len(self.table):
+            raise ValueError(f"PerDatum: row {int(index.max())} of {len(self.table)} data points")
         parameters = self.table if index is None else self.table[index]
-        prior = getattr(self.model, "prior", None)
+        prior = self.model.prior() if self.family.uses_prior else None
         with pyro.plate("data", len(x)):
-            return pyro.sample(self.site, self.family(None if prior is None else prior(), parameters))
+            return pyro.sample(self.site, self.family(prior, parameters))

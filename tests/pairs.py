@@ -159,7 +159,7 @@ PAIRS: Mapping[str, Pair] = {
     "vae-full-rank": with_family(
         guides.FullRank, "VAE, Gaussian posterior with full covariance", "FullRank", frozenset()
     ),
-    "vae-mixture": with_family(guides.Mixture, "VAE, mixture posterior (implicit reparameterisation: Figurnov et al. 2018)", "Mixture"),
+    "vae-mixture": with_family(guides.Mixture, "VAE, mixture posterior (Figurnov et al. 2018)", "Mixture"),
     "vae-planar": with_family(guides.Planar, "Planar flows (Rezende & Mohamed 2015)", "Planar", NO_INVERSE),
     "vae-radial": with_family(guides.Radial, "Radial flows (Rezende & Mohamed 2015)", "Radial", NO_INVERSE),
     "vae-iaf": with_family(

@@ -8,10 +8,12 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
+from pyro.nn import PyroModule
+from torch import nn
 
 import guides
 from zoo import VAE
-from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, terms
+from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, Terms, fit, log_likelihood, terms
 from zoo.infer.compiled import compiled
 from zoo.parts.conditionals import Normal
 
@@ -338,3 +340,188 @@ def test_compiled_takes_a_pair_that_was_never_run_and_refuses_what_a_graph_does_
     for objective in (ELBO(sticking=True), IWELBO(3, gradient="doubly"), Tempered(ELBO(sticking=True), kl_weight=0.5)):
         with pytest.raises(ValueError, match="shaped outside the graph"):
             compiled(objective(model, loss.guide), X)
+
+
+# --- what a review found: each of these once gave a number instead of an error, or an error instead of a number -----
+
+
+class Scaled(PyroModule):
+    """q(z) = N(w x, s^2), as a Module; `as_function` hides it behind a lambda."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__("guide")
+        self.weight = nn.Parameter(torch.tensor(0.3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(self.dropout(self.weight * x), 0.7))
+
+
+@pytest.mark.parametrize("objective", [ELBO(sticking=True), IWELBO(5, gradient="doubly")])
+def test_path_derivatives_need_parameters_that_can_be_frozen_and_one_density(objective):
+    module = Scaled()
+    objective.differentiable_loss(model, module, X).backward()
+    with pytest.raises(ValueError, match="site 'z': the guide's parameters cannot be held constant"):
+        objective.differentiable_loss(model, lambda x: module(x), X)
+    with pytest.raises(ValueError, match="site 'z': the guide is another density"):
+        objective.differentiable_loss(model, Scaled(dropout=0.5), X)
+
+
+def test_values_that_would_blow_up_the_plate_are_refused():
+    def scalar(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def scalar_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0] / 2, 0.7))
+
+    with pytest.raises(ValueError, match=r"site 'x': expected values of shape \(5,\), got \(5, 1\)"):
+        ELBO().loss(scalar, scalar_guide, X[:, :1])
+    with pytest.raises(ValueError, match=r"site 'z': expected values of shape \(5, 2\), got \(5, 1\)"):
+        ELBO().loss(model, lambda x: guide(x[:, :1]), X)
+
+
+def test_a_switch_or_another_keyword_is_checked_anew():
+    def deep(x, extra=False):
+        with pyro.plate("data", len(x)):
+            if extra:
+                pyro.sample("h", dist.Normal(0.0, 1.0))
+            z = pyro.sample("z", normal(torch.zeros(2)))
+            pyro.sample("x", normal(z), obs=x)
+
+    def its_guide(x, extra=False):
+        guide(x)
+
+    ELBO().loss(deep, its_guide, X, extra=False)
+    with pytest.raises(ValueError, match="site 'h'"):
+        ELBO().loss(deep, its_guide, X, extra=True)
+
+
+def test_bound_methods_and_callables_without_hash_work():
+    module, unhashable = Scaled(), type("G", (), {"__eq__": lambda *_: False, "__call__": lambda self, x: guide(x)})()
+    assert ELBO().loss(model, module.forward, X) > 0
+    assert ELBO().loss(model, unhashable, X) > 0
+
+
+def test_a_model_with_an_index_of_its_own_is_given_it():
+    offset = torch.tensor([0.0, 0.0, 0.0, 0.0, 100.0])
+
+    def indexed(x, index=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(torch.zeros(2)))
+            pyro.sample("x", normal(z + offset[index, None]), obs=x)
+
+    found = terms(indexed, lambda x, index=None: guide(x), X, index=torch.arange(5)).log_likelihood
+    assert found[0, 4] < -1000 < found[0, 3]
+
+
+def test_masks_that_broadcast_and_masks_that_differ():
+    def masked(x):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=torch.tensor(True)):
+            z = pyro.sample("z", normal(torch.zeros(2)))
+            pyro.sample("x", normal(z), obs=x)
+
+    torch.manual_seed(0)
+    plain = ELBO().loss(model, guide, X)
+    torch.manual_seed(0)
+    assert ELBO().loss(masked, guide, X) == pytest.approx(plain)
+    with pytest.raises(ValueError, match="site 'z': masked differently"):
+        ELBO(analytic_kl=True).loss(masked, guide, X)
+
+
+def test_stock_guides_and_plain_normals_have_a_closed_form_kl_with_each_other():
+    class Own(PyroModule):
+        data_dim = latent_dim = 2
+
+        def forward(self, x):
+            model(x)
+
+    for family in (guides.Diagonal, guides.FullRank):
+        own = Own("model")
+        pair = own, guides.Amortized(own, hidden=(4,), family=family)
+        sampled = terms(*pair, X, num_particles=40_000).log_ratios["z"].sum(1)
+        closed = -terms_with_kl(*pair)
+        assert abs(sampled.mean() + closed) < 4.5 * sampled.std() / 200
+    stock = VAE(2, 2, (3,), likelihood=Normal)
+    assert ELBO(analytic_kl=True).loss(stock, guide, X) > 0
+
+
+def terms_with_kl(own, its_guide):
+    torch.manual_seed(0)
+    with_kl = -ELBO(analytic_kl=True).loss(own, its_guide, X)
+    torch.manual_seed(0)
+    return with_kl - terms(own, its_guide, X).log_likelihood.sum().item()
+
+
+def test_deterministic_sites_in_a_guide_are_left_alone():
+    def noted(x):
+        with pyro.plate("data", len(x)):
+            loc = pyro.deterministic("loc", 0.5 * x, event_dim=1)
+            pyro.sample("z", normal(loc, 0.7))
+
+    torch.manual_seed(0)
+    plain = ELBO().loss(model, guide, X)
+    torch.manual_seed(0)
+    assert ELBO().loss(model, noted, X) == pytest.approx(plain)
+
+
+def test_plates_of_different_names_are_named():
+    def batch_guide(x):
+        with pyro.plate("batch", len(x)):
+            pyro.sample("z", normal(0.5 * x, 0.7))
+
+    with pytest.raises(ValueError, match="model and guide must give the batch plate one name"):
+        ELBO().loss(model, batch_guide, X)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"free_bits": {"zz": 1.0}}, "free_bits names"),
+        ({"free_bits": -1.0}, "finite and >= 0"),
+        ({"free_bits": float("nan")}, "finite and >= 0"),
+        ({"kl_weight": float("nan")}, "kl_weight must be finite"),
+        ({"kl_weight": lambda step: -1.0}, "at step 0"),
+    ],
+)
+def test_tempered_refuses_numbers_and_sites_that_make_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Tempered(ELBO(), **settings).loss(model, guide, X)
+
+
+def test_renyi_near_one_does_not_overflow():
+    far = Terms(torch.tensor([[0.0], [-30_000.0]]), {}, {})
+    for alpha in (0.989, 0.991, 0.995, 1.005):
+        assert RenyiELBO(alpha, 2).bound(far).isfinite().all()
+
+
+def test_words_in_place_of_objects():
+    with pytest.raises(TypeError, match=r"guides.IAF"):
+        guides.Amortized(VAE(2, 1, (3,)), family="iaf")
+    with pytest.raises(TypeError, match=r"conditionals.Bernoulli"):
+        VAE(2, 1, (3,), likelihood="bernoulli")
+
+
+def test_fit_looks_at_every_row_and_at_every_parameter():
+    stock = VAE(2, 1, (3,))
+    loss = ELBO()(stock, guides.Amortized(stock, hidden=(3,)))
+    x = torch.ones(300, 2)
+    x[250] = 0.37
+    with pytest.raises(ValueError, match="data, rows 200 to 299"):
+        fit(loss, x, epochs=1, batch_size=100, progress=False)
+    with pytest.raises(ValueError, match="validation, rows 0 to"):
+        fit(loss, torch.ones(100, 2), validation=torch.full((50, 2), 0.5), epochs=1, batch_size=50, progress=False)
+    with pytest.raises(ValueError, match="site 'x': IndependentBernoulli"):
+        log_likelihood(stock, loss.guide, x, num_particles=3)
+
+    encoder = nn.Linear(2, 1)
+
+    def closure(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(encoder(x), 0.7))
+
+    with pytest.raises(ValueError, match="parameters that the loss does not hold"):
+        fit(ELBO()(stock, closure), torch.ones(100, 2), epochs=1, batch_size=50, progress=False)

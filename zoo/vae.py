@@ -45,6 +45,8 @@ class VAE(PyroModule):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__("model")
+        if not callable(likelihood):
+            raise TypeError(f"VAE: likelihood is a constructor such as conditionals.Bernoulli, got {likelihood!r}")
         self.data_dim, self.latent_dim = data_dim, latent_dim
         self.prior = StandardNormal(latent_dim) if prior is None else prior
         self.decoder = mlp(latent_dim, hidden, activation=activation)

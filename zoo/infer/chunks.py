@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo.infer.log_weights import Terms, terms
+from zoo.infer.pair import look_at
 
 MAX_BYTES = 2**25  # about the size of the caches: larger pieces are slower, not faster
 
@@ -104,6 +105,7 @@ def pieces(
         for start in range(0, size, step):
             rows = slice(start, min(start + step, size))
             inputs, keywords = batch_rows(x, args, kwargs, rows)
+            look_at(model, guide, inputs, keywords)  # the values of every row, not of the first ones alone
             for done in range(0, num_particles, particles):
                 now = min(particles, num_particles - done)
                 try:

@@ -21,7 +21,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from zoo.infer.pair import Layout, check_pair, program
+from zoo.infer.pair import Layout, check_pair, program, reordered
 
 
 class Terms(NamedTuple):
@@ -68,7 +68,7 @@ class _Record(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
     def _postprocess_message(self, msg: Any) -> None:
-        if msg["type"] == "sample" and type(msg["fn"]) is not _Subsample:
+        if msg["type"] == "sample" and type(msg["fn"]) is not _Subsample and not msg["infer"].get("_deterministic"):
             self.sites[msg["name"]] = msg
 
 
@@ -141,13 +141,15 @@ class _Frozen:
             p.requires_grad_(True)
 
 
-def _closed_form_kl(p: Any, q: Any, layout: Layout) -> Tensor:
+def _closed_form_kl(p: Any, q: Any, late: dict[str, str]) -> Tensor:
     name = q["name"]
-    if name in layout.reordered:
+    if name in late:
         raise ValueError(
-            f"site {name!r}: no closed-form KL, its parent {layout.reordered[name]!r} in the model comes after it in "
+            f"site {name!r}: no closed-form KL, its parent {late[name]!r} in the model comes after it in "
             "the guide (a bottom-up guide), and the KL at a fixed parent is then wrong. Use analytic_kl=False"
         )
+    if not _same_mask(p["mask"], q["mask"]):
+        raise ValueError(f"site {name!r}: masked differently in model and guide, so its closed-form KL is ambiguous")
     try:
         return kl_divergence(q["fn"], p["fn"])
     except NotImplementedError as error:
@@ -155,6 +157,40 @@ def _closed_form_kl(p: Any, q: Any, layout: Layout) -> Tensor:
             f"site {name!r}: no closed-form KL from {type(q['fn']).__name__} to {type(p['fn']).__name__}. "
             "Use analytic_kl=False"
         ) from error
+
+
+def _same_mask(p: Any, q: Any) -> bool:
+    return p is q or (isinstance(p, Tensor) and isinstance(q, Tensor) and torch.equal(p, q))
+
+
+def _check_path(model: Callable, guide: Callable, args: tuple, kwargs: dict, layout: Layout) -> None:
+    """Refuses guides that cannot be scored under frozen parameters; once, before the first path derivative.
+
+    A guide that is no Module has parameters that are not found here, so its score would leak into the gradient. One
+    that is random beyond its sites (dropout) is another density when it is run again, and log p - log q no bound.
+    """
+    if layout.batch_dim != -layout.nesting:
+        raise ValueError(f"plate {layout.batch_plate!r}: `sticking` and `doubly` need it outside all other plates")
+    bare, dim = program(guide), -1 - layout.nesting
+    with torch.random.fork_rng(devices=[]):
+        with torch.no_grad():
+            first = _run(bare, args, kwargs, 1, dim)
+            drawn = {name: log_density(site, layout, 1) for name, site in first.items()}
+            values = {name: site["value"].clone() for name, site in first.items()}
+        with torch.enable_grad(), _Frozen(model, guide):
+            again = _run(bare, args, kwargs, 1, dim, values)
+            frozen = {name: log_density(site, layout, 1) for name, site in again.items()}
+    for name, log_q in frozen.items():
+        if log_q.requires_grad:
+            raise ValueError(
+                f"site {name!r}: the guide's parameters cannot be held constant for `sticking` or `doubly`: it is a "
+                "function, not a Module that holds them. Make it a PyroModule"
+            )
+        if not torch.allclose(log_q, drawn[name], rtol=1e-2, atol=1e-2):
+            raise ValueError(
+                f"site {name!r}: the guide is another density when it is run again (dropout?), so `sticking` and "
+                "`doubly` give no bound. Use eval mode or the plain estimator"
+            )
 
 
 def run(
@@ -188,7 +224,15 @@ def run(
             f"site {name!r}: {family} has no reparameterised sample, so the guide would get no gradient through it"
         )
     run_model, run_guide = (model, guide) if registered else (program(model), program(guide))
-    model_kwargs = {name: value for name, value in kwargs.items() if name != "index"} if "index" in kwargs else kwargs
+    model_kwargs = kwargs
+    if "index" in kwargs and not layout.model_takes_index:
+        model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
+    if copy is not None and "path" not in layout.found:
+        _check_path(model, guide, args, kwargs, layout)
+        layout.found["path"] = True
+    if analytic_kl and "reordered" not in layout.found:
+        late = {} if layout.in_order else reordered(model, guide, args, kwargs, model_kwargs)
+        layout.found["reordered"] = late
 
     dim = -1 - layout.nesting
     q = _run(run_guide, args, kwargs, num_particles, dim)
@@ -208,10 +252,13 @@ def run(
     log_ratios: dict[str, Tensor] = {}
     for name, site in p.items():
         if name in q and analytic_kl:
-            log_ratios[name] = -_per_datum(q[name], _closed_form_kl(site, q[name], layout), layout, num_particles)
+            kl = _closed_form_kl(site, q[name], layout.found["reordered"])
+            log_ratios[name] = -_per_datum(q[name], kl, layout, num_particles)
         elif name in q:
             log_ratios[name] = log_density(site, layout, num_particles) - log_q[name]
-        elif not site["infer"].get("_deterministic"):
+        elif not site["is_observed"]:
+            raise ValueError(f"site {name!r}: a latent site of the model that the guide does not sample")
+        else:
             log_likelihood = log_likelihood + log_density(site, layout, num_particles)
     for name, owner in layout.auxiliary.items():  # an autoguide's unconstrained site is part of the site it serves
         log_ratios[owner] = log_ratios[owner] - log_q[name] if owner in log_ratios else -log_q[name]

@@ -14,6 +14,7 @@ the bound.
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -35,9 +36,9 @@ class Objective(pyro.infer.ELBO):
     captured = False  # set while a graph is captured, whose owner advances the state (`zoo.infer.compiled`)
 
     def __init__(self, num_particles: int = 1) -> None:
-        if not isinstance(num_particles, int) or num_particles < 1:
+        if isinstance(num_particles, bool) or not isinstance(num_particles, Integral) or num_particles < 1:
             raise ValueError(f"{type(self).__name__}: num_particles must be an integer >= 1, got {num_particles!r}")
-        super().__init__(num_particles=num_particles, vectorize_particles=True)
+        super().__init__(num_particles=int(num_particles), vectorize_particles=True)
 
     @abstractmethod
     def bound(self, terms: Terms) -> Tensor:
@@ -170,10 +171,11 @@ class RenyiELBO(Objective):
             return log_weights.mean(0)
         if math.isinf(power):
             return log_weights.amax(0) if power > 0 else log_weights.amin(0)
-        if abs(power) < 0.01:  # log mean exp of small numbers cancels: expand around the mean
-            mean = log_weights.mean(0)
-            return mean + torch.log1p(torch.expm1(power * (log_weights - mean)).mean(0)) / power
-        return (torch.logsumexp(power * log_weights, 0) - math.log(self.num_particles)) / power
+        mean = log_weights.mean(0)
+        exponents = power * (log_weights - mean)
+        far = (torch.logsumexp(exponents, 0) - math.log(self.num_particles)) / power
+        near = torch.log1p(torch.expm1(exponents.clamp(-1, 1)).mean(0)) / power  # no cancellation as alpha nears 1
+        return mean + torch.where(exponents.abs().amax(0) < 1, near, far)
 
 
 class Tempered(Objective):
@@ -185,9 +187,11 @@ class Tempered(Objective):
         objective: the objective that is tempered; it keeps its particles and, where they stay unbiased, its gradient
             estimator.
         kl_weight: a number (beta-VAE: Higgins et al. 2017), or a function of the step (warm-up: Sonderby et al. 2016).
-            The step counts gradient evaluations, from 0; `fit` saves and restores it.
+            The step counts this objective's gradient evaluations, from 0 (take a new objective for a new training);
+            `fit` saves and restores it.
         free_bits: nats per latent site below which its KL costs nothing; a number for all sites, or a mapping from site
             to number.
+            Each draw's log ratio is compared, as in BIVA's code; with `analytic_kl` it is the KL itself.
         batch_mean: compare the batch's mean KL with `free_bits` (IAF, Kingma et al. 2016) rather than each datum's
             (BIVA).
     """
@@ -211,6 +215,9 @@ class Tempered(Objective):
             raise ValueError(
                 "Tempered: `sticking` is biased with `free_bits`: the score it leaves out is cut off at the threshold"
             )
+        numbers = [*(free_bits.values() if isinstance(free_bits, Mapping) else [free_bits])]
+        if not all(math.isfinite(n) and n >= 0 for n in numbers):
+            raise ValueError(f"Tempered: free_bits must be finite and >= 0, got {free_bits!r}")
         super().__init__(objective.num_particles)
         self.objective, self.kl_weight, self.free_bits, self.batch_mean = objective, kl_weight, free_bits, batch_mean
         self.analytic_kl, self.capturable = objective.analytic_kl, objective.capturable
@@ -220,7 +227,10 @@ class Tempered(Objective):
     @property
     def kl_weight_now(self) -> float:
         """The weight of the next gradient evaluation."""
-        return float(self.kl_weight(self.step) if callable(self.kl_weight) else self.kl_weight)
+        weight = float(self.kl_weight(self.step) if callable(self.kl_weight) else self.kl_weight)
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"Tempered: kl_weight must be finite and >= 0, got {weight} at step {self.step}")
+        return weight
 
     def advance(self) -> None:
         self.weight.fill_(self.kl_weight_now)
@@ -228,6 +238,8 @@ class Tempered(Objective):
 
     def temper(self, terms: Terms) -> Terms:
         """The terms with weighted, free-bitted log ratios."""
+        if isinstance(self.free_bits, Mapping) and (unknown := set(self.free_bits) - set(terms.log_ratios)):
+            raise ValueError(f"Tempered: free_bits names {sorted(unknown)}, the latent sites are {[*terms.log_ratios]}")
         ratios, weight = {}, self.weight.to(terms.log_likelihood, copy=True)  # copied: the next step overwrites it
         for name, ratio in terms.log_ratios.items():
             free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits

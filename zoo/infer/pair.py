@@ -6,9 +6,11 @@ runs need.
 """
 
 import difflib
+import inspect
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import pyro.poutine as poutine
@@ -28,8 +30,9 @@ class Layout:
         nesting: number of dims that the plates take; the particles stand to the left of them.
         auxiliary: guide-only site -> latent site that it serves (Pyro's autoguides).
         no_path: guide sites without a reparameterised sample -> name of their distribution.
-        reordered: latents whose closed-form KL would be wrong -> the guide's descendants that are its parents in the
-            model.
+        in_order: whether the guide draws the latents in the model's order.
+        model_takes_index: whether the model has an argument `index` of its own.
+        found: what is looked into only when an objective asks for it (`reordered`, the path check).
     """
 
     batch_plate: str
@@ -37,7 +40,9 @@ class Layout:
     nesting: int
     auxiliary: dict[str, str] = field(default_factory=dict)
     no_path: dict[str, str] = field(default_factory=dict)
-    reordered: dict[str, str] = field(default_factory=dict)
+    in_order: bool = True
+    model_takes_index: bool = False
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 _CHECKED: "weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, dict[tuple, Layout]]]" = (
@@ -51,41 +56,53 @@ def program(fn: Callable) -> Callable:
 
     Pyro's context registers every parameter at each call; only a module with `PyroSample` attributes needs it.
     """
-    direct = _DIRECT.get(fn)
+    direct = _DIRECT.get(fn) if isinstance(fn, PyroModule) else False
     if direct is None:
-        direct = isinstance(fn, PyroModule) and not any(
-            m._pyro_samples for m in fn.modules() if isinstance(m, PyroModule)
-        )
+        direct = not any(m._pyro_samples for m in fn.modules() if isinstance(m, PyroModule))
         _DIRECT[fn] = direct
     return fn.forward if direct else fn
 
 
+def _kind(value: Any) -> Any:
+    """What of an argument may change the program: shape, type and device of a tensor, the value of a switch."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device
+    return value if isinstance(value, bool | int | float | str | None) else type(value)
+
+
+def _anchor(fn: Callable) -> tuple[Any, Any]:
+    """What lives as long as the program, and what tells programs of the same anchor apart (bound methods)."""
+    return (fn.__self__, fn.__func__) if isinstance(fn, MethodType) else (fn, None)
+
+
 def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int = 1) -> Layout:
-    """The pair's `Layout`; checked at the first call with these shapes, looked up afterwards."""
-    if num_particles < 1:
-        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
-    shapes = tuple(a.shape if isinstance(a, Tensor) else None for a in (*args, *kwargs.values()))
-    by_guide = _CHECKED.get(model)
-    if by_guide is None:
-        by_guide = _CHECKED[model] = weakref.WeakKeyDictionary()
-    layouts = by_guide.get(guide)
-    if layouts is None:
-        layouts = by_guide[guide] = {}
-    layout = layouts.get(shapes)
+    """The pair's `Layout`; checked at the first call with such arguments, looked up afterwards."""
+    if num_particles < 1 or num_particles != int(num_particles):
+        raise ValueError(f"num_particles must be an integer >= 1, got {num_particles}")
+    (p, p_method), (q, q_method) = _anchor(model), _anchor(guide)
+    kinds = (p_method, q_method, tuple(map(_kind, args)), tuple((n, _kind(v)) for n, v in kwargs.items()))
+    try:
+        layouts = _CHECKED.setdefault(p, weakref.WeakKeyDictionary()).setdefault(q, {})
+    except TypeError:  # a callable without hash or weak references is checked each time
+        return look_at(model, guide, args, kwargs)
+    layout = layouts.get(kinds)
     if layout is None:
-        layout = layouts[shapes] = _check(model, guide, args, kwargs)
+        layout = layouts[kinds] = look_at(model, guide, args, kwargs)
     return layout
 
 
-def _check(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Layout:
+def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Layout:
+    """The check itself: of the program, and of the values in these very arguments."""
     for position, value in enumerate(args):
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
-    model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
+    takes_index = "index" in kwargs and _takes_index(model)
+    model_kwargs = {n: v for n, v in kwargs.items() if n != "index" or takes_index}
     cuda = {value.device.index for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_cuda}
     with torch.random.fork_rng(devices=sorted(i for i in cuda if i is not None)), torch.no_grad():
         guide_trace = poutine.trace(program(guide)).get_trace(*args, **kwargs)
         drawn = {n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+        drawn = {n: s for n, s in drawn.items() if not s["infer"].get("_deterministic")}
         replayed = poutine.replay(program(model), trace=guide_trace)
         trace = poutine.trace(replayed).get_trace(*args, **model_kwargs)
         stated = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
@@ -105,8 +122,13 @@ def _check(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Layou
         nesting=nesting,
         auxiliary=auxiliary,
         no_path={n: _name(s["fn"]) for n, s in drawn.items() if not getattr(s["fn"], "has_rsample", False)},
-        reordered={} if latents == order else _reordered(model, guide, args, kwargs, model_kwargs, latents, order),
+        in_order=latents == order,
+        model_takes_index=takes_index,
     )
+
+
+def _takes_index(model: Callable) -> bool:
+    return "index" in inspect.signature(model.forward if isinstance(model, torch.nn.Module) else model).parameters
 
 
 def _name(fn: Any) -> str:
@@ -138,8 +160,8 @@ def _check_site_sets(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str,
             raise ValueError(f"site {name!r}: sampled by the guide but observed in the model")
         else:
             raise ValueError(
-                f"site {name!r}: sampled by the guide but not a latent site of the model{nearest(name, latents)} "
-                f"The model's latent sites: {sorted(latents)}"
+                f"site {name!r}: sampled by the guide but not a latent site of the model {sorted(latents)}"
+                f"{nearest(name, latents)}"
             )
     for name in latents - drawn.keys():
         if stated[name]["infer"].get("enumerate"):
@@ -170,6 +192,9 @@ def _batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
         outside = next(name for (name, _), f in zip(sites, frames, strict=True) if most not in f)
         joint = outside.startswith("_Auto")
         hint = " (a joint autoguide treats the batch as one latent; use AutoNormal)" if joint else ""
+        elsewhere = next((f.name for f in frames[[n for n, _ in sites].index(outside)]), None)
+        if elsewhere is not None and not joint:
+            hint = f" (it stands in plate {elsewhere!r}: model and guide must give the batch plate one name)"
         raise ValueError(
             f"site {outside!r}: stands outside the batch plate {most.name!r}, so it has no per-datum weight{hint}. "
             "All sites must stand in one plate of the batch size"
@@ -186,8 +211,6 @@ def _check_site(name: str, site: Any) -> None:
         )
     fn, value = site["fn"], site["value"]
     expected = fn.batch_shape + fn.event_shape
-    if site["is_observed"] and value.shape[value.dim() - fn.event_dim :] != fn.event_shape:
-        raise ValueError(f"site {name!r}: expected values of shape {tuple(expected)}, got {tuple(value.shape)}")
     plates = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized}
     shape = tuple(plates.get(d, 1) for d in range(min(plates, default=0), 0))
     if tuple(fn.batch_shape) != shape:
@@ -198,15 +221,24 @@ def _check_site(name: str, site: Any) -> None:
     mask = site["mask"]
     if mask is False or not isinstance(value, Tensor):
         return
-    wrong = torch.isnan(value).reshape(len(value), -1).any(-1) if value.is_floating_point() else None
-    if wrong is not None and isinstance(mask, Tensor):
-        wrong = wrong & mask.reshape(len(value), -1).any(-1)
-    if wrong is not None and wrong.any():
-        raise ValueError(f"site {name!r}: the value is NaN in rows {_rows(wrong)}")
-    if site["is_observed"] and mask is None:
+    fits = value.dim() >= fn.event_dim and value.shape[value.dim() - fn.event_dim :] == fn.event_shape
+    try:  # one value may serve several entries of a plate, but must not make the plate larger
+        fits = fits and torch.broadcast_shapes(value.shape, expected) == expected
+    except RuntimeError:
+        fits = False
+    if not fits or (value.shape != expected and not site["is_observed"]):
+        raise ValueError(f"site {name!r}: expected values of shape {tuple(expected)}, got {tuple(value.shape)}")
+    value = value.expand(expected)
+    scored = torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
+    if isinstance(mask, Tensor):
+        scored = scored & mask
+    nan = torch.isnan(value).reshape(*fn.batch_shape, -1).any(-1)
+    if (nan & scored).any():
+        raise ValueError(f"site {name!r}: the value is NaN in rows {_rows(nan & scored)}")
+    if site["is_observed"]:
         inside = fn.support.check(value)
-        if not inside.all():
-            outside = ~inside.reshape(len(value), -1).all(-1)
+        if not inside[scored].all():
+            outside = ~inside & scored
             raise ValueError(
                 f"site {name!r}: {_name(fn)} has support {fn.support}, the observed values lie outside in rows "
                 f"{_rows(outside)} (values between {value.min().item():.4g} and {value.max().item():.4g}). Grey pixels "
@@ -215,29 +247,21 @@ def _check_site(name: str, site: Any) -> None:
 
 
 def _rows(wrong: Tensor) -> str:
-    rows = wrong.nonzero().flatten().tolist()
+    rows = wrong.nonzero()[:, 0].unique().tolist()
     return f"{rows[:5]}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
-def _reordered(
-    model: Callable,
-    guide: Callable,
-    args: tuple,
-    kwargs: dict,
-    model_kwargs: dict,
-    latents: list[str],
-    order: list[str],
-) -> dict[str, str]:
+def reordered(model: Callable, guide: Callable, args: tuple, kwargs: dict, model_kwargs: dict) -> dict[str, str]:
     """Latents of which a parent in the model is a descendant in the guide: E_q[log q/p] is no KL at fixed parents."""
     parents = get_dependencies(program(model), args, model_kwargs)["prior_dependencies"]
     direct = get_dependencies(program(guide), args, kwargs)["prior_dependencies"]
     ancestors: dict[str, set[str]] = {}
-    for name in order:
+    for name in direct:
         above = set(direct.get(name, ())) - {name}
         ancestors[name] = above.union(*(ancestors.get(a, set()) for a in above))
     return {
         z: parent
-        for z in latents
+        for z in direct
         for parent in set(parents.get(z, ())) - {z}
         if z in ancestors.get(parent, set())
     }

@@ -12,7 +12,8 @@ from zoo.infer.batches import Rows, epoch_order, takes_index
 from zoo.infer.compiled import compiled
 from zoo.infer.log_weights import terms
 from zoo.infer.nonfinite import culprit, data_rows, refuse_nonfinite_parameters
-from zoo.infer.objectives import Tempered
+from zoo.infer.objectives import Objective, Tempered
+from zoo.infer.pair import look_at
 from zoo.infer.random_state import aside, random_state, set_random_state, set_torch_state, torch_state
 from zoo.infer.settings import describe, describe_optimizer
 
@@ -50,6 +51,11 @@ class Training:
                 value = loss(*self.args, **self.kwargs)
         if not isinstance(value, Tensor) or value.dim() > 0:
             raise ValueError(f"loss(*batch) must be a tensor without axes, the sum over the batch, got {value!r}")
+        if isinstance(self.elbo, Objective):
+            self.refuse_strangers()
+            for name, source in (("data", rows), ("validation", held_out)):
+                if source is not None:
+                    self.look_through(name, source)
         self.weights = {n: value.new_tensor(together.world / n) for n in sizes}
         self.trained = [p for p in loss.parameters() if p.requires_grad]
         if not self.trained:
@@ -74,6 +80,38 @@ class Training:
         self.call, self.stepper = together.wrap(call, self.optimizer)
         self.generator = torch.Generator().manual_seed(self.seed)
         pyro.set_rng_seed(self.seed)  # last, so that nothing above has a say in the noise
+
+    def refuse_strangers(self) -> None:
+        """A parameter that the loss does not hold (a `pyro.param`, a network in a closure) would silently not train."""
+        held = {id(p) for p in self.loss.parameters()}
+        with aside(self.loss, self.device, self.seed), torch.enable_grad():
+            value = terms(self.loss.model, self.loss.guide, *self.args, **self.kwargs).log_weights.sum()
+        todo, seen, strangers = [value.grad_fn], set(), []
+        while todo:
+            node = todo.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if hasattr(node, "variable") and id(node.variable) not in held:
+                strangers.append(list(node.variable.shape))
+            todo += [following for following, _ in node.next_functions]
+        if strangers:
+            raise ValueError(
+                f"model or guide use parameters that the loss does not hold, of shapes {strangers[:5]}: they would not "
+                "be trained. Make the function with `pyro.param` a PyroModule, or train it with pyro.infer.SVI"
+            )
+
+    def look_through(self, name: str, source: Rows) -> None:
+        """Checks the values of every row before the training spends time on them."""
+        generator = torch.Generator().manual_seed(self.seed)
+        with aside(self.loss, self.device, self.seed):
+            for index in torch.arange(len(source), device=getattr(source, "device", "cpu")).split(self.batch_size):
+                args, kwargs = self.batch(source, index, generator)
+                try:
+                    look_at(self.loss.model, self.loss.guide, args, kwargs)
+                except ValueError as error:
+                    first, last = int(index[0]), int(index[-1])
+                    raise ValueError(f"{name}, rows {first} to {last} (counted from {first}): {error}") from error
 
     def batch(
         self, source: Rows, index: Tensor, generator: torch.Generator

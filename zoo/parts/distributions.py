@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import MultivariateNormal, TorchDistribution, constraints
 from torch import Tensor
-from torch.distributions import kl_divergence, register_kl
+from torch.distributions import Independent, Normal, kl_divergence, register_kl
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -197,6 +197,11 @@ def _kl_diagonal_diagonal(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
     return 0.5 * (ratio**2 + shift**2 - 1).sum(-1) - (q.log_scale - p.log_scale).sum(-1)
 
 
+@register_kl(UnitNormal, DiagonalNormal)
+def _kl_unit_diagonal(q: UnitNormal, p: DiagonalNormal) -> Tensor:
+    return kl_divergence(DiagonalNormal(q.mean, q.variance), p)
+
+
 @register_kl(UnitNormal, UnitNormal)
 def _kl_unit_unit(q: UnitNormal, p: UnitNormal) -> Tensor:
     return q.like.new_zeros(q.batch_shape)
@@ -204,6 +209,26 @@ def _kl_unit_unit(q: UnitNormal, p: UnitNormal) -> Tensor:
 
 def _dense(p: DiagonalNormal | UnitNormal) -> MultivariateNormal:
     return MultivariateNormal(p.mean, scale_tril=torch.diag_embed(p.variance.sqrt()))
+
+
+def _light(fn: Independent) -> DiagonalNormal:
+    """`Normal(loc, scale).to_event(1)` as the light density that it equals."""
+    if fn.reinterpreted_batch_ndims != 1 or not isinstance(fn.base_dist, Normal):
+        raise NotImplementedError
+    return DiagonalNormal(fn.base_dist.loc, fn.base_dist.scale)
+
+
+@register_kl(Independent, UnitNormal)
+@register_kl(Independent, DiagonalNormal)
+def _kl_independent_light(q: Independent, p: DiagonalNormal | UnitNormal) -> Tensor:
+    return kl_divergence(_light(q), p)
+
+
+@register_kl(DiagonalNormal, Independent)
+@register_kl(UnitNormal, Independent)
+@register_kl(MultivariateNormal, Independent)
+def _kl_light_independent(q: DiagonalNormal | UnitNormal | MultivariateNormal, p: Independent) -> Tensor:
+    return kl_divergence(q, _light(p))
 
 
 @register_kl(MultivariateNormal, UnitNormal)
