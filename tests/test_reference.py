@@ -428,3 +428,13 @@ def test_entries():
     assert entries("z", torch.Size()) == ["z"]
     assert entries("z", torch.Size([2])) == ["z[0]", "z[1]"]
     assert entries("z", torch.Size([2, 2])) == ["z[0,0]", "z[0,1]", "z[1,0]", "z[1,1]"]
+
+
+def test_a_batch_plate_of_any_name_will_do():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    x = torch.tensor([[1.0], [-2.0]], dtype=torch.double)
+    torch.testing.assert_close(grid_reference(model, x).mean, x / 2, atol=1e-4, rtol=0)

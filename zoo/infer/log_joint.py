@@ -61,7 +61,8 @@ class LogJoint:
             raise ValueError("the model has no latent site: there is no posterior to sample")
         frames = [f for site in trace.nodes.values() if site["type"] == "sample" for f in site["cond_indep_stack"]]
         self._nesting = max(-f.dim for f in frames if f.vectorized)
-        self._given = _Given({name: len(site.event) for name, site in self.sites.items()})
+        plate = next(f.name for f in frames if f.vectorized and f.dim == -1)  # of every latent, as `_site` has seen
+        self._given = _Given(plate, {name: len(site.event) for name, site in self.sites.items()})
         self._given.values = {name: trace.nodes[name]["value"] for name in self.sites}
         with torch.no_grad(), pyro.validation_enabled(False):
             terms(model, self._given, x, *args, **kwargs)  # checks the pair, as long as the values have no chain axis
@@ -147,12 +148,12 @@ class LogJoint:
 class _Given:
     """The guide that proposes given values with certainty: log q = 0, so the log weight is the log joint."""
 
-    def __init__(self, event_dims: dict[str, int]) -> None:
-        self.event_dims = event_dims
+    def __init__(self, plate: str, event_dims: dict[str, int]) -> None:
+        self.plate, self.event_dims = plate, event_dims
         self.values: dict[str, Tensor] = {}
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
-        with pyro.plate("data", len(x)):
+        with pyro.plate(self.plate, len(x)):
             for name, event_dim in self.event_dims.items():
                 value = self.values[name]
                 pyro.sample(name, _Certain(value, event_dim=event_dim))
