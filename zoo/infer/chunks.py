@@ -105,7 +105,7 @@ def pieces(
         for start in range(0, size, step):
             rows = slice(start, min(start + step, size))
             inputs, keywords = batch_rows(x, args, kwargs, rows)
-            look_at(model, guide, inputs, keywords)  # the values of every row, not of the first ones alone
+            look_at(model, guide, inputs, keywords, start)  # the values of every row, not of the first ones alone
             for done in range(0, num_particles, particles):
                 now = min(particles, num_particles - done)
                 try:

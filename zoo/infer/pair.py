@@ -91,8 +91,8 @@ def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_
     return layout
 
 
-def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Layout:
-    """The check itself: of the program, and of the values in these very arguments."""
+def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int = 0) -> Layout:
+    """The check itself: of the program, and of the values in these arguments, whose rows count from `first_row`."""
     for position, value in enumerate(args):
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
@@ -112,7 +112,7 @@ def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Layo
     everywhere = [*scored.items(), *drawn.items()]
     batch = _batch_plate(everywhere, args)
     for name, site in everywhere:
-        _check_site(name, site)
+        _check_site(name, site, first_row)
     latents = [n for n, s in scored.items() if not s["is_observed"]]
     order = [n for n in drawn if n not in auxiliary]
     nesting = max(-frame.dim for _, site in everywhere for frame in site["cond_indep_stack"] if frame.vectorized)
@@ -202,7 +202,7 @@ def _batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
     return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
 
 
-def _check_site(name: str, site: Any) -> None:
+def _check_site(name: str, site: Any, first_row: int) -> None:
     scale = site["scale"]
     if isinstance(scale, Tensor) or scale != 1.0:
         raise ValueError(
@@ -234,20 +234,20 @@ def _check_site(name: str, site: Any) -> None:
         scored = scored & mask
     nan = torch.isnan(value).reshape(*fn.batch_shape, -1).any(-1)
     if (nan & scored).any():
-        raise ValueError(f"site {name!r}: the value is NaN in rows {_rows(nan & scored)}")
+        raise ValueError(f"site {name!r}: the value is NaN in rows {_rows(nan & scored, first_row)}")
     if site["is_observed"]:
         inside = fn.support.check(value)
         if not inside[scored].all():
             outside = ~inside & scored
             raise ValueError(
                 f"site {name!r}: {_name(fn)} has support {fn.support}, the observed values lie outside in rows "
-                f"{_rows(outside)} (values between {value.min().item():.4g} and {value.max().item():.4g}). Grey pixels "
-                "need binarising (zoo.data.Binarized) or another likelihood"
+                f"{_rows(outside, first_row)} (values between {value.min().item():.4g} and {value.max().item():.4g}). "
+                "Grey pixels need binarising (zoo.data.Binarized) or another likelihood"
             )
 
 
-def _rows(wrong: Tensor) -> str:
-    rows = wrong.nonzero()[:, 0].unique().tolist()
+def _rows(wrong: Tensor, first_row: int) -> str:
+    rows = (wrong.nonzero()[:, 0].unique() + first_row).tolist()
     return f"{rows[:5]}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 

@@ -108,10 +108,9 @@ class Training:
             for index in torch.arange(len(source), device=getattr(source, "device", "cpu")).split(self.batch_size):
                 args, kwargs = self.batch(source, index, generator)
                 try:
-                    look_at(self.loss.model, self.loss.guide, args, kwargs)
+                    look_at(self.loss.model, self.loss.guide, args, kwargs, int(index[0]))
                 except ValueError as error:
-                    first, last = int(index[0]), int(index[-1])
-                    raise ValueError(f"{name}, rows {first} to {last} (counted from {first}): {error}") from error
+                    raise ValueError(f"{name}: {error}") from error
 
     def batch(
         self, source: Rows, index: Tensor, generator: torch.Generator
