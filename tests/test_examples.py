@@ -62,7 +62,7 @@ def test_the_long_run_leaves_its_row(tmp_path):
         ("--family diagnoal", "unknown family 'diagnoal': did you mean 'diagonal'?"),
         ("--objective iwealbo", "unknown objective 'iwealbo': did you mean 'iwelbo'?"),
         ("--guide amortised", "unknown guide 'amortised': did you mean 'amortized'?"),
-        ("--data digit", "did you mean 'digits'"),
+        ("--data digit", "Did you mean 'digits'?"),
     ],
 )
 def test_a_wrong_word_names_the_nearest(arguments, message, tmp_path):

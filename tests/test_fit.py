@@ -27,6 +27,15 @@ from zoo.infer.compiled import compiled
 quiet = functools.partial(fit, progress=False)
 
 
+@pytest.fixture(autouse=True)
+def sigint_as_in_a_terminal():
+    """A shell's background jobs ignore Ctrl-C and hand that on; these tests are of a process that does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+
 class Regression(nn.Module):
     """-sum_n log N(y_n | x_n A + b, 1) up to a constant: no noise, and a solution in closed form."""
 
