@@ -106,13 +106,18 @@ def _per_datum(site: Any, log_prob: Tensor, layout: Layout, num_particles: int) 
     return log_prob.unsqueeze(0) if num_particles == 1 else log_prob
 
 
-def log_density(site: Any, layout: Layout, num_particles: int) -> Tensor:
-    """log density of a recorded site at its value, `(K, N)`; names the site when its distribution cannot tell."""
+def log_density(site: Any, layout: Layout, num_particles: int, drawn: bool = False) -> Tensor:
+    """log density of a recorded site at its value, `(K, N)`; names the site when its distribution cannot tell.
+
+    With `drawn` the distribution has drawn the value, and no derivative is wanted but that of its parameters.
+    """
+    fn = site["fn"]
+    log_prob_of = getattr(fn, "log_prob_of_draw", fn.log_prob) if drawn else fn.log_prob
     try:
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_prob = log_prob_of(site["value"], *site["args"], **site["kwargs"])
     except (KeyError, NotImplementedError, ValueError) as error:
         raise ValueError(
-            f"site {site['name']!r}: {type(site['fn']).__name__} cannot score this value ({error}). Estimators that "
+            f"site {site['name']!r}: {type(fn).__name__} cannot score this value ({error}). Estimators that "
             "score the guide at values it has not just drawn (`sticking`, `doubly`) need a family with an inverse"
         ) from error
     return _per_datum(site, log_prob, layout, num_particles)
@@ -245,7 +250,7 @@ def run(
             log_q = {name: log_density(site, layout, num_particles) for name, site in frozen.items()}
     else:
         scored = layout.auxiliary if analytic_kl else q
-        log_q = {name: log_density(q[name], layout, num_particles) for name in scored}
+        log_q = {name: log_density(q[name], layout, num_particles, drawn=differentiable) for name in scored}
     p = _run(run_model, args, model_kwargs, num_particles, dim, values)
 
     log_likelihood: Any = 0.0

@@ -1,0 +1,60 @@
+"""The light distributions against torch's own."""
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Independent, Normal
+
+from zoo.parts.distributions import DiagonalNormal, IndependentBernoulli, UnitNormal
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def parameters(*shape):
+    return torch.randn(*shape, requires_grad=True), torch.randn(*shape, requires_grad=True)
+
+
+def exact(loc, log_scale):
+    return Independent(Normal(loc, log_scale.exp()), 1)
+
+
+def test_densities_are_torchs():
+    loc, log_scale = parameters(4, 3)
+    z = torch.randn(5, 4, 3)
+    for q in (DiagonalNormal(loc, log_scale=log_scale), DiagonalNormal(loc, log_scale.exp())):
+        torch.testing.assert_close(q.log_prob(z), exact(loc, log_scale).log_prob(z))
+        torch.testing.assert_close(q.expand((5, 4)).log_prob(z), exact(loc, log_scale).log_prob(z))
+        torch.testing.assert_close(q.entropy(), exact(loc, log_scale).entropy())
+    torch.testing.assert_close(UnitNormal(3, z).log_prob(z), Independent(Normal(z * 0, z * 0 + 1), 1).log_prob(z))
+    x = torch.bernoulli(torch.full((4, 3), 0.5))
+    logits = torch.randn(5, 4, 3)
+    torch.testing.assert_close(IndependentBernoulli(logits).log_prob(x), Bernoulli(logits=logits).log_prob(x).sum(-1))
+
+
+@pytest.mark.parametrize("particles", [(), (5,)])
+def test_log_prob_of_a_draw_has_the_value_and_the_total_gradient_of_log_prob(particles):
+    loc, log_scale = parameters(4, 3)
+    q = DiagonalNormal(loc, log_scale=log_scale).expand((*particles, 4))
+    for _ in range(2):  # of the latest draw, and as well of one before it
+        z = q.rsample()
+        for value in (z, z * 1):
+            quick, long = q.log_prob_of_draw(value), exact(loc, log_scale).log_prob(value)
+            torch.testing.assert_close(quick, long)
+            weight = torch.randn_like(quick)
+            options = {"retain_graph": True, "materialize_grads": True}
+            gradients = [torch.autograd.grad((f * weight).sum(), (loc, log_scale), **options) for f in (quick, long)]
+            torch.testing.assert_close(*gradients)
+
+
+def test_log_prob_of_a_draw_without_a_path_has_the_score():
+    loc, log_scale = parameters(4, 3)
+    q = DiagonalNormal(loc, log_scale=log_scale)
+    z = q.sample()
+    scores = [torch.autograd.grad(f.sum(), loc)[0] for f in (q.log_prob_of_draw(z), exact(loc, log_scale).log_prob(z))]
+    assert scores[1].abs().min() > 0
+    torch.testing.assert_close(*scores)
