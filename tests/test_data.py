@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from zoo.data import Binarized, Split, binarize, catalogue, load
-from zoo.data.files import BINARIZED_MNIST, MNIST, OMNIGLOT, _copy, _read_gzip
+from zoo.data import Binarized, Sequences, Split, binarize, catalogue, load, series
+from zoo.data.files import BINARIZED_MNIST, GPS_TRACKS, MNIST, OMNIGLOT, UK_GAS, _copy, _read_gzip
 from zoo.data.sources import Remote, Source, fetch, folders
 
 REAL = os.environ.get("ZOO_DATA")
@@ -166,7 +166,9 @@ def test_omniglot():
     assert rows(load("omniglot", REAL).valid) == rows(omniglot.valid)
 
 
-@pytest.mark.parametrize(("word", "near"), [("mnits", "'mnist'"), ("MNIST", "'mnist'"), ("omni", "'omniglot'")])
+@pytest.mark.parametrize(
+    ("word", "near"), [("mnits", "'mnist'"), ("MNIST", "'mnist'"), ("omni", "'omniglot'"), ("UKgas", "'uk_gas'")]
+)
 def test_unknown_name_gives_the_nearest(word, near):
     with pytest.raises(
         ValueError, match=f"no data set '{word}'. Did you mean {near}.*digits, mnist, binarized_mnist, omni"
@@ -187,6 +189,195 @@ def test_split_carries_labels_with_rows():
     assert len(replace(split, labels=None)[:5]) == 5
     with pytest.raises(TypeError, match="slice or a tensor"):
         split[3]
+
+
+# Series and tracks
+
+MONTHS = 12 * 12
+LENGTHS = {
+    "nile": 100,
+    "air_passengers": MONTHS,
+    "co2_weekly": 2284,
+    "uk_gas": 108,
+    "seatbelts": 192,
+    "johnson_johnson": 84,
+    "lake_huron": 98,
+    "lynx": 114,
+    "sunspot_year": 289,
+    "us_accident_deaths": 72,
+}
+EMBEDDED = {"nile": "Nile", "air_passengers": "AirPassengers", "co2_weekly": "co2_weekly"}
+
+
+@pytest.mark.parametrize("name", [name for name in LENGTHS if name in EMBEDDED or REAL])
+def test_series_are_one_sequence_each(name):
+    found = load(name, REAL)
+    sequences, length = found.train, LENGTHS[name]
+    assert sequences.values.shape == (1, length, found.data_dim)
+    assert sequences.values.dtype == torch.float64
+    assert len(sequences.columns) == found.data_dim
+    assert (len(found.valid), len(found.test), found.num_levels) == (0, 0, None)
+    steps = sequences.times[0].diff()
+    assert torch.allclose(steps, steps[:1], rtol=1e-9)
+    if name != "co2_weekly":
+        assert sequences.mask.all()
+        assert (sequences.times[0, 0] % 1, sequences.time_unit) == (0, "years")
+    assert found.licence
+    assert found.source
+
+
+@real_files
+@pytest.mark.parametrize("name", sorted(series.SERIES))
+def test_series_hold_the_numbers_and_the_years_of_the_file(name):
+    found = load(name, REAL).train
+    path = Path(REAL, series.SERIES[name].source.file)
+    table = np.genfromtxt(path, delimiter=",", names=True, deletechars="")
+    columns = [table[word] for word in table.dtype.names if word not in ("rownames", "time")]
+    assert np.array_equal(np.stack(columns, -1), found.values[0].numpy())
+    if "time" in table.dtype.names:
+        assert np.allclose(table["time"], found.times[0].numpy(), rtol=1e-12)
+
+
+@real_files
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_series_are_the_files(name):
+    file = f"timeseries/{EMBEDDED[name]}.csv"
+    assert (series.PACKAGE / file).read_bytes() == Path(REAL, file).read_bytes()
+
+
+def test_nile_and_air_passengers_are_known():
+    nile, air = load("nile").train, load("air_passengers").train
+    assert nile.values.mean() == 919.35  # Durbin and Koopman
+    assert nile.times[0, [0, -1]].tolist() == [1871, 1970]
+    assert air.values[0, [0, -1], 0].tolist() == [112, 432]
+    assert air.times[0, 15] == 1950.25
+
+
+def test_co2_weeks_are_saturdays_and_missing_where_the_file_is_empty():
+    co2 = load("co2_weekly").train
+    days = co2.times[0].numpy().astype("datetime64[D]")
+    assert [str(days[0]), str(days[-1])] == ["1958-03-29", "2001-12-29"]
+    assert (np.diff(days) == np.timedelta64(7, "D")).all()
+    text = (series.PACKAGE / "timeseries" / "co2_weekly.csv").read_text().split()[1:]
+    present = torch.tensor([not line.endswith(",") for line in text])
+    assert torch.equal(co2.mask[0], present)
+    assert int((~co2.mask).sum()) == 59
+    assert torch.equal(co2.values[0].isnan().squeeze(-1), ~present)
+    assert co2.values[0, [0, -1], 0].tolist() == [316.1, 371.5]
+
+
+@real_files
+def test_gps_tracks_are_the_files_without_its_duplicates():
+    tracks = load("gps_tracks", REAL).train
+    with np.load(Path(REAL, "gps_go_track.npz")) as file:
+        whole = dict(file)
+    assert (len(tracks), len(np.unique(whole["track_id"]))) == (146, 163)
+    seen = set()
+    for row in range(len(tracks)):
+        chosen, length = whole["track_id"] == int(tracks.labels[row]), int(tracks.lengths[row])
+        fixes = np.stack([whole["longitude"][chosen], whole["latitude"][chosen]], -1)
+        assert np.array_equal(fixes, tracks.values[row, :length].numpy())
+        assert np.array_equal(whole["time"][chosen], tracks.times[row, :length].numpy())
+        assert (tracks.times[row].diff() >= 0).all()
+        assert not tracks.mask[row, length:].any()
+        seen.add(fixes.tobytes() + whole["time"][chosen].tobytes())
+    assert len(seen) == 146
+    for track in np.unique(whole["track_id"]):  # what was left out is a copy of what is there
+        chosen = whole["track_id"] == track
+        fixes = np.stack([whole["longitude"][chosen], whole["latitude"][chosen]], -1)
+        assert fixes.tobytes() + whole["time"][chosen].tobytes() in seen
+
+
+@real_files
+def test_gps_tracks_build_from_the_public_text(server, monkeypatch):
+    """The text of the public file, in any order of its rows, gives the arrays of gps_go_track.npz."""
+    with np.load(Path(REAL, "gps_go_track.npz")) as file:
+        whole = dict(file)
+    times = whole["time"].astype("datetime64[s]")
+    order = np.argsort(whole["track_id"] % 7, kind="stable")
+    text = "latitude,longitude,track_id,time\n" + "".join(
+        f"{whole['latitude'][i]!r},{whole['longitude'][i]!r},{whole['track_id'][i]},{str(times[i]).replace('T', ' ')}\n"
+        for i in order
+    ).replace("np.float64(", "").replace(")", "")
+    server["tracks.csv"] = text.encode(), len(text)
+    local = replace(GPS_TRACKS, remotes=(Remote(server.url + "tracks.csv"),))
+    monkeypatch.setattr(series, "GPS_TRACKS", local)
+    assert torch.equal(load("gps_tracks").train.frames, load("gps_tracks", REAL).train.frames)
+
+
+@real_files
+def test_series_download(server, monkeypatch):
+    body = Path(REAL, UK_GAS.file).read_bytes()
+    server["UKgas.csv"] = body, len(body)
+    local = replace(UK_GAS, remotes=(Remote(server.url + "UKgas.csv", UK_GAS.remotes[0].digest),))
+    monkeypatch.setitem(series.SERIES, "uk_gas", replace(series.SERIES["uk_gas"], source=local))
+    assert torch.equal(load("uk_gas").train.frames, load("uk_gas", REAL).train.frames)
+
+
+def ragged(**named) -> Sequences:
+    """Three sequences of 2, 4 and 1 frames of two coordinates; frame 3, in the middle of the second, is missing."""
+    frames = torch.arange(14.0).reshape(7, 2)
+    frames[3] = float("nan")
+    return Sequences(**{"frames": frames, "lengths": torch.tensor([2, 4, 1]), "columns": ("a", "b"), **named})
+
+
+def test_sequences_are_padded_behind_and_masked():
+    found = ragged(stamps=torch.tensor([5.0, 6, 1, 2, 4, 8, 3]))
+    nan = float("nan")
+    expected = [[[0, 1], [2, 3], [0, 0], [0, 0]], [[4, 5], [nan, nan], [8, 9], [10, 11]], [[12, 13]] + 3 * [[0, 0]]]
+    assert torch.equal(found.values.nan_to_num(-1), torch.tensor(expected).nan_to_num(-1))
+    assert found.mask.tolist() == [[True, True, False, False], [True, False, True, True], [True, False, False, False]]
+    assert found.times.tolist() == [[5, 6, 6, 6], [1, 2, 4, 8], [3, 3, 3, 3]]
+    assert ragged().times.tolist() == [[0, 1, 1, 1], [0, 1, 2, 3], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("rows", [slice(1, 3), torch.tensor([2, 0]), torch.tensor([True, False, True]), slice(0, 0)])
+def test_rows_of_sequences(rows):
+    whole = ragged(stamps=torch.arange(7.0), labels=torch.tensor([7, 8, 9]))
+    part = whole[rows]
+    longest = int(whole.lengths[rows].max()) if len(part) else 0
+    assert torch.equal(part.lengths, whole.lengths[rows])
+    assert torch.equal(part.labels, whole.labels[rows])
+    for name in ("values", "mask", "times"):
+        mine, theirs = getattr(part, name), getattr(whole, name)[rows][:, :longest]
+        assert torch.equal(mine.nan_to_num(-1), theirs.nan_to_num(-1)), name
+
+
+def test_shuffled_sequences_stay_whole():
+    whole = ragged(labels=torch.tensor([7, 8, 9]))
+    again = whole.shuffled(1)
+    assert again.labels.tolist() == whole.shuffled(1).labels.tolist() != whole.labels.tolist()
+    for row, label in enumerate(again.labels.tolist()):
+        assert torch.equal(
+            again[row : row + 1].values.nan_to_num(-1), whole[whole.labels == label].values.nan_to_num(-1)
+        )
+
+
+def test_integer_frames_become_float32():
+    bits = torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.uint8)
+    found = Sequences(bits, torch.tensor([1, 2]), ("low", "high"), num_levels=2)
+    assert found.values.dtype == torch.float32
+    assert found.values.tolist() == [[[1, 0], [0, 0]], [[0, 1], [1, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"lengths": torch.tensor([2, 4])}, r"frames \(7, 2\) but lengths give 6"),
+        ({"columns": ("a",)}, r"frames \(7, 2\) but .* columns \('a',\)"),
+        ({"stamps": torch.zeros(6)}, r"stamps \(6,\) of 7 frames"),
+        ({"lengths": torch.tensor([2, 0, 5])}, "sequence 1 has no frames"),
+        (
+            {"frames": torch.ones(7, 2).index_put((torch.tensor(4), torch.tensor(1)), torch.tensor(float("nan")))},
+            "4 is",
+        ),
+    ],
+)
+def test_sequences_that_do_not_fit_are_refused(named, message):
+    with pytest.raises(ValueError, match=message):
+        ragged(**named)
+    with pytest.raises(TypeError, match="slice or a tensor"):
+        ragged()[1]
 
 
 # Files
@@ -263,7 +454,7 @@ def test_missing_file_names_url_and_folders(cache, tmp_path, monkeypatch):
     assert files_below(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["mnist", "binarized_mnist", "omniglot"])
+@pytest.mark.parametrize("name", ["mnist", "binarized_mnist", "omniglot", "lynx", "gps_tracks"])
 def test_without_pooch_the_error_says_what_to_install(name, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(FileNotFoundError, match=r"pip install 'pyro-latent-zoo\[data\]'") as caught:

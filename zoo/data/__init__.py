@@ -1,4 +1,4 @@
-"""Data sets by name, and binarisation that changes every epoch.
+"""Data sets by name, images and sequences, and binarisation that changes every epoch.
 
 >>> from zoo.data import Binarized, load
 >>> digits = load("digits")
@@ -6,10 +6,14 @@
 torch.Size([1197, 64])
 >>> len(Binarized(digits.train))  # what `fit` takes: fresh Bernoulli bits at every access
 1197
+>>> nile = load("nile").train  # float64 (sequences, time, columns), with `mask` and `times`
+>>> nile.values.shape, nile.mask.shape, nile.times[0, 0].item()
+(torch.Size([1, 100, 1]), torch.Size([1, 100]), 1871.0)
 """
 
 from zoo.data.binarized import Binarized, binarize
 from zoo.data.catalogue import load
 from zoo.data.dataset import Dataset, Split
+from zoo.data.sequences import Sequences
 
-__all__ = ["Binarized", "Dataset", "Split", "binarize", "load"]
+__all__ = ["Binarized", "Dataset", "Sequences", "Split", "binarize", "load"]

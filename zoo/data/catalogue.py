@@ -1,21 +1,22 @@
 """The data sets by name: their splits, scales, terms and doubts."""
 
 import difflib
-import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 from zoo.data.dataset import Dataset, Split
 from zoo.data.files import BINARIZED_MNIST, DIGITS, MNIST, OMNIGLOT
-from zoo.data.sources import Source, check, fetch
+from zoo.data.series import SEQUENCES
+from zoo.data.sources import Root, Source, check, fetch
 
-Root = str | os.PathLike[str] | None
 
-
-def load(name: str, root: Root = None) -> Dataset:
+def load(name: str, root: Root = None) -> Dataset[Any]:
     """A data set: checked arrays, the splits of the literature, its terms.
+
+    Images, each split a `Split`:
 
     ==================  ========================  ======  ====================================================
     name                train / valid / test      levels  what
@@ -26,13 +27,31 @@ def load(name: str, root: Root = None) -> Dataset:
     `omniglot`          23,000 / 1,345 / 8,115    256     28x28, *not* the `chardata.mat` of the IWAE paper
     ==================  ========================  ======  ====================================================
 
+    Sequences, each split a `Sequences`; none of these has a split of its own, so all is in `train`:
+
+    ====================  ===============  ===========================================================
+    name                  sequences        what
+    ====================  ===============  ===========================================================
+    `nile`                100 years        flow at Aswan, 1871-1970; comes with the package
+    `air_passengers`      144 months       airline passengers, 1949-1960; comes with the package
+    `co2_weekly`          2,284 weeks      CO2 at Mauna Loa, 1958-2001, 59 missing; comes with the package
+    `uk_gas`              108 quarters     gas consumption, 1960-1986
+    `seatbelts`           192 months       8 columns of road casualties and covariates, 1969-1984
+    `johnson_johnson`     84 quarters      earnings a share, 1960-1980
+    `lake_huron`          98 years         water level, 1875-1972
+    `lynx`                114 years        trappings, 1821-1934
+    `sunspot_year`        289 years        sunspot numbers, 1700-1988
+    `us_accident_deaths`  72 months        accidental deaths, 1973-1978
+    `gps_tracks`          146 tracks       longitude and latitude of vehicles, irregular times
+    ====================  ===============  ===========================================================
+
     Files are looked for in `$ZOO_DATA`, then in the cache (`$XDG_CACHE_HOME` or `~/.cache`, `/pyro-latent-zoo`),
     then downloaded there with pooch. With `root`, that folder stands for both. The sha256 of every file's content is
     checked at each load, wherever it came from. Each data set's own function says how it is split and scaled.
 
     Args:
         name: one of the names above.
-        root: a folder to use instead of `$ZOO_DATA` and the cache (`digits` needs none).
+        root: a folder to use instead of `$ZOO_DATA` and the cache (sets that come with a package need none).
 
     Raises:
         ValueError: an unknown name, or a file whose content is not what it should be.
@@ -45,7 +64,7 @@ def load(name: str, root: Root = None) -> Dataset:
     return DATASETS[name](root)
 
 
-def digits(root: Root = None) -> Dataset:
+def digits(root: Root = None) -> Dataset[Split]:
     """8x8 digits, values 0 .. 16 (`images` = levels / 16), bundled with scikit-learn.
 
     They are the 1,797 test images of UCI's "Optical Recognition of Handwritten Digits". The split is ours: rows
@@ -75,7 +94,7 @@ def digits(root: Root = None) -> Dataset:
     )
 
 
-def mnist(root: Root = None) -> Dataset:
+def mnist(root: Root = None) -> Dataset[Split]:
     """Grey MNIST, 0 .. 255 (`images` = levels / 255); validation is the last 10,000 training images.
 
     Other splits in print, from the same rows: IWAE trains on the first 59,600 and validates on the last 400
@@ -98,7 +117,7 @@ def mnist(root: Root = None) -> Dataset:
     )
 
 
-def binarized_mnist(root: Root = None) -> Dataset:
+def binarized_mnist(root: Root = None) -> Dataset[Split]:
     """MNIST in bits fixed by Larochelle, 50,000/10,000/10,000: the "static MNIST" of NADE, MADE, flows and BIVA.
 
     **The test set is ordered by class**: `test.shuffled()[:n]` is a sample of it, `test[:n]` is zeros. The original has
@@ -124,7 +143,7 @@ def binarized_mnist(root: Root = None) -> Dataset:
     )
 
 
-def omniglot(root: Root = None) -> Dataset:
+def omniglot(root: Root = None) -> Dataset[Split]:
     """OMNIGLOT at 28x28, 0 .. 255 = share of ink (`images` = levels / 255); labels are the 1,623 characters.
 
     **Doubt**: papers use IWAE's `chardata.mat` (24,345 train, 8,070 test), which is another down-sampling and another
@@ -152,11 +171,12 @@ def omniglot(root: Root = None) -> Dataset:
     )
 
 
-DATASETS: dict[str, Callable[[Root], Dataset]] = {
+DATASETS: dict[str, Callable[[Root], Dataset[Any]]] = {
     "digits": digits,
     "mnist": mnist,
     "binarized_mnist": binarized_mnist,
     "omniglot": omniglot,
+    **SEQUENCES,
 }
 
 

@@ -1,12 +1,15 @@
-"""What `load` returns: a `Dataset` is three `Split`s and where they come from."""
+"""What `load` returns: a `Dataset` is three splits, of images or of sequences, and where they come from."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+from zoo.data.sequences import Sequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +48,18 @@ class Split:
         return self[torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))]
 
 
+Part = TypeVar("Part", Split, Sequences)
+
+
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Generic[Part]):
     """A data set with the splits of the literature.
 
     Attributes:
         name: the word given to `load`.
-        train, valid, test: `Split`s. Test sets may be ordered: a part of one is `test.shuffled()[:n]`.
-        shape: of one image, such as (28, 28).
+        train, valid, test: a `Split` each, or `Sequences`. Test sets may be ordered: a part of one is
+            `test.shuffled()[:n]`. A set without a split of its own, such as a single series, is all in `train`.
+        shape: of one image, such as (28, 28), or of one frame of a sequence.
         licence: the terms its source states, or that it states none.
         source: whom to cite, and from where the file is.
         sha256: content -> sha256, as checked by `load`; `file/part` names the content.
@@ -60,9 +67,9 @@ class Dataset:
     """
 
     name: str
-    train: Split
-    valid: Split
-    test: Split
+    train: Part
+    valid: Part
+    test: Part
     shape: tuple[int, ...]
     licence: str
     source: str
@@ -71,10 +78,10 @@ class Dataset:
 
     @property
     def data_dim(self) -> int:
-        """Pixels per image, the last axis of `images` and `levels`."""
+        """Numbers in an image or a frame: the last axis of `images`, `levels`, `frames` and `values`."""
         return math.prod(self.shape)
 
     @property
-    def num_levels(self) -> int:
-        """2, 17 or 256 values per pixel."""
+    def num_levels(self) -> int | None:
+        """2, 17 or 256 values per pixel; None for measurements."""
         return self.train.num_levels

@@ -3,6 +3,7 @@
 A sha256 here is of a file's content, the digest of a `Remote` is of the file as its URL serves it.
 """
 
+import csv
 import gzip
 import shutil
 import zipfile
@@ -16,6 +17,10 @@ from zoo.data.sources import Remote, Source
 
 def _read_gzip(path: Path) -> dict[str, np.ndarray]:
     return {"content": np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)}
+
+
+def _read_bytes(path: Path) -> dict[str, np.ndarray]:
+    return {"content": np.frombuffer(path.read_bytes(), np.uint8)}
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -32,6 +37,19 @@ def _pack_amat(downloaded: list[Path], target: Path) -> None:
     texts = [np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 2 * 784) for path in downloaded]
     train, valid, test = (np.packbits(text[:, ::2] - ord("0"), axis=-1) for text in texts)
     np.savez_compressed(target, train=train, valid=valid, test=test)
+
+
+def _pack_tracks(downloaded: list[Path], target: Path) -> None:
+    """A text of latitude, longitude, track_id, time ("2014-09-13 07:24:32") to arrays, sorted by track and time."""
+    with downloaded[0].open(newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: (int(row["track_id"]), row["time"]))
+    np.savez_compressed(
+        target,
+        latitude=np.array([row["latitude"] for row in rows], np.float64),
+        longitude=np.array([row["longitude"] for row in rows], np.float64),
+        track_id=np.array([row["track_id"] for row in rows], np.int32),
+        time=np.array([row["time"] for row in rows], "datetime64[s]").astype(np.int64),
+    )
 
 
 def _shrink_omniglot(downloaded: list[Path], target: Path) -> None:
@@ -141,4 +159,51 @@ OMNIGLOT = Source(
         ),
     ),
     build=_shrink_omniglot,
+)
+
+
+RDATASETS = "https://raw.githubusercontent.com/vincentarelbundock/Rdatasets/1dcc2bf5f955cc1224a3e1307256e1fe86b68dae"
+
+
+def _text_file(file: str, url: str, sha256: str) -> Source:
+    return Source(file, {"content": sha256}, _read_bytes, (Remote(url, f"sha256:{sha256}"),), _copy)
+
+
+def _series_file(name: str, sha256: str) -> Source:
+    return _text_file(f"timeseries/{name}.csv", f"{RDATASETS}/csv/datasets/{name}.csv", sha256)
+
+
+NILE = _series_file("Nile", "d0452bea38c61e796a4eeb950bf91d20fb5c7f13d5822eadf5990fe54f9c8d07")
+AIR_PASSENGERS = _series_file("AirPassengers", "bdb98adbd418a6de6842a742e0602f363c3b841c26677e7e61a1e055e9509bd8")
+UK_GAS = _series_file("UKgas", "69ec013fbeeaf956a42603aaf8f68d943a3aab5f90b6ed89c5de2ed02eba59ff")
+SEATBELTS = _series_file("Seatbelts", "61f8faf2aba26fc848054e34e1abedbb292e01aa535cb2d3a9ecce8570b52567")
+JOHNSON_JOHNSON = _series_file("JohnsonJohnson", "8d84846f400a24fd6bed71d80c5a89b9cda2e47702ef58c03610a538ca9157e7")
+LAKE_HURON = _series_file("LakeHuron", "7fe634970d5b28128ade898c3932dbc4015fecbeb6dabc443efaf88a2fd037d8")
+LYNX = _series_file("lynx", "0766d4043eb8a20ac83afefff1c78063beff3891571c59e8e38d72503ca86cf1")
+SUNSPOT_YEAR = _series_file("sunspot.year", "f6d6b62da79feac7408cd876efff2bf9c9853fd6b76b59ed3717a51d997764f9")
+US_ACCIDENT_DEATHS = _series_file("USAccDeaths", "7eb8927b29341a5abe4420a278e4e21100af1a14212d700a0f296f7462377b29")
+
+CO2_WEEKLY = _text_file(
+    "timeseries/co2_weekly.csv",
+    "https://raw.githubusercontent.com/statsmodels/statsmodels/82c59e378bdfb5ae324006c477954879ad3e24be"
+    "/statsmodels/datasets/co2/co2.csv",
+    "16695fa2786e53414e5a6b54767a3fdf5de99cfbc68617f69d1362d92776a92f",
+)
+
+GPS_TRACKS = Source(
+    file="gps_go_track.npz",
+    sha256={
+        "latitude": "db621edfb96c144726daa60d6e858843d5cd5302f90b25d54377d0140d8eba81",
+        "longitude": "9f815269dfa39b26a7b522021949792dee4174b3c0b5bdc84bd1a5db849455cb",
+        "track_id": "21221267bc734624eea89ddd30fffef9beeabb2221617f1e4c24cd7044321b43",
+        "time": "395879675820c316f628a39b04c7dcdafd7c75ae9db89faefbf21f040e8df5ed",
+    },
+    read=_read_npz,
+    remotes=(
+        Remote(
+            "https://raw.githubusercontent.com/AnaMazziotti/Base-de-Dados---IP---IME"
+            "/cc2ce98898c25975dee76c526b743071e72a4f0e/datasets/go_track_trackspoints.csv"
+        ),
+    ),
+    build=_pack_tracks,
 )

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+Root = str | os.PathLike[str] | None
+
 
 @dataclass(frozen=True)
 class Remote:
@@ -47,7 +49,7 @@ class Source:
     optional: frozenset[str] = frozenset()
 
 
-def folders(root: str | os.PathLike[str] | None = None) -> list[Path]:
+def folders(root: Root = None) -> list[Path]:
     """Where files are looked for, in this order; downloads go to the last.
 
     `root` alone where it is given; else `$ZOO_DATA`, then `$XDG_CACHE_HOME/pyro-latent-zoo` or
@@ -60,7 +62,7 @@ def folders(root: str | os.PathLike[str] | None = None) -> list[Path]:
     return [Path(given).expanduser(), cache] if given else [cache]
 
 
-def fetch(source: Source, root: str | os.PathLike[str] | None = None) -> dict[str, np.ndarray]:
+def fetch(source: Source, root: Root = None) -> dict[str, np.ndarray]:
     """The checked parts of a file, downloaded if no folder has it.
 
     Raises:

@@ -1,0 +1,107 @@
+"""A split of sequences: music, speech, motion, tracks, or one single series."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """N sequences of D numbers a frame, of unequal length: kept end to end, handed out padded; rows are sequences.
+
+    Attributes:
+        frames: `(total, D)`, all frames end to end, in any dtype. Missing frames are NaN.
+        lengths: int64 `(N,)`, frames of each sequence; their sum is `total`.
+        columns: the names of the D coordinates, with their units.
+        stamps: float64 `(total,)`, the time of each frame, or None where frames are one step apart.
+        time_unit: of the stamps, such as "years" or "seconds since 1970".
+        labels: int64 `(N,)`, or None where the source gives none.
+        num_levels: of frames that hold levels, as of a `Split` (2: bits); None where they are measurements.
+        values: `(N, T, D)`, T the greatest length, padded behind with 0 (missing frames stay NaN); integers as float32.
+        mask: bool `(N, T)`, True where a frame is there: neither padding nor missing. What models take as `mask`.
+        times: float64 `(N, T)`: the stamps, or 0, 1, ...; padding repeats the last, so that no time passes in it.
+
+    Padded forms are made at the first access and kept. Of a large set take rows first, `sequences[rows].values`.
+
+    Raises:
+        ValueError: lengths that do not add up, an empty sequence, or a frame with NaN in some of its coordinates.
+    """
+
+    frames: Tensor = field(repr=False)
+    lengths: Tensor = field(repr=False)
+    columns: tuple[str, ...]
+    stamps: Tensor | None = field(default=None, repr=False)
+    time_unit: str = "steps"
+    labels: Tensor | None = field(default=None, repr=False)
+    num_levels: int | None = None
+
+    def __post_init__(self) -> None:
+        total = int(self.lengths.sum())
+        if self.frames.shape != (total, len(self.columns)):
+            raise ValueError(f"frames {tuple(self.frames.shape)} but lengths give {total}, columns {self.columns}")
+        if self.stamps is not None and self.stamps.shape != (total,):
+            raise ValueError(f"stamps {tuple(self.stamps.shape)} of {total} frames")
+        if (self.lengths < 1).any():
+            raise ValueError(f"sequence {int((self.lengths < 1).nonzero()[0])} has no frames")
+        unknown = self.frames.isnan()
+        if (partly := unknown.any(-1) & ~unknown.all(-1)).any():
+            raise ValueError(f"frame {int(partly.nonzero()[0])} is NaN in some of its coordinates")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Sequences":
+        """The sequences of a slice, an index tensor or a bool tensor."""
+        if not isinstance(rows, slice | Tensor):
+            raise TypeError(f"Sequences are indexed by a slice or a tensor of rows, not {type(rows).__name__}")
+        kept = torch.arange(len(self))[rows]
+        parts = [
+            torch.arange(start, start + length)
+            for start, length in zip(self._starts[kept], self.lengths[kept], strict=True)
+        ]
+        places = torch.cat([*parts, torch.arange(0)])
+        return replace(
+            self,
+            frames=self.frames[places],
+            lengths=self.lengths[kept],
+            stamps=None if self.stamps is None else self.stamps[places],
+            labels=None if self.labels is None else self.labels[kept],
+        )
+
+    def shuffled(self, seed: int = 0) -> "Sequences":
+        """The same sequences in a random order fixed by `seed`: do this before taking a part of an ordered set."""
+        return self[torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))]
+
+    @cached_property
+    def values(self) -> Tensor:
+        frames = self.frames if self.frames.is_floating_point() else self.frames.float()
+        return frames[self._places].masked_fill(self._padding.unsqueeze(-1), 0)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        return ~(self._padding | self.frames.isnan().all(-1)[self._places])
+
+    @cached_property
+    def times(self) -> Tensor:
+        if self.stamps is None:
+            return (self._places - self._starts[:, None]).double()
+        return self.stamps[self._places]
+
+    @property
+    def _starts(self) -> Tensor:
+        return self.lengths.cumsum(0) - self.lengths
+
+    @property
+    def _steps(self) -> Tensor:
+        return torch.arange(int(self.lengths.max()) if len(self) else 0)
+
+    @property
+    def _padding(self) -> Tensor:
+        return self._steps >= self.lengths[:, None]
+
+    @property
+    def _places(self) -> Tensor:
+        """`(N, T)`: where in `frames` each padded frame is; padding points at the last of its sequence."""
+        return self._starts[:, None] + self._steps.minimum(self.lengths[:, None] - 1)
