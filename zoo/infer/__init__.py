@@ -13,12 +13,14 @@ from zoo.infer.objectives import ELBO, IWELBO, Objective, RenyiELBO, Tempered
 from zoo.infer.overlay import plot_overlay
 from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_reconstructions
 from zoo.infer.reference import Reference, exact_reference, grid_reference
+from zoo.infer.trajectory_plots import Band, draw_band, draw_points, draw_regions, plot_bands
 
 __all__ = [
     "ELBO",
     "FAIR",
     "GOOD",
     "IWELBO",
+    "Band",
     "Comparison",
     "EMError",
     "EMModel",
@@ -37,6 +39,9 @@ __all__ = [
     "active_units",
     "bits_per_dim",
     "compare",
+    "draw_band",
+    "draw_points",
+    "draw_regions",
     "em",
     "exact_reference",
     "fit",
@@ -47,6 +52,7 @@ __all__ = [
     "load_model",
     "log_likelihood",
     "nuts_reference",
+    "plot_bands",
     "plot_elbo_history",
     "plot_images",
     "plot_kl",

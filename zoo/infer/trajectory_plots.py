@@ -1,0 +1,183 @@
+"""Figures of trajectories: bands over time, regions along a path in the plane.
+
+Colours mean the same as in `zoo.infer.overlay`: exact posteriors blue, approximations orange, draws and data grey.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from torch import Tensor
+
+from zoo.infer.overlay import DRAWS, EXACT, GUIDE
+
+__all__ = ["Band", "draw_band", "draw_points", "draw_regions", "plot_bands"]
+
+HIDDEN = "#2f8f4e"  # what was kept from the model and is held against its bands
+_CYCLE = (EXACT, GUIDE, "#8a4fa3", "#b8860b", "#4a4a4a")
+
+
+class Band(NamedTuple):
+    """Intervals over time, each part `(T,)` or `(T, D)`.
+
+    Attributes:
+        centre: mean or median.
+        lower, upper: ends of the interval.
+        mass: of each interval, for the legend.
+        times: `(T,)` where they are not those of the data, as of a forecast.
+    """
+
+    centre: Tensor
+    lower: Tensor
+    upper: Tensor
+    mass: float
+    times: Tensor | None = None
+
+    @staticmethod
+    def normal(mean: Tensor, sd: Tensor, mass: float = 0.9, times: Tensor | None = None) -> "Band":
+        """Central intervals of N(mean, sd^2)."""
+        width = math.sqrt(2) * torch.special.erfinv(torch.tensor(_share(mass), dtype=torch.float64)).item() * sd
+        return Band(mean, mean - width, mean + width, mass, times)
+
+    @staticmethod
+    def of_draws(draws: Tensor, mass: float = 0.9, times: Tensor | None = None) -> "Band":
+        """Median and central intervals of draws `(S, T)` or `(S, T, D)`."""
+        ends = torch.tensor([0.5, (1 - _share(mass)) / 2, (1 + mass) / 2], dtype=draws.dtype, device=draws.device)
+        centre, lower, upper = draws.quantile(ends, dim=0)
+        return Band(centre, lower, upper, mass, times)
+
+    def covers(self, x: Tensor) -> Tensor:
+        """Bool, of the shape of x: whether each entry lies in its interval; False for NaN."""
+        return (self.lower <= x) & (x <= self.upper)
+
+
+def plot_bands(
+    times: Tensor,
+    bands: Mapping[str, Band],
+    *,
+    observed: Tensor | None = None,
+    hidden: Tensor | None = None,
+    names: Sequence[str] | None = None,
+    time_label: str = "time",
+    title: str | None = None,
+) -> Figure:
+    """Bands over time with the data, one panel for each coordinate: filtered, smoothed, imputed or forecast.
+
+    Args:
+        times: `(T,)`, of the data, and of every band that has none of its own.
+        bands: name -> `Band` of `(T,)` or `(T, D)`.
+        observed: the data that the model saw, `(T,)` or `(T, D)`; NaN is left out.
+        hidden: the data kept from it, in the same shape; NaN is left out.
+        names: of the D coordinates, with units.
+        time_label: with the unit.
+
+    Raises:
+        ValueError: no bands, or shapes that differ.
+    """
+    if not bands:
+        raise ValueError("plot_bands: there must be at least one band")
+    found = {name: _each(band, _columns) for name, band in bands.items()}
+    data = {name: _columns(x) for name, x in {"observed": observed, "held out": hidden}.items() if x is not None}
+    size = next(iter(found.values())).centre.shape[1]
+    for name, part, own in [
+        *((name, band.centre, band.times) for name, band in found.items()),
+        *((name, x, None) for name, x in data.items()),
+    ]:
+        expected = (len(times if own is None else own), size)
+        if part.shape != expected:
+            raise ValueError(f"plot_bands: {name} is {tuple(part.shape)}, its times and the first band ask {expected}")
+    figure = Figure(figsize=(7.0, 0.9 + 2.3 * size), layout="constrained")
+    axes = figure.subplots(size, 1, sharex=True, squeeze=False)[:, 0]
+    for place, ax in enumerate(axes):
+        for number, (name, band) in enumerate(found.items()):
+            column = _each(band, operator.itemgetter((slice(None), place)))
+            draw_band(ax, times, column, _CYCLE[number % len(_CYCLE)], name, "solid" if number == 0 else "dashed")
+        for name, x in data.items():
+            draw_points(ax, times, x[:, place], name)
+        ax.set_ylabel(names[place] if names is not None else f"$x_{{{place + 1}}}$" if size > 1 else "x", fontsize=9)
+        _plain(ax)
+    axes[-1].set_xlabel(time_label, fontsize=9)
+    if title is not None:
+        axes[0].set_title(title, fontsize=10)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def draw_band(
+    ax: Axes, times: Tensor, band: Band, colour: str = EXACT, label: str | None = None, style: str = "solid"
+) -> None:
+    """One line with its interval, parts `(T,)`; `times` where the band has none. The label names the mass."""
+    across = _array(times if band.times is None else band.times)
+    ax.fill_between(across, _array(band.lower), _array(band.upper), color=colour, alpha=0.2, linewidth=0, zorder=2)
+    if label is not None:
+        label = f"{label}, {100 * band.mass:g} % band"
+    ax.plot(across, _array(band.centre), color=colour, linestyle=style, linewidth=1.5, label=label, zorder=3)
+
+
+def draw_points(ax: Axes, across: Tensor, up: Tensor, label: str = "observed", **style: Any) -> None:
+    """Data as dots: grey where the model saw them ("observed"), green rings where it did not. NaN is left out."""
+    seen: dict[str, Any] = {"color": DRAWS, "markersize": 3.5, "markeredgewidth": 0}
+    unseen: dict[str, Any] = {"color": HIDDEN, "markersize": 4.5, "markerfacecolor": "none"}
+    look = {**(seen if label == "observed" else unseen), "linestyle": "", "label": label, "zorder": 4, **style}
+    ax.plot(_array(across), _array(up), "o", **look)
+
+
+def draw_regions(
+    ax: Axes,
+    means: Tensor,
+    covariances: Tensor,
+    colour: str = EXACT,
+    label: str | None = None,
+    style: str = "solid",
+    mass: float = 0.9,
+) -> None:
+    """A path in the plane and, in one shade, the union of the ellipses that hold `mass` of each of its Gaussians.
+
+    Args:
+        means, covariances: `(T, 2)` and `(T, 2, 2)`; singular covariances are fine.
+    """
+    radius = math.sqrt(-2 * math.log(1 - _share(mass)))
+    values, vectors = torch.linalg.eigh(covariances.detach().cpu().double())
+    axes = vectors * values.clamp(min=0).sqrt().unsqueeze(-2) * radius  # columns: half axes
+    axes = torch.where(torch.linalg.det(axes)[:, None, None] < 0, axes.flip(-1), axes)  # all turn the same way
+    unit = Path.unit_circle()
+    circle = torch.tensor(np.asarray(unit.vertices))
+    outlines = means.detach().cpu().double().unsqueeze(1) + circle @ axes.mT
+    codes = np.tile(np.asarray(unit.codes), len(means))
+    shape = Path(outlines.reshape(-1, 2).numpy(), codes)
+    ax.add_patch(PathPatch(shape, facecolor=colour, alpha=0.2, linewidth=0, zorder=2))
+    ax.update_datalim(shape.get_extents().get_points())
+    if label is not None:
+        label = f"{label}, {100 * mass:g} % regions"
+    ax.plot(*_array(means).T, color=colour, linestyle=style, linewidth=1.5, label=label, zorder=3)
+
+
+def _share(mass: float) -> float:
+    if not 0 < mass < 1:
+        raise ValueError(f"the mass of a band lies between 0 and 1, not {mass}")
+    return mass
+
+
+def _each(band: Band, change: Callable[[Tensor], Tensor]) -> Band:
+    return band._replace(centre=change(band.centre), lower=change(band.lower), upper=change(band.upper))
+
+
+def _array(part: Tensor) -> np.ndarray:
+    return part.detach().cpu().double().numpy()
+
+
+def _columns(part: Tensor) -> Tensor:
+    return part.unsqueeze(-1) if part.dim() == 1 else part
+
+
+def _plain(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=8)
