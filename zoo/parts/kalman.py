@@ -1,0 +1,454 @@
+"""z_1 ~ N(m_1, P_1);  z_t = A_t z_{t-1} + B_t u_t + b_t + N(0, Q_t);  x_t = C_t z_t + D_t u_t + d_t + N(0, R_t): all exact.
+
+Filter, smoother, likelihood, forecasts and draws of the linear-Gaussian state space model, as functions over one
+`Parameters`. Every parameter may be shared, differ between sequences, change in time, or both; any coordinate of any
+frame may be missing. Computed in float64 by factors of covariances, never by differences of them, and returned in the
+dtype of x. `marginal_loglik` has its gradient by an adjoint recursion; everything else is differentiable too, once.
+
+If numba is installed, the recursions run compiled on the CPU (`pip install 'pyro-latent-zoo[fast]'`), else in PyTorch.
+
+References: Kalman 1960; Rauch, Tung & Striebel 1965; Koopman & Shephard 1992 (the score); Durbin & Koopman 2002 (draws).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Size, Tensor
+from torch.autograd import Function
+
+from zoo.parts import kalman_moments as moments
+from zoo.parts.kalman_checks import (
+    check,
+    check_control,
+    check_data,
+    check_finite,
+    coordinate_mask,
+)
+from zoo.parts.kalman_layout import Layout, unshift
+from zoo.parts.kalman_moments import canonical
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Parameters(NamedTuple):
+    """The parameters of z_t = A_t z_{t-1} + B_t u_t + b_t + N(0, Q_t), x_t = C_t z_t + D_t u_t + d_t + N(0, R_t).
+
+    n, m, k: sizes of z, x and u. Without leading axes a parameter is shared by all sequences and times. Otherwise the
+    axis left of the vector or matrix is time (T, or 1 for constant), and those further left are batch axes: `(T, n, n)`
+    changes in time, `(N, 1, n, n)` with the sequence, `(N, T, n, n)` with both. m_1 and P_1 have no time axis. Entry t
+    of A, B, b and Q leads into z_t: the first is not used. `first + second` is the model of the sum of two independent
+    ones.
+    """
+
+    initial_mean: Tensor  # m_1 (..., n)
+    initial_covariance: Tensor  # P_1 (..., n, n)
+    transition_matrix: Tensor  # A (..., n, n)
+    transition_covariance: Tensor  # Q (..., n, n), may be singular
+    emission_matrix: Tensor  # C (..., m, n)
+    emission_covariance: Tensor  # R (..., m, m), may be singular
+    transition_input: Tensor | None = None  # B (..., n, k)
+    transition_bias: Tensor | None = None  # b (..., n)
+    emission_input: Tensor | None = None  # D (..., m, k)
+    emission_bias: Tensor | None = None  # d (..., m)
+
+    @property
+    def state_dim(self) -> int:
+        return self.initial_mean.shape[-1]
+
+    @property
+    def data_dim(self) -> int:
+        return self.emission_matrix.shape[-2]
+
+    @property
+    def control_dim(self) -> int:
+        """Size of u; 0 without B and D."""
+        given = self.transition_input if self.transition_input is not None else self.emission_input
+        return 0 if given is None else given.shape[-1]
+
+    def __add__(self, other: "Parameters") -> "Parameters":  # type: ignore[override]
+        """x = x_first + x_second: the states side by side, observation noise and offsets added; one u drives both."""
+        return _sum(self, other)
+
+
+class Filtered(NamedTuple):
+    """p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); batch axes first, then time."""
+
+    marginal_loglik: Tensor  # log p(x), nats, (...)
+    loglik_per_step: Tensor  # log p(x_t | x_{1:t-1}), (..., T)
+    predicted_means: Tensor  # (..., T, n)
+    predicted_covariances: Tensor  # (..., T, n, n)
+    filtered_means: Tensor
+    filtered_covariances: Tensor
+
+
+class Smoothed(NamedTuple):
+    """p(z_t | x_{1:t}) and p(z_t | x_{1:T})."""
+
+    marginal_loglik: Tensor
+    filtered_means: Tensor
+    filtered_covariances: Tensor
+    smoothed_means: Tensor
+    smoothed_covariances: Tensor
+    smoothed_cross_covariances: Tensor  # Cov(z_{t+1}, z_t | x), (..., T - 1, n, n)
+
+
+class Forecast(NamedTuple):
+    """p(z_{T+1..T+k} | x_{1:T}) and p(x_{T+1..T+k} | x_{1:T}), step by step."""
+
+    predicted_means: Tensor  # (..., k, n)
+    predicted_covariances: Tensor
+    observation_means: Tensor  # (..., k, m)
+    observation_covariances: Tensor
+
+
+def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """log p(x_{1:T}) of the observed coordinates, nats, `(...)`.
+
+    Args:
+        parameters: see `Parameters`.
+        x: `(..., T, m)`; batch axes broadcast with those of the parameters.
+        u: `(..., T, k)`, needed if there is B or D; u_t enters z_t and x_t, so that u_1 acts on x_1 alone.
+        mask: boolean, True where observed: whole frames `(..., T)` or coordinates `(..., T, m)`, the batch axes those
+            of x. Where it is False, x may hold anything, NaN too.
+
+    The gradient, with respect to every parameter, x and u, costs about twice the value and stores factors, no graph.
+
+    Raises:
+        ValueError: shapes that do not broadcast, mixed dtypes or devices, a covariance that is none, u missing or
+            unasked for, a wrong mask, no frames, values of x that are not finite outside the mask, an x_t that the
+            model says is certain (its covariance given the past is singular).
+        RuntimeError: a second derivative was asked for.
+    """
+    layout, mask, tensors = _prepare(parameters, x, u, mask)
+    return _MarginalLoglik.apply(layout, mask, *tensors)
+
+
+def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Filtered:
+    """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`."""
+    layout, mask, tensors = _prepare(parameters, x, u, mask)
+    found = _moments(layout, mask, tensors, moments.filtered, moments.filtered_formulas)
+    return Filtered(found[0].sum(-1), *found)
+
+
+def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Smoothed:
+    """The moments of p(z_t, z_{t+1} | x_{1:T}); arguments and errors as in `marginal_loglik`.
+
+    Every covariance is a sum of squares: no variance is negative.
+    """
+    layout, mask, tensors = _prepare(parameters, x, u, mask)
+    found = _moments(layout, mask, tensors, moments.smoothed, moments.smoothed_formulas)
+    return Smoothed(found[0].sum(-1), *found[1:])
+
+
+def sample_posterior(
+    parameters: Parameters,
+    x: Tensor,
+    u: Tensor | None = None,
+    mask: Tensor | None = None,
+    sample_shape: Size = Size(),  # noqa: B008
+) -> Tensor:
+    """Draws z_{1:T} from p(z | x), reparameterised: `(*sample_shape, ..., T, n)`.
+
+    A draw (z*, x*) of the model moved by the smoother: z = z* + E[z | x] - E[z | x*] (Durbin & Koopman 2002).
+    """
+    layout, mask, tensors = _prepare(parameters, x, u, mask)
+    with torch.no_grad():
+        solved = moments.solve(layout, canonical(layout, mask, *tensors), mask)
+        first = moments.roots(layout, solved.model)[1]
+    model = canonical(layout, mask, *_once(tensors))
+    draws = Size(sample_shape).numel()
+    z, drawn = moments.draw(model, solved.noise_root, first, layout.steps, draws)
+    return layout.back(z + moments.smoothed_change(solved, model, drawn, draws), Size(sample_shape))
+
+
+def forecast(
+    parameters: Parameters, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None
+) -> Forecast:
+    """p(z_{T+i} | x_{1:T}) and p(x_{T+i} | x_{1:T}) for i = 1..k.
+
+    Args:
+        k: steps ahead, at least 1.
+        u: controls of all T + k steps; parameters that change in time have T + k entries too.
+
+    Other arguments and errors as in `marginal_loglik`.
+    """
+    if k < 1:
+        raise ValueError(f"k: expected at least one step ahead, got {k}")
+    check_data(x, parameters.data_dim)
+    seen = torch.ones_like(x, dtype=torch.bool) if mask is None else coordinate_mask(mask, x)
+    check_finite(torch.where(seen, x, 0.0), mask is not None)
+    padding = (0, 0, 0, k)
+    found = filter(parameters, torch.nn.functional.pad(x, padding), u, torch.nn.functional.pad(seen, padding))
+    mean, covariance = found.predicted_means[..., -k:, :], found.predicted_covariances[..., -k:, :, :]
+    c, r = (_last(a, k, 2) for a in (parameters.emission_matrix, parameters.emission_covariance))
+    observed = (c @ mean.unsqueeze(-1)).squeeze(-1)
+    if (offset := _offset(parameters.emission_input, parameters.emission_bias, u)) is not None:
+        observed = observed + _last(offset, k, 1)
+    return Forecast(mean, covariance, observed, c @ covariance @ c.mT + r)
+
+
+def sample(
+    parameters: Parameters, steps: int, u: Tensor | None = None, sample_shape: Size = Size()  # noqa: B008
+) -> tuple[Tensor, Tensor]:
+    """Draws z `(*sample_shape, ..., T, n)` and x `(*sample_shape, ..., T, m)` from the model, reparameterised.
+
+    steps: T. The batch axes are those of the parameters and u.
+    """
+    check_control(parameters, u)
+    batch, _ = check(parameters, {} if u is None else {"u": (u, 2)}, steps)
+    nothing = parameters.initial_mean.new_zeros(*batch, steps, parameters.data_dim)
+    layout, mask, tensors = _prepare(parameters, nothing, u, None)
+    with torch.no_grad():
+        roots = moments.roots(layout, canonical(layout, mask, *tensors))
+    model = canonical(layout, mask, *_once(tensors))
+    z, x = moments.draw(model, *roots, steps, Size(sample_shape).numel())
+    z, x = (layout.back(a, Size(sample_shape)) for a in (z, x))
+    offset = _offset(parameters.emission_input, parameters.emission_bias, u)
+    return z, x if offset is None else x + offset
+
+
+def log_joint(
+    parameters: Parameters, z: Tensor, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """log p(z, x of the observed coordinates), nats, `(...)`; batch axes of z and x broadcast.
+
+    Raises:
+        ValueError: as `marginal_loglik`, and for a singular P_1, Q or R: then there is no density of z and x.
+    """
+    return log_prior(parameters, z, u) + log_emission(parameters, z, x, u, mask)
+
+
+def log_prior(parameters: Parameters, z: Tensor, u: Tensor | None = None) -> Tensor:
+    """log p(z), nats, `(...)`."""
+    check_data(z, parameters.state_dim, "z")
+    check_control(parameters, u)
+    check(parameters, {"z": (z, 2)} | ({} if u is None else {"u": (u, 2)}))
+    start = _log_normal("initial_covariance", parameters.initial_covariance, z[..., 0, :] - parameters.initial_mean)
+    if z.shape[-2] == 1:
+        return start
+    a, q = (_last(p, z.shape[-2] - 1, 2) for p in (parameters.transition_matrix, parameters.transition_covariance))
+    step = z[..., 1:, :] - _times(a, z[..., :-1, :])
+    if (offset := _offset(parameters.transition_input, parameters.transition_bias, u)) is not None:
+        step = step - _last(offset, z.shape[-2] - 1, 1)
+    return start + _log_normal("transition_covariance", q, step).sum(-1)
+
+
+def log_emission(
+    parameters: Parameters, z: Tensor, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """log p(x of the observed coordinates | z), nats, `(...)`."""
+    check_data(z, parameters.state_dim, "z")
+    check_data(x, parameters.data_dim)
+    check_control(parameters, u)
+    check(parameters, {"x": (x, 2), "z": (z, 2)} | ({} if u is None else {"u": (u, 2)}))
+    r = parameters.emission_covariance
+    if mask is not None:
+        mask = coordinate_mask(mask, x)
+        x = x.masked_fill(~mask, 0.0)
+    check_finite(x, mask is not None)
+    error = x - _times(parameters.emission_matrix, z)
+    if (offset := _offset(parameters.emission_input, parameters.emission_bias, u)) is not None:
+        error = error - offset
+    if mask is None:
+        return _log_normal("emission_covariance", r, error).sum(-1)
+    seen = mask.to(x.dtype)
+    r = r * seen.unsqueeze(-1) * seen.unsqueeze(-2) + torch.diag_embed(1 - seen)
+    missing = (1 - seen).sum((-2, -1))
+    return _log_normal("emission_covariance", r, error * seen).sum(-1) + _HALF_LOG_2PI * missing
+
+
+def _log_normal(name: str, covariance: Tensor, error: Tensor) -> Tensor:
+    """log N(error; 0, covariance)."""
+    root, info = torch.linalg.cholesky_ex(covariance)
+    if (info != 0).any():
+        raise ValueError(f"{name}: singular, so z and x have no joint density; expected a positive definite matrix")
+    identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    inverse = torch.linalg.solve_triangular(root, identity, upper=False)
+    log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return log_det - 0.5 * _times(inverse, error).square().sum(-1) - _HALF_LOG_2PI * error.shape[-1]
+
+
+class _MarginalLoglik(Function):
+    """log p(x) with the gradient by `adjoint`: what is kept for it are factors, means and innovations."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, mask: Tensor | None, *tensors: Tensor) -> Tensor:
+        model = canonical(layout, mask, *tensors)
+        ctx.layout, ctx.mask, ctx.g = layout, mask, model.g
+        ctx.steps = 1 if len(model.g) == len(model.noise) == 1 else layout.steps
+        ctx.save_for_backward(*tensors)
+        ctx.found = found = moments.forward(layout, model, mask)
+        return layout.back(found.increments.sum(0, keepdim=True)).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        layout, found, needed = ctx.layout, ctx.found, ctx.needs_input_grad[2:]
+        with torch.no_grad():
+            weight = layout.spread(grad.unsqueeze(-1), timed=False).squeeze(-1)
+            run = moments.engine(grad.device)
+            d_g, d_noise, d_first, d_mean, d_y, d_offset = run.adjoint(
+                ctx.g, found.factor, found.settled, found.first, found.mean, found.whitened, weight, ctx.steps
+            )
+            data = d_y.shape[-1]
+            d_c, d_r = d_g[..., :data, :], d_noise[..., :data, :data]
+            if ctx.mask is not None:
+                d_c, d_r = d_c * ctx.mask.unsqueeze(-1), d_r * ctx.mask.unsqueeze(-1) * ctx.mask.unsqueeze(-2)
+            grouped = {"grouped": True}
+            pieces = [
+                (d_mean, 1, {"grouped": False, "timed": False}),
+                (d_first, 2, grouped | {"timed": False}),
+                (unshift(d_g[..., data:, :]), 2, grouped),
+                (unshift(d_noise[..., data:, data:]), 2, grouped),
+                (d_c, 2, grouped),
+                (d_r, 2, grouped),
+                (d_y, 1, {"grouped": False}),
+                (unshift(d_offset), 1, {"grouped": False}),
+            ]
+            grads = [
+                layout.gradient(piece, tensor, event, **how) if need else None
+                for (piece, event, how), tensor, need in zip(pieces, ctx.saved_tensors, needed, strict=True)
+            ]
+        if torch.is_grad_enabled():
+            grads = [None if g is None else _Refusal.apply(g, *ctx.saved_tensors) for g in grads]
+        return None, None, *grads
+
+
+class _Refusal(Function):
+    """A first derivative that cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *tensors: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        raise RuntimeError(
+            "zoo.parts.kalman: a second derivative was asked for; the recursions have first derivatives only "
+            "(a Hessian: torch.autograd.functional.jacobian of the first is refused too; use finite differences of it)"
+        )
+
+
+class _Once(Function):
+    """The tensor, whose gradient cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.save_for_backward(tensor)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Refusal.apply(grad, *ctx.saved_tensors) if torch.is_grad_enabled() else grad
+
+
+def _once(tensors: list) -> list:
+    return [_Once.apply(a) if isinstance(a, Tensor) and a.requires_grad else a for a in tensors]
+
+
+def _prepare(
+    parameters: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None
+) -> tuple[Layout, Tensor | None, list]:
+    """The layout, the grouped mask `(T | 1, P | 1, m)`, and m_1, P_1, A, Q, C, R, y, c: all that the recursions need."""
+    check_data(x, parameters.data_dim)
+    check_control(parameters, u)
+    batch, steps = check(parameters, {"x": (x, 2)} | ({} if u is None else {"u": (u, 2)}))
+    seen = None if mask is None else coordinate_mask(mask, x)
+    if seen is not None:
+        x = x.masked_fill(~seen, 0.0)
+    check_finite(x, mask is not None)
+    if u is not None:
+        check_finite(u, False, "u")
+    y = x
+    if (offset := _offset(parameters.emission_input, parameters.emission_bias, u)) is not None:
+        y = x - offset if seen is None else (x - offset).masked_fill(~seen, 0.0)
+    m_1, p_1, a, q, c, r = parameters[:6]
+    shapes = [p_1.shape[:-2]] + [matrix.shape[:-3] for matrix in (a, q, c, r)]
+    if seen is not None:
+        seen = _distinct(seen)
+        shapes.append(seen.shape[:-2])
+    axes = {len(batch) - len(shape) + i for shape in shapes for i, size in enumerate(shape) if size > 1}
+    layout = Layout(batch, tuple(sorted(axes)), steps, x.dtype)
+    found = None if seen is None else layout.group(seen, 1)
+    inputs = _offset(parameters.transition_input, parameters.transition_bias, u)
+    return layout, found, [m_1, p_1, a, q, c, r, y, inputs]
+
+
+def _distinct(mask: Tensor) -> Tensor:
+    """The mask with length 1 along the batch axes in which it does not change."""
+    for axis in range(mask.ndim - 2):
+        first = mask.narrow(axis, 0, 1)
+        if mask.shape[axis] > 1 and bool((mask == first).all()):
+            mask = first
+    return mask
+
+
+def _moments(layout: Layout, mask: Tensor | None, tensors: list, values: Callable, formulas: Callable) -> list[Tensor]:
+    with torch.no_grad():
+        solved = moments.solve(layout, canonical(layout, mask, *tensors), mask)
+        found = values(solved)
+    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in tensors):
+        derivatives = formulas(solved, canonical(layout, mask, *_once(tensors)))
+        found = [moments.with_value(v, f) for v, f in zip(found, derivatives, strict=True)]
+    return [layout.back(a) for a in found]
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """matrix @ vector over the last axes; a shared matrix in one product."""
+    return vector @ matrix.mT if matrix.ndim == 2 else (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def _offset(matrix: Tensor | None, bias: Tensor | None, u: Tensor | None) -> Tensor | None:
+    """matrix u_t + bias, or None where both are missing."""
+    pushed = None if matrix is None or u is None else _times(matrix, u)
+    return bias if pushed is None else pushed if bias is None else pushed + bias
+
+
+def _last(tensor: Tensor, count: int, event: int) -> Tensor:
+    """The last `count` entries of the time axis, if there is one that is longer than 1."""
+    axis = tensor.ndim - event - 1
+    return tensor if axis < 0 or tensor.shape[axis] == 1 else tensor.narrow(axis, tensor.shape[axis] - count, count)
+
+
+def _sum(first: Parameters, second: Parameters) -> Parameters:
+    """The parameters of x = x_first + x_second."""
+
+    def lead(a: Tensor, b: Tensor, event: int) -> tuple[Tensor, Tensor]:
+        shape = torch.broadcast_shapes(a.shape[: a.ndim - event], b.shape[: b.ndim - event])
+        return a.expand(*shape, *a.shape[a.ndim - event :]), b.expand(*shape, *b.shape[b.ndim - event :])
+
+    def diagonal(a: Tensor, b: Tensor) -> Tensor:
+        a, b = lead(a, b, 2)
+        n, m = a.shape[-1], b.shape[-1]
+        return torch.nn.functional.pad(a, (0, m, 0, m)) + torch.nn.functional.pad(b, (n, 0, n, 0))
+
+    def beside(a: Tensor | None, b: Tensor | None, axis: int, sizes: tuple[int, int]) -> Tensor | None:
+        if a is None and b is None:
+            return None
+        like = a if a is not None else b
+        shape = lambda size: (size, like.shape[-1]) if axis == -2 else (size,)  # noqa: E731
+        a = a if a is not None else like.new_zeros(shape(sizes[0]))
+        b = b if b is not None else like.new_zeros(shape(sizes[1]))
+        return torch.cat(lead(a, b, -axis), axis)
+
+    def added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        return b if a is None else a if b is None else a + b
+
+    sizes = (first.state_dim, second.state_dim)
+    if first.data_dim != second.data_dim:
+        raise ValueError(f"emission_matrix: a sum needs one size of x, got {first.data_dim} and {second.data_dim}")
+    if first.control_dim and second.control_dim and first.control_dim != second.control_dim:
+        raise ValueError(f"u: a sum needs one size of controls, got {first.control_dim} and {second.control_dim}")
+    return Parameters(
+        torch.cat(lead(first.initial_mean, second.initial_mean, 1), -1),
+        diagonal(first.initial_covariance, second.initial_covariance),
+        diagonal(first.transition_matrix, second.transition_matrix),
+        diagonal(first.transition_covariance, second.transition_covariance),
+        torch.cat(lead(first.emission_matrix, second.emission_matrix, 2), -1),
+        first.emission_covariance + second.emission_covariance,
+        beside(first.transition_input, second.transition_input, -2, sizes),
+        beside(first.transition_bias, second.transition_bias, -1, sizes),
+        added(first.emission_input, second.emission_input),
+        added(first.emission_bias, second.emission_bias),
+    )

@@ -1,0 +1,158 @@
+"""What `zoo.parts.kalman` asks of its arguments, and the errors that say what was found instead."""
+
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+
+_EVENTS = {  # field -> its axes without time and batch, in the letters of the docstring
+    "initial_mean": "n",
+    "initial_covariance": "nn",
+    "transition_matrix": "nn",
+    "transition_covariance": "nn",
+    "emission_matrix": "mn",
+    "emission_covariance": "mm",
+    "transition_input": "nk",
+    "transition_bias": "n",
+    "emission_input": "mk",
+    "emission_bias": "m",
+}
+_UNTIMED = ("initial_mean", "initial_covariance")
+
+
+def check(parameters: Any, named: dict[str, tuple[Tensor, int]], steps: int | None = None) -> tuple[Size, int]:
+    """The broadcast batch shape and T. named: further tensors, with the axis count of an event with its time axis."""
+    like = next(iter(named.values()))[0] if named else parameters.initial_mean
+    sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
+    batches: dict[str, Size] = {}
+    times: dict[str, int] = {}
+    fields = {name: getattr(parameters, name) for name in _EVENTS}
+    tensors = {**{name: a for name, a in fields.items() if a is not None}, **{name: a for name, (a, _) in named.items()}}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
+        if tensor.dtype != like.dtype and tensor.dtype != torch.bool:
+            first = next(iter(named), "initial_mean")
+            raise ValueError(f"{name}: expected {like.dtype} like {first}, got {tensor.dtype}; convert one of the two")
+        if tensor.device != like.device:
+            first = next(iter(named), "initial_mean")
+            raise ValueError(f"{name}: expected device {like.device} like {first}, got {tensor.device}")
+    if not like.dtype.is_floating_point:
+        raise ValueError(f"{next(iter(named), 'initial_mean')}: expected a floating-point tensor, got {like.dtype}")
+    for name, letters in _EVENTS.items():
+        tensor = fields[name]
+        if tensor is None:
+            continue
+        event = tuple(sizes[letter] for letter in letters)
+        if tensor.ndim < len(event) or tuple(tensor.shape[tensor.ndim - len(event) :]) != event:
+            raise ValueError(
+                f"{name}: expected shape (..., {', '.join(letters)}) = (..., {', '.join(map(str, event))}) "
+                f"(n, m, k: sizes of z, x, u), got {tuple(tensor.shape)}"
+            )
+        leading = tensor.shape[: tensor.ndim - len(event)]
+        if name in _UNTIMED:
+            batches[name] = leading
+        elif leading:
+            times[name], batches[name] = leading[-1], leading[:-1]
+    for name, (tensor, axes) in named.items():
+        batches[name] = tensor.shape[: tensor.ndim - axes]
+        times[name] = tensor.shape[tensor.ndim - axes]
+    found = steps if steps is not None else next(times[name] for name in named)
+    if found < 1:
+        raise ValueError(f"{next(iter(named), 'T')}: expected at least one frame, got T = {found}")
+    for name, time in times.items():
+        if time != found and (time != 1 or name in named):
+            raise ValueError(f"{name}: expected {found} frames{'' if name in named else ' (or 1, constant)'}, got {time}")
+    batch = Size()
+    for name, shape in batches.items():
+        try:
+            batch = torch.broadcast_shapes(batch, shape)
+        except RuntimeError:
+            other = next(o for o, s in batches.items() if not _broadcast(s, shape))
+            raise ValueError(
+                f"{other} and {name}: batch axes {tuple(batches[other])} and {tuple(shape)} do not broadcast "
+                "(a parameter of each sequence has a time axis too: (N, 1, rows, columns))"
+            ) from None
+    if batch.numel() == 0:
+        raise ValueError(f"expected at least one sequence, got batch axes {tuple(batch)}")
+    return batch, found
+
+
+def check_control(parameters: Any, u: Tensor | None) -> None:
+    """u is given exactly if B or D is there."""
+    if u is None and parameters.control_dim:
+        name = "transition_input" if parameters.transition_input is not None else "emission_input"
+        raise ValueError(f"u: missing, but the model has {name} for controls of size {parameters.control_dim}")
+    if u is not None and not parameters.control_dim:
+        raise ValueError("u: given, but the model has neither transition_input nor emission_input")
+    if isinstance(u, Tensor) and (u.ndim < 2 or u.shape[-1] != parameters.control_dim):
+        raise ValueError(f"u: expected shape (..., T, {parameters.control_dim}), got {tuple(u.shape)}")
+
+
+def check_data(x: Tensor, data_dim: int, name: str = "x") -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
+    if x.ndim < 2 or x.shape[-1] != data_dim:
+        raise ValueError(f"{name}: expected shape (..., T, {data_dim}), got {tuple(x.shape)}")
+
+
+def coordinate_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """The mask of coordinates, `(..., T, m)`, of a mask of frames or coordinates."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"mask: expected a tensor of torch.bool, True where x is observed, got {found}")
+    if mask.device != x.device:
+        raise ValueError(f"mask: expected device {x.device} like x, got {mask.device}")
+    if mask.shape == x.shape:
+        return mask
+    if mask.shape == x.shape[:-1]:
+        return mask.unsqueeze(-1).expand(x.shape)
+    raise ValueError(
+        f"mask: expected shape {tuple(x.shape[:-1])} (frames) or {tuple(x.shape)} (coordinates) for x of shape "
+        f"{tuple(x.shape)}, got {tuple(mask.shape)}"
+    )
+
+
+def check_finite(x: Tensor, masked: bool, name: str = "x") -> None:
+    finite = torch.isfinite(x.detach())
+    if not finite.all():
+        place = (~finite).nonzero()[0].tolist()
+        where = f"frame {place[-2]}, coordinate {place[-1]}"
+        if len(place) > 2:
+            where = f"sequence {place[0] if len(place) == 3 else tuple(place[:-2])}, {where}"
+        hint = "" if masked else "; say which values are missing with mask=~x.isnan()"
+        raise ValueError(f"{name}: NaN or infinite at {where} (counted from 0), {int((~finite).sum())} values in all{hint}")
+
+
+def refuse_covariance(name: str, fine: Tensor, shifted: bool) -> None:
+    """Raises for the first time and group at which `root` found no covariance. fine: `(T | 1, P | 1)`."""
+    if not fine.all():
+        t, group = (~fine).nonzero()[0].tolist()
+        where = "" if len(fine) == 1 else f" at t = {t + int(shifted)}"
+        where += "" if fine.shape[1] == 1 else f" of sequence {group}"
+        counted = " (counted from 0)" if where else ""
+        raise ValueError(
+            f"{name}: expected a symmetric positive semi-definite matrix, found one that is not{where}{counted}"
+        )
+
+
+def refuse_values(factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
+    """Raises for a likelihood that is not finite: x_t has no density, or the numbers overflow."""
+    t, group, sequence = (~torch.isfinite(increments)).nonzero()[0].tolist()
+    if (factor[min(t, int(settled[group])), group].diagonal()[:data] == 0).any():
+        raise ValueError(
+            f"emission_covariance: frame {t} (counted from 0) of x is certain given the past, its predicted covariance "
+            "C P C' + R is singular, so x has no density; expected noise in every observed direction"
+        )
+    raise ValueError(
+        f"x: the log-likelihood at frame {t}, sequence {(group, sequence)} is not finite: the model's moments overflow "
+        "float64"
+    )
+
+
+def _broadcast(a: Size, b: Size) -> bool:
+    try:
+        torch.broadcast_shapes(a, b)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,359 @@
+"""Moments of the linear-Gaussian model in the layout of the recursions: their values, and formulas for their derivatives.
+
+Values come from factors, so that they stay accurate where covariances are nearly singular or span many orders of
+magnitude. Derivatives come from textbook formulas with the same gains: at the optimal gain K, held fixed,
+
+    P_{t+1} = (A - K C) P_t (A - K C)' + K R K' + Q                      (Joseph; d P_{t+1} / d K = 0)
+
+makes the covariances a linear recursion, and given them so are the means and the smoother (Bryson & Frazier). So
+`formula` gives a tensor with the right derivative, `value` the right value, and `value + formula - formula.detach()` both.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.functional import pad
+
+from zoo.parts import kalman_torch
+from zoo.parts.kalman_checks import refuse_covariance, refuse_values
+from zoo.parts.kalman_layout import Layout
+
+
+class Canonical(NamedTuple):
+    """A model and data in the layout of `kalman_torch`: G, N, P_1 `(P, n, n)`, m_1 `(P, D, n)`, y, offset."""
+
+    g: Tensor
+    noise: Tensor
+    first: Tensor
+    first_mean: Tensor
+    y: Tensor
+    offset: Tensor
+
+    @property
+    def data(self) -> int:
+        return self.y.shape[-1]
+
+    def blocks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """C, A, R, Q."""
+        m = self.data
+        return self.g[..., :m, :], self.g[..., m:, :], self.noise[..., :m, :m], self.noise[..., m:, m:]
+
+
+def canonical(
+    layout: Layout, mask: Tensor | None, m_1: Tensor, p_1: Tensor, a: Tensor, q: Tensor, c: Tensor, r: Tensor, y: Tensor, b: Any
+) -> Canonical:
+    """mask: `(T | 1, P | 1, m)`, one where observed. A missing coordinate: no row in C, unit noise of its own in R."""
+    c, r = layout.group(c, 2), layout.group(r, 2)
+    if mask is not None:
+        c = c * mask.unsqueeze(-1)
+        r = r * mask.unsqueeze(-1) * mask.unsqueeze(-2) + torch.diag_embed(1 - mask)
+    a, q = layout.group(a, 2, shifted=True), layout.group(q, 2, shifted=True)
+    lead = torch.broadcast_shapes(a.shape[:2], c.shape[:2])
+    g = torch.cat([c.expand(*lead, *c.shape[2:]), a.expand(*lead, *a.shape[2:])], -2)
+    data, state = c.shape[-2:]
+    noise = pad(r, (0, state, 0, state)) + pad(q, (data, 0, data, 0))
+    offset = y.new_zeros(1, 1, 1, state, dtype=torch.float64) if b is None else layout.spread(b, shifted=True, shared=True)
+    first = layout.group(p_1, 2, timed=False)
+    return Canonical(g, noise, first, layout.spread(m_1, timed=False), layout.spread(y), offset)
+
+
+def engine(device: torch.device) -> ModuleType:
+    """The module that runs the recursions: compiled on the CPU where numba is installed, else PyTorch."""
+    return _compiled() or kalman_torch if device.type == "cpu" else kalman_torch
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    if find_spec("numba") is None:
+        return None
+    from zoo.parts import kalman_numba  # here, since numba takes a second to import
+
+    return kalman_numba
+
+
+def roots(layout: Layout, model: Canonical) -> tuple[Tensor, Tensor]:
+    """Roots of N and of P_1; refuses what is no covariance."""
+    run = engine(model.g.device)
+    _, _, r, q = model.blocks()
+    found = []
+    for name, covariance, shifted in [
+        ("initial_covariance", model.first.unsqueeze(0), False),
+        ("transition_covariance", q, True),
+        ("emission_covariance", r, False),
+    ]:
+        root, fine = run.root(covariance, torch.finfo(layout.dtype).eps)
+        refuse_covariance(name, fine, shifted)
+        found.append(root)
+    first, q, r = found
+    return pad(r, (0, q.shape[-1], 0, q.shape[-1])) + pad(q, (r.shape[-1], 0, r.shape[-1], 0)), first.squeeze(0)
+
+
+class Forward(NamedTuple):
+    """What the forward recursions leave: a root of P_1, F until it settles, a_t, w_t, log p(x_t | x_{1:t-1})."""
+
+    noise_root: Tensor
+    first: Tensor
+    factor: Tensor
+    settled: Tensor
+    mean: Tensor
+    whitened: Tensor
+    increments: Tensor  # (T, P, D)
+
+
+def forward(layout: Layout, model: Canonical, mask: Tensor | None) -> Forward:
+    run = engine(model.g.device)
+    noise_root, first = roots(layout, model)
+    factor, settled = run.factors(model.g, model.noise, noise_root, first, layout.steps)
+    found = run.means(model.g, factor, settled, model.first_mean, model.y, model.offset)
+    mean, whitened, increments = found
+    observed = model.data if mask is None else mask.sum(-1).unsqueeze(-1)
+    increments = increments - 0.5 * math.log(2 * math.pi) * observed
+    if not torch.isfinite(increments).all():
+        refuse_values(factor, settled, increments, model.data)
+    return Forward(noise_root, first, factor, settled, mean, whitened, increments)
+
+
+class Solved(NamedTuple):
+    """The forward pass with all that the moments need, for all times."""
+
+    run: ModuleType
+    model: Canonical
+    noise_root: Tensor
+    spread: Tensor  # L_t, (T, P, n, n)
+    factor: Tensor
+    settled: Tensor
+    mean: Tensor
+    whitened: Tensor
+    increments: Tensor
+    inverse: Tensor  # S^-1/2
+    gain: Tensor
+    half: Tensor  # P C' S^-1/2', what w_t adds to the filtered mean
+
+
+def solve(layout: Layout, model: Canonical, mask: Tensor | None) -> Solved:
+    f = forward(layout, model, mask)
+    m = model.data
+    index = torch.minimum(torch.arange(layout.steps, device=f.settled.device).unsqueeze(-1), f.settled)
+    factor = f.factor[index, torch.arange(len(f.first), device=index.device)]
+    spread = torch.cat([f.first.unsqueeze(0), factor[:-1, :, m:, m:]])
+    inverse, gain, _ = kalman_torch.gains(model.g, factor)
+    half = spread @ (model.g[..., :m, :] @ spread).mT @ inverse.mT
+    last = torch.full_like(f.settled, layout.steps - 1)
+    return Solved(
+        engine(factor.device), model, f.noise_root, spread, factor, last, f.mean, f.whitened, f.increments, inverse, gain, half
+    )
+
+
+def filtered(s: Solved) -> list[Tensor]:
+    """Values for `Filtered`: the increments, then predicted and filtered means and covariances."""
+    updated = [s.mean + s.whitened @ s.half.mT, square(_filtered_root(s)).unsqueeze(2)]
+    return [s.increments, s.mean, square(s.spread).unsqueeze(2), *updated]
+
+
+def _filtered_root(s: Solved) -> Tensor:
+    """A root of Cov(z_t | x_{1:t}), in Joseph form."""
+    m = s.model.data
+    gain = s.half @ s.inverse
+    noise = gain @ s.noise_root[..., :m, :m]
+    return torch.cat([s.spread - gain @ (s.model.g[..., :m, :] @ s.spread), noise], -1)
+
+
+def smoothed(s: Solved) -> list[Tensor]:
+    """Values for `Smoothed`: the increments, filtered and smoothed moments, Cov(z_{t+1}, z_t | x)."""
+    root = square(_filtered_root(s))
+    weight, conditional = _backward_model(s)
+    back = weight[:-1, :, :, s.model.data :]
+    covariance = s.run.congruence(back, square(conditional)[:-1], root[-1], backward=True)
+    means = _smoothed_mean(s, s.mean, s.whitened, s.model.offset, weight)
+    cross = covariance[1:] @ back.mT
+    filtered_mean = s.mean + s.whitened @ s.half.mT
+    return [s.increments, filtered_mean, root.unsqueeze(2), means, covariance.unsqueeze(2), cross.unsqueeze(2)]
+
+
+def _backward_model(s: Solved) -> tuple[Tensor, Tensor]:
+    """W and a root of the covariance in p(z_t | x_{1:t}, z_{t+1}) = N(a_t + W (v_t, z_{t+1} - A a_t - c_t), root root')."""
+    product = s.model.g @ s.spread
+    factor = s.factor
+    certain = factor.diagonal(dim1=-2, dim2=-1) == 0  # a direction without noise says nothing new: any weight will do
+    factor = factor + torch.diag_embed(certain.to(factor))
+    half = torch.linalg.solve_triangular(factor, product, upper=False)
+    weight = torch.linalg.solve_triangular(factor.mT, half @ s.spread.mT, upper=True).mT
+    noise_root = s.noise_root.expand(*weight.shape[:2], *s.noise_root.shape[2:])
+    return weight, torch.cat([s.spread - weight @ product, weight @ noise_root], -1)
+
+
+def _smoothed_mean(s: Solved, mean: Tensor, whitened: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    """E[z_t | x], `(T, P, D, n)`, from a_t and w_t."""
+    m = s.model.data
+    innovation = whitened @ s.factor[..., :m, :m].mT
+    back = weight[:-1, :, :, m:]
+    expected = (mean @ s.model.g[..., m:, :].mT + offset)[:-1]
+    pulled = mean[:-1] + innovation[:-1] @ weight[:-1, :, :, :m].mT - expected @ back.mT
+    return s.run.affine(back, pulled, mean[-1] + whitened[-1] @ s.half[-1].mT, backward=True)
+
+
+class _Recursion(Function):
+    """The engine's `affine` or `congruence`, with its gradient: the same recursion in the other direction."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Callable, transition: Tensor, offset: Tensor, first: Tensor, backward: bool) -> Tensor:
+        out = run(transition, offset, first, backward)
+        ctx.run, ctx.direction = run, backward
+        ctx.save_for_backward(transition, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        transition, out = ctx.saved_tensors
+        if ctx.run.__name__ == "congruence":
+            grad = (grad + grad.mT) / 2
+        inner, end = (grad[1:], grad[0]) if ctx.direction else (grad[:-1], grad[-1])
+        found = ctx.run(transition.mT, inner, end, not ctx.direction)
+        after, before = (found[:-1], out[1:]) if ctx.direction else (found[1:], out[:-1])
+        if ctx.run.__name__ == "affine":
+            d_transition = after.mT @ before
+        else:
+            d_transition = after @ transition @ before.mT + after.mT @ transition @ before
+        return None, d_transition, after, found[-1] if ctx.direction else found[0], None
+
+
+def _run(run: Callable, transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
+    steps = len(transition)
+    return _Recursion.apply(run, transition, offset.expand(steps, *first.shape), first, backward)
+
+
+class Formulas(NamedTuple):
+    """Tensors with the derivatives of the forward pass; P and I have T + 1 entries."""
+
+    closed: Tensor
+    covariance: Tensor
+    precision: Tensor  # S^-1
+    mean: Tensor
+    innovation: Tensor
+    increments: Tensor
+
+
+def forward_formulas(s: Solved, model: Canonical) -> Formulas:
+    c, a, r, q = model.blocks()
+    steps, groups = s.gain.shape[:2]
+    held = (a - s.gain @ c).expand(steps, groups, *a.shape[2:])
+    covariance = _run(s.run.congruence, held, q + s.gain @ r @ s.gain.mT, model.first)
+    spread_c = covariance[:-1] @ c.mT
+    change = c @ spread_c + r
+    change = change - change.detach()
+    fixed = s.inverse.mT @ s.inverse
+    precision = fixed - fixed @ change @ fixed
+    product = a @ spread_c
+    gain = s.gain + (product - product.detach() - s.gain @ change) @ fixed
+    closed = (a - gain @ c).expand(steps, groups, *a.shape[2:])
+    mean = _run(s.run.affine, closed, model.y @ gain.mT + model.offset, model.first_mean)[:-1]
+    innovation = model.y - mean @ c.mT
+    increments = -0.5 * ((innovation @ precision) * innovation).sum(-1) - 0.5 * (fixed * change).sum((-2, -1)).unsqueeze(-1)
+    return Formulas(closed, covariance, precision, mean, innovation, increments)
+
+
+def filtered_formulas(s: Solved, model: Canonical) -> list[Tensor]:
+    f = forward_formulas(s, model)
+    return [f.increments, f.mean, f.covariance[:-1].unsqueeze(2), *_update(f, model)]
+
+
+def _update(f: Formulas, model: Canonical) -> list[Tensor]:
+    """Filtered mean and covariance."""
+    c, _, _, _ = model.blocks()
+    spread_c = f.covariance[:-1] @ c.mT
+    covariance = f.covariance[:-1] - spread_c @ f.precision @ spread_c.mT
+    return [f.mean + f.innovation @ f.precision @ spread_c.mT, covariance.unsqueeze(2)]
+
+
+def smoothed_formulas(s: Solved, model: Canonical) -> list[Tensor]:
+    f = forward_formulas(s, model)
+    c, _, _, _ = model.blocks()
+    weighted = f.precision @ c
+    nothing = torch.zeros_like(model.first)
+    information = _run(s.run.congruence, f.closed.mT, c.mT @ weighted, nothing, backward=True)
+    p = f.covariance[:-1]
+    covariance = p - p @ information[:-1] @ p
+    after = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device) - p[1:] @ information[1:-1]
+    cross = after @ f.closed[:-1] @ p[:-1]
+    return [
+        f.increments,
+        *_update(f, model),
+        smoothed_mean_formula(s, f, model, f.mean, f.innovation),
+        covariance.unsqueeze(2),
+        cross.unsqueeze(2),
+    ]
+
+
+def smoothed_mean_formula(s: Solved, f: Formulas, model: Canonical, mean: Tensor, innovation: Tensor) -> Tensor:
+    """a_t + P_t r_{t-1} with r_{t-1} = C' S^-1 v_t + (A - K C)' r_t."""
+    c, _, _, _ = model.blocks()
+    pushed = innovation @ (f.precision @ c)
+    r = _run(s.run.affine, f.closed.mT, pushed, torch.zeros_like(pushed[0]), backward=True)
+    return mean + r[:-1] @ f.covariance[:-1]
+
+
+class _Root(Function):
+    """A given root of a covariance, with the gradient of the Cholesky factor; singular directions get none."""
+
+    @staticmethod
+    def forward(ctx: Any, covariance: Tensor, root: Tensor) -> Tensor:
+        ctx.save_for_backward(root)
+        return root.expand(covariance.shape).clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (root,) = ctx.saved_tensors
+        singular = root.diagonal(dim1=-2, dim2=-1) == 0
+        regular = root + torch.diag_embed(singular.to(root))
+        inner = (regular.mT @ grad).tril()
+        inner = inner - 0.5 * torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1))
+        left = torch.linalg.solve_triangular(regular.mT, inner.masked_fill(singular.unsqueeze(-1), 0.0), upper=True)
+        found = torch.linalg.solve_triangular(regular, left, upper=False, left=False)
+        return (found + found.mT) / 2, None
+
+
+def draw(model: Canonical, noise_root: Tensor, first_root: Tensor, steps: int, draws: int) -> tuple[Tensor, Tensor]:
+    """z_{1:T} and C z_t + noise, `(T, P, draws * D, ...)`, reparameterised."""
+    groups, sequences, _ = model.first_mean.shape
+    noise_root, first_root = _Root.apply(model.noise, noise_root), _Root.apply(model.first, first_root)
+    count = draws * sequences
+    standard = model.g.new_empty(steps, groups, count, noise_root.shape[-1]).normal_()
+    noise = standard @ noise_root.mT
+    start = model.first_mean.new_empty(groups, count, first_root.shape[-1]).normal_() @ first_root.mT
+    c, a, _, _ = model.blocks()
+    m = model.data
+    offset = model.offset if model.offset.shape[2] == 1 else model.offset.repeat(1, 1, draws, 1)
+    push = noise[..., m:] + offset
+    transition = a.expand(steps, groups, *a.shape[2:])
+    z = _run(engine(a.device).affine, transition, push, start + model.first_mean.repeat(1, draws, 1))[:-1]
+    return z, z @ c.mT + noise[..., :m]
+
+
+def smoothed_change(s: Solved, model: Canonical, x: Tensor, draws: int) -> Tensor:
+    """E[z | y] - E[z | x] for `draws` drawn x of each sequence: linear in y - x, without means and offsets."""
+    y = model.y.repeat(1, 1, draws, 1) - x
+    nothing = torch.zeros_like(y[0, :, :, :1]).expand(*y.shape[1:3], s.spread.shape[-1])
+    offset = nothing[:1, :1].unsqueeze(0)
+    mean, whitened, _ = s.run.means(s.model.g, s.factor, s.settled, nothing.detach(), y.detach(), offset.detach())
+    value = _smoothed_mean(s, mean, whitened, offset.detach(), _backward_model(s)[0])
+    if not torch.is_grad_enabled():
+        return value
+    f = forward_formulas(s, model._replace(y=y, first_mean=nothing, offset=offset))
+    return with_value(value, smoothed_mean_formula(s, f, model, f.mean, f.innovation))
+
+
+def with_value(value: Tensor, formula: Tensor) -> Tensor:
+    """The derivative of `formula` at `value`."""
+    return value + (formula - formula.detach())
+
+
+def square(root: Tensor) -> Tensor:
+    """root root', the covariance of a root."""
+    return root @ root.mT

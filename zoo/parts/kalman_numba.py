@@ -1,0 +1,425 @@
+"""The recursions of `zoo.parts.kalman_torch` as loops compiled by numba, for tensors on the CPU.
+
+The same functions, in the same layout, with the same results to rounding; what they compute is explained there. One
+difference in how: parameters that do not change in time make the covariances settle. Once a step changes none of them
+by more than its own rounding, nothing that depends on covariances alone is computed again; what is left out is of the
+size of the errors that the further steps would have made.
+"""
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+_compile = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@_compile
+def _add_product(out, a, b, sign):
+    """out += sign a b."""
+    for i in range(a.shape[0]):
+        for k in range(a.shape[1]):
+            factor = sign * a[i, k]
+            for j in range(b.shape[1]):
+                out[i, j] += factor * b[k, j]
+
+
+@_compile
+def _add_transposed_product(out, a, b):
+    """out += a' b."""
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            factor = a[k, i]
+            for j in range(b.shape[1]):
+                out[i, j] += factor * b[k, j]
+
+
+@_compile
+def _root(covariance, rounding, out):
+    """Lower triangular with out out' = covariance, zero columns where it is singular; False if it is no covariance."""
+    size = covariance.shape[0]
+    allowed, fine = np.sqrt(rounding), True
+    for j in range(size):
+        pivot = covariance[j, j]
+        for k in range(j):
+            pivot -= out[j, k] * out[j, k]
+        regular = pivot > 16 * size * rounding * covariance[j, j]
+        fine = fine and pivot >= -allowed * covariance[j, j] and covariance[j, j] < np.inf
+        out[j, j] = np.sqrt(pivot) if regular else 0.0
+        for i in range(j + 1, size):
+            square = allowed * covariance[i, i] * covariance[j, j]
+            fine = fine and (covariance[i, j] - covariance[j, i]) ** 2 <= allowed * square
+            value = covariance[i, j]
+            for k in range(j):
+                value -= out[i, k] * out[j, k]
+            if regular:
+                out[i, j] = value / out[j, j]
+            else:  # semi-definite only if the rest of the column vanishes too
+                fine = fine and value * value <= square
+                out[i, j] = 0.0
+            out[j, i] = 0.0
+    return fine
+
+
+@_compile
+def _roots(covariance, rounding, out, fine):
+    for t in range(covariance.shape[0]):
+        for p in range(covariance.shape[1]):
+            fine[t, p] = _root(covariance[t, p], rounding, out[t, p])
+
+
+@_compile
+def _cholesky(matrix, out):
+    """The factor of a symmetric matrix, from its lower half; False where digits would be lost."""
+    for i in range(matrix.shape[0]):
+        for j in range(i):
+            value = matrix[i, j]
+            for k in range(j):
+                value -= out[i, k] * out[j, k]
+            out[i, j] = value / out[j, j]
+        value = matrix[i, i]
+        for k in range(i):
+            value -= out[i, k] * out[i, k]
+        if not value > 1e-6 * matrix[i, i]:
+            return False
+        out[i, i] = np.sqrt(value)
+        for j in range(i + 1, matrix.shape[0]):
+            out[i, j] = 0.0
+    return True
+
+
+@_compile
+def _triangularise(array, out):
+    """out: lower triangular with out out' = array array', by Householder reflections of the columns."""
+    rows, columns = array.shape
+    for i in range(rows):
+        norm = 0.0
+        for k in range(i, columns):
+            norm += array[i, k] * array[i, k]
+        whole = norm
+        for k in range(i):
+            whole += array[i, k] * array[i, k]
+        norm = np.sqrt(norm)
+        if norm <= 4 * _EPS * np.sqrt(whole):  # no new direction: what is left is rounding
+            for k in range(i, columns):
+                array[i, k] = 0.0
+            continue
+        pivot = array[i, i]
+        end = -norm if pivot > 0 else norm
+        array[i, i] = pivot - end
+        size = norm * (norm + abs(pivot))  # half of |v|^2
+        for j in range(i + 1, rows):
+            along = 0.0
+            for k in range(i, columns):
+                along += array[j, k] * array[i, k]
+            along /= size
+            for k in range(i, columns):
+                array[j, k] -= along * array[i, k]
+        for k in range(i + 1, columns):
+            array[i, k] = 0.0
+        array[i, i] = end
+    for i in range(rows):
+        for j in range(rows):
+            out[i, j] = 0.0 if j > i else (-array[i, j] if array[j, j] < 0 else array[i, j])
+
+
+@_compile
+def _factors(g, noise, noise_root, first, steps, out, settled):
+    """Fills out[t, p] = F_t until it settles, and settled[p] with the last t that was filled."""
+    rows, state = g.shape[2], g.shape[3]
+    data = rows - state
+    product, matrix = np.empty((rows, state)), np.empty((rows, rows))
+    array = np.empty((rows, state + rows))
+    constant = g.shape[0] == 1 and noise.shape[0] == 1
+    for p in range(out.shape[1]):
+        settled[p] = steps - 1
+        for t in range(steps):
+            ti, tn = min(t, g.shape[0] - 1), min(t, noise.shape[0] - 1)
+            gp, np_ = min(p, g.shape[1] - 1), min(p, noise.shape[1] - 1)
+            spread = first[p] if t == 0 else out[t - 1, p, data:, data:]
+            product[:] = 0.0
+            for i in range(rows):
+                for k in range(state):
+                    factor = g[ti, gp, i, k]
+                    for j in range(k + 1):
+                        product[i, j] += factor * spread[k, j]
+            for i in range(rows):
+                for j in range(i + 1):
+                    value = noise[tn, np_, i, j]
+                    for k in range(state):
+                        value += product[i, k] * product[j, k]
+                    matrix[i, j] = value
+            if not _cholesky(matrix, out[t, p]):
+                array[:, :state] = product
+                array[:, state:] = noise_root[tn, np_]
+                _triangularise(array, out[t, p])
+            if constant and t > 0:
+                same = True
+                for i in range(rows):
+                    noise_floor = 0.0
+                    for j in range(i + 1):
+                        noise_floor += out[t, p, i, j] ** 2
+                    noise_floor = 2 * _EPS * np.sqrt(noise_floor)
+                    for j in range(i + 1):
+                        same = same and abs(out[t, p, i, j] - out[t - 1, p, i, j]) <= noise_floor
+                if same:
+                    settled[p] = t
+                    break
+
+
+@_compile
+def _means(g, factor, settled, first, y, offset, mean, whitened, increments):
+    """Fills mean[t, p, d] = a_t, whitened[t, p, d] = w_t, and increments[t, p, d]."""
+    steps, data, state = y.shape[0], y.shape[3], g.shape[3]
+    for p in range(y.shape[1]):
+        gp, cp = min(p, g.shape[1] - 1), min(p, offset.shape[1] - 1)
+        mean[0, p] = first[p]
+        log_det = 0.0
+        for t in range(steps):
+            ti, tc = min(t, g.shape[0] - 1), min(t, offset.shape[0] - 1)
+            f, gt = factor[min(t, settled[p]), p], g[ti, gp]
+            if t <= settled[p]:
+                log_det = 0.0
+                for i in range(data):
+                    log_det += np.log(f[i, i])
+            for d in range(y.shape[2]):
+                dc = min(d, offset.shape[2] - 1)
+                squares = 0.0
+                for i in range(data):
+                    value = y[t, p, d, i]
+                    for k in range(state):
+                        value -= gt[i, k] * mean[t, p, d, k]
+                    for k in range(i):
+                        value -= f[i, k] * whitened[t, p, d, k]
+                    value /= f[i, i]
+                    whitened[t, p, d, i] = value
+                    squares += value * value
+                increments[t, p, d] = -0.5 * squares - log_det
+                if t + 1 < steps:
+                    for i in range(state):
+                        value = offset[tc, cp, dc, i]
+                        for k in range(state):
+                            value += gt[data + i, k] * mean[t, p, d, k]
+                        for k in range(data):
+                            value += f[data + i, k] * whitened[t, p, d, k]
+                        mean[t + 1, p, d, i] = value
+
+
+@_compile
+def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_first, d_mean, d_y, d_offset):
+    """Adds to d_g and d_noise, and fills the rest."""
+    steps, state, rows = whitened.shape[0], g.shape[3], g.shape[2]
+    data = rows - state
+    inverse, gain = np.zeros((data, data)), np.empty((state, data))
+    closed, spread_g = np.empty((state, state)), np.empty((rows, state))
+    information, product = np.empty((state, state)), np.empty((state, state))
+    observed = np.empty((state, state))  # C' S^-1 C
+    gained, curvature = np.empty((state, data)), np.empty((rows, rows))
+    outer, cross = np.empty((rows, rows)), np.empty((rows, state))
+    u, after = np.empty(rows), np.empty(state)
+    scaled = np.empty((data, state))
+    for p in range(whitened.shape[1]):
+        gp = min(p, g.shape[1] - 1)
+        dgp, dnp = min(p, d_g.shape[1] - 1), min(p, d_noise.shape[1] - 1)
+        information[:] = 0.0
+        d_mean[p] = 0.0  # holds r while the recursion runs
+        total = 0.0
+        for d in range(weight.shape[1]):
+            total += weight[p, d]
+        steady = False
+        for t in range(steps - 1, -1, -1):
+            ti, dti, dtn = min(t, g.shape[0] - 1), min(t, d_g.shape[0] - 1), min(t, d_noise.shape[0] - 1)
+            f, gt = factor[min(t, settled[p]), p], g[ti, gp]
+            spread = first[p] if t == 0 else factor[min(t - 1, settled[p]), p, data:, data:]
+            if t == steps - 1 or t < settled[p] or g.shape[0] > 1:
+                steady = False
+                for j in range(data):
+                    inverse[j, j] = 1.0 / f[j, j]
+                    for i in range(j + 1, data):
+                        value = 0.0
+                        for k in range(j, i):
+                            value -= f[i, k] * inverse[k, j]
+                        inverse[i, j] = value / f[i, i]
+                gain[:] = 0.0
+                _add_product(gain, f[data:, :data], inverse, 1.0)
+                closed[:] = gt[data:]
+                _add_product(closed, gain, gt[:data], -1.0)
+                scaled[:] = 0.0
+                _add_product(scaled, inverse, gt[:data], 1.0)
+                observed[:] = 0.0
+                _add_transposed_product(observed, scaled, scaled)
+                cross[:] = 0.0
+                _add_product(cross, gt, spread, 1.0)
+                for i in range(rows):
+                    for j in range(state):
+                        value = 0.0
+                        for k in range(j + 1):
+                            value += cross[i, k] * spread[j, k]
+                        spread_g[i, j] = value
+            if not steady:
+                gained[:] = 0.0
+                _add_product(gained, information, gain, 1.0)
+                curvature[:data, :data] = 0.0
+                _add_transposed_product(curvature[:data, :data], inverse, inverse)
+                _add_transposed_product(curvature[:data, :data], gain, gained)
+                curvature[data:, :data] = -gained
+                curvature[:data, data:] = -gained.T
+                curvature[data:, data:] = information
+            outer[:] = 0.0
+            cross[:] = 0.0
+            for d in range(weight.shape[1]):
+                g_d = weight[p, d]
+                for i in range(data):
+                    value = 0.0
+                    for k in range(i, data):
+                        value += inverse[k, i] * whitened[t, p, d, k]
+                    for k in range(state):
+                        value -= gain[k, i] * d_mean[p, d, k]
+                    u[i] = value
+                for i in range(state):
+                    u[data + i] = d_mean[p, d, i]
+                for i in range(data):
+                    d_y[t, p, d, i] = -g_d * u[i]
+                for i in range(state):
+                    d_offset[t, p, d, i] = g_d * u[data + i]
+                    after[i] = 0.0
+                for k in range(rows):
+                    for i in range(state):
+                        after[i] += gt[k, i] * u[k]
+                for i in range(state):
+                    d_mean[p, d, i] = after[i]
+                for i in range(state):  # the smoothed mean, a_t + L L' r_{t-1}
+                    after[i] = mean[t, p, d, i]
+                for k in range(state):
+                    value = 0.0
+                    for i in range(k, state):
+                        value += spread[i, k] * d_mean[p, d, i]
+                    for i in range(k, state):
+                        after[i] += spread[i, k] * value
+                for i in range(rows):
+                    factor_i = g_d * u[i]
+                    for j in range(i + 1):
+                        outer[i, j] += factor_i * u[j]
+                    for j in range(state):
+                        cross[i, j] += factor_i * after[j]
+            _add_product(cross, curvature, spread_g, -total)
+            for i in range(rows):
+                for j in range(state):
+                    d_g[dti, dgp, i, j] += cross[i, j]
+                for j in range(i + 1):
+                    value = 0.5 * (outer[i, j] - total * curvature[i, j])
+                    d_noise[dtn, dnp, i, j] += value
+                    if j < i:
+                        d_noise[dtn, dnp, j, i] += value
+            if not steady:
+                product[:] = 0.0
+                _add_product(product, information, closed, 1.0)
+                before = information.copy()
+                information[:] = observed
+                _add_transposed_product(information, closed, product)
+                steady = True
+                for i in range(state):
+                    for j in range(state):
+                        size = np.sqrt(abs(information[i, i] * information[j, j]))
+                        steady = steady and abs(information[i, j] - before[i, j]) <= 2 * _EPS * size
+        for i in range(state):
+            for j in range(state):
+                value = -total * information[i, j]
+                for d in range(weight.shape[1]):
+                    value += weight[p, d] * d_mean[p, d, i] * d_mean[p, d, j]
+                d_first[p, i, j] = 0.5 * value
+        for d in range(weight.shape[1]):
+            d_mean[p, d] *= weight[p, d]
+
+
+@_compile
+def _affine(transition, offset, first, backward, out):
+    """Fills out with x_0 = first, x_{t+1} = transition_t x_t + offset_t; or, backward, from the last step down."""
+    steps, state = out.shape[0] - 1, out.shape[3]
+    for p in range(out.shape[1]):
+        out[steps if backward else 0, p] = first[p]
+        for s in range(steps):
+            t = steps - 1 - s if backward else s
+            source, target = (t + 1, t) if backward else (t, t + 1)
+            matrix = transition[min(t, transition.shape[0] - 1), p]
+            for d in range(out.shape[2]):
+                for i in range(state):
+                    value = offset[t, p, d, i]
+                    for k in range(state):
+                        value += matrix[i, k] * out[source, p, d, k]
+                    out[target, p, d, i] = value
+
+
+@_compile
+def _congruence(transition, offset, first, backward, out):
+    """The same for X_{t+1} = transition_t X_t transition_t' + offset_t."""
+    steps, state = out.shape[0] - 1, out.shape[3]
+    product = np.empty((state, state))
+    for p in range(out.shape[1]):
+        out[steps if backward else 0, p] = first[p]
+        for s in range(steps):
+            t = steps - 1 - s if backward else s
+            source, target = (t + 1, t) if backward else (t, t + 1)
+            matrix = transition[min(t, transition.shape[0] - 1), p]
+            product[:] = 0.0
+            _add_product(product, matrix, out[source, p], 1.0)
+            for i in range(state):
+                for j in range(i + 1):
+                    value = 0.5 * (offset[t, p, i, j] + offset[t, p, j, i])
+                    for k in range(state):
+                        value += product[i, k] * matrix[j, k]
+                    out[target, p, i, j] = value
+                    out[target, p, j, i] = value
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+    out = torch.empty(covariance.shape, dtype=torch.float64)
+    fine = torch.empty(covariance.shape[:2], dtype=torch.bool)
+    _roots(*_arrays(covariance), rounding, out.numpy(), fine.numpy())
+    return out, fine
+
+
+def factors(g: Tensor, noise: Tensor, noise_root: Tensor, first: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    out = torch.empty(steps, len(first), g.shape[-2], g.shape[-2], dtype=torch.float64)
+    settled = torch.empty(len(first), dtype=torch.int64)
+    _factors(*_arrays(g, noise, noise_root, first), steps, out.numpy(), settled.numpy())
+    return out, settled
+
+
+def means(
+    g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, y: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean = torch.empty(*y.shape[:-1], g.shape[-1], dtype=torch.float64)
+    whitened = torch.empty(y.shape, dtype=torch.float64)
+    increments = torch.empty(y.shape[:-1], dtype=torch.float64)
+    _means(*_arrays(g, factor, settled, first, y, offset, mean, whitened, increments))
+    return mean, whitened, increments
+
+
+def adjoint(
+    g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, mean: Tensor, whitened: Tensor, weight: Tensor, steps: int
+) -> tuple[Tensor, ...]:
+    rows, state = g.shape[2:]
+    groups = len(first)
+    d_g = torch.zeros(steps, groups, rows, state, dtype=torch.float64)
+    d_noise = torch.zeros(steps, groups, rows, rows, dtype=torch.float64)
+    rest = [torch.empty_like(a) for a in (first, mean[0], whitened, mean)]
+    _adjoint(*_arrays(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, *rest))
+    return d_g, d_noise, *rest
+
+
+def affine(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
+    out = torch.empty(len(offset) + 1, *first.shape, dtype=torch.float64)
+    _affine(*_arrays(transition, offset, first), backward, out.numpy())
+    return out
+
+
+def congruence(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
+    out = torch.empty(len(offset) + 1, *first.shape, dtype=torch.float64)
+    _congruence(*_arrays(transition, offset, first), backward, out.numpy())
+    return out

@@ -1,0 +1,178 @@
+"""The recursions behind `zoo.parts.kalman`, in PyTorch: few loops over time, everything else at once for all of it.
+
+A step of the model in joint form, with y_t = x_t - D_t u_t - d_t and the offset c_t of z_{t+1}:
+
+    (y_t, z_{t+1}) = G_t z_t + (0, c_t) + nu_t,    G_t = [C_t; A_{t+1}],    Cov nu_t = N_t = blockdiag(R_t, Q_{t+1}).
+
+With L_t L_t' = Cov(z_t | x_{1:t-1}) the one factorisation of a step is F_t F_t' = G_t L_t (G_t L_t)' + N_t, F_t lower
+triangular: its blocks are S^1/2 (the innovation's spread), K S^1/2 (K the gain) below it, and L_{t+1}.
+
+Layout: time first, then P groups with parameters of their own, then D sequences that share a group's covariances. A
+time or group axis of length 1 in g, noise and offset means "the same everywhere". All in float64.
+"""
+
+import torch
+from torch import Tensor
+
+
+def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+    """A lower triangular root, and where there is one: symmetric and positive semi-definite, up to sqrt(rounding)."""
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    size = (diagonal.unsqueeze(-1) * diagonal.unsqueeze(-2)).abs().sqrt()
+    fine = ((covariance - covariance.mT).abs() <= rounding**0.5 * size).flatten(-2).all(-1)
+    fine &= torch.isfinite(covariance).flatten(-2).all(-1)
+    out, info = torch.linalg.cholesky_ex(covariance)
+    if not info.any() and fine.all():
+        return out, fine
+    values, vectors = torch.linalg.eigh(torch.where(fine[..., None, None], covariance, 0.0))
+    fine &= (values >= -(rounding**0.5) * values.abs().amax(-1, keepdim=True)).all(-1)
+    singular = _triangularise(vectors * values.clamp(min=0).sqrt().unsqueeze(-2))
+    return torch.where((info == 0)[..., None, None], out, singular), fine
+
+
+def _triangularise(array: Tensor) -> Tensor:
+    """F lower triangular with F F' = array array'; a column that is zero to rounding is zero."""
+    factor = torch.linalg.qr(array.mT, mode="r").R.mT
+    factor = torch.nn.functional.pad(factor, (0, factor.shape[-2] - factor.shape[-1]))
+    diagonal = factor.diagonal(dim1=-2, dim2=-1)
+    sign = torch.where(diagonal < 0, -1.0, 1.0).to(array)
+    kept = diagonal.abs() > 4 * torch.finfo(array.dtype).eps * factor.norm(dim=-1)
+    return factor * (sign * kept).unsqueeze(-2)
+
+
+def factors(g: Tensor, noise: Tensor, noise_root: Tensor, first: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """F_t for all t, `(T, P, rows, rows)`, and for each group the step after which F does not change, `(P,)`.
+
+    first: L_1, `(P, n, n)`. By Cholesky; groups in which that loses digits (or fails) again by QR of [G L, N^1/2].
+    """
+    data = g.shape[-2] - g.shape[-1]
+
+    def step(t: int, spread: Tensor, groups: slice | Tensor, exact: bool) -> Tensor:
+        pick = lambda a: (a[min(t, len(a) - 1)] if a.shape[1] == 1 else a[min(t, len(a) - 1), groups])  # noqa: E731
+        product = pick(g) @ spread
+        if exact:
+            root = pick(noise_root)
+            return _triangularise(torch.cat([product, root.expand(*product.shape[:-1], root.shape[-1])], -1))
+        return torch.linalg.cholesky_ex(pick(noise) + product @ product.mT).L
+
+    def run(groups: slice | Tensor, exact: bool) -> Tensor:
+        out, spread = [], first[groups]
+        constant = len(g) == 1 and len(noise) == 1
+        for t in range(steps):
+            out.append(step(t, spread, groups, exact))
+            spread = out[-1][:, data:, data:]
+            if constant and t % 32 == 31 and torch.equal(out[-1], out[-2]):
+                break
+        found = torch.stack(out)
+        return torch.cat([found, found[-1:].expand(steps - len(out), *found.shape[1:])])
+
+    found = run(slice(None), exact=False)
+    kept = found.diagonal(dim1=-2, dim2=-1).square() / found.square().sum(-1)
+    bad = ~(kept > 1e-6).all(-1).all(0)
+    if bad.any():
+        found = found.contiguous()
+        found[:, bad] = run(bad, exact=True)
+    return found, torch.full((first.shape[0],), steps - 1)
+
+
+def _recursion(act, transition: Tensor, offset: Tensor, first: Tensor) -> Tensor:
+    """x_0 = first, x_{t+1} = act(transition_t, x_t) + offset_t, in about 2 sqrt(T) steps instead of T.
+
+    T is cut into blocks; one loop runs through all blocks at once, from zero, with the product of their transitions,
+    and one over the blocks finds where they start.
+    """
+    steps = len(offset)
+    transition = transition.expand(steps, *transition.shape[1:])
+    length = max(1, int(steps**0.5)) if steps > 8 else steps
+    count = -(-steps // length)
+    pad = count * length - steps
+    if pad:
+        transition = torch.cat([transition, transition.new_zeros(pad, *transition.shape[1:])])
+        offset = torch.cat([offset, offset.new_zeros(pad, *offset.shape[1:])])
+    transition, offset = transition.unflatten(0, (count, length)), offset.unflatten(0, (count, length))
+    local, products = [offset[:, 0]], [transition[:, 0]]
+    for t in range(1, length):
+        local.append(act(transition[:, t], local[-1]) + offset[:, t])
+        products.append(transition[:, t] @ products[-1])
+    starts = [first]
+    for block in range(count - 1):
+        starts.append(act(products[-1][block], starts[-1]) + local[-1][block])
+    start = torch.stack(starts).unsqueeze(1)
+    found = act(torch.stack(products, 1), start) + torch.stack(local, 1)
+    return torch.cat([first.unsqueeze(0), found.flatten(0, 1)[:steps]])
+
+
+def affine(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
+    """x_0 = first, x_{t+1} = transition_t x_t + offset_t, `(T + 1, P, D, n)`; backward: from x_T = first downwards."""
+    if backward:
+        return affine(transition.flip(0), offset.flip(0), first).flip(0)
+    return _recursion(lambda matrix, x: x @ matrix.mT, transition, offset, first)
+
+
+def congruence(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
+    """X_0 = first, X_{t+1} = transition_t X_t transition_t' + offset_t, `(T + 1, P, n, n)`; or backward."""
+    if backward:
+        return congruence(transition.flip(0), offset.flip(0), first).flip(0)
+    found = _recursion(lambda matrix, x: matrix @ x @ matrix.mT, transition, offset, first)
+    return (found + found.mT) / 2
+
+
+def gains(g: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """S^-1/2, K and A - K C."""
+    data = g.shape[-2] - g.shape[-1]
+    identity = torch.eye(data, dtype=g.dtype, device=g.device)
+    inverse = torch.linalg.solve_triangular(factor[..., :data, :data], identity, upper=False)
+    gain = factor[..., data:, :data] @ inverse
+    return inverse, gain, g[..., data:, :] - gain @ g[..., :data, :]
+
+
+def means(
+    g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, y: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """a_t = E[z_t | x_{1:t-1}] `(T, P, D, n)`, w_t = S^-1/2 (y_t - C a_t) `(T, P, D, m)`, which is white under the model,
+
+    and log p(x_t | x_{1:t-1}) `(T, P, D)` without its constant.
+    """
+    inverse, gain, closed = gains(g, factor)
+    mean = affine(closed, y @ gain.mT + offset, first)[:-1]
+    whitened = (y - mean @ g[..., : y.shape[-1], :].mT) @ inverse.mT
+    log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+    return mean, whitened, log_det - 0.5 * whitened.square().sum(-1)
+
+
+def adjoint(
+    g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, mean: Tensor, whitened: Tensor, weight: Tensor, steps: int
+) -> tuple[Tensor, ...]:
+    """The gradient of sum_{p, d} weight log p(x_{p, d}) with respect to G, N, P_1, m_1, y and the offset.
+
+    With u_t the derivative with respect to the mean of (y_t, z_{t+1}) given x_{1:t-1}, and Omega_t = -(its second
+    derivative), both by a recursion from the last step down,
+
+        u_t = (S^-1 v_t - K' r_t, r_t),    r_{t-1} = G' u_t,    r_T = 0,
+        Omega_t = [[S^-1 + K' I_t K, -K' I_t], [-I_t K, I_t]],    I_{t-1} = C' S^-1 C + (A - K C)' I_t (A - K C),    I_T = 0,
+
+    the derivatives are  dN = (u u' - Omega) / 2,  dG = u E[z_t | x]' - Omega G P_t  with  E[z_t | x] = a_t + P_t r_{t-1}
+    (Fisher's identity; Koopman & Shephard 1992). steps: 1 if G and N are constant in time: sums over time, else T.
+    """
+    data = whitened.shape[-1]
+    inverse, gain, closed = gains(g, factor)
+    scaled = inverse @ g[..., :data, :]
+    observed = scaled.mT @ scaled
+    zero = torch.zeros_like(mean[0])
+    r = affine(closed.mT, whitened @ scaled, zero, backward=True)
+    information = congruence(closed.mT, observed, torch.zeros_like(first), backward=True)
+    u = torch.cat([whitened @ inverse - r[1:] @ gain, r[1:]], -1)
+    gained = information[1:] @ gain
+    upper = torch.cat([inverse.mT @ inverse + gain.mT @ gained, -gained.mT], -1)
+    curvature = torch.cat([upper, torch.cat([-gained, information[1:]], -1)], -2)
+    spread = torch.cat([first.unsqueeze(0), factor[:-1, :, data:, data:]])
+    smoothed = mean + r[:-1] @ spread @ spread.mT
+    total = weight.sum(-1)[:, None, None]
+    weighted = weight.unsqueeze(-1) * u
+    d_noise = (weighted.mT @ u - total * curvature) / 2
+    d_g = weighted.mT @ smoothed - total * curvature @ (g @ spread) @ spread.mT
+    if steps == 1:
+        d_noise, d_g = d_noise.sum(0, keepdim=True), d_g.sum(0, keepdim=True)
+    d_mean = weight.unsqueeze(-1) * r[0]
+    d_first = (d_mean.mT @ r[0] - total * information[0]) / 2
+    return d_g, d_noise, d_first, d_mean, -weighted[..., :data], weighted[..., data:]
