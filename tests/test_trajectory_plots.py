@@ -43,10 +43,10 @@ def test_regions_are_the_ellipses_of_the_mass():
     roots[4, :, 1] = 0
     covariances = roots @ roots.mT
     ax = Figure().add_subplot()
-    draw_regions(ax, means, covariances, mass=0.7, label="path")
+    draw_regions(ax, means, covariances, mass=0.7, label="path", between=2)
     (patch,) = (p for p in ax.patches if isinstance(p, PathPatch))
-    outlines = torch.tensor(patch.get_path().vertices).reshape(5, -1, 2)
-    codes = torch.tensor(patch.get_path().codes).reshape(5, -1)
+    outlines = torch.tensor(patch.get_path().vertices).reshape(13, -1, 2)[::3]
+    codes = torch.tensor(patch.get_path().codes).reshape(13, -1)[::3]
     for n in range(4):
         ends = outlines[n][(codes[n] == 1)]  # where an arc of the unit circle begins, on the circle
         offset = torch.cat([ends, outlines[n, 3:25:3]]) - means[n]

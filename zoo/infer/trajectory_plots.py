@@ -138,20 +138,23 @@ def draw_regions(
     label: str | None = None,
     style: str = "solid",
     mass: float = 0.9,
+    between: int = 7,
 ) -> None:
     """A path in the plane and, in one shade, the union of the ellipses that hold `mass` of each of its Gaussians.
 
     Args:
         means, covariances: `(T, 2)` and `(T, 2, 2)`; singular covariances are fine.
+        between: ellipses interpolated between neighbours, so that a sparse path has a band and no beads.
     """
     radius = math.sqrt(-2 * math.log(1 - _share(mass)))
-    values, vectors = torch.linalg.eigh(covariances.detach().cpu().double())
+    centres, covariances = (_between(part.detach().cpu().double(), between) for part in (means, covariances))
+    values, vectors = torch.linalg.eigh(covariances)
     axes = vectors * values.clamp(min=0).sqrt().unsqueeze(-2) * radius  # columns: half axes
     axes = torch.where(torch.linalg.det(axes)[:, None, None] < 0, axes.flip(-1), axes)  # all turn the same way
     unit = Path.unit_circle()
     circle = torch.tensor(np.asarray(unit.vertices))
-    outlines = means.detach().cpu().double().unsqueeze(1) + circle @ axes.mT
-    codes = np.tile(np.asarray(unit.codes), len(means))
+    outlines = centres.unsqueeze(1) + circle @ axes.mT
+    codes = np.tile(np.asarray(unit.codes), len(centres))
     shape = Path(outlines.reshape(-1, 2).numpy(), codes)
     ax.add_patch(PathPatch(shape, facecolor=colour, alpha=0.2, linewidth=0, zorder=2))
     ax.update_datalim(shape.get_extents().get_points())
@@ -164,6 +167,13 @@ def _share(mass: float) -> float:
     if not 0 < mass < 1:
         raise ValueError(f"the mass of a band lies between 0 and 1, not {mass}")
     return mass
+
+
+def _between(points: Tensor, count: int) -> Tensor:
+    """`count` points on the straight line from each to the next."""
+    share = torch.arange(count + 1, dtype=points.dtype).div(count + 1).reshape(-1, *[1] * (points.dim() - 1))
+    inner = points[:-1].unsqueeze(1) + share * points.diff(dim=0).unsqueeze(1)
+    return torch.cat([inner.flatten(0, 1), points[-1:]])
 
 
 def _each(band: Band, change: Callable[[Tensor], Tensor]) -> Band:
