@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
+from zoo.parts.kalman_steps import apply
 
 
 class Regression(NamedTuple):
@@ -73,7 +74,7 @@ def expect(p: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | Non
     regressors = _regressors(mean[:, :-1], None if u is None else u[:, 1:], p.transition_input, p.transition_bias)
     parts = covariance[:, :-1], found.smoothed_cross_covariances, covariance[:, 1:]
     transition = _moments(
-        (mean[:, 1:] - _apply(matrix, regressors), regressors),
+        (mean[:, 1:] - apply(matrix, regressors), regressors),
         _of_residual(matrix[..., : p.state_dim], *parts, weight=counted[:, 1:], apart=_noise(p, "transition").ndim > 2),
         counted[:, 1:],
         _noise(p, "transition"),
@@ -81,11 +82,11 @@ def expect(p: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | Non
 
     matrix, noise = _coefficients(p, "emission"), p.emission_covariance
     regressors = _regressors(mean, u, p.emission_input, p.emission_bias)
-    residual = (x if mask is None else x.masked_fill(~mask, 0.0)) - _apply(matrix, regressors)
+    residual = (x if mask is None else x.masked_fill(~mask, 0.0)) - apply(matrix, regressors)
     loading, unseen = matrix[..., : p.state_dim], None
     if mask is not None and bool((mask.any(-1) != mask.all(-1)).any()):  # frames that are seen in part
-        gain = _completion(noise, mask)
-        residual = _apply(gain, residual)
+        gain = completion(noise, mask)
+        residual = apply(gain, residual)
         loading, unseen = gain @ loading, noise - gain @ noise
     emission = _moments(
         (residual, regressors),
@@ -202,7 +203,7 @@ def _total(covariance: Tensor, weight: Tensor) -> Tensor:
     return torch.einsum("nt,ntij->ij", weight, covariance)
 
 
-def _completion(noise: Tensor, mask: Tensor) -> Tensor:
+def completion(noise: Tensor, mask: Tensor) -> Tensor:
     """The matrix that completes a frame's residual from its observed entries: R_{.o} R_oo^-1 at the columns o."""
     seen = mask.unsqueeze(-1) & mask.unsqueeze(-2)
     inner = torch.where(seen, noise, 0.0) + torch.diag_embed((~mask).to(noise))
@@ -221,10 +222,6 @@ def _coefficients(p: Parameters, name: str) -> Tensor:
 def _regressors(z: Tensor, u: Tensor | None, matrix: Tensor | None, bias: Tensor | None) -> Tensor:
     parts = [z] + ([] if matrix is None else [u.expand(*z.shape[:-1], -1)])
     return torch.cat(parts + ([] if bias is None else [torch.ones_like(z[..., :1])]), -1)
-
-
-def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def _cut(matrix: Tensor) -> Tensor:

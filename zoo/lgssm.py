@@ -1,0 +1,221 @@
+"""p(x, z) = N(z_1; m_1, P_1) prod_t N(z_t; A z_{t-1} + B u_t + b, Q) N(x_t; C z_t + D u_t + d, R): Kalman's model."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import pyro
+import torch
+from pyro.distributions import MultivariateNormal, TorchDistribution
+from pyro.nn import PyroParam
+from torch import Tensor, nn
+
+from zoo.parts import kalman, kalman_em
+from zoo.parts.ascent import climb
+from zoo.parts.kalman import Parameters
+from zoo.parts.kalman_steps import Step, apply, steps
+from zoo.parts.linear_gaussian import GaussianFrames, LinearGaussian, LinearGaussianPosterior, batch_axes, observed
+from zoo.parts.trajectory import StateSpace, Trajectory, check_sequences, shift
+
+
+class State(NamedTuple):
+    """E[z_t | z_{t-1}] and the step's own numbers."""
+
+    mean: Tensor
+    step: Step
+
+
+class LGSSM(StateSpace):
+    """p(x, z) = N(z_1; m_1, P_1) prod_{t>1} N(z_t; A z_{t-1} + B u_t + b, Q) prod_t N(x_t; C z_t + D u_t + d, R).
+
+    Everything about it is exact: posterior, likelihood, forecasts, missing data, EM. Parameters may change in time and
+    between sequences (`kalman.Parameters`).
+
+    References: Kalman 1960; Durbin & Koopman 2012; for EM, Shumway & Stoffer 1982.
+
+    Args:
+        build: function of named tensors that gives `kalman.Parameters`: `kalman.Parameters` itself, one of
+            `zoo.parts.structural` (`local_level`, `arima(1, 1, 1)`, ...), or a lambda that adds some up.
+        marginal: whether z is summed out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
+        priors: name -> distribution. These are latent: sampled once for all sequences, outside the plate of the data,
+            so that they suit NUTS (of the marginal form) and Pyro's own ELBO, and no objective that weights data one by
+            one. Other methods take their values as keywords: `posterior(x, level_variance=...)`.
+        burn: the first frames that are given and not scored, as statsmodels' `loglikelihood_burn`; marginal form only.
+        **values: the other tensors by name: fixed (a tensor), learned (`nn.Parameter`), or learned under a constraint
+            (`PyroParam(start, constraint)`).
+
+    Sites: a global one for each of the priors; in `pyro.plate("data", N)`: `z` `(T, latent_dim)`, if not marginal; `x`
+    `(T, data_dim)`, observed.
+
+    Throughout, x is `(N, T, data_dim)`, u `(N, T, control_dim)`, mask boolean, `(N, T)` or `(N, T, data_dim)`, True
+    where observed; x may hold anything, NaN too, where it is False.
+
+    Raises:
+        ValueError: wrong shapes, a covariance that is none, values that are not finite where observed, and the like:
+            `kalman.marginal_loglik`, `check_sequences`.
+
+    Example:
+        >>> import torch
+        >>> from pyro.distributions import constraints
+        >>> from pyro.nn import PyroParam
+        >>> from zoo import LGSSM
+        >>> from zoo.parts.structural import local_level
+        >>> variances = [PyroParam(torch.tensor(1.0), constraints.positive) for _ in range(2)]
+        >>> model = LGSSM(local_level, level_variance=variances[0], observation_variance=variances[1])
+        >>> model.maximum_likelihood(torch.randn(1, 50, 1).cumsum(1)).forecast(torch.zeros(1, 50, 1), 3)[0].shape
+        torch.Size([1, 3, 1])
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., Parameters],
+        *,
+        marginal: bool = True,
+        priors: Mapping[str, TorchDistribution] | None = None,
+        burn: int = 0,
+        **values: Tensor | PyroParam,
+    ) -> None:
+        super().__init__()
+        if burn and not marginal:
+            raise ValueError(f"burn: the latent form scores every frame, expected 0, got {burn}")
+        self.build, self.marginal, self.burn, self.priors = build, marginal, burn, dict(priors or {})
+        for name, value in values.items():
+            if hasattr(self, name) or name in self.priors:
+                raise ValueError(f"{name}: given twice, or a name that the model has for something else")
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+            elif isinstance(value, nn.Parameter | PyroParam):
+                setattr(self, name, value)
+            else:
+                raise TypeError(f"{name}: expected a tensor, nn.Parameter or PyroParam, got {type(value).__name__}")
+        self._names = tuple(values)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            p = self.system(**{name: prior.sample() for name, prior in self.priors.items()})
+        if not isinstance(p, Parameters):
+            raise TypeError(f"build: expected a function that gives kalman.Parameters, it gave {type(p).__name__}")
+        self.latent_dim = self.state_dim = p.state_dim
+        self.data_dim, self.control_dim = p.data_dim, p.control_dim
+
+    def system(self, **given: Tensor) -> Parameters:
+        """The parameters as they are now, with `given` in place of those named; priors have no value of their own."""
+        missing = self.priors.keys() - given.keys()
+        if missing:
+            raise ValueError(f"{min(missing)}: has a prior and no value: give one, as {min(missing)}=...")
+        return self.build(**({name: getattr(self, name) for name in self._names} | given))
+
+    def forward(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        given = {name: pyro.sample(name, prior) for name, prior in self.priors.items()}
+        p = self._checked(x, u, mask, given)
+        if not self.marginal:
+            inputs = (steps(p, x.shape[1], u),)
+            return self.program(Trajectory(self, self.transition, x, u, mask, inputs=inputs), mask)
+        with pyro.plate("data", len(x)):
+            return pyro.sample("x", LinearGaussian(p, x.shape[1], u, mask, burn=self.burn), obs=_filled(x, mask))
+
+    def inputs(self, x: Tensor, u: Tensor | None = None) -> tuple[Step]:
+        return (steps(self.system(), x.shape[-2], u),)
+
+    def start(self, x: Tensor, step: Step) -> State:
+        return State(step.transition_offset, step)
+
+    def transition(self, s: State) -> MultivariateNormal:
+        return MultivariateNormal(s.mean, scale_tril=s.step.transition_scale, validate_args=False)
+
+    def emission(self, z: Tensor, s: State) -> MultivariateNormal:
+        return MultivariateNormal(s.step.emission_mean(z), scale_tril=s.step.emission_scale, validate_args=False)
+
+    def advance(self, s: State, z: Tensor, x: Tensor, step: Step) -> State:
+        return State(step.transition_mean(z), step)
+
+    def states(self, z: Tensor, x: Tensor, steps: Step) -> State:
+        return State(steps.transition_mean(shift(z, z.new_zeros(self.latent_dim))), steps)
+
+    def features(self, s: State) -> Tensor:
+        return s.mean
+
+    def observation(self, z: Tensor, s: State, mask: Tensor | None = None) -> TorchDistribution:
+        if mask is None or mask.ndim == 2:
+            return super().observation(z, s, mask)
+        return GaussianFrames(s.step.emission_mean(z), s.step.emission_scale, mask)
+
+    def posterior(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor
+    ) -> LinearGaussianPosterior:
+        """p(z | x), exact, by the smoother: batch `(N,)`, event `(T, latent_dim)`."""
+        return LinearGaussianPosterior(self._checked(x, u, mask, given), _filled(x, mask), u, mask)
+
+    def log_prob(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor) -> Tensor:
+        """log p(x) of what is observed, exact, nats, `(N,)`; the first `burn` frames given."""
+        p = self._checked(x, u, mask, given)
+        return LinearGaussian(p, x.shape[1], u, mask, burn=self.burn).log_prob(_filled(x, mask))
+
+    def forecast(
+        self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor
+    ) -> kalman.Forecast:
+        """Means and covariances of the k frames after x, of z and of x; u holds controls for all T + k frames."""
+        p = self._checked(x, None if u is None else u[:, : x.shape[1]], mask, given)
+        return kalman.forecast(p, _filled(x, mask), k, u, mask)
+
+    def impute(self, x: Tensor, mask: Tensor, u: Tensor | None = None, **given: Tensor) -> Tensor:
+        """x with E[x_missing | x_observed] in its missing entries."""
+        p, found = self.system(**given), self.posterior(x, u, mask, **given)
+        mask = mask if mask.ndim == 3 else mask.unsqueeze(-1).expand(x.shape)
+        expected, _ = observed(p, found.mean, found.covariances, u)
+        residual = (x - expected).masked_fill(~mask, 0.0)
+        return torch.where(mask, x, expected + apply(kalman_em.completion(p.emission_covariance, mask), residual))
+
+    def generate(self, num: int, T: int, u: Tensor | None = None, **given: Tensor) -> tuple[Tensor, Tensor]:
+        p = self.system(**given)
+        lead = torch.Size((num,)) if len(batch_axes(p, *(() if u is None else (u,)))) == 0 else torch.Size()
+        return kalman.sample(p, T, u, lead)
+
+    def maximum_likelihood(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> "LGSSM":
+        """Climbs to a maximum of log p(x) in the learned values by L-BFGS, from those they have; returns the model.
+
+        Raises:
+            ValueError: nothing is learned, or there are priors.
+            RuntimeError: no maximum was reached, the gradient is not zero; names the value.
+        """
+        count = x.shape[0] * x.shape[1] if mask is None else max(1, int(mask.sum()))
+        climb(self, lambda: self.log_prob(x, u, mask).sum() / count)
+        return self
+
+    @torch.no_grad()
+    def e_step(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[kalman_em.Statistics, Tensor]:
+        """Expected statistics, and log p(x_n) in nats, `(N,)`; for `kalman.Parameters` as they are."""
+        if self.build is not Parameters or self.priors or self.burn:
+            raise ValueError(
+                "e_step: the closed form needs build=kalman.Parameters, no priors and burn=0; "
+                "maximum_likelihood takes any"
+            )
+        p = _double(self._checked(x, u, mask, {}))
+        found, log_likelihood = kalman_em.expect(p, _filled(x, mask).double(), None if u is None else u.double(), mask)
+        return found, log_likelihood.to(x.dtype)
+
+    @torch.no_grad()
+    def m_step(self, statistics: kalman_em.Statistics) -> None:
+        """Every learned field at the maximiser of the expected log-likelihood, given the fixed ones."""
+        learned = {name.removesuffix("_unconstrained") for name, p in self.named_parameters() if p.requires_grad}
+        for name, value in kalman_em.maximise(_double(self.system()), statistics, learned).items():
+            old = getattr(self, name)
+            constraint, _ = self._pyro_params.get(name, (None, None))
+            if constraint is None:
+                old.copy_(value)
+            elif bool(constraint.check(value.to(old.dtype)).all()):
+                setattr(self, name, value.to(old.dtype))
+            else:
+                raise ValueError(f"{name}: no closed form under {constraint}: the maximiser lies outside")
+
+    def _checked(self, x: Tensor, u: Tensor | None, mask: Tensor | None, given: dict[str, Tensor]) -> Parameters:
+        p = self.system(**given)
+        check_sequences(x, self.data_dim, p.initial_mean, u, mask)
+        return p
+
+
+def _filled(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
+
+
+def _double(p: Parameters) -> Parameters:
+    return Parameters(*(None if value is None else value.double() for value in p))

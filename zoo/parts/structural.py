@@ -1,0 +1,283 @@
+"""Parameters of well-known linear-Gaussian models: functions of named tensors, to add up and to hand to `LGSSM`.
+
+    LGSSM(local_level, level_variance=PyroParam(...), observation_variance=PyroParam(...))
+    LGSSM(lambda a, b, c: local_level(a, b) + seasonal(12)(c), a=..., b=..., c=...)
+
+Every function is differentiable in its tensors, which may have batch axes. Parameterisation, order of the states and
+start are those of statsmodels (`UnobservedComponents`, `SARIMAX` with `simple_differencing=False`): what is not
+stationary starts at N(0, 1e6), its "approximate diffuse" start. statsmodels leaves the first `loglikelihood_burn`
+frames, as many as there are such states, out of the likelihood; so does `LGSSM(..., burn=)`.
+
+The exact diffuse likelihood of Durbin and Koopman is that of x_2..x_T given x_1. For the local level on the Nile
+(15098.5 and 1469.2 with -632.55 over the last 99 years) there are two ways to it: `initial_variance=1e12` with
+`burn=1` on all 100 years, or `initial_mean=x_1, initial_variance=None` on the last 99 (below).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.parts.kalman import Parameters
+
+#: statsmodels' variance of a state whose start nothing is known about
+APPROXIMATE_DIFFUSE = 1e6
+
+
+def ball(
+    dt: float,
+    g: float = 9.81,
+    *,
+    measurement_variance: float = 1.0,
+    transition_variance: float = 1e-4,
+    dtype: torch.dtype | None = None,
+) -> tuple[Parameters, Tensor]:
+    """A ball in the air, z = (x, x', y, y'), seen with noise at (x, y); and its control u = (0, 0, g, g).
+
+    z_t = A z_{t-1} + B u + noise with A = blockdiag([1 dt; 0 1], [1 dt; 0 1]) and B zero but for B_33 = -dt^2/2 and
+    B_44 = -dt, as in the deck. The deck's transition is free of noise; a little of it is kept, so that z has a density.
+
+    Args:
+        dt: seconds between frames.
+        g: acceleration, metres per second squared.
+        measurement_variance: of each of the two measured positions.
+        transition_variance: of each state at each step.
+
+    Returns:
+        The parameters, starting at N(0, 100 I), and u `(4,)`; `u.expand(N, T, 4)` is what models take.
+    """
+    like = torch.zeros((), dtype=dtype or torch.get_default_dtype())
+    eye = torch.eye(4).to(like)
+    step = torch.block_diag(*[torch.tensor([[1.0, dt], [0.0, 1.0]], dtype=torch.float64)] * 2)
+    control = torch.diag(torch.tensor([0.0, 0.0, -0.5 * dt**2, -dt], dtype=torch.float64))
+    parameters = Parameters(
+        initial_mean=like.new_zeros(4),
+        initial_covariance=100.0 * eye,
+        transition_matrix=step.to(like),
+        transition_covariance=transition_variance * eye,
+        emission_matrix=eye[[0, 2]],
+        emission_covariance=measurement_variance * eye[:2, :2],
+        transition_input=control.to(like),
+    )
+    return parameters, like.new_tensor([0.0, 0.0, g, g])
+
+
+def local_level(
+    level_variance: Tensor,
+    observation_variance: Tensor | None = None,
+    initial_mean: Tensor | None = None,
+    initial_variance: Tensor | float | None = APPROXIMATE_DIFFUSE,
+) -> Parameters:
+    """level_t = level_{t-1} + N(0, level_variance), x_t = level_t + N(0, observation_variance).
+
+    Args:
+        level_variance: `(...)`; `observation_variance` too, nothing being 0 (for sums).
+        initial_mean, initial_variance: of the level at the first frame, `(...)`. With `None` for the variance the first
+            frame is the second of a series whose first value was `initial_mean`: level_variance + observation_variance.
+    """
+    if initial_variance is None:
+        if initial_mean is None:
+            raise ValueError("initial_mean: expected the value of the frame before, since initial_variance is None")
+        initial_variance = level_variance if observation_variance is None else level_variance + observation_variance
+    one = torch.ones_like(level_variance)
+    mean = None if initial_mean is None else initial_mean.unsqueeze(-1)
+    return _series([[one]], [level_variance], [one], observation_variance, mean, initial_variance)
+
+
+def local_linear_trend(
+    level_variance: Tensor,
+    trend_variance: Tensor,
+    observation_variance: Tensor | None = None,
+    initial_mean: Tensor | None = None,
+    initial_variance: Tensor | float = APPROXIMATE_DIFFUSE,
+) -> Parameters:
+    """level_t = level_{t-1} + trend_{t-1} + N(0, level_variance), trend_t = trend_{t-1} + N(0, trend_variance).
+
+    Args:
+        level_variance, trend_variance, observation_variance: `(...)`; a variance of 0 makes it smooth, or straight.
+        initial_mean: of (level, trend) at the first frame, `(..., 2)`.
+        initial_variance: of both, `(...)`.
+    """
+    one, nil = torch.ones_like(level_variance), torch.zeros_like(level_variance)
+    transition = [[one, one], [nil, one]]
+    variances = [level_variance, trend_variance]
+    return _series(transition, variances, [one, nil], observation_variance, initial_mean, initial_variance)
+
+
+def seasonal(period: int) -> Callable[..., Parameters]:
+    """s_t = -s_{t-1} - ... - s_{t-period+1} + N(0, seasonal_variance): a pattern of `period` frames that sums to 0.
+
+    Returns:
+        A function of `seasonal_variance` `(...)` and, as in `local_linear_trend`, of `observation_variance`,
+        `initial_mean` `(..., period - 1)` and `initial_variance`; states (s_t, ..., s_{t-period+2}).
+    """
+    if period < 2:
+        raise ValueError(f"seasonal: expected period >= 2, got {period}")
+
+    def build(
+        seasonal_variance: Tensor,
+        observation_variance: Tensor | None = None,
+        initial_mean: Tensor | None = None,
+        initial_variance: Tensor | float = APPROXIMATE_DIFFUSE,
+    ) -> Parameters:
+        one, nil = torch.ones_like(seasonal_variance), torch.zeros_like(seasonal_variance)
+        size = period - 1
+        transition = [[-one] * size] + [[one if j == i else nil for j in range(size)] for i in range(size - 1)]
+        variances, design = [seasonal_variance] + [nil] * (size - 1), [one] + [nil] * (size - 1)
+        return _series(transition, variances, design, observation_variance, initial_mean, initial_variance)
+
+    return build
+
+
+def arima(
+    p: int, d: int = 0, q: int = 0, seasonal: tuple[int, int, int, int] = (0, 0, 0, 0)
+) -> Callable[..., Parameters]:
+    """(1 - L)^d y_t = w_t, w_t = intercept + sum_i ar_i w_{t-i} + e_t + sum_j ma_j e_{t-j}, e_t ~ N(0, variance).
+
+    Harvey's representation; the states are, in this order, those that sum the differences up again, started at
+    N(0, initial_variance), and the ARMA part, started at its stationary distribution. The latter exists for
+    stationary `ar` only: learn it as `PyroParam(..., constraint=stationary)`, and `ma` as `invertible`
+    (`zoo.parts.stationary`).
+
+    Args:
+        p, d, q: orders.
+        seasonal: the orders P, D, Q of a second set of polynomials in L^s, and s, which multiply the first.
+
+    Returns:
+        A function of `variance` `(...)`; `ar` `(..., p)`, `ma` `(..., q)`, `seasonal_ar` `(..., P)`, `seasonal_ma`
+        `(..., Q)`, each given exactly if its order is not 0; and, if wanted, `intercept`, `observation_variance` and
+        `initial_variance`, `(...)`.
+    """
+    P, D, Q, s = seasonal
+    if min(p, d, q, *seasonal) < 0 or (max(P, D, Q) > 0 and s < 2):
+        raise ValueError(f"arima: expected orders >= 0 and a season of at least 2, got {(p, d, q)} and {seasonal}")
+    orders = {"ar": p, "ma": q, "seasonal_ar": P, "seasonal_ma": Q}
+    differences, size = d + s * D, max(p + s * P, q + s * Q + 1)
+    total = differences + size
+
+    def build(
+        variance: Tensor,
+        ar: Tensor | None = None,
+        ma: Tensor | None = None,
+        seasonal_ar: Tensor | None = None,
+        seasonal_ma: Tensor | None = None,
+        intercept: Tensor | None = None,
+        observation_variance: Tensor | None = None,
+        initial_variance: Tensor | float = APPROXIMATE_DIFFUSE,
+    ) -> Parameters:
+        given = {"ar": ar, "ma": ma, "seasonal_ar": seasonal_ar, "seasonal_ma": seasonal_ma}
+        for name, value in given.items():
+            found = 0 if value is None else value.shape[-1]
+            if found != orders[name]:
+                raise ValueError(f"{name}: expected {orders[name]} coefficients for arima{(p, d, q)}, "
+                                 f"seasonal={seasonal}, got {found}")  # fmt: skip
+        one = torch.ones_like(variance).unsqueeze(-1)
+        lags = -_product(_polynomial(one, ar, -1, 1), _polynomial(one, seasonal_ar, -1, s))[..., 1:]
+        shocks = _product(_polynomial(one, ma, 1, 1), _polynomial(one, seasonal_ma, 1, s))
+        companion = F.pad(lags, (0, size - lags.shape[-1])).unsqueeze(-1)
+        companion = F.pad(companion, (0, size - 1)) + torch.diag(one.new_ones(size - 1), 1)
+        selection = F.pad(shocks, (0, size - shocks.shape[-1])).unsqueeze(-1)
+        noise = selection @ selection.mT * variance[..., None, None]
+        spread = _stationary_covariance(companion, noise)
+
+        fixed = _differencing(d, D, s, one.new_zeros(total, total))
+        design = F.pad(fixed.new_ones(1), (0, size - 1))
+        season = F.pad(fixed.new_ones(1), (max(s - 1, 0), 0)).repeat(D)
+        design = torch.cat([fixed.new_ones(d), season, design]).unsqueeze(0)
+        inner, outer = (differences, 0, differences, 0), (0, size, 0, size)
+        diffuse = torch.as_tensor(initial_variance).to(one)[..., None, None] * torch.eye(differences).to(one)
+        mean, bias = one.new_zeros(total), None
+        if intercept is not None:
+            bias = F.pad(intercept.unsqueeze(-1), (differences, size - 1))
+            level = torch.linalg.solve(torch.eye(size).to(one) - companion, bias[..., differences:].unsqueeze(-1))
+            mean = F.pad(level.squeeze(-1), (differences, 0))
+        return Parameters(
+            initial_mean=mean,
+            initial_covariance=F.pad(diffuse, outer) + F.pad(spread, inner),
+            transition_matrix=_timed(fixed + F.pad(companion, inner)),
+            transition_covariance=_timed(F.pad(noise, inner)),
+            emission_matrix=design,
+            emission_covariance=_noise(observation_variance, design),
+            transition_bias=None if bias is None else (bias if bias.ndim == 1 else bias.unsqueeze(-2)),
+        )
+
+    return build
+
+
+def _series(
+    transition: list[list[Tensor]],
+    variances: list[Tensor],
+    design: list[Tensor],
+    observation_variance: Tensor | None,
+    initial_mean: Tensor | None,
+    initial_variance: Tensor | float,
+) -> Parameters:
+    """A scalar series with independent noise in each state."""
+    rows, size = [_stack(row) for row in transition], len(design)
+    like = rows[0]
+    start = torch.as_tensor(initial_variance).to(like).unsqueeze(-1).unsqueeze(-1)
+    return Parameters(
+        initial_mean=like.new_zeros(size) if initial_mean is None else initial_mean.to(like),
+        initial_covariance=start * torch.eye(size).to(like),
+        transition_matrix=torch.stack(rows, -2)[(0,) * (like.ndim - 1)],  # constants: batch axes say nothing
+        transition_covariance=_timed(torch.diag_embed(_stack(variances))),
+        emission_matrix=_stack(design)[(0,) * (like.ndim - 1)].unsqueeze(0),
+        emission_covariance=_noise(observation_variance, like),
+    )
+
+
+def _stack(entries: list[Tensor]) -> Tensor:
+    return torch.stack(torch.broadcast_tensors(*entries), -1)
+
+
+def _timed(matrix: Tensor) -> Tensor:
+    """A matrix with the time axis that `Parameters` asks of one with batch axes."""
+    return matrix if matrix.ndim == 2 else matrix.unsqueeze(-3)
+
+
+def _noise(variance: Tensor | None, like: Tensor) -> Tensor:
+    return like.new_zeros(1, 1) if variance is None else _timed(variance.unsqueeze(-1).unsqueeze(-1))
+
+
+def _polynomial(one: Tensor, coefficients: Tensor | None, sign: int, step: int) -> Tensor:
+    """1 + sign (c_1 L^step + c_2 L^(2 step) + ...) by powers of L."""
+    if coefficients is None:
+        return one
+    spaced = F.pad(sign * coefficients.unsqueeze(-1), (step - 1, 0)).flatten(-2)
+    one = one.expand(*coefficients.shape[:-1], 1)
+    return torch.cat([one, spaced], -1)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two polynomials."""
+    extra = b.shape[-1] - 1
+    return sum(F.pad(a, (i, extra - i)) * b[..., i : i + 1] for i in range(extra + 1))  # type: ignore[return-value]
+
+
+def _stationary_covariance(transition: Tensor, noise: Tensor) -> Tensor:
+    """P = A P A' + Q, solved as a linear system, so that it is exact and differentiable."""
+    size = transition.shape[-1]
+    if (radius := torch.linalg.eigvals(transition.detach()).abs().max().item()) >= 1:
+        raise ValueError(f"ar: not stationary, expected eigenvalues within the unit circle, got radius {radius:.6g}; "
+                         "learn it under zoo.parts.stationary.stationary")  # fmt: skip
+    both = torch.einsum("...ij,...kl->...ikjl", transition, transition).flatten(-4, -3).flatten(-2)
+    solved = torch.linalg.solve(torch.eye(size**2).to(both) - both, noise.flatten(-2).unsqueeze(-1))
+    solved = solved.squeeze(-1).unflatten(-1, (size, size))
+    return (solved + solved.mT) / 2
+
+
+def _differencing(d: int, D: int, s: int, matrix: Tensor) -> Tensor:
+    """The part of the transition matrix that sums differences up again; the ARMA part stands from d + s D on."""
+    arma = d + s * D
+    for i in range(D):
+        start, end = d + i * s, d + (i + 1) * s
+        matrix[range(start + 1, end), range(start, end - 1)] = 1.0
+        matrix[start, end - 1] = 1.0
+        matrix[start, arma] = 1.0
+        if i < D - 1:
+            matrix[start, end + s - 1] = 1.0
+    for i in range(d):
+        matrix[i, i:d] = 1.0
+        matrix[i, [d + (j + 1) * s - 1 for j in range(D)] + [arma]] = 1.0
+    return matrix
