@@ -12,6 +12,7 @@ References: Kalman 1960; Rauch, Tung & Striebel 1965; Koopman & Shephard 1992 (t
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +26,9 @@ from zoo.parts.kalman_checks import (
     check_data,
     check_finite,
     coordinate_mask,
+    refuse_values,
 )
-from zoo.parts.kalman_layout import Layout, unshift
+from zoo.parts.kalman_layout import Layout, layout_of, unshift
 from zoo.parts.kalman_moments import canonical
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -121,15 +123,15 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
             model says is certain (its covariance given the past is singular).
         RuntimeError: a second derivative was asked for.
     """
-    layout, mask, tensors = _prepare(parameters, x, u, mask)
-    return _MarginalLoglik.apply(layout, mask, *tensors)
+    given = _prepare(parameters, x, u, mask)
+    return _MarginalLoglik.apply(given, *given.tensors)
 
 
 def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Filtered:
     """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`."""
-    layout, mask, tensors = _prepare(parameters, x, u, mask)
-    found = _moments(layout, mask, tensors, moments.filtered, moments.filtered_formulas)
-    return Filtered(found[0].sum(-1), *found)
+    given = _prepare(parameters, x, u, mask)
+    total, *found = _moments(given, moments.filtered, moments.filtered_formulas)
+    return Filtered(total, *found)
 
 
 def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Smoothed:
@@ -137,9 +139,9 @@ def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: T
 
     Every covariance is a sum of squares: no variance is negative.
     """
-    layout, mask, tensors = _prepare(parameters, x, u, mask)
-    found = _moments(layout, mask, tensors, moments.smoothed, moments.smoothed_formulas)
-    return Smoothed(found[0].sum(-1), *found[1:])
+    given = _prepare(parameters, x, u, mask)
+    total, _, *found = _moments(given, moments.smoothed, moments.smoothed_formulas)
+    return Smoothed(total, *found)
 
 
 def sample_posterior(
@@ -153,11 +155,10 @@ def sample_posterior(
 
     A draw (z*, x*) of the model moved by the smoother: z = z* + E[z | x] - E[z | x*] (Durbin & Koopman 2002).
     """
-    layout, mask, tensors = _prepare(parameters, x, u, mask)
+    given = _prepare(parameters, x, u, mask)
+    layout, solved, model = given.layout, given.solved(), given.model()
     with torch.no_grad():
-        solved = moments.solve(layout, canonical(layout, mask, *tensors), mask)
         first = moments.roots(layout, solved.model)[1]
-    model = canonical(layout, mask, *_once(tensors))
     draws = Size(sample_shape).numel()
     z, drawn = moments.draw(model, solved.noise_root, first, layout.steps, draws)
     return layout.back(z + moments.smoothed_change(solved, model, drawn, draws), Size(sample_shape))
@@ -185,7 +186,7 @@ def forecast(
     c, r = (_last(a, k, 2) for a in (parameters.emission_matrix, parameters.emission_covariance))
     observed = (c @ mean.unsqueeze(-1)).squeeze(-1)
     if (offset := _offset(parameters.emission_input, parameters.emission_bias, u)) is not None:
-        observed = observed + _last(offset, k, 1)
+        observed = (observed + _last(offset, k, 1)).to(x.dtype)
     return Forecast(mean, covariance, observed, c @ covariance @ c.mT + r)
 
 
@@ -197,16 +198,16 @@ def sample(
     steps: T. The batch axes are those of the parameters and u.
     """
     check_control(parameters, u)
-    batch, _ = check(parameters, {} if u is None else {"u": (u, 2)}, steps)
+    batch, _, _ = check(parameters, {} if u is None else {"u": (u, 2)}, steps)
     nothing = parameters.initial_mean.new_zeros(*batch, steps, parameters.data_dim)
-    layout, mask, tensors = _prepare(parameters, nothing, u, None)
+    given = _prepare(parameters, nothing, u, None)
+    layout, model = given.layout, given.model()
     with torch.no_grad():
-        roots = moments.roots(layout, canonical(layout, mask, *tensors))
-    model = canonical(layout, mask, *_once(tensors))
+        roots = moments.roots(layout, model)
     z, x = moments.draw(model, *roots, steps, Size(sample_shape).numel())
     z, x = (layout.back(a, Size(sample_shape)) for a in (z, x))
     offset = _offset(parameters.emission_input, parameters.emission_bias, u)
-    return z, x if offset is None else x + offset
+    return z, x if offset is None else (x + offset).to(z.dtype)
 
 
 def log_joint(
@@ -225,14 +226,15 @@ def log_prior(parameters: Parameters, z: Tensor, u: Tensor | None = None) -> Ten
     check_data(z, parameters.state_dim, "z")
     check_control(parameters, u)
     check(parameters, {"z": (z, 2)} | ({} if u is None else {"u": (u, 2)}))
+    dtype, z = z.dtype, z.double()
     start = _log_normal("initial_covariance", parameters.initial_covariance, z[..., 0, :] - parameters.initial_mean)
     if z.shape[-2] == 1:
-        return start
+        return start.to(dtype)
     a, q = (_last(p, z.shape[-2] - 1, 2) for p in (parameters.transition_matrix, parameters.transition_covariance))
-    step = z[..., 1:, :] - _times(a, z[..., :-1, :])
+    step = z[..., 1:, :] - _times(a.double(), z[..., :-1, :])
     if (offset := _offset(parameters.transition_input, parameters.transition_bias, u)) is not None:
         step = step - _last(offset, z.shape[-2] - 1, 1)
-    return start + _log_normal("transition_covariance", q, step).sum(-1)
+    return (start + _log_normal("transition_covariance", q, step).sum(-1)).to(dtype)
 
 
 def log_emission(
@@ -243,25 +245,25 @@ def log_emission(
     check_data(x, parameters.data_dim)
     check_control(parameters, u)
     check(parameters, {"x": (x, 2), "z": (z, 2)} | ({} if u is None else {"u": (u, 2)}))
-    r = parameters.emission_covariance
+    r, dtype = parameters.emission_covariance, x.dtype
     if mask is not None:
         mask = coordinate_mask(mask, x)
         x = x.masked_fill(~mask, 0.0)
     check_finite(x, mask is not None)
-    error = x - _times(parameters.emission_matrix, z)
+    error = x.double() - _times(parameters.emission_matrix.double(), z.double())
     if (offset := _offset(parameters.emission_input, parameters.emission_bias, u)) is not None:
         error = error - offset
     if mask is None:
-        return _log_normal("emission_covariance", r, error).sum(-1)
-    seen = mask.to(x.dtype)
+        return _log_normal("emission_covariance", r, error).sum(-1).to(dtype)
+    seen = mask.double()
     r = r * seen.unsqueeze(-1) * seen.unsqueeze(-2) + torch.diag_embed(1 - seen)
     missing = (1 - seen).sum((-2, -1))
-    return _log_normal("emission_covariance", r, error * seen).sum(-1) + _HALF_LOG_2PI * missing
+    return (_log_normal("emission_covariance", r, error * seen).sum(-1) + _HALF_LOG_2PI * missing).to(dtype)
 
 
 def _log_normal(name: str, covariance: Tensor, error: Tensor) -> Tensor:
     """log N(error; 0, covariance)."""
-    root, info = torch.linalg.cholesky_ex(covariance)
+    root, info = torch.linalg.cholesky_ex(covariance.double())
     if (info != 0).any():
         raise ValueError(f"{name}: singular, so z and x have no joint density; expected a positive definite matrix")
     identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
@@ -274,17 +276,18 @@ class _MarginalLoglik(Function):
     """log p(x) with the gradient by `adjoint`: what is kept for it are factors, means and innovations."""
 
     @staticmethod
-    def forward(ctx: Any, layout: Layout, mask: Tensor | None, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, given: "_Given", *tensors: Tensor) -> Tensor:
+        layout, mask, _, explain = given
         model = canonical(layout, mask, *tensors)
         ctx.layout, ctx.mask, ctx.g = layout, mask, model.g
         ctx.steps = 1 if len(model.g) == len(model.noise) == 1 else layout.steps
         ctx.save_for_backward(*tensors)
-        ctx.found = found = moments.forward(layout, model, mask)
+        ctx.found = found = moments.forward(layout, model, mask, explain)
         return layout.back(found.increments.sum(0, keepdim=True)).squeeze(-1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layout, found, needed = ctx.layout, ctx.found, ctx.needs_input_grad[2:]
+        layout, found, needed = ctx.layout, ctx.found, ctx.needs_input_grad[1:]
         with torch.no_grad():
             weight = layout.spread(grad.unsqueeze(-1), timed=False).squeeze(-1)
             run = moments.engine(grad.device)
@@ -312,7 +315,7 @@ class _MarginalLoglik(Function):
             ]
         if torch.is_grad_enabled():
             grads = [None if g is None else _Refusal.apply(g, *ctx.saved_tensors) for g in grads]
-        return None, None, *grads
+        return None, *grads
 
 
 class _Refusal(Function):
@@ -343,36 +346,51 @@ class _Once(Function):
         return _Refusal.apply(grad, *ctx.saved_tensors) if torch.is_grad_enabled() else grad
 
 
-def _once(tensors: list) -> list:
-    return [_Once.apply(a) if isinstance(a, Tensor) and a.requires_grad else a for a in tensors]
+class _Given(NamedTuple):
+    """The input in the form that the recursions need.
+
+    mask: grouped, `(T | 1, P | 1, m)`; tensors: m_1, P_1, A, Q, C, R, y, c; explain: raises what is wrong with values.
+    """
+
+    layout: Layout
+    mask: Tensor | None
+    tensors: list
+    explain: Callable[[], None]
+
+    def solved(self) -> moments.Solved:
+        with torch.no_grad():
+            return moments.solve(self.layout, canonical(self.layout, self.mask, *self.tensors), self.mask, self.explain)
+
+    def model(self) -> moments.Canonical:
+        """Differentiable, once."""
+        wrapped = [_Once.apply(a) if isinstance(a, Tensor) and a.requires_grad else a for a in self.tensors]
+        return canonical(self.layout, self.mask, *wrapped)
 
 
-def _prepare(
-    parameters: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None
-) -> tuple[Layout, Tensor | None, list]:
-    """The layout, the grouped mask `(T | 1, P | 1, m)`, and m_1, P_1, A, Q, C, R, y, c: all that the recursions need."""
+def _prepare(parameters: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> _Given:
     check_data(x, parameters.data_dim)
     check_control(parameters, u)
-    batch, steps = check(parameters, {"x": (x, 2)} | ({} if u is None else {"u": (u, 2)}))
-    seen = None if mask is None else coordinate_mask(mask, x)
-    if seen is not None:
-        x = x.masked_fill(~seen, 0.0)
-    check_finite(x, mask is not None)
-    if u is not None:
-        check_finite(u, False, "u")
-    y = x
-    if (offset := _offset(parameters.emission_input, parameters.emission_bias, u)) is not None:
-        y = x - offset if seen is None else (x - offset).masked_fill(~seen, 0.0)
-    m_1, p_1, a, q, c, r = parameters[:6]
-    shapes = [p_1.shape[:-2]] + [matrix.shape[:-3] for matrix in (a, q, c, r)]
-    if seen is not None:
-        seen = _distinct(seen)
-        shapes.append(seen.shape[:-2])
-    axes = {len(batch) - len(shape) + i for shape in shapes for i, size in enumerate(shape) if size > 1}
-    layout = Layout(batch, tuple(sorted(axes)), steps, x.dtype)
-    found = None if seen is None else layout.group(seen, 1)
-    inputs = _offset(parameters.transition_input, parameters.transition_bias, u)
-    return layout, found, [m_1, p_1, a, q, c, r, y, inputs]
+    kinds = tuple(a if a is None else (a.shape, a.dtype, a.device) for a in (*parameters, x, u))
+    if kinds not in _CHECKED:
+        _CHECKED[kinds] = check(parameters, {"x": (x, 2)} | ({} if u is None else {"u": (u, 2)}))
+    batch, axes, steps = _CHECKED[kinds]
+    observed = None
+    if mask is not None:
+        mask = coordinate_mask(mask, x)
+        observed = _distinct(mask)
+        axes = axes.union(len(batch) - mask.ndim + 2 + i for i, n in enumerate(observed.shape[:-2]) if n > 1)
+    explain = partial(refuse_values, parameters, x, u, mask)
+    offset = _offset(parameters.emission_input, parameters.emission_bias, u)
+    y = x if offset is None else x.double() - offset
+    if mask is not None:
+        y = y.masked_fill(~mask, 0.0)
+    layout = layout_of(batch, tuple(sorted(axes)), steps, x.dtype)
+    tensors = [*parameters[:6], y, _offset(parameters.transition_input, parameters.transition_bias, u)]
+    return _Given(layout, None if observed is None else layout.group(observed, 1), tensors, explain)
+
+
+#: shapes, dtypes and devices that were checked -> batch axes, those along which covariances differ, T
+_CHECKED: dict[tuple, tuple[Size, frozenset[int], int]] = {}
 
 
 def _distinct(mask: Tensor) -> Tensor:
@@ -384,14 +402,16 @@ def _distinct(mask: Tensor) -> Tensor:
     return mask
 
 
-def _moments(layout: Layout, mask: Tensor | None, tensors: list, values: Callable, formulas: Callable) -> list[Tensor]:
+def _moments(given: _Given, values: Callable, formulas: Callable) -> list[Tensor]:
+    """log p(x), and the moments with the derivatives of the formulas."""
+    solved = given.solved()
     with torch.no_grad():
-        solved = moments.solve(layout, canonical(layout, mask, *tensors), mask)
         found = values(solved)
-    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in tensors):
-        derivatives = formulas(solved, canonical(layout, mask, *_once(tensors)))
+    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in given.tensors):
+        derivatives = formulas(solved, given.model())
         found = [moments.with_value(v, f) for v, f in zip(found, derivatives, strict=True)]
-    return [layout.back(a) for a in found]
+    total = given.layout.back(found[0].sum(0, keepdim=True)).squeeze(-1)
+    return [total, *(given.layout.back(a) for a in found)]
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -400,9 +420,9 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 def _offset(matrix: Tensor | None, bias: Tensor | None, u: Tensor | None) -> Tensor | None:
-    """matrix u_t + bias, or None where both are missing."""
-    pushed = None if matrix is None or u is None else _times(matrix, u)
-    return bias if pushed is None else pushed if bias is None else pushed + bias
+    """matrix u_t + bias in float64, or None where both are missing."""
+    pushed = None if matrix is None or u is None else _times(matrix.double(), u.double())
+    return pushed if bias is None else bias.double() if pushed is None else pushed + bias.double()
 
 
 def _last(tensor: Tensor, count: int, event: int) -> Tensor:

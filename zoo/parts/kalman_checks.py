@@ -17,12 +17,23 @@ _EVENTS = {  # field -> its axes without time and batch, in the letters of the d
     "emission_input": "mk",
     "emission_bias": "m",
 }
+_COVARIANCE = list(_EVENTS)[1:6]  # what the covariances of the filter depend on
 _UNTIMED = ("initial_mean", "initial_covariance")
 
 
-def check(parameters: Any, named: dict[str, tuple[Tensor, int]], steps: int | None = None) -> tuple[Size, int]:
-    """The broadcast batch shape and T. named: further tensors, with the axis count of an event with its time axis."""
-    like = next(iter(named.values()))[0] if named else parameters.initial_mean
+def check(
+    parameters: Any, named: dict[str, tuple[Tensor, int]], steps: int | None = None
+) -> tuple[Size, frozenset[int], int]:
+    """The broadcast batch axes, those along which covariances differ, and T.
+
+    named: further tensors, with the number of axes of their event and time.
+    """
+    first = next(iter(named), "initial_mean")
+    like = named[first][0] if named else parameters.initial_mean
+    for name, tensor in (("initial_mean", parameters.initial_mean), ("emission_matrix", parameters.emission_matrix)):
+        if not isinstance(tensor, Tensor) or tensor.ndim < len(_EVENTS[name]):
+            found = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{name}: expected a tensor (..., {', '.join(_EVENTS[name])}), got {found}")
     sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
     batches: dict[str, Size] = {}
     times: dict[str, int] = {}
@@ -32,13 +43,11 @@ def check(parameters: Any, named: dict[str, tuple[Tensor, int]], steps: int | No
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
         if tensor.dtype != like.dtype and tensor.dtype != torch.bool:
-            first = next(iter(named), "initial_mean")
             raise ValueError(f"{name}: expected {like.dtype} like {first}, got {tensor.dtype}; convert one of the two")
         if tensor.device != like.device:
-            first = next(iter(named), "initial_mean")
             raise ValueError(f"{name}: expected device {like.device} like {first}, got {tensor.device}")
     if not like.dtype.is_floating_point:
-        raise ValueError(f"{next(iter(named), 'initial_mean')}: expected a floating-point tensor, got {like.dtype}")
+        raise ValueError(f"{first}: expected a floating-point tensor, got {like.dtype}")
     for name, letters in _EVENTS.items():
         tensor = fields[name]
         if tensor is None:
@@ -46,8 +55,9 @@ def check(parameters: Any, named: dict[str, tuple[Tensor, int]], steps: int | No
         event = tuple(sizes[letter] for letter in letters)
         if tensor.ndim < len(event) or tuple(tensor.shape[tensor.ndim - len(event) :]) != event:
             raise ValueError(
-                f"{name}: expected shape (..., {', '.join(letters)}) = (..., {', '.join(map(str, event))}) "
-                f"(n, m, k: sizes of z, x, u), got {tuple(tensor.shape)}"
+                f"{name}: expected shape (..., {', '.join(letters)}) = (..., {', '.join(map(str, event))}), where "
+                f"initial_mean says n, emission_matrix m, and transition_input or emission_input k; got "
+                f"{tuple(tensor.shape)}"
             )
         leading = tensor.shape[: tensor.ndim - len(event)]
         if name in _UNTIMED:
@@ -59,10 +69,11 @@ def check(parameters: Any, named: dict[str, tuple[Tensor, int]], steps: int | No
         times[name] = tensor.shape[tensor.ndim - axes]
     found = steps if steps is not None else next(times[name] for name in named)
     if found < 1:
-        raise ValueError(f"{next(iter(named), 'T')}: expected at least one frame, got T = {found}")
+        raise ValueError(f"{first if named else 'T'}: expected at least one frame, got T = {found}")
     for name, time in times.items():
         if time != found and (time != 1 or name in named):
-            raise ValueError(f"{name}: expected {found} frames{'' if name in named else ' (or 1, constant)'}, got {time}")
+            wanted = f"{found} frames" + (f" like {first}" if named and name != first else "")
+            raise ValueError(f"{name}: expected {wanted}{'' if name in named else ' (or 1, constant)'}, got {time}")
     batch = Size()
     for name, shape in batches.items():
         try:
@@ -75,7 +86,9 @@ def check(parameters: Any, named: dict[str, tuple[Tensor, int]], steps: int | No
             ) from None
     if batch.numel() == 0:
         raise ValueError(f"expected at least one sequence, got batch axes {tuple(batch)}")
-    return batch, found
+    matrices = [batches[name] for name in _COVARIANCE if name in batches]
+    axes = {len(batch) - len(shape) + i for shape in matrices for i, size in enumerate(shape) if size > 1}
+    return batch, frozenset(axes), found
 
 
 def check_control(parameters: Any, u: Tensor | None) -> None:
@@ -136,8 +149,19 @@ def refuse_covariance(name: str, fine: Tensor, shifted: bool) -> None:
         )
 
 
-def refuse_values(factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
-    """Raises for a likelihood that is not finite: x_t has no density, or the numbers overflow."""
+def refuse_values(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | None) -> None:
+    """Called where a result is not finite: raises if something that went in is not."""
+    for name in _EVENTS:
+        tensor = getattr(parameters, name)
+        if tensor is not None and not torch.isfinite(tensor).all():
+            raise ValueError(f"{name}: NaN or infinite at {(~torch.isfinite(tensor)).nonzero()[0].tolist()}")
+    if u is not None:
+        check_finite(u, False, "u")
+    check_finite(x if mask is None else x.masked_fill(~mask, 0.0), mask is not None)
+
+
+def refuse_moments(factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
+    """Raises for a likelihood that is not finite though all that went in is: x_t has no density, or numbers overflow."""
     t, group, sequence = (~torch.isfinite(increments)).nonzero()[0].tolist()
     if (factor[min(t, int(settled[group])), group].diagonal()[:data] == 0).any():
         raise ValueError(

@@ -6,69 +6,70 @@ own; along the others lie the *sequences* (D of them) of a group, which share it
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from torch import Size, Tensor
 
 
-class Layout(NamedTuple):
-    """batch: all batch axes, broadcast; group_axes: which of them make the groups; steps: T; dtype: of the input."""
+class Layout:
+    """Where the batch axes go.
 
-    batch: Size
-    group_axes: tuple[int, ...]
-    steps: int
-    dtype: torch.dtype
+    Args:
+        batch: all batch axes, broadcast.
+        group_axes: which of them make the groups.
+        steps: T.
+        dtype: that of the input, for what goes back.
+    """
 
-    @property
-    def order(self) -> tuple[int, ...]:
-        """The batch axes with those of the groups in front."""
-        return self.group_axes + tuple(axis for axis in range(len(self.batch)) if axis not in self.group_axes)
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """P and D."""
-        groups = math.prod(self.batch[axis] for axis in self.group_axes)
-        return groups, math.prod(self.batch[axis] for axis in range(len(self.batch)) if axis not in self.group_axes)
+    def __init__(self, batch: Size, group_axes: tuple[int, ...], steps: int, dtype: torch.dtype) -> None:
+        self.batch, self.steps, self.dtype = batch, steps, dtype
+        self.order = group_axes + tuple(axis for axis in range(len(batch)) if axis not in group_axes)
+        self.group_sizes = [batch[axis] for axis in group_axes]
+        self.sequence_sizes = [batch[axis] for axis in self.order[len(group_axes) :]]
+        self.groups, self.sequences = math.prod(self.group_sizes), math.prod(self.sequence_sizes)
+        self.one_of_each = [size if axis in group_axes else 1 for axis, size in enumerate(batch)]
+        self.inverse = sorted(range(len(batch)), key=lambda i: self.order[i])
 
     def group(self, tensor: Tensor, event: int, *, timed: bool = True, shifted: bool = False) -> Tensor:
         """A parameter that the groups differ in: `(T | 1, P | 1, *event)`, or `(P, *event)` if it has no time axis.
 
         shifted: entry t is what leads from z_t to z_{t+1}; the last one is not used, and repeats.
         """
-        tensor = tensor.to(torch.float64)
+        tensor = tensor.double()
         if timed and tensor.ndim == event:
-            return tensor.unsqueeze(0).unsqueeze(0)
+            return tensor[None, None]
         if not timed:
+            if tensor.ndim == event:
+                return tensor.expand(self.groups, *tensor.shape)
             tensor = tensor.unsqueeze(-event - 1)
-        batch, rest = self._aligned(tensor, event + 1)
-        if batch.numel() == 1 and timed:
-            grouped = rest.reshape(1, *rest.shape[-event - 1 :])
+        if timed and math.prod(tensor.shape[: -event - 1]) == 1:
+            grouped = tensor.reshape(1, *tensor.shape[-event - 1 :])
         else:
-            shape = [size if axis in self.group_axes else 1 for axis, size in enumerate(self.batch)]
-            grouped = rest.expand(*shape, *rest.shape[len(shape) :]).permute(self._permutation(event + 1))
-            grouped = grouped.reshape(self.sizes[0], *rest.shape[-event - 1 :])
-        grouped = grouped.transpose(0, 1)
-        return (_shift(grouped) if shifted else grouped) if timed else grouped.squeeze(0)
+            grouped = self._ordered(tensor, event + 1, self.one_of_each).reshape(-1, *tensor.shape[-event - 1 :])
+        if not timed:
+            return grouped.squeeze(1)
+        return _shift(grouped.transpose(0, 1)) if shifted else grouped.transpose(0, 1)
 
     def spread(self, tensor: Tensor, *, timed: bool = True, shifted: bool = False, shared: bool = False) -> Tensor:
         """A vector of every sequence: `(T | 1, P, D, size)`, or `(P, D, size)` if it has no time axis.
 
         shared: P and D may stay 1 where all sequences have the same.
         """
-        tensor = tensor.to(torch.float64)
-        if not timed:
+        tensor = tensor.double()
+        if not timed and tensor.ndim == 1:
+            return tensor.expand(self.groups, self.sequences, len(tensor))
+        if not timed or tensor.ndim == 1:
             tensor = tensor.unsqueeze(-2)
-        elif tensor.ndim == 1:
-            tensor = tensor.unsqueeze(0)
-        batch, rest = self._aligned(tensor, 2)
-        if batch.numel() == 1 and shared:
-            spread = rest.reshape(1, 1, *rest.shape[-2:])
+        if shared and math.prod(tensor.shape[:-2]) == 1:
+            spread = tensor.reshape(1, 1, *tensor.shape[-2:])
         else:
-            spread = rest.expand(*self.batch, *rest.shape[-2:]).permute(self._permutation(2))
-            spread = spread.reshape(*self.sizes, *rest.shape[-2:])
+            spread = self._ordered(tensor, 2, self.batch).reshape(self.groups, self.sequences, *tensor.shape[-2:])
+        if not timed:
+            return spread.squeeze(2)
         spread = spread.permute(2, 0, 1, 3)
-        return (_shift(spread) if shifted else spread) if timed else spread.squeeze(0)
+        return _shift(spread) if shifted else spread
 
     def back(self, tensor: Tensor, leading: Size = Size()) -> Tensor:  # noqa: B008
         """`(T, P, D, *event)` to `(*batch, T, *event)`; D = 1 where all sequences of a group are alike.
@@ -76,43 +77,41 @@ class Layout(NamedTuple):
         With `leading` axes of draws, `(T, P, draws * D, *event)` to `(*leading, *batch, T, *event)`.
         """
         tensor = tensor.to(self.dtype)
-        groups = [self.batch[axis] for axis in self.group_axes]
-        others = [self.batch[axis] for axis in self.order[len(groups) :]]
-        if tensor.shape[2] != math.prod(leading) * self.sizes[1]:
-            tensor = tensor.expand(*tensor.shape[:2], self.sizes[1], *tensor.shape[3:])
-        tensor = tensor.reshape(len(tensor), *groups, *leading, *others, *tensor.shape[3:])
-        front = range(1 + len(groups), 1 + len(groups) + len(leading))
-        places = [*range(1, 1 + len(groups)), *range(front.stop, front.stop + len(others))]
-        batch = [place for _, place in sorted(zip(self.order, places, strict=True))]
-        return tensor.permute(*front, *batch, 0, *range(1 + len(places) + len(front), tensor.ndim))
+        if tensor.shape[2] != math.prod(leading) * self.sequences:
+            tensor = tensor.expand(*tensor.shape[:2], self.sequences, *tensor.shape[3:])
+        tensor = tensor.reshape(len(tensor), *self.group_sizes, *leading, *self.sequence_sizes, *tensor.shape[3:])
+        groups = 1 + len(self.group_sizes)
+        places = [*range(1, groups), *range(groups + len(leading), 1 + len(self.batch) + len(leading))]
+        batch = [places[i] for i in self.inverse]
+        event = range(1 + len(self.batch) + len(leading), tensor.ndim)
+        return tensor.permute(*range(groups, groups + len(leading)), *batch, 0, *event)
 
     def gradient(self, grad: Tensor, like: Tensor, event: int, *, grouped: bool, timed: bool = True) -> Tensor:
-        """The gradient of `like` from that of its grouped or spread form, whose last step is not used if it was shifted.
+        """The gradient of `like` from that of its grouped or spread form.
 
         grad: `(T | 1, P, *event)`, `(T | 1, P, D, *event)`, or those without the time axis.
         """
+        if like.ndim == event:  # shared by all
+            return grad.sum(tuple(range(grad.ndim - event))).to(like.dtype)
         if not timed:
             grad = grad.unsqueeze(0)
-        groups = [self.batch[axis] for axis in self.group_axes]
-        others = [1 if grouped else self.batch[axis] for axis in self.order[len(groups) :]]
-        size = grad.shape[grad.ndim - event :]
-        grad = grad.reshape(len(grad), *groups, *others, *size)
-        back = sorted(range(len(self.batch)), key=lambda i: self.order[i])
-        grad = grad.permute(*(1 + i for i in back), 0, *range(1 + len(self.batch), grad.ndim))
+        others = [1] * len(self.sequence_sizes) if grouped else self.sequence_sizes
+        grad = grad.reshape(len(grad), *self.group_sizes, *others, *grad.shape[grad.ndim - event :])
+        grad = grad.permute(*(1 + i for i in self.inverse), 0, *range(1 + len(self.batch), grad.ndim))
         if not timed:
             grad = grad.squeeze(-event - 1)
         missing = grad.ndim - like.ndim
-        shape = (1,) * missing + tuple(like.shape) if missing >= 0 else tuple(like.shape)
+        shape = (1,) * missing + tuple(like.shape)
         return grad.sum_to_size(shape).reshape(like.shape).to(like.dtype)
 
-    def _aligned(self, tensor: Tensor, event: int) -> tuple[Size, Tensor]:
-        """The tensor with all batch axes, of length 1 where it had none; event counts the time axis."""
-        batch = tensor.shape[: tensor.ndim - event]
-        filled = (1,) * (len(self.batch) - len(batch)) + tuple(batch)
-        return Size(filled), tensor.reshape(*filled, *tensor.shape[tensor.ndim - event :])
+    def _ordered(self, tensor: Tensor, event: int, sizes: Iterable[int]) -> Tensor:
+        """Expanded to `sizes` along the batch axes, those of the groups in front; event counts the time axis."""
+        tensor = tensor.expand(*sizes, *tensor.shape[tensor.ndim - event :])
+        return tensor.permute(*self.order, *range(len(self.batch), tensor.ndim))
 
-    def _permutation(self, event: int) -> list[int]:
-        return [*self.order, *range(len(self.batch), len(self.batch) + event)]
+
+#: Layouts have no state: one for each combination of shapes.
+layout_of = lru_cache(maxsize=256)(Layout)
 
 
 def _shift(tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch.autograd import Function
 from torch.nn.functional import pad
 
 from zoo.parts import kalman_torch
-from zoo.parts.kalman_checks import refuse_covariance, refuse_values
+from zoo.parts.kalman_checks import refuse_covariance, refuse_moments
 from zoo.parts.kalman_layout import Layout
 
 
@@ -55,7 +55,7 @@ def canonical(
         c = c * mask.unsqueeze(-1)
         r = r * mask.unsqueeze(-1) * mask.unsqueeze(-2) + torch.diag_embed(1 - mask)
     a, q = layout.group(a, 2, shifted=True), layout.group(q, 2, shifted=True)
-    lead = torch.broadcast_shapes(a.shape[:2], c.shape[:2])
+    lead = [max(sizes) for sizes in zip(a.shape[:2], c.shape[:2], strict=True)]
     g = torch.cat([c.expand(*lead, *c.shape[2:]), a.expand(*lead, *a.shape[2:])], -2)
     data, state = c.shape[-2:]
     noise = pad(r, (0, state, 0, state)) + pad(q, (data, 0, data, 0))
@@ -80,19 +80,15 @@ def _compiled() -> ModuleType | None:
 
 def roots(layout: Layout, model: Canonical) -> tuple[Tensor, Tensor]:
     """Roots of N and of P_1; refuses what is no covariance."""
-    run = engine(model.g.device)
-    _, _, r, q = model.blocks()
-    found = []
-    for name, covariance, shifted in [
-        ("initial_covariance", model.first.unsqueeze(0), False),
-        ("transition_covariance", q, True),
-        ("emission_covariance", r, False),
-    ]:
-        root, fine = run.root(covariance, torch.finfo(layout.dtype).eps)
-        refuse_covariance(name, fine, shifted)
-        found.append(root)
-    first, q, r = found
-    return pad(r, (0, q.shape[-1], 0, q.shape[-1])) + pad(q, (r.shape[-1], 0, r.shape[-1], 0)), first.squeeze(0)
+    root, rounding = engine(model.g.device).root, torch.finfo(layout.dtype).eps
+    noise_root, fine_noise = root(model.noise, rounding)
+    first, fine_first = root(model.first.unsqueeze(0), rounding)
+    if not (fine_noise.all() and fine_first.all()):
+        _, _, r, q = model.blocks()
+        refuse_covariance("initial_covariance", fine_first, shifted=False)
+        refuse_covariance("transition_covariance", root(q, rounding)[1], shifted=True)
+        refuse_covariance("emission_covariance", root(r, rounding)[1], shifted=False)
+    return noise_root, first.squeeze(0)
 
 
 class Forward(NamedTuple):
@@ -107,7 +103,8 @@ class Forward(NamedTuple):
     increments: Tensor  # (T, P, D)
 
 
-def forward(layout: Layout, model: Canonical, mask: Tensor | None) -> Forward:
+def forward(layout: Layout, model: Canonical, mask: Tensor | None, explain: Callable[[], None]) -> Forward:
+    """explain: raises what is wrong with the input; called if the likelihood is not finite."""
     run = engine(model.g.device)
     noise_root, first = roots(layout, model)
     factor, settled = run.factors(model.g, model.noise, noise_root, first, layout.steps)
@@ -115,8 +112,9 @@ def forward(layout: Layout, model: Canonical, mask: Tensor | None) -> Forward:
     mean, whitened, increments = found
     observed = model.data if mask is None else mask.sum(-1).unsqueeze(-1)
     increments = increments - 0.5 * math.log(2 * math.pi) * observed
-    if not torch.isfinite(increments).all():
-        refuse_values(factor, settled, increments, model.data)
+    if not math.isfinite(increments.sum()):
+        explain()
+        refuse_moments(factor, settled, increments, model.data)
     return Forward(noise_root, first, factor, settled, mean, whitened, increments)
 
 
@@ -137,8 +135,8 @@ class Solved(NamedTuple):
     half: Tensor  # P C' S^-1/2', what w_t adds to the filtered mean
 
 
-def solve(layout: Layout, model: Canonical, mask: Tensor | None) -> Solved:
-    f = forward(layout, model, mask)
+def solve(layout: Layout, model: Canonical, mask: Tensor | None, explain: Callable[[], None]) -> Solved:
+    f = forward(layout, model, mask, explain)
     m = model.data
     index = torch.minimum(torch.arange(layout.steps, device=f.settled.device).unsqueeze(-1), f.settled)
     factor = f.factor[index, torch.arange(len(f.first), device=index.device)]
@@ -158,45 +156,97 @@ def filtered(s: Solved) -> list[Tensor]:
 
 
 def _filtered_root(s: Solved) -> Tensor:
-    """A root of Cov(z_t | x_{1:t}), in Joseph form."""
+    """A root of Cov(z_t | x_{1:t}), `(T, P, n, n + m)`, in Joseph form."""
     m = s.model.data
     gain = s.half @ s.inverse
     noise = gain @ s.noise_root[..., :m, :m]
     return torch.cat([s.spread - gain @ (s.model.g[..., :m, :] @ s.spread), noise], -1)
 
 
-def smoothed(s: Solved) -> list[Tensor]:
-    """Values for `Smoothed`: the increments, filtered and smoothed moments, Cov(z_{t+1}, z_t | x)."""
-    root = square(_filtered_root(s))
-    weight, conditional = _backward_model(s)
-    back = weight[:-1, :, :, s.model.data :]
-    covariance = s.run.congruence(back, square(conditional)[:-1], root[-1], backward=True)
-    means = _smoothed_mean(s, s.mean, s.whitened, s.model.offset, weight)
-    cross = covariance[1:] @ back.mT
-    filtered_mean = s.mean + s.whitened @ s.half.mT
-    return [s.increments, filtered_mean, root.unsqueeze(2), means, covariance.unsqueeze(2), cross.unsqueeze(2)]
+class Backward(NamedTuple):
+    """What the backward recursions need: two ways to p(z_t | x), and which to take where.
+
+    From the filter with what the future says about z_{t+1}, mean r_t and information I_t (Bryson & Frazier):
+
+        E[z_t | x] = f_t + P A' r_t,    Cov(z_t | x) = P - P A' I_t A P,    f_t, P the filtered moments.
+
+    Stable for every model, but a difference: where the future knows much more than the past (a diffuse start), digits
+    are lost. There, at the times and groups in `diffuse`, from the smoothed z_{t+1} (Rauch, Tung & Striebel):
+
+        p(z_t | x_{1:t}, z_{t+1}) = N(a_t + W (v_t, z_{t+1} - A a_t - c_t), root root').
+    """
+
+    filtered_root: Tensor
+    covariance: Tensor  # P
+    pulled: Tensor  # P A'
+    information: Tensor  # I_t
+    smoothed_root: Tensor  # of P - P A' I_t A P
+    diffuse: tuple[Tensor, Tensor]  # indices of time and group
+    weight: Tensor  # W, (number of diffuse, n, m + n)
+    conditional_root: Tensor
 
 
-def _backward_model(s: Solved) -> tuple[Tensor, Tensor]:
-    """W and a root of the covariance in p(z_t | x_{1:t}, z_{t+1}) = N(a_t + W (v_t, z_{t+1} - A a_t - c_t), root root')."""
-    product = s.model.g @ s.spread
-    factor = s.factor
+def backward(s: Solved) -> Backward:
+    c, a, _, _ = s.model.blocks()
+    scaled = s.inverse @ c
+    closed = (a - s.gain @ c).mT.contiguous()
+    observed = (scaled.mT @ scaled).expand(closed.shape)
+    information = s.run.congruence(closed, observed, torch.zeros_like(closed[0]), backward=True)[1:]
+    root = _filtered_root(s)
+    moved = a @ root
+    kept = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) - moved.mT @ information @ moved
+    inner, info = torch.linalg.cholesky_ex(kept)
+    lost = (info != 0) | ~(inner.diagonal(dim1=-2, dim2=-1).square().amin(-1) > 1e-4)
+    lost[-1] = False  # nothing comes after the last step
+    diffuse = lost.nonzero(as_tuple=True)
+    at = lambda tensor: tensor.expand(*lost.shape, *tensor.shape[2:])[diffuse]  # noqa: E731
+    g, factor, spread, noise_root = (at(tensor) for tensor in (s.model.g, s.factor, s.spread, s.noise_root))
     certain = factor.diagonal(dim1=-2, dim2=-1) == 0  # a direction without noise says nothing new: any weight will do
     factor = factor + torch.diag_embed(certain.to(factor))
+    product = g @ spread
     half = torch.linalg.solve_triangular(factor, product, upper=False)
-    weight = torch.linalg.solve_triangular(factor.mT, half @ s.spread.mT, upper=True).mT
-    noise_root = s.noise_root.expand(*weight.shape[:2], *s.noise_root.shape[2:])
-    return weight, torch.cat([s.spread - weight @ product, weight @ noise_root], -1)
+    weight = torch.linalg.solve_triangular(factor.mT, half @ spread.mT, upper=True).mT
+    conditional = torch.cat([spread - weight @ product, weight @ noise_root], -1)
+    covariance = square(root)
+    return Backward(root, covariance, covariance @ a.mT, information, root @ inner, diffuse, weight, conditional)
 
 
-def _smoothed_mean(s: Solved, mean: Tensor, whitened: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+def smoothed(s: Solved) -> list[Tensor]:
+    """Values for `Smoothed`: the increments, filtered and smoothed moments, Cov(z_{t+1}, z_t | x)."""
+    b = backward(s)
+    smooth = square(b.smoothed_root)
+    cross = (b.pulled - b.pulled @ b.information @ square(_next(s.spread)))[:-1].mT
+    if len(b.weight):
+        back = torch.zeros_like(smooth[:-1])
+        back[b.diffuse] = b.weight[..., s.model.data :]
+        smooth[b.diffuse] = square(b.conditional_root)
+        smooth = s.run.congruence(back, smooth[:-1], smooth[-1], backward=True)
+        cross[b.diffuse] = (smooth[1:] @ back.mT)[b.diffuse]
+    found = [s.mean + s.whitened @ s.half.mT, b.covariance.unsqueeze(2), smoothed_mean(s, b, s.mean, s.whitened, s.model.offset)]
+    return [s.increments, *found, smooth.unsqueeze(2), cross.unsqueeze(2)]
+
+
+def _next(tensor: Tensor) -> Tensor:
+    """Entry t + 1 in place of entry t; the last repeats."""
+    return torch.cat([tensor[1:], tensor[-1:]])
+
+
+def smoothed_mean(s: Solved, b: Backward, mean: Tensor, whitened: Tensor, offset: Tensor) -> Tensor:
     """E[z_t | x], `(T, P, D, n)`, from a_t and w_t."""
     m = s.model.data
-    innovation = whitened @ s.factor[..., :m, :m].mT
-    back = weight[:-1, :, :, m:]
-    expected = (mean @ s.model.g[..., m:, :].mT + offset)[:-1]
-    pulled = mean[:-1] + innovation[:-1] @ weight[:-1, :, :, :m].mT - expected @ back.mT
-    return s.run.affine(back, pulled, mean[-1] + whitened[-1] @ s.half[-1].mT, backward=True)
+    c, a, _, _ = s.model.blocks()
+    closed = (a - s.gain @ c).mT.contiguous()
+    r = s.run.affine(closed, whitened @ (s.inverse @ c), torch.zeros_like(mean[0]), backward=True)[1:]
+    found = mean + whitened @ s.half.mT + r @ b.pulled.mT
+    if not len(b.weight):
+        return found
+    back = torch.zeros_like(closed[:-1])
+    back[b.diffuse] = b.weight[..., m:]
+    at = lambda tensor: tensor.expand(*mean.shape[:2], *tensor.shape[2:])[b.diffuse]  # noqa: E731
+    innovation = at(whitened) @ at(s.factor)[..., :m, :m].mT
+    expected = at(mean) @ at(a).mT + at(offset)
+    found[b.diffuse] = at(mean) + innovation @ b.weight[..., :m].mT - expected @ b.weight[..., m:].mT
+    return s.run.affine(back, found[:-1], found[-1], backward=True)
 
 
 class _Recursion(Function):
@@ -342,7 +392,7 @@ def smoothed_change(s: Solved, model: Canonical, x: Tensor, draws: int) -> Tenso
     nothing = torch.zeros_like(y[0, :, :, :1]).expand(*y.shape[1:3], s.spread.shape[-1])
     offset = nothing[:1, :1].unsqueeze(0)
     mean, whitened, _ = s.run.means(s.model.g, s.factor, s.settled, nothing.detach(), y.detach(), offset.detach())
-    value = _smoothed_mean(s, mean, whitened, offset.detach(), _backward_model(s)[0])
+    value = smoothed_mean(s, backward(s), mean, whitened, offset.detach())
     if not torch.is_grad_enabled():
         return value
     f = forward_formulas(s, model._replace(y=y, first_mean=nothing, offset=offset))

@@ -11,8 +11,11 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from zoo.parts import kalman_torch
+
 _compile = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 _EPS = float(np.finfo(np.float64).eps)
+_ALLOWED = kalman_torch.ALLOWED
 
 
 @_compile
@@ -39,17 +42,17 @@ def _add_transposed_product(out, a, b):
 def _root(covariance, rounding, out):
     """Lower triangular with out out' = covariance, zero columns where it is singular; False if it is no covariance."""
     size = covariance.shape[0]
-    allowed, fine = np.sqrt(rounding), True
+    fine = True
     for j in range(size):
         pivot = covariance[j, j]
         for k in range(j):
             pivot -= out[j, k] * out[j, k]
         regular = pivot > 16 * size * rounding * covariance[j, j]
-        fine = fine and pivot >= -allowed * covariance[j, j] and covariance[j, j] < np.inf
+        fine = fine and pivot >= -_ALLOWED * covariance[j, j] and covariance[j, j] < np.inf
         out[j, j] = np.sqrt(pivot) if regular else 0.0
         for i in range(j + 1, size):
-            square = allowed * covariance[i, i] * covariance[j, j]
-            fine = fine and (covariance[i, j] - covariance[j, i]) ** 2 <= allowed * square
+            square = _ALLOWED * covariance[i, i] * covariance[j, j]
+            fine = fine and (covariance[i, j] - covariance[j, i]) ** 2 <= _ALLOWED * square
             value = covariance[i, j]
             for k in range(j):
                 value -= out[i, k] * out[j, k]

@@ -14,18 +14,20 @@ time or group axis of length 1 in g, noise and offset means "the same everywhere
 import torch
 from torch import Tensor
 
+ALLOWED = 1e-5  # relative asymmetry, and negative eigenvalue, that pass for rounding, of float32 say, in a covariance
+
 
 def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-    """A lower triangular root, and where there is one: symmetric and positive semi-definite, up to sqrt(rounding)."""
+    """A lower triangular root, and where there is one: symmetric and positive semi-definite."""
     diagonal = covariance.diagonal(dim1=-2, dim2=-1)
     size = (diagonal.unsqueeze(-1) * diagonal.unsqueeze(-2)).abs().sqrt()
-    fine = ((covariance - covariance.mT).abs() <= rounding**0.5 * size).flatten(-2).all(-1)
+    fine = ((covariance - covariance.mT).abs() <= ALLOWED * size).flatten(-2).all(-1)
     fine &= torch.isfinite(covariance).flatten(-2).all(-1)
     out, info = torch.linalg.cholesky_ex(covariance)
     if not info.any() and fine.all():
         return out, fine
     values, vectors = torch.linalg.eigh(torch.where(fine[..., None, None], covariance, 0.0))
-    fine &= (values >= -(rounding**0.5) * values.abs().amax(-1, keepdim=True)).all(-1)
+    fine &= (values >= -ALLOWED * values.abs().amax(-1, keepdim=True)).all(-1)
     singular = _triangularise(vectors * values.clamp(min=0).sqrt().unsqueeze(-2))
     return torch.where((info == 0)[..., None, None], out, singular), fine
 
