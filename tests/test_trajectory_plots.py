@@ -7,7 +7,7 @@ from matplotlib.patches import PathPatch
 from scipy.stats import chi2
 from torch.distributions import Normal
 
-from zoo.infer import Band, draw_regions, plot_bands
+from zoo.infer import Band, draw_band, draw_regions, plot_bands
 
 
 @pytest.mark.parametrize("mass", [0.5, 0.9, 0.999])
@@ -73,6 +73,17 @@ def test_plot_bands_shows_bands_data_and_forecast():
     figure.canvas.draw()
     single = plot_bands(times, {"one": Band.normal(x[:, 0], torch.ones(6))}, observed=x[:, 0])
     assert len(single.axes) == 1
+
+
+def test_edges_are_lines_where_the_shade_would_end():
+    ax, band = Figure().add_subplot(), Band.normal(torch.arange(4.0), torch.ones(4))
+    draw_band(ax, torch.arange(4.0), band, edges=True, label="guide", style="dashed")
+    assert not ax.collections
+    drawn = [line.get_ydata().tolist() for line in ax.lines]
+    assert drawn == [part.double().tolist() for part in (band.lower, band.upper, band.centre)]
+    assert [line.get_label() for line in ax.lines if not line.get_label().startswith("_")] == ["guide, 90 % band"]
+    draw_band(ax, torch.arange(4.0), band)
+    assert len(ax.collections) == 1
 
 
 def test_plot_bands_refuses_what_does_not_fit():

@@ -112,11 +112,24 @@ def plot_bands(
 
 
 def draw_band(
-    ax: Axes, times: Tensor, band: Band, colour: str = EXACT, label: str | None = None, style: str = "solid"
+    ax: Axes,
+    times: Tensor,
+    band: Band,
+    colour: str = EXACT,
+    label: str | None = None,
+    style: str = "solid",
+    edges: bool = False,
 ) -> None:
-    """One line with its interval, parts `(T,)`; `times` where the band has none. The label names the mass."""
+    """One line with its interval, parts `(T,)`; `times` where the band has none. The label names the mass.
+
+    edges: lines at the ends of the interval in place of a shade, to lay one band over another.
+    """
     across = _array(times if band.times is None else band.times)
-    ax.fill_between(across, _array(band.lower), _array(band.upper), color=colour, alpha=0.2, linewidth=0, zorder=2)
+    if edges:
+        for end in (band.lower, band.upper):
+            ax.plot(across, _array(end), color=colour, linestyle=style, linewidth=0.9, zorder=3)
+    else:
+        ax.fill_between(across, _array(band.lower), _array(band.upper), color=colour, alpha=0.2, linewidth=0, zorder=2)
     if label is not None:
         label = f"{label}, {100 * band.mass:g} % band"
     ax.plot(across, _array(band.centre), color=colour, linestyle=style, linewidth=1.5, label=label, zorder=3)
