@@ -406,7 +406,10 @@ def single(given: Problem, dtype: torch.dtype) -> Problem:
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_float32_is_float64_rounded(batch):
-    """Large numbers do not hurt: not even D u + d is rounded to float32 before it is subtracted from x."""
+    """Large numbers do not hurt: not even D u + d is rounded to float32 before it is subtracted from x.
+
+    In gradients terms cancel that were passed on in float32.
+    """
     eps = torch.finfo(torch.float32).eps
     for seed in range(10):
         for function in (marginal_loglik, filter, smoother, forecast, log_joint):
@@ -416,7 +419,10 @@ def test_float32_is_float64_rounded(batch):
                 given = given._replace(parameters=given.parameters._replace(emission_bias=bias), x=given.x + 1e4)
             short, long = (function(kalman, single(given, dtype)) for dtype in (torch.float32, torch.float64))
             assert {value.dtype for value in short.values()} == {torch.float32}
-            assert_same({k: v.double() for k, v in short.items()}, long, 4 * eps, seed=(seed, function.__name__))
+            short = {name: value.double() for name, value in short.items()}
+            values = {name: value for name, value in long.items() if not name.startswith("by ")}
+            assert_same(short, values, 4 * eps, seed=(seed, function.__name__))
+            assert_same(short, long, 100 * eps, seed=(seed, function.__name__))
 
 
 def test_a_singular_covariance_may_be_rounded():
