@@ -130,8 +130,7 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
 def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Filtered:
     """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`."""
     given = _prepare(parameters, x, u, mask)
-    total, *found = _moments(given, moments.filtered, moments.filtered_formulas)
-    return Filtered(total, *found)
+    return _moments(given, Filtered, moments.filtered, moments.filtered_formulas)
 
 
 def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Smoothed:
@@ -140,8 +139,7 @@ def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: T
     Every covariance is a sum of squares: no variance is negative.
     """
     given = _prepare(parameters, x, u, mask)
-    total, _, *found = _moments(given, moments.smoothed, moments.smoothed_formulas)
-    return Smoothed(total, *found)
+    return _moments(given, Smoothed, moments.smoothed, moments.smoothed_formulas)
 
 
 def sample_posterior(
@@ -283,36 +281,34 @@ class _MarginalLoglik(Function):
         ctx.steps = 1 if len(model.g) == len(model.noise) == 1 else layout.steps
         ctx.save_for_backward(*tensors)
         ctx.found = found = moments.forward(layout, model, mask, explain)
-        return layout.back(found.increments.sum(0, keepdim=True)).squeeze(-1)
+        return layout.back(found.increments.sum(0, keepdim=True))[..., 0, 0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layout, found, needed = ctx.layout, ctx.found, ctx.needs_input_grad[1:]
+        layout, found = ctx.layout, ctx.found
         with torch.no_grad():
-            weight = layout.spread(grad.unsqueeze(-1), timed=False).squeeze(-1)
+            weight = layout.spread(grad.unsqueeze(-1), timed=False).squeeze(-2)
             run = moments.engine(grad.device)
             d_g, d_noise, d_first, d_mean, d_y, d_offset = run.adjoint(
                 ctx.g, found.factor, found.settled, found.first, found.mean, found.whitened, weight, ctx.steps
             )
-            data = d_y.shape[-1]
+            data = d_y.shape[-2]
             d_c, d_r = d_g[..., :data, :], d_noise[..., :data, :data]
             if ctx.mask is not None:
                 d_c, d_r = d_c * ctx.mask.unsqueeze(-1), d_r * ctx.mask.unsqueeze(-1) * ctx.mask.unsqueeze(-2)
-            grouped = {"grouped": True}
+            vector, matrix = layout.vector_gradient, layout.matrix_gradient
             pieces = [
-                (d_mean, 1, {"grouped": False, "timed": False}),
-                (d_first, 2, grouped | {"timed": False}),
-                (unshift(d_g[..., data:, :]), 2, grouped),
-                (unshift(d_noise[..., data:, data:]), 2, grouped),
-                (d_c, 2, grouped),
-                (d_r, 2, grouped),
-                (d_y, 1, {"grouped": False}),
-                (unshift(d_offset), 1, {"grouped": False}),
+                partial(vector, d_mean, timed=False),
+                partial(matrix, d_first, timed=False),
+                partial(matrix, unshift(d_g[..., data:, :])),
+                partial(matrix, unshift(d_noise[..., data:, data:])),
+                partial(matrix, d_c),
+                partial(matrix, d_r),
+                partial(vector, d_y),
+                partial(vector, unshift(d_offset)),
             ]
-            grads = [
-                layout.gradient(piece, tensor, event, **how) if need else None
-                for (piece, event, how), tensor, need in zip(pieces, ctx.saved_tensors, needed, strict=True)
-            ]
+            wanted = zip(pieces, ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
+            grads = [piece(like=tensor) if need else None for piece, tensor, need in wanted]
         if torch.is_grad_enabled():
             grads = [None if g is None else _Refusal.apply(g, *ctx.saved_tensors) for g in grads]
         return None, *grads
@@ -402,16 +398,19 @@ def _distinct(mask: Tensor) -> Tensor:
     return mask
 
 
-def _moments(given: _Given, values: Callable, formulas: Callable) -> list[Tensor]:
-    """log p(x), and the moments with the derivatives of the formulas."""
-    solved = given.solved()
+def _moments(given: _Given, kind: Any, values: Callable, formulas: Callable) -> Any:
+    """`kind` of the values, with the derivatives of the formulas."""
+    solved, layout = given.solved(), given.layout
     with torch.no_grad():
         found = values(solved)
     if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in given.tensors):
         derivatives = formulas(solved, given.model())
         found = [moments.with_value(v, f) for v, f in zip(found, derivatives, strict=True)]
-    total = given.layout.back(found[0].sum(0, keepdim=True)).squeeze(-1)
-    return [total, *(given.layout.back(a) for a in found)]
+    named = dict(zip(kind._fields[-len(found) + 1 :], found[1:], strict=True))
+    back = {name: (layout.back if name.endswith("means") else layout.back_matrix)(a) for name, a in named.items()}
+    if "loglik_per_step" in kind._fields:
+        back["loglik_per_step"] = layout.back(found[0]).squeeze(-1)
+    return kind(marginal_loglik=layout.back(found[0].sum(0, keepdim=True))[..., 0, 0], **back)
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -53,13 +53,13 @@ class Layout:
         return _shift(grouped.transpose(0, 1)) if shifted else grouped.transpose(0, 1)
 
     def spread(self, tensor: Tensor, *, timed: bool = True, shifted: bool = False, shared: bool = False) -> Tensor:
-        """A vector of every sequence: `(T | 1, P, D, size)`, or `(P, D, size)` if it has no time axis.
+        """A vector of every sequence, as columns: `(T | 1, P, size, D)`, or `(P, size, D)` if it has no time axis.
 
         shared: P and D may stay 1 where all sequences have the same.
         """
         tensor = tensor.double()
         if not timed and tensor.ndim == 1:
-            return tensor.expand(self.groups, self.sequences, len(tensor))
+            return tensor.unsqueeze(-1).expand(self.groups, len(tensor), self.sequences)
         if not timed or tensor.ndim == 1:
             tensor = tensor.unsqueeze(-2)
         if shared and math.prod(tensor.shape[:-2]) == 1:
@@ -67,18 +67,21 @@ class Layout:
         else:
             spread = self._ordered(tensor, 2, self.batch).reshape(self.groups, self.sequences, *tensor.shape[-2:])
         if not timed:
-            return spread.squeeze(2)
-        spread = spread.permute(2, 0, 1, 3)
+            return spread.squeeze(2).mT
+        spread = spread.permute(2, 0, 3, 1)
         return _shift(spread) if shifted else spread
 
     def back(self, tensor: Tensor, leading: Size = Size()) -> Tensor:  # noqa: B008
-        """`(T, P, D, *event)` to `(*batch, T, *event)`; D = 1 where all sequences of a group are alike.
+        """Columns, `(T, P, size, D)`, to `(*batch, T, size)`; of draws, `(T, P, size, draws * D)` to `(*leading, ...)`."""
+        return self._back(tensor.movedim(-1, 2), leading)
 
-        With `leading` axes of draws, `(T, P, draws * D, *event)` to `(*leading, *batch, T, *event)`.
-        """
+    def back_matrix(self, tensor: Tensor) -> Tensor:
+        """`(T, P, rows, columns)`, of all sequences of a group, to `(*batch, T, rows, columns)`."""
+        tensor = tensor.to(self.dtype).unsqueeze(2)
+        return self._back(tensor.expand(*tensor.shape[:2], self.sequences, *tensor.shape[3:]), Size())
+
+    def _back(self, tensor: Tensor, leading: Size) -> Tensor:
         tensor = tensor.to(self.dtype)
-        if tensor.shape[2] != math.prod(leading) * self.sequences:
-            tensor = tensor.expand(*tensor.shape[:2], self.sequences, *tensor.shape[3:])
         tensor = tensor.reshape(len(tensor), *self.group_sizes, *leading, *self.sequence_sizes, *tensor.shape[3:])
         groups = 1 + len(self.group_sizes)
         places = [*range(1, groups), *range(groups + len(leading), 1 + len(self.batch) + len(leading))]
@@ -86,22 +89,24 @@ class Layout:
         event = range(1 + len(self.batch) + len(leading), tensor.ndim)
         return tensor.permute(*range(groups, groups + len(leading)), *batch, 0, *event)
 
-    def gradient(self, grad: Tensor, like: Tensor, event: int, *, grouped: bool, timed: bool = True) -> Tensor:
-        """The gradient of `like` from that of its grouped or spread form.
+    def matrix_gradient(self, grad: Tensor, like: Tensor, event: int = 2, *, timed: bool = True) -> Tensor:
+        """The gradient of `like` from that of its grouped form, `(T | 1, P, *event)` or `(P, *event)`."""
+        return self._gradient(grad, [1] * len(self.sequence_sizes), like, event, timed)
 
-        grad: `(T | 1, P, *event)`, `(T | 1, P, D, *event)`, or those without the time axis.
-        """
+    def vector_gradient(self, grad: Tensor, like: Tensor, *, timed: bool = True) -> Tensor:
+        """The gradient of `like` from that of its columns, `(T | 1, P, size, D)` or `(P, size, D)`."""
+        return self._gradient(grad.mT, self.sequence_sizes, like, 1, timed)
+
+    def _gradient(self, grad: Tensor, others: list[int], like: Tensor, event: int, timed: bool) -> Tensor:
         if like.ndim == event:  # shared by all
             return grad.sum(tuple(range(grad.ndim - event))).to(like.dtype)
         if not timed:
             grad = grad.unsqueeze(0)
-        others = [1] * len(self.sequence_sizes) if grouped else self.sequence_sizes
         grad = grad.reshape(len(grad), *self.group_sizes, *others, *grad.shape[grad.ndim - event :])
         grad = grad.permute(*(1 + i for i in self.inverse), 0, *range(1 + len(self.batch), grad.ndim))
         if not timed:
             grad = grad.squeeze(-event - 1)
-        missing = grad.ndim - like.ndim
-        shape = (1,) * missing + tuple(like.shape)
+        shape = (1,) * (grad.ndim - like.ndim) + tuple(like.shape)
         return grad.sum_to_size(shape).reshape(like.shape).to(like.dtype)
 
     def _ordered(self, tensor: Tensor, event: int, sizes: Iterable[int]) -> Tensor:

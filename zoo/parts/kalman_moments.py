@@ -27,7 +27,7 @@ from zoo.parts.kalman_layout import Layout
 
 
 class Canonical(NamedTuple):
-    """A model and data in the layout of `kalman_torch`: G, N, P_1 `(P, n, n)`, m_1 `(P, D, n)`, y, offset."""
+    """A model and data in the layout of `kalman_torch`: G, N, P_1 `(P, n, n)`, and as columns m_1 `(P, n, D)`, y, offset."""
 
     g: Tensor
     noise: Tensor
@@ -38,7 +38,7 @@ class Canonical(NamedTuple):
 
     @property
     def data(self) -> int:
-        return self.y.shape[-1]
+        return self.y.shape[-2]
 
     def blocks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """C, A, R, Q."""
@@ -59,7 +59,7 @@ def canonical(
     g = torch.cat([c.expand(*lead, *c.shape[2:]), a.expand(*lead, *a.shape[2:])], -2)
     data, state = c.shape[-2:]
     noise = pad(r, (0, state, 0, state)) + pad(q, (data, 0, data, 0))
-    offset = y.new_zeros(1, 1, 1, state, dtype=torch.float64) if b is None else layout.spread(b, shifted=True, shared=True)
+    offset = y.new_zeros(1, 1, state, 1, dtype=torch.float64) if b is None else layout.spread(b, shifted=True, shared=True)
     first = layout.group(p_1, 2, timed=False)
     return Canonical(g, noise, first, layout.spread(m_1, timed=False), layout.spread(y), offset)
 
@@ -100,7 +100,7 @@ class Forward(NamedTuple):
     settled: Tensor
     mean: Tensor
     whitened: Tensor
-    increments: Tensor  # (T, P, D)
+    increments: Tensor  # (T, P, 1, D)
 
 
 def forward(layout: Layout, model: Canonical, mask: Tensor | None, explain: Callable[[], None]) -> Forward:
@@ -110,7 +110,7 @@ def forward(layout: Layout, model: Canonical, mask: Tensor | None, explain: Call
     factor, settled = run.factors(model.g, model.noise, noise_root, first, layout.steps)
     found = run.means(model.g, factor, settled, model.first_mean, model.y, model.offset)
     mean, whitened, increments = found
-    observed = model.data if mask is None else mask.sum(-1).unsqueeze(-1)
+    observed = model.data if mask is None else mask.sum(-1)[..., None, None]
     increments = increments - 0.5 * math.log(2 * math.pi) * observed
     if not math.isfinite(increments.sum()):
         explain()
@@ -151,8 +151,7 @@ def solve(layout: Layout, model: Canonical, mask: Tensor | None, explain: Callab
 
 def filtered(s: Solved) -> list[Tensor]:
     """Values for `Filtered`: the increments, then predicted and filtered means and covariances."""
-    updated = [s.mean + s.whitened @ s.half.mT, square(_filtered_root(s)).unsqueeze(2)]
-    return [s.increments, s.mean, square(s.spread).unsqueeze(2), *updated]
+    return [s.increments, s.mean, square(s.spread), s.mean + s.half @ s.whitened, square(_filtered_root(s))]
 
 
 def _filtered_root(s: Solved) -> Tensor:
@@ -222,8 +221,8 @@ def smoothed(s: Solved) -> list[Tensor]:
         smooth[b.diffuse] = square(b.conditional_root)
         smooth = s.run.congruence(back, smooth[:-1], smooth[-1], backward=True)
         cross[b.diffuse] = (smooth[1:] @ back.mT)[b.diffuse]
-    found = [s.mean + s.whitened @ s.half.mT, b.covariance.unsqueeze(2), smoothed_mean(s, b, s.mean, s.whitened, s.model.offset)]
-    return [s.increments, *found, smooth.unsqueeze(2), cross.unsqueeze(2)]
+    means = smoothed_mean(s, b, s.mean, s.whitened, s.model.offset)
+    return [s.increments, s.mean + s.half @ s.whitened, b.covariance, means, smooth, cross]
 
 
 def _next(tensor: Tensor) -> Tensor:
@@ -232,20 +231,20 @@ def _next(tensor: Tensor) -> Tensor:
 
 
 def smoothed_mean(s: Solved, b: Backward, mean: Tensor, whitened: Tensor, offset: Tensor) -> Tensor:
-    """E[z_t | x], `(T, P, D, n)`, from a_t and w_t."""
+    """E[z_t | x], `(T, P, n, D)`, from a_t and w_t."""
     m = s.model.data
     c, a, _, _ = s.model.blocks()
     closed = (a - s.gain @ c).mT.contiguous()
-    r = s.run.affine(closed, whitened @ (s.inverse @ c), torch.zeros_like(mean[0]), backward=True)[1:]
-    found = mean + whitened @ s.half.mT + r @ b.pulled.mT
+    r = s.run.affine(closed, (s.inverse @ c).mT @ whitened, torch.zeros_like(mean[0]), backward=True)[1:]
+    found = mean + s.half @ whitened + b.pulled @ r
     if not len(b.weight):
         return found
     back = torch.zeros_like(closed[:-1])
     back[b.diffuse] = b.weight[..., m:]
     at = lambda tensor: tensor.expand(*mean.shape[:2], *tensor.shape[2:])[b.diffuse]  # noqa: E731
-    innovation = at(whitened) @ at(s.factor)[..., :m, :m].mT
-    expected = at(mean) @ at(a).mT + at(offset)
-    found[b.diffuse] = at(mean) + innovation @ b.weight[..., :m].mT - expected @ b.weight[..., m:].mT
+    innovation = at(s.factor)[..., :m, :m] @ at(whitened)
+    expected = at(a) @ at(mean) + at(offset)
+    found[b.diffuse] = at(mean) + b.weight[..., :m] @ innovation - b.weight[..., m:] @ expected
     return s.run.affine(back, found[:-1], found[-1], backward=True)
 
 
@@ -268,7 +267,7 @@ class _Recursion(Function):
         found = ctx.run(transition.mT, inner, end, not ctx.direction)
         after, before = (found[:-1], out[1:]) if ctx.direction else (found[1:], out[:-1])
         if ctx.run.__name__ == "affine":
-            d_transition = after.mT @ before
+            d_transition = after @ before.mT
         else:
             d_transition = after @ transition @ before.mT + after.mT @ transition @ before
         return None, d_transition, after, found[-1] if ctx.direction else found[0], None
@@ -303,15 +302,16 @@ def forward_formulas(s: Solved, model: Canonical) -> Formulas:
     product = a @ spread_c
     gain = s.gain + (product - product.detach() - s.gain @ change) @ fixed
     closed = (a - gain @ c).expand(steps, groups, *a.shape[2:])
-    mean = _run(s.run.affine, closed, model.y @ gain.mT + model.offset, model.first_mean)[:-1]
-    innovation = model.y - mean @ c.mT
-    increments = -0.5 * ((innovation @ precision) * innovation).sum(-1) - 0.5 * (fixed * change).sum((-2, -1)).unsqueeze(-1)
+    mean = _run(s.run.affine, closed, gain @ model.y + model.offset, model.first_mean)[:-1]
+    innovation = model.y - c @ mean
+    squares = ((precision @ innovation) * innovation).sum(-2, keepdim=True)
+    increments = -0.5 * (squares + (fixed * change).sum((-2, -1), keepdim=True))
     return Formulas(closed, covariance, precision, mean, innovation, increments)
 
 
 def filtered_formulas(s: Solved, model: Canonical) -> list[Tensor]:
     f = forward_formulas(s, model)
-    return [f.increments, f.mean, f.covariance[:-1].unsqueeze(2), *_update(f, model)]
+    return [f.increments, f.mean, f.covariance[:-1], *_update(f, model)]
 
 
 def _update(f: Formulas, model: Canonical) -> list[Tensor]:
@@ -319,7 +319,7 @@ def _update(f: Formulas, model: Canonical) -> list[Tensor]:
     c, _, _, _ = model.blocks()
     spread_c = f.covariance[:-1] @ c.mT
     covariance = f.covariance[:-1] - spread_c @ f.precision @ spread_c.mT
-    return [f.mean + f.innovation @ f.precision @ spread_c.mT, covariance.unsqueeze(2)]
+    return [f.mean + spread_c @ f.precision @ f.innovation, covariance]
 
 
 def smoothed_formulas(s: Solved, model: Canonical) -> list[Tensor]:
@@ -336,17 +336,17 @@ def smoothed_formulas(s: Solved, model: Canonical) -> list[Tensor]:
         f.increments,
         *_update(f, model),
         smoothed_mean_formula(s, f, model, f.mean, f.innovation),
-        covariance.unsqueeze(2),
-        cross.unsqueeze(2),
+        covariance,
+        cross,
     ]
 
 
 def smoothed_mean_formula(s: Solved, f: Formulas, model: Canonical, mean: Tensor, innovation: Tensor) -> Tensor:
     """a_t + P_t r_{t-1} with r_{t-1} = C' S^-1 v_t + (A - K C)' r_t."""
     c, _, _, _ = model.blocks()
-    pushed = innovation @ (f.precision @ c)
+    pushed = (f.precision @ c).mT @ innovation
     r = _run(s.run.affine, f.closed.mT, pushed, torch.zeros_like(pushed[0]), backward=True)
-    return mean + r[:-1] @ f.covariance[:-1]
+    return mean + f.covariance[:-1] @ r[:-1]
 
 
 class _Root(Function):
@@ -370,29 +370,27 @@ class _Root(Function):
 
 
 def draw(model: Canonical, noise_root: Tensor, first_root: Tensor, steps: int, draws: int) -> tuple[Tensor, Tensor]:
-    """z_{1:T} and C z_t + noise, `(T, P, draws * D, ...)`, reparameterised."""
-    groups, sequences, _ = model.first_mean.shape
+    """z_{1:T} and C z_t + noise, `(T, P, size, draws * D)`, reparameterised."""
+    groups, state, sequences = model.first_mean.shape
     noise_root, first_root = _Root.apply(model.noise, noise_root), _Root.apply(model.first, first_root)
-    count = draws * sequences
-    standard = model.g.new_empty(steps, groups, count, noise_root.shape[-1]).normal_()
-    noise = standard @ noise_root.mT
-    start = model.first_mean.new_empty(groups, count, first_root.shape[-1]).normal_() @ first_root.mT
+    noise = noise_root @ model.g.new_empty(steps, groups, noise_root.shape[-1], draws * sequences).normal_()
+    start = first_root @ model.g.new_empty(groups, state, draws * sequences).normal_()
     c, a, _, _ = model.blocks()
     m = model.data
-    offset = model.offset if model.offset.shape[2] == 1 else model.offset.repeat(1, 1, draws, 1)
-    push = noise[..., m:] + offset
+    offset = model.offset if model.offset.shape[-1] == 1 else model.offset.repeat(1, 1, 1, draws)
     transition = a.expand(steps, groups, *a.shape[2:])
-    z = _run(engine(a.device).affine, transition, push, start + model.first_mean.repeat(1, draws, 1))[:-1]
-    return z, z @ c.mT + noise[..., :m]
+    first = start + model.first_mean.repeat(1, 1, draws)
+    z = _run(engine(a.device).affine, transition, noise[..., m:, :] + offset, first)[:-1]
+    return z, c @ z + noise[..., :m, :]
 
 
 def smoothed_change(s: Solved, model: Canonical, x: Tensor, draws: int) -> Tensor:
     """E[z | y] - E[z | x] for `draws` drawn x of each sequence: linear in y - x, without means and offsets."""
-    y = model.y.repeat(1, 1, draws, 1) - x
-    nothing = torch.zeros_like(y[0, :, :, :1]).expand(*y.shape[1:3], s.spread.shape[-1])
-    offset = nothing[:1, :1].unsqueeze(0)
-    mean, whitened, _ = s.run.means(s.model.g, s.factor, s.settled, nothing.detach(), y.detach(), offset.detach())
-    value = smoothed_mean(s, backward(s), mean, whitened, offset.detach())
+    y = model.y.repeat(1, 1, 1, draws) - x
+    nothing = y.new_zeros(y.shape[1], s.spread.shape[-1], y.shape[-1])
+    offset = nothing[:1, :, :1].unsqueeze(0)
+    mean, whitened, _ = s.run.means(s.model.g, s.factor, s.settled, nothing, y.detach(), offset)
+    value = smoothed_mean(s, backward(s), mean, whitened, offset)
     if not torch.is_grad_enabled():
         return value
     f = forward_formulas(s, model._replace(y=y, first_mean=nothing, offset=offset))

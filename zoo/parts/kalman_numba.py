@@ -21,6 +21,14 @@ _ALLOWED = kalman_torch.ALLOWED
 @_compile
 def _add_product(out, a, b, sign):
     """out += sign a b."""
+    if b.shape[1] == 1:
+        column = b[:, 0]
+        for i in range(a.shape[0]):
+            value = 0.0
+            for k in range(a.shape[1]):
+                value += a[i, k] * column[k]
+            out[i, 0] += sign * value
+        return
     for i in range(a.shape[0]):
         for k in range(a.shape[1]):
             factor = sign * a[i, k]
@@ -173,8 +181,8 @@ def _factors(g, noise, noise_root, first, steps, out, settled):
 
 @_compile
 def _means(g, factor, settled, first, y, offset, mean, whitened, increments):
-    """Fills mean[t, p, d] = a_t, whitened[t, p, d] = w_t, and increments[t, p, d]."""
-    steps, data, state = y.shape[0], y.shape[3], g.shape[3]
+    """Fills mean[t, p] = a_t, whitened[t, p] = w_t, and increments[t, p]."""
+    steps, data, sequences = y.shape[0], y.shape[2], y.shape[3]
     for p in range(y.shape[1]):
         gp, cp = min(p, g.shape[1] - 1), min(p, offset.shape[1] - 1)
         mean[0, p] = first[p]
@@ -186,27 +194,22 @@ def _means(g, factor, settled, first, y, offset, mean, whitened, increments):
                 log_det = 0.0
                 for i in range(data):
                     log_det += np.log(f[i, i])
-            for d in range(y.shape[2]):
-                dc = min(d, offset.shape[2] - 1)
-                squares = 0.0
-                for i in range(data):
-                    value = y[t, p, d, i]
-                    for k in range(state):
-                        value -= gt[i, k] * mean[t, p, d, k]
-                    for k in range(i):
-                        value -= f[i, k] * whitened[t, p, d, k]
-                    value /= f[i, i]
-                    whitened[t, p, d, i] = value
-                    squares += value * value
-                increments[t, p, d] = -0.5 * squares - log_det
-                if t + 1 < steps:
-                    for i in range(state):
-                        value = offset[tc, cp, dc, i]
-                        for k in range(state):
-                            value += gt[data + i, k] * mean[t, p, d, k]
-                        for k in range(data):
-                            value += f[data + i, k] * whitened[t, p, d, k]
-                        mean[t + 1, p, d, i] = value
+            w = whitened[t, p]
+            w[:] = y[t, p]
+            _add_product(w, gt[:data], mean[t, p], -1.0)
+            increments[t, p, 0] = -log_det
+            for i in range(data):
+                for k in range(i):
+                    for d in range(sequences):
+                        w[i, d] -= f[i, k] * w[k, d]
+                for d in range(sequences):
+                    w[i, d] /= f[i, i]
+                    increments[t, p, 0, d] -= 0.5 * w[i, d] * w[i, d]
+            if t + 1 < steps:
+                after = mean[t + 1, p]
+                after[:] = offset[tc, cp]
+                _add_product(after, gt[data:], mean[t, p], 1.0)
+                _add_product(after, f[data:, :data], w, 1.0)
 
 
 @_compile
@@ -220,7 +223,8 @@ def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_
     observed = np.empty((state, state))  # C' S^-1 C
     gained, curvature = np.empty((state, data)), np.empty((rows, rows))
     outer, cross = np.empty((rows, rows)), np.empty((rows, state))
-    u, after = np.empty(rows), np.empty(state)
+    sequences = whitened.shape[3]
+    u, smoothed, half = np.empty((rows, sequences)), np.empty((state, sequences)), np.empty((state, sequences))
     scaled = np.empty((data, state))
     for p in range(whitened.shape[1]):
         gp = min(p, g.shape[1] - 1)
@@ -269,43 +273,36 @@ def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_
                 curvature[data:, :data] = -gained
                 curvature[:data, data:] = -gained.T
                 curvature[data:, data:] = information
-            outer[:] = 0.0
-            cross[:] = 0.0
-            for d in range(weight.shape[1]):
-                g_d = weight[p, d]
-                for i in range(data):
+            r, upper, lower = d_mean[p], d_y[t, p], d_offset[t, p]
+            u[data:] = r
+            u[:data] = 0.0
+            _add_transposed_product(u[:data], inverse, whitened[t, p])
+            _add_product(u[:data], gain.T, r, -1.0)
+            r[:] = 0.0
+            _add_transposed_product(r, gt, u)
+            smoothed[:] = mean[t, p]  # and L L' r_{t-1}
+            half[:] = 0.0
+            _add_transposed_product(half, spread, r)
+            _add_product(smoothed, spread, half, 1.0)
+            for i in range(data):
+                for d in range(sequences):
+                    upper[i, d] = -weight[p, d] * u[i, d]
+            for i in range(state):
+                for d in range(sequences):
+                    lower[i, d] = weight[p, d] * u[data + i, d]
+            for i in range(rows):
+                side = upper[i] if i < data else lower[i - data]
+                sign = -1.0 if i < data else 1.0
+                for j in range(i + 1):
                     value = 0.0
-                    for k in range(i, data):
-                        value += inverse[k, i] * whitened[t, p, d, k]
-                    for k in range(state):
-                        value -= gain[k, i] * d_mean[p, d, k]
-                    u[i] = value
-                for i in range(state):
-                    u[data + i] = d_mean[p, d, i]
-                for i in range(data):
-                    d_y[t, p, d, i] = -g_d * u[i]
-                for i in range(state):
-                    d_offset[t, p, d, i] = g_d * u[data + i]
-                    after[i] = 0.0
-                for k in range(rows):
-                    for i in range(state):
-                        after[i] += gt[k, i] * u[k]
-                for i in range(state):
-                    d_mean[p, d, i] = after[i]
-                for i in range(state):  # the smoothed mean, a_t + L L' r_{t-1}
-                    after[i] = mean[t, p, d, i]
-                for k in range(state):
+                    for d in range(sequences):
+                        value += side[d] * u[j, d]
+                    outer[i, j] = sign * value
+                for j in range(state):
                     value = 0.0
-                    for i in range(k, state):
-                        value += spread[i, k] * d_mean[p, d, i]
-                    for i in range(k, state):
-                        after[i] += spread[i, k] * value
-                for i in range(rows):
-                    factor_i = g_d * u[i]
-                    for j in range(i + 1):
-                        outer[i, j] += factor_i * u[j]
-                    for j in range(state):
-                        cross[i, j] += factor_i * after[j]
+                    for d in range(sequences):
+                        value += side[d] * smoothed[j, d]
+                    cross[i, j] = sign * value
             _add_product(cross, curvature, spread_g, -total)
             for i in range(rows):
                 for j in range(state):
@@ -329,29 +326,23 @@ def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_
         for i in range(state):
             for j in range(state):
                 value = -total * information[i, j]
-                for d in range(weight.shape[1]):
-                    value += weight[p, d] * d_mean[p, d, i] * d_mean[p, d, j]
+                for d in range(sequences):
+                    value += weight[p, d] * d_mean[p, i, d] * d_mean[p, j, d]
                 d_first[p, i, j] = 0.5 * value
-        for d in range(weight.shape[1]):
-            d_mean[p, d] *= weight[p, d]
+        d_mean[p] *= weight[p]
 
 
 @_compile
 def _affine(transition, offset, first, backward, out):
     """Fills out with x_0 = first, x_{t+1} = transition_t x_t + offset_t; or, backward, from the last step down."""
-    steps, state = out.shape[0] - 1, out.shape[3]
+    steps = out.shape[0] - 1
     for p in range(out.shape[1]):
         out[steps if backward else 0, p] = first[p]
         for s in range(steps):
             t = steps - 1 - s if backward else s
             source, target = (t + 1, t) if backward else (t, t + 1)
-            matrix = transition[min(t, transition.shape[0] - 1), p]
-            for d in range(out.shape[2]):
-                for i in range(state):
-                    value = offset[t, p, d, i]
-                    for k in range(state):
-                        value += matrix[i, k] * out[source, p, d, k]
-                    out[target, p, d, i] = value
+            out[target, p] = offset[t, p]
+            _add_product(out[target, p], transition[min(t, transition.shape[0] - 1), p], out[source, p], 1.0)
 
 
 @_compile
@@ -397,9 +388,9 @@ def factors(g: Tensor, noise: Tensor, noise_root: Tensor, first: Tensor, steps: 
 def means(
     g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, y: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mean = torch.empty(*y.shape[:-1], g.shape[-1], dtype=torch.float64)
+    mean = torch.empty(*y.shape[:2], g.shape[-1], y.shape[-1], dtype=torch.float64)
     whitened = torch.empty(y.shape, dtype=torch.float64)
-    increments = torch.empty(y.shape[:-1], dtype=torch.float64)
+    increments = torch.empty(*y.shape[:2], 1, y.shape[3], dtype=torch.float64)
     _means(*_arrays(g, factor, settled, first, y, offset, mean, whitened, increments))
     return mean, whitened, increments
 

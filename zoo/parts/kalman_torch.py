@@ -7,8 +7,9 @@ A step of the model in joint form, with y_t = x_t - D_t u_t - d_t and the offset
 With L_t L_t' = Cov(z_t | x_{1:t-1}) the one factorisation of a step is F_t F_t' = G_t L_t (G_t L_t)' + N_t, F_t lower
 triangular: its blocks are S^1/2 (the innovation's spread), K S^1/2 (K the gain) below it, and L_{t+1}.
 
-Layout: time first, then P groups with parameters of their own, then D sequences that share a group's covariances. A
-time or group axis of length 1 in g, noise and offset means "the same everywhere". All in float64.
+Layout: time first, then P groups with parameters of their own; vectors are the columns of `(size, D)`, one for each of
+the D sequences that share a group's covariances. A time or group axis of length 1 in g, noise and offset means "the
+same everywhere". All in float64.
 """
 
 import torch
@@ -105,10 +106,10 @@ def _recursion(act, transition: Tensor, offset: Tensor, first: Tensor) -> Tensor
 
 
 def affine(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
-    """x_0 = first, x_{t+1} = transition_t x_t + offset_t, `(T + 1, P, D, n)`; backward: from x_T = first downwards."""
+    """x_0 = first, x_{t+1} = transition_t x_t + offset_t, `(T + 1, P, n, D)`; backward: from x_T = first downwards."""
     if backward:
         return affine(transition.flip(0), offset.flip(0), first).flip(0)
-    return _recursion(lambda matrix, x: x @ matrix.mT, transition, offset, first)
+    return _recursion(lambda matrix, x: matrix @ x, transition, offset, first)
 
 
 def congruence(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
@@ -131,15 +132,15 @@ def gains(g: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def means(
     g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, y: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """a_t = E[z_t | x_{1:t-1}] `(T, P, D, n)`, w_t = S^-1/2 (y_t - C a_t) `(T, P, D, m)`, which is white under the model,
+    """a_t = E[z_t | x_{1:t-1}] `(T, P, n, D)`, w_t = S^-1/2 (y_t - C a_t) `(T, P, m, D)`, which is white under the model,
 
-    and log p(x_t | x_{1:t-1}) `(T, P, D)` without its constant.
+    and log p(x_t | x_{1:t-1}) `(T, P, 1, D)` without its constant.
     """
     inverse, gain, closed = gains(g, factor)
-    mean = affine(closed, y @ gain.mT + offset, first)[:-1]
-    whitened = (y - mean @ g[..., : y.shape[-1], :].mT) @ inverse.mT
-    log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-    return mean, whitened, log_det - 0.5 * whitened.square().sum(-1)
+    mean = affine(closed, gain @ y + offset, first)[:-1]
+    whitened = inverse @ (y - g[..., : y.shape[-2], :] @ mean)
+    log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None, None]
+    return mean, whitened, log_det - 0.5 * whitened.square().sum(-2, keepdim=True)
 
 
 def adjoint(
@@ -156,25 +157,24 @@ def adjoint(
     the derivatives are  dN = (u u' - Omega) / 2,  dG = u E[z_t | x]' - Omega G P_t  with  E[z_t | x] = a_t + P_t r_{t-1}
     (Fisher's identity; Koopman & Shephard 1992). steps: 1 if G and N are constant in time: sums over time, else T.
     """
-    data = whitened.shape[-1]
+    data = whitened.shape[-2]
     inverse, gain, closed = gains(g, factor)
     scaled = inverse @ g[..., :data, :]
     observed = scaled.mT @ scaled
-    zero = torch.zeros_like(mean[0])
-    r = affine(closed.mT, whitened @ scaled, zero, backward=True)
+    r = affine(closed.mT, scaled.mT @ whitened, torch.zeros_like(mean[0]), backward=True)
     information = congruence(closed.mT, observed, torch.zeros_like(first), backward=True)
-    u = torch.cat([whitened @ inverse - r[1:] @ gain, r[1:]], -1)
+    u = torch.cat([inverse.mT @ whitened - gain.mT @ r[1:], r[1:]], -2)
     gained = information[1:] @ gain
     upper = torch.cat([inverse.mT @ inverse + gain.mT @ gained, -gained.mT], -1)
     curvature = torch.cat([upper, torch.cat([-gained, information[1:]], -1)], -2)
     spread = torch.cat([first.unsqueeze(0), factor[:-1, :, data:, data:]])
-    smoothed = mean + r[:-1] @ spread @ spread.mT
+    smoothed = mean + spread @ (spread.mT @ r[:-1])
     total = weight.sum(-1)[:, None, None]
-    weighted = weight.unsqueeze(-1) * u
-    d_noise = (weighted.mT @ u - total * curvature) / 2
-    d_g = weighted.mT @ smoothed - total * curvature @ (g @ spread) @ spread.mT
+    weighted = weight.unsqueeze(-2) * u
+    d_noise = (weighted @ u.mT - total * curvature) / 2
+    d_g = weighted @ smoothed.mT - total * curvature @ (g @ spread) @ spread.mT
     if steps == 1:
         d_noise, d_g = d_noise.sum(0, keepdim=True), d_g.sum(0, keepdim=True)
-    d_mean = weight.unsqueeze(-1) * r[0]
-    d_first = (d_mean.mT @ r[0] - total * information[0]) / 2
-    return d_g, d_noise, d_first, d_mean, -weighted[..., :data], weighted[..., data:]
+    d_mean = weight.unsqueeze(-2) * r[0]
+    d_first = (d_mean @ r[0].mT - total * information[0]) / 2
+    return d_g, d_noise, d_first, d_mean, -weighted[..., :data, :], weighted[..., data:, :]
