@@ -29,7 +29,7 @@ def _engine(request, monkeypatch):
         monkeypatch.setattr(kalman_moments, "_compiled", lambda: None)
 
 
-FLOOR = 1e-13  # of the bound in float64, for what the prototype got to the last digits
+FLOOR = 1e-13  # of the bound in float64: what is lost in the last digits over 10,000 steps
 ACCURATE = 1e-6  # relative error of smoothed moments and gradients
 DTYPES = [torch.float64, torch.float32]
 
@@ -42,7 +42,9 @@ class Case(NamedTuple):
     P: np.ndarray
     x: np.ndarray
     seen: np.ndarray  # (T,)
-    bound: float  # relative error of the log-likelihood in float64: ten times the prototype's
+    bound: (
+        float  # relative error of the log-likelihood in float64; at most ten times that of a Cholesky-based prototype
+    )
 
     def parameters(self, dtype: torch.dtype) -> Parameters:
         mean = np.zeros(len(self.A))
@@ -105,18 +107,18 @@ CASES = {
     "Q = 0": make(Q=0),
     "Q = 0, A = I": make(Q=0, A=np.eye(4)),
     "Q of rank 1": make(A=MOVE, Q=PUSH.T @ PUSH, C=POSITIONS),
-    "P_1 = 1e8": make(P=1e8, bound=1e-10),
-    "P_1 = 1e10": make(P=1e10, bound=1e-8),
-    "P_1 = 1e12": make(P=1e12, bound=2e-7),
-    "tracking, R = 1e-8, P_1 = 1e8": make(**tracker, R=1e-8, P=1e8, bound=1e-8),
-    "tracking with a gap": make(**tracker, R=1e-8, P=1e8, gap=(50, 150), bound=1e-8),
-    "tracking, first frames missing": make(**tracker, R=1e-8, P=1e8, gap=(0, 20), bound=1e-8),
+    "P_1 = 1e8": make(P=1e8),
+    "P_1 = 1e10": make(P=1e10),
+    "P_1 = 1e12": make(P=1e12),
+    "tracking, R = 1e-8, P_1 = 1e8": make(**tracker, R=1e-8, P=1e8, bound=1e-11),
+    "tracking with a gap": make(**tracker, R=1e-8, P=1e8, gap=(50, 150), bound=1e-11),
+    "tracking, first frames missing": make(**tracker, R=1e-8, P=1e8, gap=(0, 20), bound=1e-11),
     "unobserved state, rho = 1.1": make(A=HIDDEN, C=[[1, 0, 0.5, 0], [0, 1, -0.5, 0]]),
     "rho = 1.5, T = 30": make(radius=1.5, T=30, bound=1e-12),
     "rho = 1.2, T = 180": make(radius=1.2, T=180, rounded=False, bound=5e-4),
     "rho = 1.2, T = 180, data of 24 bits": make(radius=1.2, T=180, bound=5e-4),
     "T = 10,000": make(T=10_000),
-    "data offset 1e4, P_1 = 1e6": make(A=DRIFT, C=np.ones((2, 4)), P=1e6, start=[1e4, 0, 0, 0], bound=1e-11),
+    "data offset 1e4, P_1 = 1e6": make(A=DRIFT, C=np.ones((2, 4)), P=1e6, start=[1e4, 0, 0, 0], bound=1e-12),
 }
 SHORT = [name for name in CASES if name != "T = 10,000"]
 PAIRS = [(name, dtype) for dtype in DTYPES for name in CASES if (name, dtype) != ("rho = 1.2, T = 180", torch.float32)]
