@@ -27,11 +27,23 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
     if not parameters:
         raise ValueError("nothing is learned: expected values that are nn.Parameter or PyroParam")
 
+    seen: list[Tensor] = []
+
     def closure() -> Tensor:
-        loss = -value()
+        try:
+            loss = -value()
+        except ValueError:
+            if not seen:
+                raise
+            loss = None  # a line search went where there is no model
+        if loss is None or not torch.isfinite(loss):
+            for p in parameters:
+                p.grad = torch.zeros_like(p)
+            return seen[-1] + 10 * (1 + seen[-1].abs()) if seen else loss
         gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
         for p, g in zip(parameters, gradient, strict=True):
             p.grad = torch.zeros_like(p) if g is None else g
+        seen[:] = [loss.detach()]
         return loss.detach()
 
     def gradient() -> Tensor:

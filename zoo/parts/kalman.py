@@ -12,24 +12,24 @@ References: Kalman 1960; Rauch, Tung & Striebel 1965; Koopman & Shephard 1992 (t
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Size, Tensor
-from torch.autograd import Function
 
-from zoo.parts import kalman_moments as moments
-from zoo.parts.kalman_checks import (
-    check,
-    check_control,
-    check_data,
-    check_finite,
-    coordinate_mask,
-    refuse_values,
+from zoo.parts.kalman_checks import check, check_control, check_data, check_finite, coordinate_mask
+from zoo.parts.kalman_derivatives import (
+    MarginalLoglik,
+    differentiable,
+    draw,
+    filtered_formulas,
+    smoothed_change,
+    smoothed_formulas,
+    with_derivatives,
 )
-from zoo.parts.kalman_layout import Layout, layout_of, unshift
-from zoo.parts.kalman_moments import canonical
+from zoo.parts.kalman_input import offset_of, prepare, times
+from zoo.parts.kalman_moments import Given, filtered, smoothed, solve
+from zoo.parts.kalman_moments import roots as roots_of
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -123,14 +123,14 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
             model says is certain (its covariance given the past is singular).
         RuntimeError: a second derivative was asked for.
     """
-    given = _prepare(parameters, x, u, mask)
-    return _MarginalLoglik.apply(given, *given.tensors)
+    given = prepare(parameters, x, u, mask)
+    return MarginalLoglik.apply(given, *given.tensors)
 
 
 def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Filtered:
     """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`."""
-    given = _prepare(parameters, x, u, mask)
-    return _moments(given, Filtered, moments.filtered, moments.filtered_formulas)
+    given = prepare(parameters, x, u, mask)
+    return _moments(given, Filtered, filtered, filtered_formulas)
 
 
 def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Smoothed:
@@ -138,8 +138,8 @@ def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: T
 
     Every covariance is a sum of squares: no variance is negative.
     """
-    given = _prepare(parameters, x, u, mask)
-    return _moments(given, Smoothed, moments.smoothed, moments.smoothed_formulas)
+    given = prepare(parameters, x, u, mask)
+    return _moments(given, Smoothed, smoothed, smoothed_formulas)
 
 
 def sample_posterior(
@@ -153,13 +153,11 @@ def sample_posterior(
 
     A draw (z*, x*) of the model moved by the smoother: z = z* + E[z | x] - E[z | x*] (Durbin & Koopman 2002).
     """
-    given = _prepare(parameters, x, u, mask)
-    layout, solved, model = given.layout, given.solved(), given.model()
-    with torch.no_grad():
-        first = moments.roots(layout, solved.model)[1]
+    given = prepare(parameters, x, u, mask)
+    layout, solved, model = given.layout, solve(given), differentiable(given)
     draws = Size(sample_shape).numel()
-    z, drawn = moments.draw(model, solved.noise_root, first, layout.steps, draws)
-    return layout.back(z + moments.smoothed_change(solved, model, drawn, draws), Size(sample_shape))
+    z, drawn = draw(model, solved.noise_root, solved.first, layout.steps, draws)
+    return layout.back(z + smoothed_change(solved, model, drawn, draws), Size(sample_shape))
 
 
 def forecast(
@@ -183,7 +181,7 @@ def forecast(
     mean, covariance = found.predicted_means[..., -k:, :], found.predicted_covariances[..., -k:, :, :]
     c, r = (_last(a, k, 2) for a in (parameters.emission_matrix, parameters.emission_covariance))
     observed = (c @ mean.unsqueeze(-1)).squeeze(-1)
-    if (offset := _offset(parameters.emission_input, parameters.emission_bias, u)) is not None:
+    if (offset := offset_of(parameters.emission_input, parameters.emission_bias, u)) is not None:
         observed = (observed + _last(offset, k, 1)).to(x.dtype)
     return Forecast(mean, covariance, observed, c @ covariance @ c.mT + r)
 
@@ -198,13 +196,13 @@ def sample(
     check_control(parameters, u)
     batch, _, _ = check(parameters, {} if u is None else {"u": (u, 2)}, steps)
     nothing = parameters.initial_mean.new_zeros(*batch, steps, parameters.data_dim)
-    given = _prepare(parameters, nothing, u, None)
-    layout, model = given.layout, given.model()
+    given = prepare(parameters, nothing, u, None)
+    layout, model = given.layout, differentiable(given)
     with torch.no_grad():
-        roots = moments.roots(layout, model)
-    z, x = moments.draw(model, *roots, steps, Size(sample_shape).numel())
+        roots = roots_of(layout, model)
+    z, x = draw(model, *roots, steps, Size(sample_shape).numel())
     z, x = (layout.back(a, Size(sample_shape)) for a in (z, x))
-    offset = _offset(parameters.emission_input, parameters.emission_bias, u)
+    offset = offset_of(parameters.emission_input, parameters.emission_bias, u)
     return z, x if offset is None else (x + offset).to(z.dtype)
 
 
@@ -229,8 +227,8 @@ def log_prior(parameters: Parameters, z: Tensor, u: Tensor | None = None) -> Ten
     if z.shape[-2] == 1:
         return start.to(dtype)
     a, q = (_last(p, z.shape[-2] - 1, 2) for p in (parameters.transition_matrix, parameters.transition_covariance))
-    step = z[..., 1:, :] - _times(a.double(), z[..., :-1, :])
-    if (offset := _offset(parameters.transition_input, parameters.transition_bias, u)) is not None:
+    step = z[..., 1:, :] - times(a.double(), z[..., :-1, :])
+    if (offset := offset_of(parameters.transition_input, parameters.transition_bias, u)) is not None:
         step = step - _last(offset, z.shape[-2] - 1, 1)
     return (start + _log_normal("transition_covariance", q, step).sum(-1)).to(dtype)
 
@@ -248,8 +246,8 @@ def log_emission(
         mask = coordinate_mask(mask, x)
         x = x.masked_fill(~mask, 0.0)
     check_finite(x, mask is not None)
-    error = x.double() - _times(parameters.emission_matrix.double(), z.double())
-    if (offset := _offset(parameters.emission_input, parameters.emission_bias, u)) is not None:
+    error = x.double() - times(parameters.emission_matrix.double(), z.double())
+    if (offset := offset_of(parameters.emission_input, parameters.emission_bias, u)) is not None:
         error = error - offset
     if mask is None:
         return _log_normal("emission_covariance", r, error).sum(-1).to(dtype)
@@ -267,161 +265,20 @@ def _log_normal(name: str, covariance: Tensor, error: Tensor) -> Tensor:
     identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
     inverse = torch.linalg.solve_triangular(root, identity, upper=False)
     log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return log_det - 0.5 * _times(inverse, error).square().sum(-1) - _HALF_LOG_2PI * error.shape[-1]
+    return log_det - 0.5 * times(inverse, error).square().sum(-1) - _HALF_LOG_2PI * error.shape[-1]
 
 
-class _MarginalLoglik(Function):
-    """log p(x) with the gradient by `adjoint`: what is kept for it are factors, means and innovations."""
-
-    @staticmethod
-    def forward(ctx: Any, given: "_Given", *tensors: Tensor) -> Tensor:
-        layout, mask, _, explain = given
-        model = canonical(layout, mask, *tensors)
-        ctx.layout, ctx.mask, ctx.g = layout, mask, model.g
-        ctx.steps = 1 if len(model.g) == len(model.noise) == 1 else layout.steps
-        ctx.save_for_backward(*tensors)
-        ctx.found = found = moments.forward(layout, model, mask, explain)
-        return layout.back(found.increments.sum(0, keepdim=True))[..., 0, 0]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layout, found = ctx.layout, ctx.found
-        with torch.no_grad():
-            weight = layout.spread(grad.unsqueeze(-1), timed=False).squeeze(-2)
-            run = moments.engine(grad.device)
-            d_g, d_noise, d_first, d_mean, d_y, d_offset = run.adjoint(
-                ctx.g, found.factor, found.settled, found.first, found.mean, found.whitened, weight, ctx.steps
-            )
-            data = d_y.shape[-2]
-            d_c, d_r = d_g[..., :data, :], d_noise[..., :data, :data]
-            if ctx.mask is not None:
-                d_c, d_r = d_c * ctx.mask.unsqueeze(-1), d_r * ctx.mask.unsqueeze(-1) * ctx.mask.unsqueeze(-2)
-            vector, matrix = layout.vector_gradient, layout.matrix_gradient
-            pieces = [
-                partial(vector, d_mean, timed=False),
-                partial(matrix, d_first, timed=False),
-                partial(matrix, unshift(d_g[..., data:, :])),
-                partial(matrix, unshift(d_noise[..., data:, data:])),
-                partial(matrix, d_c),
-                partial(matrix, d_r),
-                partial(vector, d_y),
-                partial(vector, unshift(d_offset)),
-            ]
-            wanted = zip(pieces, ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
-            grads = [piece(like=tensor) if need else None for piece, tensor, need in wanted]
-        if torch.is_grad_enabled():
-            grads = [None if g is None else _Refusal.apply(g, *ctx.saved_tensors) for g in grads]
-        return None, *grads
-
-
-class _Refusal(Function):
-    """A first derivative that cannot be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, *tensors: Tensor) -> Tensor:
-        return grad.view_as(grad)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        raise RuntimeError(
-            "zoo.parts.kalman: a second derivative was asked for; the recursions have first derivatives only "
-            "(a Hessian: torch.autograd.functional.jacobian of the first is refused too; use finite differences of it)"
-        )
-
-
-class _Once(Function):
-    """The tensor, whose gradient cannot be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.save_for_backward(tensor)
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _Refusal.apply(grad, *ctx.saved_tensors) if torch.is_grad_enabled() else grad
-
-
-class _Given(NamedTuple):
-    """The input in the form that the recursions need.
-
-    mask: grouped, `(T | 1, P | 1, m)`; tensors: m_1, P_1, A, Q, C, R, y, c; explain: raises what is wrong with values.
-    """
-
-    layout: Layout
-    mask: Tensor | None
-    tensors: list
-    explain: Callable[[], None]
-
-    def solved(self) -> moments.Solved:
-        with torch.no_grad():
-            return moments.solve(self.layout, canonical(self.layout, self.mask, *self.tensors), self.mask, self.explain)
-
-    def model(self) -> moments.Canonical:
-        """Differentiable, once."""
-        wrapped = [_Once.apply(a) if isinstance(a, Tensor) and a.requires_grad else a for a in self.tensors]
-        return canonical(self.layout, self.mask, *wrapped)
-
-
-def _prepare(parameters: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> _Given:
-    check_data(x, parameters.data_dim)
-    check_control(parameters, u)
-    kinds = tuple(a if a is None else (a.shape, a.dtype, a.device) for a in (*parameters, x, u))
-    if kinds not in _CHECKED:
-        _CHECKED[kinds] = check(parameters, {"x": (x, 2)} | ({} if u is None else {"u": (u, 2)}))
-    batch, axes, steps = _CHECKED[kinds]
-    observed = None
-    if mask is not None:
-        mask = coordinate_mask(mask, x)
-        observed = _distinct(mask)
-        axes = axes.union(len(batch) - mask.ndim + 2 + i for i, n in enumerate(observed.shape[:-2]) if n > 1)
-    explain = partial(refuse_values, parameters, x, u, mask)
-    offset = _offset(parameters.emission_input, parameters.emission_bias, u)
-    y = x if offset is None else x.double() - offset
-    if mask is not None:
-        y = y.masked_fill(~mask, 0.0)
-    layout = layout_of(batch, tuple(sorted(axes)), steps, x.dtype)
-    tensors = [*parameters[:6], y, _offset(parameters.transition_input, parameters.transition_bias, u)]
-    return _Given(layout, None if observed is None else layout.group(observed, 1), tensors, explain)
-
-
-#: shapes, dtypes and devices that were checked -> batch axes, those along which covariances differ, T
-_CHECKED: dict[tuple, tuple[Size, frozenset[int], int]] = {}
-
-
-def _distinct(mask: Tensor) -> Tensor:
-    """The mask with length 1 along the batch axes in which it does not change."""
-    for axis in range(mask.ndim - 2):
-        first = mask.narrow(axis, 0, 1)
-        if mask.shape[axis] > 1 and bool((mask == first).all()):
-            mask = first
-    return mask
-
-
-def _moments(given: _Given, kind: Any, values: Callable, formulas: Callable) -> Any:
+def _moments(given: Given, kind: Any, values: Callable, formulas: Callable) -> Any:
     """`kind` of the values, with the derivatives of the formulas."""
-    solved, layout = given.solved(), given.layout
+    solved, layout = solve(given), given.layout
     with torch.no_grad():
         found = values(solved)
-    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in given.tensors):
-        derivatives = formulas(solved, given.model())
-        found = [moments.with_value(v, f) for v, f in zip(found, derivatives, strict=True)]
-    named = dict(zip(kind._fields[-len(found) + 1 :], found[1:], strict=True))
+    increments, *rest = with_derivatives(found, solved, given, formulas)
+    named = dict(zip(kind._fields[-len(rest) :], rest, strict=True))
     back = {name: (layout.back if name.endswith("means") else layout.back_matrix)(a) for name, a in named.items()}
     if "loglik_per_step" in kind._fields:
-        back["loglik_per_step"] = layout.back(found[0]).squeeze(-1)
-    return kind(marginal_loglik=layout.back(found[0].sum(0, keepdim=True))[..., 0, 0], **back)
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """matrix @ vector over the last axes; a shared matrix in one product."""
-    return vector @ matrix.mT if matrix.ndim == 2 else (matrix @ vector.unsqueeze(-1)).squeeze(-1)
-
-
-def _offset(matrix: Tensor | None, bias: Tensor | None, u: Tensor | None) -> Tensor | None:
-    """matrix u_t + bias in float64, or None where both are missing."""
-    pushed = None if matrix is None or u is None else _times(matrix.double(), u.double())
-    return pushed if bias is None else bias.double() if pushed is None else pushed + bias.double()
+        back["loglik_per_step"] = layout.back(increments).squeeze(-1)
+    return kind(marginal_loglik=layout.back(increments.sum(0, keepdim=True))[..., 0, 0], **back)
 
 
 def _last(tensor: Tensor, count: int, event: int) -> Tensor:

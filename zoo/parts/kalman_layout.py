@@ -98,6 +98,8 @@ class Layout:
         return self._gradient(grad.mT, self.sequence_sizes, like, 1, timed)
 
     def _gradient(self, grad: Tensor, others: list[int], like: Tensor, event: int, timed: bool) -> Tensor:
+        if grad.numel() == like.numel() and like.ndim == event:
+            return grad.reshape(like.shape).to(like.dtype)
         if like.ndim == event:  # shared by all
             return grad.sum(tuple(range(grad.ndim - event))).to(like.dtype)
         if not timed:

@@ -8,134 +8,27 @@ size of the errors that the further steps would have made.
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from zoo.parts import kalman_torch
-
-_compile = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
-_EPS = float(np.finfo(np.float64).eps)
-_ALLOWED = kalman_torch.ALLOWED
-
-
-@_compile
-def _add_product(out, a, b, sign):
-    """out += sign a b."""
-    if b.shape[1] == 1:
-        column = b[:, 0]
-        for i in range(a.shape[0]):
-            value = 0.0
-            for k in range(a.shape[1]):
-                value += a[i, k] * column[k]
-            out[i, 0] += sign * value
-        return
-    for i in range(a.shape[0]):
-        for k in range(a.shape[1]):
-            factor = sign * a[i, k]
-            for j in range(b.shape[1]):
-                out[i, j] += factor * b[k, j]
+from zoo.parts.kalman_numba_matrices import (
+    EPS,
+    add_product,
+    add_transposed_product,
+    cholesky,
+    compiled,
+    root_of,
+    triangularise,
+)
 
 
-@_compile
-def _add_transposed_product(out, a, b):
-    """out += a' b."""
-    for k in range(a.shape[0]):
-        for i in range(a.shape[1]):
-            factor = a[k, i]
-            for j in range(b.shape[1]):
-                out[i, j] += factor * b[k, j]
-
-
-@_compile
-def _root(covariance, rounding, out):
-    """Lower triangular with out out' = covariance, zero columns where it is singular; False if it is no covariance."""
-    size = covariance.shape[0]
-    fine = True
-    for j in range(size):
-        pivot = covariance[j, j]
-        for k in range(j):
-            pivot -= out[j, k] * out[j, k]
-        regular = pivot > 16 * size * rounding * covariance[j, j]
-        fine = fine and pivot >= -_ALLOWED * covariance[j, j] and covariance[j, j] < np.inf
-        out[j, j] = np.sqrt(pivot) if regular else 0.0
-        for i in range(j + 1, size):
-            square = _ALLOWED * covariance[i, i] * covariance[j, j]
-            fine = fine and (covariance[i, j] - covariance[j, i]) ** 2 <= _ALLOWED * square
-            value = covariance[i, j]
-            for k in range(j):
-                value -= out[i, k] * out[j, k]
-            if regular:
-                out[i, j] = value / out[j, j]
-            else:  # semi-definite only if the rest of the column vanishes too
-                fine = fine and value * value <= square
-                out[i, j] = 0.0
-            out[j, i] = 0.0
-    return fine
-
-
-@_compile
+@compiled
 def _roots(covariance, rounding, out, fine):
     for t in range(covariance.shape[0]):
         for p in range(covariance.shape[1]):
-            fine[t, p] = _root(covariance[t, p], rounding, out[t, p])
+            fine[t, p] = root_of(covariance[t, p], rounding, out[t, p])
 
 
-@_compile
-def _cholesky(matrix, out):
-    """The factor of a symmetric matrix, from its lower half; False where digits would be lost."""
-    for i in range(matrix.shape[0]):
-        for j in range(i):
-            value = matrix[i, j]
-            for k in range(j):
-                value -= out[i, k] * out[j, k]
-            out[i, j] = value / out[j, j]
-        value = matrix[i, i]
-        for k in range(i):
-            value -= out[i, k] * out[i, k]
-        if not value > 1e-6 * matrix[i, i]:
-            return False
-        out[i, i] = np.sqrt(value)
-        for j in range(i + 1, matrix.shape[0]):
-            out[i, j] = 0.0
-    return True
-
-
-@_compile
-def _triangularise(array, out):
-    """out: lower triangular with out out' = array array', by Householder reflections of the columns."""
-    rows, columns = array.shape
-    for i in range(rows):
-        norm = 0.0
-        for k in range(i, columns):
-            norm += array[i, k] * array[i, k]
-        whole = norm
-        for k in range(i):
-            whole += array[i, k] * array[i, k]
-        norm = np.sqrt(norm)
-        if norm <= 4 * _EPS * np.sqrt(whole):  # no new direction: what is left is rounding
-            for k in range(i, columns):
-                array[i, k] = 0.0
-            continue
-        pivot = array[i, i]
-        end = -norm if pivot > 0 else norm
-        array[i, i] = pivot - end
-        size = norm * (norm + abs(pivot))  # half of |v|^2
-        for j in range(i + 1, rows):
-            along = 0.0
-            for k in range(i, columns):
-                along += array[j, k] * array[i, k]
-            along /= size
-            for k in range(i, columns):
-                array[j, k] -= along * array[i, k]
-        for k in range(i + 1, columns):
-            array[i, k] = 0.0
-        array[i, i] = end
-    for i in range(rows):
-        for j in range(rows):
-            out[i, j] = 0.0 if j > i else (-array[i, j] if array[j, j] < 0 else array[i, j])
-
-
-@_compile
+@compiled
 def _factors(g, noise, noise_root, first, steps, out, settled):
     """Fills out[t, p] = F_t until it settles, and settled[p] with the last t that was filled."""
     rows, state = g.shape[2], g.shape[3]
@@ -161,17 +54,17 @@ def _factors(g, noise, noise_root, first, steps, out, settled):
                     for k in range(state):
                         value += product[i, k] * product[j, k]
                     matrix[i, j] = value
-            if not _cholesky(matrix, out[t, p]):
+            if not cholesky(matrix, out[t, p]):
                 array[:, :state] = product
                 array[:, state:] = noise_root[tn, np_]
-                _triangularise(array, out[t, p])
+                triangularise(array, out[t, p])
             if constant and t > 0:
                 same = True
                 for i in range(rows):
                     noise_floor = 0.0
                     for j in range(i + 1):
                         noise_floor += out[t, p, i, j] ** 2
-                    noise_floor = 2 * _EPS * np.sqrt(noise_floor)
+                    noise_floor = 2 * EPS * np.sqrt(noise_floor)
                     for j in range(i + 1):
                         same = same and abs(out[t, p, i, j] - out[t - 1, p, i, j]) <= noise_floor
                 if same:
@@ -179,7 +72,7 @@ def _factors(g, noise, noise_root, first, steps, out, settled):
                     break
 
 
-@_compile
+@compiled
 def _means(g, factor, settled, first, y, offset, mean, whitened, increments):
     """Fills mean[t, p] = a_t, whitened[t, p] = w_t, and increments[t, p]."""
     steps, data, sequences = y.shape[0], y.shape[2], y.shape[3]
@@ -196,7 +89,7 @@ def _means(g, factor, settled, first, y, offset, mean, whitened, increments):
                     log_det += np.log(f[i, i])
             w = whitened[t, p]
             w[:] = y[t, p]
-            _add_product(w, gt[:data], mean[t, p], -1.0)
+            add_product(w, gt[:data], mean[t, p], -1.0)
             increments[t, p, 0] = -log_det
             for i in range(data):
                 for k in range(i):
@@ -208,11 +101,11 @@ def _means(g, factor, settled, first, y, offset, mean, whitened, increments):
             if t + 1 < steps:
                 after = mean[t + 1, p]
                 after[:] = offset[tc, cp]
-                _add_product(after, gt[data:], mean[t, p], 1.0)
-                _add_product(after, f[data:, :data], w, 1.0)
+                add_product(after, gt[data:], mean[t, p], 1.0)
+                add_product(after, f[data:, :data], w, 1.0)
 
 
-@_compile
+@compiled
 def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_first, d_mean, d_y, d_offset):
     """Adds to d_g and d_noise, and fills the rest."""
     steps, state, rows = whitened.shape[0], g.shape[3], g.shape[2]
@@ -249,15 +142,15 @@ def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_
                             value -= f[i, k] * inverse[k, j]
                         inverse[i, j] = value / f[i, i]
                 gain[:] = 0.0
-                _add_product(gain, f[data:, :data], inverse, 1.0)
+                add_product(gain, f[data:, :data], inverse, 1.0)
                 closed[:] = gt[data:]
-                _add_product(closed, gain, gt[:data], -1.0)
+                add_product(closed, gain, gt[:data], -1.0)
                 scaled[:] = 0.0
-                _add_product(scaled, inverse, gt[:data], 1.0)
+                add_product(scaled, inverse, gt[:data], 1.0)
                 observed[:] = 0.0
-                _add_transposed_product(observed, scaled, scaled)
+                add_transposed_product(observed, scaled, scaled)
                 cross[:] = 0.0
-                _add_product(cross, gt, spread, 1.0)
+                add_product(cross, gt, spread, 1.0)
                 for i in range(rows):
                     for j in range(state):
                         value = 0.0
@@ -266,24 +159,24 @@ def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_
                         spread_g[i, j] = value
             if not steady:
                 gained[:] = 0.0
-                _add_product(gained, information, gain, 1.0)
+                add_product(gained, information, gain, 1.0)
                 curvature[:data, :data] = 0.0
-                _add_transposed_product(curvature[:data, :data], inverse, inverse)
-                _add_transposed_product(curvature[:data, :data], gain, gained)
+                add_transposed_product(curvature[:data, :data], inverse, inverse)
+                add_transposed_product(curvature[:data, :data], gain, gained)
                 curvature[data:, :data] = -gained
                 curvature[:data, data:] = -gained.T
                 curvature[data:, data:] = information
             r, upper, lower = d_mean[p], d_y[t, p], d_offset[t, p]
             u[data:] = r
             u[:data] = 0.0
-            _add_transposed_product(u[:data], inverse, whitened[t, p])
-            _add_product(u[:data], gain.T, r, -1.0)
+            add_transposed_product(u[:data], inverse, whitened[t, p])
+            add_product(u[:data], gain.T, r, -1.0)
             r[:] = 0.0
-            _add_transposed_product(r, gt, u)
+            add_transposed_product(r, gt, u)
             smoothed[:] = mean[t, p]  # and L L' r_{t-1}
             half[:] = 0.0
-            _add_transposed_product(half, spread, r)
-            _add_product(smoothed, spread, half, 1.0)
+            add_transposed_product(half, spread, r)
+            add_product(smoothed, spread, half, 1.0)
             for i in range(data):
                 for d in range(sequences):
                     upper[i, d] = -weight[p, d] * u[i, d]
@@ -303,7 +196,7 @@ def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_
                     for d in range(sequences):
                         value += side[d] * smoothed[j, d]
                     cross[i, j] = sign * value
-            _add_product(cross, curvature, spread_g, -total)
+            add_product(cross, curvature, spread_g, -total)
             for i in range(rows):
                 for j in range(state):
                     d_g[dti, dgp, i, j] += cross[i, j]
@@ -314,15 +207,15 @@ def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_
                         d_noise[dtn, dnp, j, i] += value
             if not steady:
                 product[:] = 0.0
-                _add_product(product, information, closed, 1.0)
+                add_product(product, information, closed, 1.0)
                 before = information.copy()
                 information[:] = observed
-                _add_transposed_product(information, closed, product)
+                add_transposed_product(information, closed, product)
                 steady = True
                 for i in range(state):
                     for j in range(state):
                         size = np.sqrt(abs(information[i, i] * information[j, j]))
-                        steady = steady and abs(information[i, j] - before[i, j]) <= 2 * _EPS * size
+                        steady = steady and abs(information[i, j] - before[i, j]) <= 2 * EPS * size
         for i in range(state):
             for j in range(state):
                 value = -total * information[i, j]
@@ -332,7 +225,7 @@ def _adjoint(g, factor, settled, first, mean, whitened, weight, d_g, d_noise, d_
         d_mean[p] *= weight[p]
 
 
-@_compile
+@compiled
 def _affine(transition, offset, first, backward, out):
     """Fills out with x_0 = first, x_{t+1} = transition_t x_t + offset_t; or, backward, from the last step down."""
     steps = out.shape[0] - 1
@@ -342,10 +235,10 @@ def _affine(transition, offset, first, backward, out):
             t = steps - 1 - s if backward else s
             source, target = (t + 1, t) if backward else (t, t + 1)
             out[target, p] = offset[t, p]
-            _add_product(out[target, p], transition[min(t, transition.shape[0] - 1), p], out[source, p], 1.0)
+            add_product(out[target, p], transition[min(t, transition.shape[0] - 1), p], out[source, p], 1.0)
 
 
-@_compile
+@compiled
 def _congruence(transition, offset, first, backward, out):
     """The same for X_{t+1} = transition_t X_t transition_t' + offset_t."""
     steps, state = out.shape[0] - 1, out.shape[3]
@@ -357,7 +250,7 @@ def _congruence(transition, offset, first, backward, out):
             source, target = (t + 1, t) if backward else (t, t + 1)
             matrix = transition[min(t, transition.shape[0] - 1), p]
             product[:] = 0.0
-            _add_product(product, matrix, out[source, p], 1.0)
+            add_product(product, matrix, out[source, p], 1.0)
             for i in range(state):
                 for j in range(i + 1):
                     value = 0.5 * (offset[t, p, i, j] + offset[t, p, j, i])
@@ -368,7 +261,7 @@ def _congruence(transition, offset, first, backward, out):
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+    return [(a.detach() if a.requires_grad else a).contiguous().numpy() for a in tensors]
 
 
 def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:

@@ -29,11 +29,11 @@ def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
         return out, fine
     values, vectors = torch.linalg.eigh(torch.where(fine[..., None, None], covariance, 0.0))
     fine &= (values >= -ALLOWED * values.abs().amax(-1, keepdim=True)).all(-1)
-    singular = _triangularise(vectors * values.clamp(min=0).sqrt().unsqueeze(-2))
+    singular = triangularise(vectors * values.clamp(min=0).sqrt().unsqueeze(-2))
     return torch.where((info == 0)[..., None, None], out, singular), fine
 
 
-def _triangularise(array: Tensor) -> Tensor:
+def triangularise(array: Tensor) -> Tensor:
     """F lower triangular with F F' = array array'; a column that is zero to rounding is zero."""
     factor = torch.linalg.qr(array.mT, mode="r").R.mT
     factor = torch.nn.functional.pad(factor, (0, factor.shape[-2] - factor.shape[-1]))
@@ -55,7 +55,7 @@ def factors(g: Tensor, noise: Tensor, noise_root: Tensor, first: Tensor, steps: 
         product = pick(g) @ spread
         if exact:
             root = pick(noise_root)
-            return _triangularise(torch.cat([product, root.expand(*product.shape[:-1], root.shape[-1])], -1))
+            return triangularise(torch.cat([product, root.expand(*product.shape[:-1], root.shape[-1])], -1))
         return torch.linalg.cholesky_ex(pick(noise) + product @ product.mT).L
 
     def run(groups: slice | Tensor, exact: bool) -> Tensor:

@@ -51,33 +51,33 @@ def _partial(coefficients: Tensor) -> Tensor:
 
 
 class StationaryTransform(Transform):
-    """Reals -> partial autocorrelations x / sqrt(1 + x^2) -> coefficients, times the sign."""
+    """Reals -> partial autocorrelations x / sqrt(1 + x^2) -> coefficients, times the factor."""
 
     domain = constraints.real_vector
     bijective = True
 
-    def __init__(self, sign: float = 1.0, cache_size: int = 0) -> None:
+    def __init__(self, factor: float = 1.0, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
-        self.sign = sign
+        self.factor = factor
 
     @property
     def codomain(self) -> Any:
-        return _Coefficients(self.sign)
+        return _Coefficients(self.factor)
 
     def with_cache(self, cache_size: int = 1) -> "StationaryTransform":
-        return StationaryTransform(self.sign, cache_size)
+        return StationaryTransform(self.factor, cache_size)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, StationaryTransform) and other.sign == self.sign
+        return isinstance(other, StationaryTransform) and other.factor == self.factor
 
     def __hash__(self) -> int:
-        return hash(self.sign)
+        return hash(self.factor)
 
     def _call(self, x: Tensor) -> Tensor:
-        return self.sign * _coefficients(x / (1 + x**2).sqrt())
+        return self.factor * _coefficients(x / (1 + x**2).sqrt())
 
     def _inverse(self, y: Tensor) -> Tensor:
-        partial = _partial(self.sign * y)
+        partial = _partial(self.factor * y)
         return partial / (1 - partial**2).sqrt()
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:

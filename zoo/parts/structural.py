@@ -245,8 +245,8 @@ def _polynomial(one: Tensor, coefficients: Tensor | None, sign: int, step: int) 
     if coefficients is None:
         return one
     spaced = F.pad(sign * coefficients.unsqueeze(-1), (step - 1, 0)).flatten(-2)
-    one = one.expand(*coefficients.shape[:-1], 1)
-    return torch.cat([one, spaced], -1)
+    lead = torch.broadcast_shapes(one.shape[:-1], coefficients.shape[:-1])
+    return torch.cat([one.expand(*lead, 1), spaced.expand(*lead, -1)], -1)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""The input of `zoo.parts.kalman`, checked and made ready for the recursions."""
+
+from functools import partial
+from typing import Any
+
+from torch import Size, Tensor
+
+from zoo.parts.kalman_checks import check, check_control, check_data, coordinate_mask, refuse_values
+from zoo.parts.kalman_layout import layout_of
+from zoo.parts.kalman_moments import Given
+
+#: shapes, dtypes and devices that were checked -> batch axes, those along which covariances differ, T
+_CHECKED: dict[tuple, tuple[Size, frozenset[int], int]] = {}
+
+
+def prepare(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Given:
+    check_data(x, parameters.data_dim)
+    check_control(parameters, u)
+    kinds = tuple(a if a is None else (a.shape, a.dtype, a.device) for a in (*parameters, x, u))
+    if kinds not in _CHECKED:
+        _CHECKED[kinds] = check(parameters, {"x": (x, 2)} | ({} if u is None else {"u": (u, 2)}))
+    batch, axes, steps = _CHECKED[kinds]
+    observed = None
+    if mask is not None:
+        mask = coordinate_mask(mask, x)
+        observed = _distinct(mask)
+        axes = axes.union(len(batch) - mask.ndim + 2 + i for i, n in enumerate(observed.shape[:-2]) if n > 1)
+    explain = partial(refuse_values, parameters, x, u, mask)
+    offset = offset_of(parameters.emission_input, parameters.emission_bias, u)
+    y = x if offset is None else x.double() - offset
+    if mask is not None:
+        y = y.masked_fill(~mask, 0.0)
+    layout = layout_of(batch, tuple(sorted(axes)), steps, x.dtype)
+    tensors = [*parameters[:6], y, offset_of(parameters.transition_input, parameters.transition_bias, u)]
+    return Given(layout, None if observed is None else layout.group(observed, 1), tensors, explain)
+
+
+def _distinct(mask: Tensor) -> Tensor:
+    """The mask with length 1 along the batch axes in which it does not change."""
+    for axis in range(mask.ndim - 2):
+        first = mask.narrow(axis, 0, 1)
+        if mask.shape[axis] > 1 and bool((mask == first).all()):
+            mask = first
+    return mask
+
+
+def times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """matrix @ vector over the last axes; a shared matrix in one product."""
+    return vector @ matrix.mT if matrix.ndim == 2 else (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def offset_of(matrix: Tensor | None, bias: Tensor | None, u: Tensor | None) -> Tensor | None:
+    """matrix u_t + bias in float64, or None where both are missing."""
+    pushed = None if matrix is None or u is None else times(matrix.double(), u.double())
+    return pushed if bias is None else bias.double() if pushed is None else pushed + bias.double()
