@@ -5,13 +5,18 @@ flags, compilers, another environment's libraries) touches another's. Needs only
 """
 
 import json
+import math
 import os
+import platform
+import resource
+import select
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -33,6 +38,30 @@ def turns() -> Iterator[None]:
         print(json.dumps(answer), file=replies, flush=True)
 
 
+def serve(prepare: Callable[[Any], tuple[Callable[[], Any] | None, dict[str, Any]]]) -> None:
+    """In a timed process of many programs: a request that is no number is prepared, and answered; then `step`s of it.
+
+    `prepare(request)` -> (step, answer); the last step is let go before. What it raises is answered as "error".
+    """
+    torch.set_num_threads(1)
+    replies, sys.stdout = sys.stdout, sys.stderr
+    step: Callable[[], Any] | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if isinstance(request, int):
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(request):
+                step()
+            answer = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+        else:
+            step = None
+            try:
+                step, answer = prepare(request)
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+        print(json.dumps(answer), file=replies, flush=True)
+
+
 def _peak(profiler: profile) -> int:
     """Largest sum of bytes held at once of what torch's CPU allocator gave within the profile, not before it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -46,10 +75,18 @@ def _peak(profiler: profile) -> int:
     return peak
 
 
-class Runner:
-    """A process that holds `for _ in turns(): step()`."""
+def processor() -> str:
+    """What the machine calls its processor, and its cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
+    return f"{name}, {os.cpu_count()} cores"
 
-    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+
+class Runner:
+    """A process that holds `for _ in turns(): step()`, or `serve(prepare)`. `core`: the only one that it may use."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], core: int | None = None) -> None:
         self.command = command
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -59,17 +96,43 @@ class Runner:
             stderr=self.log,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
         )
 
-    def ask(self, request: int | str) -> dict[str, float]:
-        """`cpu` and `wall` seconds of that many steps; or, of "memory", the `peak` bytes of a step."""
+    def ask(self, request: Any, seconds: float = math.inf, size: float = math.inf) -> dict[str, Any]:
+        """`cpu` and `wall` seconds of that many steps; of "memory", the `peak` bytes of a step; or what is prepared.
+
+        A process that works longer than `seconds` or holds more than `size` bytes is ended: TimeoutError, MemoryError.
+        """
         try:
-            print(request, file=self.process.stdin, flush=True)
+            print(request if isinstance(request, str) else json.dumps(request), file=self.process.stdin, flush=True)
+            if not (math.isinf(seconds) and math.isinf(size)):
+                self._watch(seconds, size)
             return json.loads(self.process.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError) as error:
             self.process.wait()
             self.log.seek(0)
             raise RuntimeError(f"{' '.join(self.command)} ended:\n{self.log.read()[-4000:]}") from error
+
+    def _watch(self, seconds: float, size: float) -> None:
+        """Until it answers; on a busy machine, or one without enough memory, it may wait five times as long as work."""
+        begun, worked = time.monotonic(), self.worked()
+        while not select.select([self.process.stdout], [], [], 0.1)[0] and self.process.poll() is None:
+            late = self.worked() - worked > seconds or time.monotonic() - begun > 5 * seconds + 60
+            if late or self.resident() > size:
+                self.process.kill()
+                self.close()
+                raise (TimeoutError if late else MemoryError)(" ".join(self.command))
+
+    def worked(self) -> float:
+        """Seconds of CPU time so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident(self) -> int:
+        """Bytes of memory that are its own: not those of files that several processes map."""
+        resident, shared = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1:3]
+        return (int(resident) - int(shared)) * resource.getpagesize()
 
     def close(self) -> None:
         """The end of its requests ends the process."""

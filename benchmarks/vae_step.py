@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -32,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import guides
-from benchmarks.turns import Runner, turns
+from benchmarks.turns import Runner, processor, turns
 from zoo import VAE
 from zoo.infer import ELBO, IWELBO, fit
 from zoo.infer.compiled import compiled
@@ -68,9 +67,7 @@ class ByHand(nn.Module):
         self.encoder = nn.Sequential(
             nn.Linear(size.data, size.hidden), nn.ReLU(), nn.Linear(size.hidden, 2 * size.latent)
         )
-        self.decoder = nn.Sequential(
-            nn.Linear(size.latent, size.hidden), nn.ReLU(), nn.Linear(size.hidden, size.data)
-        )
+        self.decoder = nn.Sequential(nn.Linear(size.latent, size.hidden), nn.ReLU(), nn.Linear(size.hidden, size.data))
 
     def forward(self, x: Tensor) -> Tensor:
         loc, log_scale = self.encoder(x).chunk(2, -1)
@@ -199,16 +196,13 @@ def record(args: argparse.Namespace, seconds: float, tables: dict[str, dict[str,
     if PEERS.exists():
         ask = "from importlib.metadata import version as v; print(v('pythae'), 'on torch', v('torch'))"
         used["pythae"] = subprocess.check_output([str(PEERS), "-c", ask], text=True).strip()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    processor = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
     return {
         "command": shlex.join(["python", "-m", "benchmarks.vae_step", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": args.seed,
         "rounds": args.rounds,
         "seconds": round(seconds),
-        "hardware": f"{processor}, {os.cpu_count()} cores, one thread",
+        "hardware": f"{processor()}, one thread",
         "load": os.getloadavg()[1],
         "versions": used,
         "sizes": {name: SIZES[name]._asdict() | {"rows": rows} for name, rows in tables.items()},

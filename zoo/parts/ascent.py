@@ -27,28 +27,28 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
     if not parameters:
         raise ValueError("nothing is learned: expected values that are nn.Parameter or PyroParam")
 
-    seen: list[Tensor] = []
+    def gradient() -> Tensor:
+        loss = -value()
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for p, g in zip(parameters, found, strict=True):
+            p.grad = torch.zeros_like(p) if g is None else g
+        return loss.detach()
+
+    last: list[Tensor] = []
 
     def closure() -> Tensor:
         try:
-            loss = -value()
+            loss = gradient()
         except ValueError:
-            if not seen:
+            if not last:
                 raise
-            loss = None  # a line search went where there is no model
-        if loss is None or not torch.isfinite(loss):
-            for p in parameters:
-                p.grad = torch.zeros_like(p)
-            return seen[-1] + 10 * (1 + seen[-1].abs()) if seen else loss
-        gradient = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for p, g in zip(parameters, gradient, strict=True):
-            p.grad = torch.zeros_like(p) if g is None else g
-        seen[:] = [loss.detach()]
-        return loss.detach()
-
-    def gradient() -> Tensor:
-        closure()
-        return torch.cat([p.grad.flatten() for p in parameters])
+            loss = torch.full_like(last[0], torch.nan)  # the line search went where there is no model
+        if torch.isfinite(loss) or not last:
+            last[:] = [loss]
+            return loss
+        for p in parameters:
+            p.grad = torch.zeros_like(p)
+        return last[0] + 10 * (1 + last[0].abs())
 
     best = torch.inf
     for _ in range(rounds):
@@ -62,7 +62,8 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
             break
         best = now
     _polish(parameters, gradient)
-    found = gradient()
+    gradient()
+    found = _flat_gradient(parameters)
     limit = tolerance or (1e-6 if found.dtype == torch.float64 else 1e-3)
     if not found.abs().max() <= limit:
         sizes = [p.numel() for p in parameters]
@@ -85,19 +86,25 @@ def _polish(parameters: list[Tensor], gradient: Callable[[], Tensor], *, steps: 
     def here(where: Tensor) -> Tensor:
         nn.utils.vector_to_parameters(where, parameters)
         with torch.enable_grad():
-            return gradient()
+            gradient()
+        return _flat_gradient(parameters)
 
-    now = here(at)
-    for _ in range(steps):
-        width = 1e-5 * at.abs().clamp(min=1.0)
-        moves = torch.diag(width)
-        hessian = torch.stack([(here(at + m) - here(at - m)) / (2 * m.sum()) for m in moves])
-        hessian = (hessian + hessian.mT) / 2
-        values, vectors = torch.linalg.eigh(hessian)
-        flat = values <= 1e-10 * values.abs().max()  # directions that the value does not depend on
-        step = vectors @ torch.where(flat, 0.0, (vectors.mT @ now) / torch.where(flat, 1.0, values))
-        new = here(at - step)
-        if not new.abs().max() < now.abs().max():
-            break
-        at, now = at - step, new
-    here(at)
+    try:
+        now = here(at)
+        for _ in range(steps):
+            moves = torch.diag(1e-5 * at.abs().clamp(min=1.0))
+            hessian = torch.stack([(here(at + m) - here(at - m)) / (2 * m.sum()) for m in moves])
+            values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
+            flat = values <= 1e-10 * values.abs().max()  # directions that the value does not depend on
+            new = at - vectors @ torch.where(flat, 0.0, (vectors.mT @ now) / torch.where(flat, 1.0, values))
+            then = here(new)
+            if not then.abs().max() < now.abs().max():
+                break
+            at, now = new, then
+    except ValueError:  # a matrix that must be symmetric has no derivative in each entry alone
+        pass
+    nn.utils.vector_to_parameters(at, parameters)
+
+
+def _flat_gradient(parameters: list[Tensor]) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in parameters])

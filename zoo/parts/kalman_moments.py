@@ -210,7 +210,7 @@ def backward(s: Solved) -> Backward:
     lost[-1] = False  # nothing comes after the last step
     diffuse = lost.nonzero(as_tuple=True)
     at = lambda tensor: tensor.expand(*lost.shape, *tensor.shape[2:])[diffuse]  # noqa: E731
-    state = a.shape[-1]
+    m, state = s.model.data, a.shape[-1]
     earlier = pad(at(root), (0, state))
     later = torch.cat([at(moved), at(s.noise_root)[..., m:, m:]], -1)
     factor = kalman_torch.triangularise(torch.cat([later, earlier], -2))

@@ -3,7 +3,7 @@
     PyroParam(torch.zeros(2), constraint=stationary)
 
 References: Barndorff-Nielsen & Schou 1973 (partial autocorrelations), Monahan 1984, Jones 1987 (the Jacobian). The map
-from the reals is that of statsmodels.
+from the reals is that of statsmodels with the sign of its argument changed.
 """
 
 from typing import Any
