@@ -1,4 +1,4 @@
-"""z_1 ~ N(m_1, P_1);  z_t = A_t z_{t-1} + B_t u_t + b_t + N(0, Q_t);  x_t = C_t z_t + D_t u_t + d_t + N(0, R_t): all exact.
+"""z_1 ~ N(m_1, P_1); z_t = A_t z_{t-1} + B_t u_t + b_t + N(0, Q_t); x_t = C_t z_t + D_t u_t + d_t + N(0, R_t): exact.
 
 Filter, smoother, likelihood, forecasts and draws of the linear-Gaussian state space model, as functions over one
 `Parameters`. Every parameter may be shared, differ between sequences, change in time, or both; any coordinate of any
@@ -7,7 +7,8 @@ dtype of x. `marginal_loglik` has its gradient by an adjoint recursion; everythi
 
 If numba is installed, the recursions run compiled on the CPU (`pip install 'pyro-latent-zoo[fast]'`), else in PyTorch.
 
-References: Kalman 1960; Rauch, Tung & Striebel 1965; Koopman & Shephard 1992 (the score); Durbin & Koopman 2002 (draws).
+References: Kalman 1960; Rauch, Tung & Striebel 1965; Koopman & Shephard 1992 (the score); Durbin & Koopman 2002
+(draws).
 """
 
 import math

@@ -38,7 +38,7 @@ def check(
     batches: dict[str, Size] = {}
     times: dict[str, int] = {}
     fields = {name: getattr(parameters, name) for name in _EVENTS}
-    tensors = {**{name: a for name, a in fields.items() if a is not None}, **{name: a for name, (a, _) in named.items()}}
+    tensors = {name: a for name, a in fields.items() if a is not None} | {name: a for name, (a, _) in named.items()}
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
@@ -134,7 +134,8 @@ def check_finite(x: Tensor, masked: bool, name: str = "x") -> None:
         if len(place) > 2:
             where = f"sequence {place[0] if len(place) == 3 else tuple(place[:-2])}, {where}"
         hint = "" if masked else "; say which values are missing with mask=~x.isnan()"
-        raise ValueError(f"{name}: NaN or infinite at {where} (counted from 0), {int((~finite).sum())} values in all{hint}")
+        count = int((~finite).sum())
+        raise ValueError(f"{name}: NaN or infinite at {where} (counted from 0), {count} values in all{hint}")
 
 
 def refuse_covariance(name: str, fine: Tensor, shifted: bool) -> None:
@@ -161,7 +162,7 @@ def refuse_values(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | N
 
 
 def refuse_moments(factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
-    """Raises for a likelihood that is not finite though all that went in is: x_t has no density, or numbers overflow."""
+    """Raises for a likelihood that is not finite though its input is: x_t has no density, or numbers overflow."""
     t, group, sequence = (~torch.isfinite(increments)).nonzero()[0].tolist()
     if (factor[min(t, int(settled[group])), group].diagonal()[:data] == 0).any():
         raise ValueError(

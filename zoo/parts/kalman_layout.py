@@ -72,7 +72,7 @@ class Layout:
         return _shift(spread) if shifted else spread
 
     def back(self, tensor: Tensor, leading: Size = Size()) -> Tensor:  # noqa: B008
-        """Columns, `(T, P, size, D)`, to `(*batch, T, size)`; of draws, `(T, P, size, draws * D)` to `(*leading, ...)`."""
+        """Columns, `(T, P, size, D)`, to `(*batch, T, size)`; `(T, P, size, draws * D)` to `(*leading, ...)`."""
         return self._back(tensor.movedim(-1, 2), leading)
 
     def back_matrix(self, tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class Given(NamedTuple):
 
 
 class Canonical(NamedTuple):
-    """A model and data in the layout of `kalman_torch`: G, N, P_1 `(P, n, n)`, and as columns m_1 `(P, n, D)`, y, offset."""
+    """A model and data in the layout of `kalman_torch`: G, N, P_1 `(P, n, n)`; as columns m_1 `(P, n, D)`, y, offset."""
 
     g: Tensor
     noise: Tensor
@@ -54,7 +54,16 @@ class Canonical(NamedTuple):
 
 
 def canonical(
-    layout: Layout, mask: Tensor | None, m_1: Tensor, p_1: Tensor, a: Tensor, q: Tensor, c: Tensor, r: Tensor, y: Tensor, b: Any
+    layout: Layout,
+    mask: Tensor | None,
+    m_1: Tensor,
+    p_1: Tensor,
+    a: Tensor,
+    q: Tensor,
+    c: Tensor,
+    r: Tensor,
+    y: Tensor,
+    b: Tensor | None,
 ) -> Canonical:
     """mask: `(T | 1, P | 1, m)`, one where observed. A missing coordinate: no row in C, unit noise of its own in R."""
     c, r = layout.group(c, 2), layout.group(r, 2)
@@ -68,7 +77,9 @@ def canonical(
     g = torch.cat([c, a], -2)
     data, state = c.shape[-2:]
     noise = pad(r, (0, state, 0, state)) + pad(q, (data, 0, data, 0))
-    offset = y.new_zeros(1, 1, state, 1, dtype=torch.float64) if b is None else layout.spread(b, shifted=True, shared=True)
+    offset = y.new_zeros(1, 1, state, 1, dtype=torch.float64)
+    if b is not None:
+        offset = layout.spread(b, shifted=True, shared=True)
     first = layout.group(p_1, 2, timed=False)
     return Canonical(g, noise, first, layout.spread(m_1, timed=False), layout.spread(y), offset)
 

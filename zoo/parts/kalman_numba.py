@@ -289,7 +289,14 @@ def means(
 
 
 def adjoint(
-    g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, mean: Tensor, whitened: Tensor, weight: Tensor, steps: int
+    g: Tensor,
+    factor: Tensor,
+    settled: Tensor,
+    first: Tensor,
+    mean: Tensor,
+    whitened: Tensor,
+    weight: Tensor,
+    steps: int,
 ) -> tuple[Tensor, ...]:
     rows, state = g.shape[2:]
     groups = len(first)

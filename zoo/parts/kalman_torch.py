@@ -132,9 +132,11 @@ def gains(g: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def means(
     g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, y: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """a_t = E[z_t | x_{1:t-1}] `(T, P, n, D)`, w_t = S^-1/2 (y_t - C a_t) `(T, P, m, D)`, which is white under the model,
+    """What the filter makes of the data.
 
-    and log p(x_t | x_{1:t-1}) `(T, P, 1, D)` without its constant.
+    Returns:
+        a_t = E[z_t | x_{1:t-1}], `(T, P, n, D)`; w_t = S^-1/2 (y_t - C a_t), white under the model, `(T, P, m, D)`; and
+        log p(x_t | x_{1:t-1}) without its constant, `(T, P, 1, D)`.
     """
     inverse, gain, closed = gains(g, factor)
     mean = affine(closed, gain @ y + offset, first)[:-1]
@@ -144,7 +146,14 @@ def means(
 
 
 def adjoint(
-    g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, mean: Tensor, whitened: Tensor, weight: Tensor, steps: int
+    g: Tensor,
+    factor: Tensor,
+    settled: Tensor,
+    first: Tensor,
+    mean: Tensor,
+    whitened: Tensor,
+    weight: Tensor,
+    steps: int,
 ) -> tuple[Tensor, ...]:
     """The gradient of sum_{p, d} weight log p(x_{p, d}) with respect to G, N, P_1, m_1, y and the offset.
 
@@ -152,10 +161,12 @@ def adjoint(
     derivative), both by a recursion from the last step down,
 
         u_t = (S^-1 v_t - K' r_t, r_t),    r_{t-1} = G' u_t,    r_T = 0,
-        Omega_t = [[S^-1 + K' I_t K, -K' I_t], [-I_t K, I_t]],    I_{t-1} = C' S^-1 C + (A - K C)' I_t (A - K C),    I_T = 0,
+        Omega_t = [[S^-1 + K' I_t K, -K' I_t], [-I_t K, I_t]],    I_{t-1} = C' S^-1 C + (A - K C)' I_t (A - K C),    I_T
+        = 0,
 
-    the derivatives are  dN = (u u' - Omega) / 2,  dG = u E[z_t | x]' - Omega G P_t  with  E[z_t | x] = a_t + P_t r_{t-1}
-    (Fisher's identity; Koopman & Shephard 1992). steps: 1 if G and N are constant in time: sums over time, else T.
+    the derivatives are  dN = (u u' - Omega) / 2,  dG = u E[z_t | x]' - Omega G P_t  with  E[z_t | x] = a_t + P_t
+    r_{t-1} (Fisher's identity; Koopman & Shephard 1992). steps: 1 if G and N are constant in time: sums over time, else
+    T.
     """
     data = whitened.shape[-2]
     inverse, gain, closed = gains(g, factor)
