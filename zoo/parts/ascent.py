@@ -20,7 +20,7 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
 
     Raises:
         ValueError: nothing requires a gradient.
-        RuntimeError: the gradient does not vanish; names the parameter.
+        RuntimeError: the gradient does not vanish, or the climb ended where there is no model; names the parameter.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
@@ -31,7 +31,7 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
         loss = -value()
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         for p, g in zip(parameters, found, strict=True):
-            p.grad = torch.zeros_like(p) if g is None else g
+            p.grad = torch.zeros_like(p) if g is None else g.contiguous()
         return loss.detach()
 
     last: list[Tensor] = []
@@ -62,7 +62,10 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
             break
         best = now
     _polish(parameters, gradient)
-    gradient()
+    try:
+        gradient()
+    except ValueError as error:
+        raise RuntimeError(f"no maximum was reached, the climb left the model's domain: {error}") from error
     found = _flat_gradient(parameters)
     limit = tolerance or (1e-6 if found.dtype == torch.float64 else 1e-3)
     if not found.abs().max() <= limit:
