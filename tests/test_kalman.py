@@ -313,6 +313,25 @@ def test_singular_covariances(field, rank):
     assert tried >= 4
 
 
+def test_sequences_with_few_patterns_share_their_covariances():
+    """Three lengths of padding, and a gap: the same as each sequence by itself; errors count as the caller does."""
+    shared = good_shared()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 7, shared.data_dim, generator=generator, dtype=torch.float64)
+    mask = torch.arange(7) < torch.tensor([3, 5, 7])[torch.randint(3, (16,), generator=generator)].unsqueeze(-1)
+    mask[:, 1] = False
+    x = x.masked_fill(~mask.unsqueeze(-1), math.nan)
+    for function in (kalman.smoother, kalman.filter):
+        together = function(shared, x, None, mask)
+        for i in range(16):
+            alone = function(shared, x[i], None, mask[i])
+            for a, b in zip(together, alone, strict=True):
+                assert error(a[i], b) < TOLERANCE
+    x[11, 0] = math.inf
+    with pytest.raises(ValueError, match="sequence 11, frame 0"):
+        kalman.marginal_loglik(shared, x, None, mask)
+
+
 def test_contents_under_the_mask_do_not_matter():
     for kind in MASKS[1:]:
         given = problem("sequences", kind, 1, T=5)

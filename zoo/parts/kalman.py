@@ -28,7 +28,7 @@ from zoo.parts.kalman_derivatives import (
     smoothed_formulas,
     with_derivatives,
 )
-from zoo.parts.kalman_input import offset_of, prepare, times
+from zoo.parts.kalman_input import by_pattern, offset_of, prepare, times
 from zoo.parts.kalman_moments import Given, filtered, smoothed, solve
 from zoo.parts.kalman_moments import roots as roots_of
 
@@ -106,6 +106,7 @@ class Forecast(NamedTuple):
     observation_covariances: Tensor
 
 
+@by_pattern
 def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """log p(x_{1:T}) of the observed coordinates, nats, `(...)`.
 
@@ -128,12 +129,14 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
     return MarginalLoglik.apply(given, *given.tensors)
 
 
+@by_pattern
 def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Filtered:
     """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`."""
     given = prepare(parameters, x, u, mask)
     return _moments(given, Filtered, filtered, filtered_formulas)
 
 
+@by_pattern
 def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Smoothed:
     """The moments of p(z_t, z_{t+1} | x_{1:T}); arguments and errors as in `marginal_loglik`.
 

@@ -1,8 +1,10 @@
 """The input of `zoo.parts.kalman`, checked and made ready for the recursions."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
+import torch
 from torch import Size, Tensor
 
 from zoo.parts.kalman_checks import check, check_control, check_data, coordinate_mask, refuse_values
@@ -53,3 +55,47 @@ def offset_of(matrix: Tensor | None, bias: Tensor | None, u: Tensor | None) -> T
     """matrix u_t + bias in float64, or None where both are missing."""
     pushed = None if matrix is None or u is None else times(matrix.double(), u.double())
     return pushed if bias is None else bias.double() if pushed is None else pushed + bias.double()
+
+
+def by_pattern(function: Callable) -> Callable:
+    """Runs `function(parameters, x, u, mask)` once for each pattern of missing values, if they are few.
+
+    Sequences that miss the same coordinates of the same frames share their covariances; without this, each would have a
+    covariance recursion of its own as soon as one of them differs.
+    """
+
+    @wraps(function)
+    def grouped(parameters: Any, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Any:
+        rows = _patterns(parameters, x, u, mask)
+        if rows is None:
+            return function(parameters, x, u, mask)
+        wide = u is not None and u.ndim == 3 and len(u) == len(x)
+        try:
+            found = [function(parameters, x[i], u[i] if wide else u, mask[i]) for i in rows]
+        except ValueError:
+            return function(parameters, x, u, mask)  # raises with the sequences counted as the caller counts them
+        order = torch.cat(rows).argsort()
+        if isinstance(found[0], Tensor):
+            return torch.cat(found)[order]
+        return type(found[0])(*(torch.cat(parts)[order] for parts in zip(*found, strict=True)))
+
+    return grouped
+
+
+def _patterns(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | None) -> list[Tensor] | None:
+    """Rows of x by what they miss; None if nothing is to be gained: one pattern, or fewer than 4 sequences for each."""
+    if mask is None or not isinstance(x, Tensor) or x.ndim != 3 or mask.shape[:2] != x.shape[:2] or len(x) < 8:
+        return None
+    check_data(x, parameters.data_dim)
+    check_control(parameters, u)
+    axes = [1, 2, 3, 3, 3, 3, 3, 2, 3, 2]  # of the fields without batch axes
+    if any(a is not None and a.ndim > most for a, most in zip(parameters, axes, strict=True)):
+        return None
+    bits = coordinate_mask(mask, x).flatten(1).long()
+    generator = torch.Generator(bits.device).manual_seed(0)
+    weights = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator, device=bits.device)
+    _, pattern = torch.unique((bits * weights).sum(-1), return_inverse=True)
+    count = int(pattern.max()) + 1
+    if not 1 < count <= len(x) // 4:
+        return None
+    return [(pattern == i).nonzero().flatten() for i in range(count)]

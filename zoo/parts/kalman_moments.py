@@ -34,7 +34,7 @@ class Given(NamedTuple):
 
 
 class Canonical(NamedTuple):
-    """A model and data in the layout of `kalman_torch`: G, N, P_1 `(P, n, n)`; as columns m_1 `(P, n, D)`, y, offset."""
+    """A model and data in the layout of `kalman_torch`: G, N, P_1 `(P, n, n)`; columns m_1 `(P, n, D)`, y, offset."""
 
     g: Tensor
     noise: Tensor
