@@ -15,13 +15,14 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import guides
-from zoo import VAE
+from zoo import LGSSM, VAE
 from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered
 from zoo.mixture import GaussianMixture
 from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixturePrior, Normal
+from zoo.parts.kalman import Parameters
 from zoo.ppca import PPCA
 
-BATCH, DATA, LATENT, HIDDEN, PARTICLES = 5, 6, 3, (8,), 3
+BATCH, DATA, LATENT, HIDDEN, PARTICLES, FRAMES = 5, 6, 3, (8,), 3, 4
 
 #: word -> objective, with the particles that the tests use. The words stand in README's column "valid".
 OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
@@ -43,7 +44,7 @@ class Pair:
     Attributes:
         model: makes the model.
         guide: makes the guide of a model.
-        batch: makes the data, `(BATCH, data_dim)`, in the default dtype.
+        batch: makes the data, `(BATCH, data_dim)` or `(BATCH, FRAMES, data_dim)`, in the default dtype.
         code: model, guide and family as README prints them; an empty family means that the guide has none.
         refused: the words of OBJECTIVES that do not serve this pair. They must raise, and the error names the site.
         systems: what the literature calls this pair -> with which objective.
@@ -87,6 +88,24 @@ def reals() -> Tensor:
 
 def levels() -> Tensor:
     return torch.randint(4, (BATCH, DATA)).to(torch.get_default_dtype())
+
+
+def sequences() -> Tensor:
+    return torch.randn(BATCH, FRAMES, DATA)
+
+
+def lgssm() -> LGSSM:
+    """Every field learned but for the covariance of the start; covariances differ from seed to seed."""
+    root = torch.randn(DATA, DATA) / DATA
+    values = {
+        "initial_mean": torch.randn(LATENT),
+        "transition_matrix": 0.5 * torch.randn(LATENT, LATENT),
+        "transition_covariance": torch.diag(0.5 + torch.rand(LATENT)),
+        "emission_matrix": torch.randn(DATA, LATENT),
+        "emission_covariance": torch.eye(DATA) + root @ root.mT,
+    }
+    learned = {name: nn.Parameter(value) for name, value in values.items()}
+    return LGSSM(Parameters, marginal=False, initial_covariance=torch.eye(LATENT), **learned)
 
 
 vae = partial(VAE, DATA, LATENT, HIDDEN)
@@ -226,6 +245,22 @@ PAIRS: Mapping[str, Pair] = {
         reals,
         ("PPCA", "Amortized(hidden=())", "FullRank"),
         {"Linear VAE; can reach the exact posterior": "ELBO(analytic_kl=True)"},
+    ),
+    "lgssm-exact": Pair(
+        lgssm,
+        guides.Exact,
+        sequences,
+        ("LGSSM(marginal=False)", "Exact", ""),
+        {"Linear-Gaussian state space model (Kalman 1960), EM (Shumway & Stoffer 1982)": "em, maximum_likelihood"},
+        NO_CLOSED_KL,
+    ),
+    "lgssm-auto-normal": Pair(
+        lgssm,
+        AutoNormal,
+        sequences,
+        ("LGSSM(marginal=False)", "pyro.infer.autoguide.AutoNormal", ""),
+        {"Mean-field variational Kalman smoother": "ELBO()"},
+        builds_itself=False,
     ),
     "mixture-exact": Pair(
         partial(GaussianMixture, DATA, 2),

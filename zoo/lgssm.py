@@ -103,6 +103,8 @@ class LGSSM(StateSpace):
         return self.build(**({name: getattr(self, name) for name in self._names} | given))
 
     def forward(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        if not (self.marginal or self.priors):
+            return super().forward(x, u, mask)
         given = {name: pyro.sample(name, prior) for name, prior in self.priors.items()}
         p = self._checked(x, u, mask, given)
         if not self.marginal:

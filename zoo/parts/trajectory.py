@@ -4,6 +4,7 @@ A `pyro.sample` for each time step costs 2.8 to 3.5 x hand-written PyTorch, one 
 deep Markov model), and NUTS, masks and plots become simpler.
 """
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from itertools import chain
@@ -31,7 +32,8 @@ class StateSpace(PyroModule):
     for single entries too. x may hold anything, NaN too, where it is False. The mask speaks of x alone: z_t is a latent
     variable at every t, since what came before and what comes after tell about it. So a frame of padding still has its
     p(z_t | s_t); after the last observed frame of a sequence that is also the exact posterior, a `Trajectory` that
-    is given the mask draws z_t from it, and log p - log q of padding is zero.
+    is given the mask draws z_t from it, and log p - log q of padding is zero. A model that feeds x back is fed zeros
+    where x is missing.
 
     Attributes:
         data_dim, latent_dim: sizes of x_t and z_t.
@@ -174,10 +176,10 @@ class Trajectory(TorchDistribution):
     ) -> None:
         self.model, self.conditional, self.context = model, conditional, context
         self.x = x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
-        self.inputs = model.inputs(self.x, u) if inputs is None else inputs
+        self._u, self._inputs = u, inputs
         # of the prior too every frame follows the transition
         self.followed = None if mask is None or conditional == model.transition else _followed(mask, x)
-        self._seen: dict[str, Any] = {}  # shared by what `expand` makes: the latest value with its states, the draw
+        self._seen: dict[str, Any] = {}  # shared by what `expand` makes: inputs, the latest value's states, the draw
         batch = torch.broadcast_shapes(x.shape[:-2], *(c.shape[:-2] for c in context))
         super().__init__(batch, torch.Size((x.shape[-2], model.latent_dim)), validate_args=False)
 
@@ -190,6 +192,22 @@ class Trajectory(TorchDistribution):
         new._batch_shape = torch.broadcast_shapes(batch_shape, self._batch_shape)
         return new
 
+    def __deepcopy__(self, memo: dict) -> "Trajectory":
+        """Made of the same things: what was computed belongs to the graph of the original (Pyro's autoguides copy)."""
+        new = memo[id(self)] = object.__new__(Trajectory)
+        new.__dict__.update({name: copy.deepcopy(v, memo) for name, v in self.__dict__.items() if name != "_seen"})
+        new._seen = {}
+        return new
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """What `model.inputs` gives, computed once."""
+        if self._inputs is not None:
+            return self._inputs
+        if "inputs" not in self._seen:
+            self._seen["inputs"] = self.model.inputs(self.x, self._u)
+        return self._seen["inputs"]
+
     def states(self, z: Tensor) -> Any:
         """s_1..s_T along z, computed once for each z: emission and score share them."""
         if self._seen.get("value") is not z:
@@ -199,7 +217,7 @@ class Trajectory(TorchDistribution):
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         shape = torch.Size(sample_shape) + self._batch_shape
         T = self._event_shape[0]
-        data, inputs, context = self.x.unbind(-2), at_steps(self.inputs, T), at_steps(self.context, T)
+        x, inputs, context = self.x.unbind(-2), at_steps(self.inputs, T), at_steps(self.context, T)
         s = self.model.start(self.x, *inputs[0])
         steps, path = [], []
         for t in range(T):
@@ -212,7 +230,7 @@ class Trajectory(TorchDistribution):
             steps.append(list(zip(step, draws, strict=True)))
             path.append(z)
             if t + 1 < T:
-                s = self.model.advance(s, z, data[t], *inputs[t + 1])
+                s = self.model.advance(s, z, x[t], *inputs[t + 1])
         value = torch.stack(path, -2)
         self._seen["draw"] = value, steps
         return value
