@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test slow lint types bench bench-peers table
+.PHONY: demo test slow lint types bench bench-peers bench-kalman bench-kalman-peers table
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
@@ -27,6 +27,11 @@ bench: $(VENV)/.installed       ## speed beside hand-written PyTorch; writes res
 
 bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
 
+bench-kalman: $(VENV)/.installed $(VENV)-kalman-peers/.installed    ## exact recursions and their peers; hours, resumed
+	$(RUN) -m benchmarks.kalman
+
+bench-kalman-peers: $(VENV)-kalman-peers/.installed     ## JAX and the other peers of benchmarks/kalman.py
+
 table: $(VENV)/.installed       ## README's tables, from tests/pairs.py and results/*.json
 	$(RUN) results/table.py
 
@@ -46,4 +51,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)-peers/.installed:
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --quiet pythae
+	@touch $@
+
+# versions that work together; torch no newer than ours, or it brings gigabytes of CUDA along
+$(VENV)-kalman-peers/.installed:
+	$(PYTHON) -m venv $(VENV)-kalman-peers
+	$(VENV)-kalman-peers/bin/python -m pip install --quiet 'dynamax==1.0.3' 'jax==0.10.2' 'jaxlib==0.10.2' \
+	  'tfp-nightly==0.26.0.dev20261027' 'statsmodels==0.15.0' 'pykalman==0.11.2' 'filterpy==2.0.0' \
+	  'simdkalman==1.0.4' 'torch-kf==0.4.3' 'torch>=2.10,<2.14'
 	@touch $@

@@ -130,6 +130,40 @@ def speed_table(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
+def kalman_speed_table(folder: Path = RESULTS) -> str:
+    """The exact linear-Gaussian recursions beside their peers: the summary that `benchmarks/kalman.py` recorded."""
+    runs = [run for run in records(folder) if "geometric_means" in run.get("summary", {})]
+    if not runs:
+        return "No timing is recorded yet; `make bench-kalman` records one."
+    parts = []
+    for run in runs:
+        summary = run["summary"]
+        classes = list(dict.fromkeys(label for row in summary["best"] for label in row["ratios"]))
+        rows = [
+            [f"({row['size'][0]}, {row['size'][1]})", f"{row['T']:,}", f"{row['batch']:,}"]
+            + [row["ratios"][label] for label in classes]
+            for row in summary["best"]
+        ]
+        head = ["(state, data)", "T", "sequences", *classes]
+        parts.append(
+            "Time of the fastest peer of each kind / ours: likelihood / gradient / smoother; float64, shared parameters"
+            f" (> n: more than n, it was stopped):\n\n{markdown(head, rows)}"
+        )
+        tasks = ["likelihood", "gradient", "smoother"]
+        rows = []
+        for peer, means in summary["geometric_means"].items():
+            counts = summary["counts"][peer]
+            numbers = ["–" if means[task] is None else f"{means[task]:.3g}" for task in tasks]
+            rows.append([peer, *numbers, str(counts["ahead"]), str(counts["behind"])])
+        parts.append(
+            "Geometric means of peer's time / ours over all measured cells, and in how many we are ahead or behind:\n\n"
+            + markdown(["peer", *tasks, "ahead", "behind"], rows)
+        )
+        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        parts.append(f"`{run['command']}`; {run['hardware']}; {versions}.")
+    return "\n\n".join(parts)
+
+
 TABLES = {"pairs": pairs_table, "results": results_table, "speed": speed_table}
 
 
