@@ -220,4 +220,4 @@ def _filled(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _double(p: Parameters) -> Parameters:
-    return Parameters(*(None if value is None else value.double() for value in p))
+    return Parameters(*(None if value is None else value.double() for value in p))  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Climbing to a maximum that a second program can confirm: L-BFGS, followed by Newton's steps on the gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
 
 
 @torch.no_grad()
-def _polish(parameters: list[Tensor], gradient: Callable[[], Tensor], *, steps: int = 4, most: int = 100) -> None:
+def _polish(parameters: Sequence[Tensor], gradient: Callable[[], Tensor], *, steps: int = 4, most: int = 100) -> None:
     """Newton's steps, kept as long as the gradient falls."""
     at = nn.utils.parameters_to_vector(parameters)
     if len(at) > most or at.dtype != torch.float64:
@@ -109,5 +109,5 @@ def _polish(parameters: list[Tensor], gradient: Callable[[], Tensor], *, steps: 
     nn.utils.vector_to_parameters(at, parameters)
 
 
-def _flat_gradient(parameters: list[Tensor]) -> Tensor:
+def _flat_gradient(parameters: Sequence[Tensor]) -> Tensor:
     return torch.cat([p.grad.flatten() for p in parameters])

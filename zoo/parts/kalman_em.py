@@ -30,7 +30,7 @@ class Regression(NamedTuple):
     squares: Tensor  # E[e e'], (..., p, p)
     cross: Tensor  # E[e w'], (..., p, q)
     design: Tensor  # E[w w'], (..., q, q)
-    count: Tensor  # how many, ()
+    number: Tensor  # how many, ()
 
 
 class Statistics(NamedTuple):
@@ -107,7 +107,7 @@ def maximise(p: Parameters, statistics: Statistics, learned: set[str]) -> dict[s
     for name, moments in statistics._asdict().items():
         coefficients, noise_name = FIELDS[name]
         present = [field for field in coefficients if getattr(p, field) is not None]
-        if not learned.intersection([*present, noise_name]) or moments.count == 0:
+        if not learned.intersection([*present, noise_name]) or moments.number == 0:
             continue
         for field in learned.intersection([*present, noise_name]):
             value, axes = getattr(p, field), 1 if _is_vector(field) else 2
@@ -127,7 +127,7 @@ def maximise(p: Parameters, statistics: Statistics, learned: set[str]) -> dict[s
                 new[field] = getattr(p, field) + (part.squeeze(-1) if _is_vector(field) else part)
         if noise_name in learned:
             squares = moments.squares - step @ cross.mT - cross @ step.mT + step @ design @ step.mT
-            new[noise_name] = (squares + squares.mT) / (2 * moments.count)
+            new[noise_name] = (squares + squares.mT) / (2 * moments.number)
     return new
 
 
@@ -178,7 +178,8 @@ def _of_residual(
     Where nothing varies, sums over frames are taken first.
     """
     if not apart and matrix.ndim == 2:
-        z, cross, own = (None if c is None else _total(c, weight) for c in (z, cross, own))
+        z = _total(z, weight)
+        cross, own = (None if c is None else _total(c, weight) for c in (cross, own))
     across = -(matrix @ z) if cross is None else cross - matrix @ z
     squares = -across @ matrix.mT
     if cross is not None:

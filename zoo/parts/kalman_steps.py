@@ -92,4 +92,4 @@ def _offset(p: Parameters, part: str, size: int, T: int, u: Tensor | None) -> Te
     offset = p.initial_mean.new_zeros(T, size)
     if bias is not None:
         offset = offset + _over_time(bias, T, 1, f"{part}_bias")
-    return offset if matrix is None else offset + apply(_over_time(matrix, T, 2, f"{part}_input"), u)
+    return offset if matrix is None or u is None else offset + apply(_over_time(matrix, T, 2, f"{part}_input"), u)

@@ -61,7 +61,7 @@ class StationaryTransform(Transform):
         self.factor = factor
 
     @property
-    def codomain(self) -> Any:
+    def codomain(self) -> Any:  # type: ignore[override]
         return _Coefficients(self.factor)
 
     def with_cache(self, cache_size: int = 1) -> "StationaryTransform":

@@ -178,7 +178,7 @@ class Trajectory(TorchDistribution):
         self.x = x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
         self._u, self._inputs = u, inputs
         # of the prior too every frame follows the transition
-        self.followed = None if mask is None or conditional == model.transition else _followed(mask, x)
+        self.followed: Any = None if mask is None or conditional == model.transition else _followed(mask, x)
         self._seen: dict[str, Any] = {}  # shared by what `expand` makes: inputs, the latest value's states, the draw
         batch = torch.broadcast_shapes(x.shape[:-2], *(c.shape[:-2] for c in context))
         super().__init__(batch, torch.Size((x.shape[-2], model.latent_dim)), validate_args=False)
@@ -226,7 +226,7 @@ class Trajectory(TorchDistribution):
                 step.append(self.model.transition(s))
             step = [c.expand(shape) for c in step]
             draws = [c.rsample() for c in step]
-            z = draws[0] if len(draws) == 1 else torch.where(self.followed[..., t, None], *draws)
+            z = self._choose(draws, t, None)
             steps.append(list(zip(step, draws, strict=True)))
             path.append(z)
             if t + 1 < T:
@@ -251,8 +251,12 @@ class Trajectory(TorchDistribution):
         total: Any = 0.0
         for t, step in enumerate(steps):
             scores = [getattr(c, "log_prob_of_draw", c.log_prob)(z) for c, z in step]
-            total = total + (scores[0] if len(scores) == 1 else torch.where(self.followed[..., t], *scores))
+            total = total + self._choose(scores, t)
         return self._full(total, value)
+
+    def _choose(self, values: list[Tensor], *t: Any) -> Tensor:
+        """The conditional's value where it is followed, the transition's elsewhere, if there is one."""
+        return values[0] if len(values) == 1 else torch.where(self.followed[(..., *t)], values[0], values[1])
 
     def _check(self, value: Tensor) -> None:
         if value.shape[-2:] != self._event_shape:
