@@ -92,7 +92,7 @@ class _Refusal(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple:
         raise RuntimeError(
             "zoo.parts.kalman: a second derivative was asked for; the recursions have first derivatives only "
-            "(a Hessian: torch.autograd.functional.jacobian of the first is refused too; use finite differences of it)"
+            "(for a Hessian take finite differences of the gradient)"
         )
 
 
