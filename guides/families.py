@@ -86,6 +86,45 @@ class Diagonal(Family):
         return DiagonalNormal(loc, log_scale=log_scale)
 
 
+class Residual(Family):
+    """q(z) = prod_i N(z_i; mu_i + m_i, exp(s_i)^2), mu the prior's mean, (m, s) linear in the context.
+
+    The network says how far the data move z from where the prior expects it, which is easier to learn.
+
+    References: Fraccaro et al. 2016 (SRNN's Res_q: the mean, not the variance, is residual).
+    """
+
+    uses_prior = True
+
+    def __init__(self, features: int, context: int) -> None:
+        super().__init__(features, context, 2 * features)
+
+    def density(self, parameters: Tensor, prior: Any) -> DiagonalNormal:
+        change, log_scale = parameters.chunk(2, -1)
+        return DiagonalNormal(prior.mean + change, log_scale=log_scale)
+
+
+class PrecisionWeighted(Family):
+    """q(z) proportional to prod_i N(z_i; mu_i, sigma_i^2) N(z_i; m_i, exp(s_i)^2), (m, s) linear in the context.
+
+    The prior, by its means mu and standard deviations sigma, times a Gaussian likelihood of z that the network makes of
+    the data: precisions add up, the mean is weighted by them, and q is never wider than the prior.
+
+    References: Sonderby et al. 2016, Ladder Variational Autoencoders.
+    """
+
+    uses_prior = True
+
+    def __init__(self, features: int, context: int) -> None:
+        super().__init__(features, context, 2 * features)
+
+    def density(self, parameters: Tensor, prior: Any) -> DiagonalNormal:
+        loc, log_scale = parameters.chunk(2, -1)
+        own, given = -2 * log_scale, -prior.variance.log()  # log precisions
+        mean = torch.lerp(*torch.broadcast_tensors(prior.mean, loc, torch.sigmoid(own - given)))
+        return DiagonalNormal(mean, log_scale=-0.5 * torch.logaddexp(own, given))
+
+
 class FullRank(Family):
     """q(z) = N(z; m, L L^T), L lower triangular with exp(.) on its diagonal.
 

@@ -1,0 +1,103 @@
+"""What the guides of sequences have in common: one trajectory z for each sequence of any `StateSpace`."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from guides.families import Diagonal, Family
+from guides.guide import Guide
+from guides.sequence_input import read_frames, size_of_frames
+from zoo.parts.networks import mlp
+from zoo.parts.trajectory import StateSpace, Trajectory, check_sequences
+
+
+class SequenceGuide(Guide):
+    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)): a subclass says what the context c_t has read (abstract).
+
+    f is a perceptron whose first layer takes s_t and c_t each by a matrix of its own, so that all that does not depend
+    on z is computed for all frames at once. Where x is missing, the networks see zeros and a flag (`read_frames`);
+    after the last observed frame z follows the model's transition, which is exact.
+
+    Args:
+        model: any `StateSpace`. What the networks read of a frame is `model.encoding`, x by default, and the controls
+            where the model states a `control_dim`.
+        family: constructor `(features, context) -> Family`; it is given p(z_t | s_t) as the prior.
+        hidden: widths of f, its last layer being the family's; () makes all parameters affine in s_t and c_t.
+        recurrent: width of the network over time; 0: none, c_t is frame t alone.
+        recurrence: its constructor, called with `(in_features, recurrent, batch_first=True)`; of `(N, T, size)` it makes
+            a tuple that begins with `(N, T, recurrent)`: `nn.GRU`, `partial(nn.RNN, nonlinearity="relu")`, ...
+        activation: constructor of f's nonlinearity.
+        entry_masks: whether masks will speak of single entries, `(N, T, data_dim)`: then every entry has its own flag.
+
+    Sites: `z` (N, T, latent_dim) in `pyro.plate("data", N)`.
+
+    Raises:
+        ValueError: the model is no state space; in use: what `check_sequences` refuses, a sequence of which no frame is
+            observed, a mask of single entries without `entry_masks`.
+
+    Example:
+        >>> import torch, guides
+        >>> from zoo import LGSSM
+        >>> from zoo.parts.kalman import Parameters
+        >>> one = torch.eye(1)
+        >>> guide = guides.Smoother(LGSSM(Parameters, marginal=False, initial_mean=torch.zeros(1),
+        ...     initial_covariance=one, transition_matrix=one, transition_covariance=one, emission_matrix=one,
+        ...     emission_covariance=one), recurrent=8)
+        >>> guide.posterior(torch.zeros(3, 10, 1)).sample().shape
+        torch.Size([3, 10, 1])
+    """
+
+    directions: ClassVar[int] = 1  # networks over time
+    markov: ClassVar[bool] = True  # whether q(z_t) depends on s_t
+
+    def __init__(
+        self,
+        model: StateSpace,
+        *,
+        family: Callable[[int, int], Family] = Diagonal,
+        hidden: Sequence[int] = (100,),
+        recurrent: int = 600,
+        recurrence: Callable[..., nn.Module] = nn.GRU,
+        activation: Callable[[], nn.Module] = nn.Tanh,
+        entry_masks: bool = False,
+    ) -> None:
+        super().__init__(model)
+        if type(self).read is SequenceGuide.read:
+            raise TypeError(f"SequenceGuide: abstract; {type(self).__name__} does not state read")
+        self.entry_masks, size = entry_masks, size_of_frames(self, entry_masks)
+        networks = [recurrence(size, recurrent, batch_first=True) for _ in range(self.directions if recurrent else 0)]
+        self.recurrences = nn.ModuleList(networks)
+        self.family = family(model.latent_dim, hidden[-1] if hidden else 0)
+        width = hidden[0] if hidden else self.family.num_parameters
+        self.of_context = nn.Linear(self.directions * recurrent or size, width)
+        self.of_state = nn.Linear(model.state_dim, width, bias=False) if self.markov else None
+        self.rest = nn.Sequential(activation(), *mlp(width, hidden[1:], activation=activation)) if hidden else None
+        if not hidden:  # the start of a family's own layer
+            with torch.no_grad():
+                for parameter in (*self.of_context.parameters(), *(self.of_state or nn.Identity()).parameters()):
+                    parameter.mul_(0.1)
+
+    @abstractmethod
+    def read(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        """The contexts c_1..c_T from the frames `(N, T, size)`; mask `(N, T)`."""
+
+    def conditional(self, s: Any, context: Tensor) -> Any:
+        """q(z_t | s_t, c_t), of one step or of all; `context` has been through its matrix."""
+        prior = self.model.transition(s) if self.family.uses_prior else None
+        total = context if self.of_state is None else context + self.of_state(self.model.features(s))
+        return self.family(prior, total if self.rest is None else self.rest(total))
+
+    def posterior(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Trajectory:
+        """q(z | x): batch `(N,)`, event `(T, latent_dim)`."""
+        check_sequences(x, self.model.data_dim, self.of_context.weight, u, mask)
+        inputs, values, observed = read_frames(self, x, u, mask, self.entry_masks)
+        context = self.of_context(self.read(values, observed))
+        return Trajectory(self.model, self.conditional, x, u, mask, context=(context,), inputs=inputs)
+
+    def forward(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        with pyro.plate("data", len(x)):
+            return pyro.sample("z", self.posterior(x, u, mask))
