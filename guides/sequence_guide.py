@@ -16,7 +16,7 @@ from zoo.parts.trajectory import StateSpace, Trajectory, check_sequences
 
 
 class SequenceGuide(Guide):
-    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)): a subclass says what the context c_t has read (abstract).
+    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)): a subclass says what the context c_t reads (abstract).
 
     f is a perceptron whose first layer takes s_t and c_t each by a matrix of its own, so that all that does not depend
     on z is computed for all frames at once. Where x is missing, the networks see zeros and a flag (`read_frames`);
@@ -28,8 +28,8 @@ class SequenceGuide(Guide):
         family: constructor `(features, context) -> Family`; it is given p(z_t | s_t) as the prior.
         hidden: widths of f, its last layer being the family's; () makes all parameters affine in s_t and c_t.
         recurrent: width of the network over time; 0: none, c_t is frame t alone.
-        recurrence: its constructor, called with `(in_features, recurrent, batch_first=True)`; of `(N, T, size)` it makes
-            a tuple that begins with `(N, T, recurrent)`: `nn.GRU`, `partial(nn.RNN, nonlinearity="relu")`, ...
+        recurrence: its constructor, called with `(in_features, recurrent, batch_first=True)`; of `(N, T, size)` it
+            makes a tuple that begins with `(N, T, recurrent)`: `nn.GRU`, `partial(nn.RNN, nonlinearity="relu")`, ...
         activation: constructor of f's nonlinearity.
         entry_masks: whether masks will speak of single entries, `(N, T, data_dim)`: then every entry has its own flag.
 
