@@ -360,6 +360,8 @@ def test_what_does_not_fit_is_named():
         arima(1)(one, ar=torch.zeros(1), ma=torch.zeros(1))
     with pytest.raises(ValueError, match="ar: not stationary, expected eigenvalues within the unit circle"):
         arima(1)(one, ar=torch.tensor([1.1]))
+    with pytest.raises(ValueError, match="ar: NaN or infinite"):
+        arima(1)(one, ar=torch.tensor([torch.nan]))
     with pytest.raises(ValueError, match="a season of at least 2"):
         arima(0, 1, 1, seasonal=(0, 1, 1, 1))
     with pytest.raises(ValueError, match="expected orders >= 0"):

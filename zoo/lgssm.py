@@ -167,8 +167,10 @@ class LGSSM(StateSpace):
 
     def generate(self, num: int, T: int, u: Tensor | None = None, **given: Tensor) -> tuple[Tensor, Tensor]:
         p = self.system(**given)
-        lead = torch.Size((num,)) if len(batch_axes(p, *(() if u is None else (u,)))) == 0 else torch.Size()
-        return kalman.sample(p, T, u, lead)
+        batch = batch_axes(p, *(() if u is None else (u,)))
+        if batch not in ((), (num,)):
+            raise ValueError(f"num: the parameters and u are those of {tuple(batch)} sequences, got {num}")
+        return kalman.sample(p, T, u, torch.Size() if batch else torch.Size((num,)))
 
     def maximum_likelihood(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> "LGSSM":
         """Climbs to a maximum of log p(x) in the learned values by L-BFGS, from those they have; returns the model.

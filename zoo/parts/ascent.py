@@ -20,7 +20,7 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
 
     Raises:
         ValueError: nothing requires a gradient.
-        RuntimeError: the gradient does not vanish, or the climb ended where there is no model; names the parameter.
+        RuntimeError: the gradient does not vanish; names the parameter. The parameters are the best that were seen.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
@@ -34,49 +34,48 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
             p.grad = torch.zeros_like(p) if g is None else g.contiguous()
         return loss.detach()
 
-    last: list[Tensor] = []
+    best: list[Tensor] = []  # the lowest loss, and where
 
     def closure() -> Tensor:
         try:
             loss = gradient()
         except ValueError:
-            if not last:
+            if not best:
                 raise
-            loss = torch.full_like(last[0], torch.nan)  # the line search went where there is no model
-        if torch.isfinite(loss) or not last:
-            last[:] = [loss]
+            loss = torch.full_like(best[0], torch.nan)  # the line search went where there is no model
+        if not best or loss < best[0]:
+            best[:] = [loss, nn.utils.parameters_to_vector(parameters).detach().clone()]
+        if torch.isfinite(loss):
             return loss
         for p in parameters:
             p.grad = torch.zeros_like(p)
-        return last[0] + 10 * (1 + last[0].abs())
+        return best[0] + 10 * (1 + best[0].abs())
 
-    best = torch.inf
+    before = torch.inf
     for _ in range(rounds):
         optimizer = torch.optim.LBFGS(
             parameters, max_iter=50, history_size=20, tolerance_grad=0.0, tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )  # fmt: skip
         optimizer.step(closure)
-        now = closure().item()
-        if not now < best - 1e-13 * abs(now):
+        _assign(parameters, best[1])
+        now = best[0].item()
+        if not now < before - 1e-13 * abs(now):
             break
-        best = now
+        before = now
     _polish(parameters, gradient)
-    try:
-        gradient()
-    except ValueError as error:
-        raise RuntimeError(f"no maximum was reached, the climb left the model's domain: {error}") from error
+    gradient()
     found = _flat_gradient(parameters)
+    for p in parameters:
+        p.grad = None
     limit = tolerance or (1e-6 if found.dtype == torch.float64 else 1e-3)
     if not found.abs().max() <= limit:
         sizes = [p.numel() for p in parameters]
         worst = max(range(len(named)), key=lambda i: found.split(sizes)[i].abs().max().nan_to_num(torch.inf).item())
         raise RuntimeError(
-            f"{named[worst][0]}: no maximum was reached, the gradient is {found.split(sizes)[worst].abs().max():.3g} "
-            f"(at most {limit:g})"
+            f"{named[worst][0].removesuffix('_unconstrained')}: no maximum was reached, the largest entry of the gradient "
+            f"is {found.split(sizes)[worst].abs().max():.3g} (expected at most {limit:g})"
         )
-    for p in parameters:
-        p.grad = None
 
 
 @torch.no_grad()
@@ -87,7 +86,7 @@ def _polish(parameters: Sequence[Tensor], gradient: Callable[[], Tensor], *, ste
         return
 
     def here(where: Tensor) -> Tensor:
-        nn.utils.vector_to_parameters(where, parameters)
+        _assign(parameters, where)
         with torch.enable_grad():
             gradient()
         return _flat_gradient(parameters)
@@ -97,6 +96,8 @@ def _polish(parameters: Sequence[Tensor], gradient: Callable[[], Tensor], *, ste
         for _ in range(steps):
             moves = torch.diag(1e-5 * at.abs().clamp(min=1.0))
             hessian = torch.stack([(here(at + m) - here(at - m)) / (2 * m.sum()) for m in moves])
+            if not torch.isfinite(hessian).all():
+                break
             values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
             flat = values <= 1e-10 * values.abs().max()  # directions that the value does not depend on
             new = at - vectors @ torch.where(flat, 0.0, (vectors.mT @ now) / torch.where(flat, 1.0, values))
@@ -106,7 +107,14 @@ def _polish(parameters: Sequence[Tensor], gradient: Callable[[], Tensor], *, ste
             at, now = new, then
     except ValueError:  # a matrix that must be symmetric has no derivative in each entry alone
         pass
-    nn.utils.vector_to_parameters(at, parameters)
+    _assign(parameters, at)
+
+
+@torch.no_grad()
+def _assign(parameters: Sequence[Tensor], vector: Tensor) -> None:
+    """A copy: `torch.nn.utils.vector_to_parameters` would make them views of the vector."""
+    for p, value in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
+        p.copy_(value.view_as(p))
 
 
 def _flat_gradient(parameters: Sequence[Tensor]) -> Tensor:

@@ -258,6 +258,8 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 def _stationary_covariance(transition: Tensor, noise: Tensor) -> Tensor:
     """P = A P A' + Q, solved as a linear system, so that it is exact and differentiable."""
     size = transition.shape[-1]
+    if not torch.isfinite(transition).all():  # LAPACK may crash on these
+        raise ValueError("ar: NaN or infinite")
     if (radius := torch.linalg.eigvals(transition.detach()).abs().max().item()) >= 1:
         raise ValueError(f"ar: not stationary, expected eigenvalues within the unit circle, got radius {radius:.6g}; "
                          "learn it under zoo.parts.stationary.stationary")  # fmt: skip
