@@ -19,9 +19,9 @@ from pyro.distributions import constraints
 from pyro.nn import PyroParam
 from torch import Tensor
 
+from zoo import LGSSM
 from zoo.infer import draw_points, draw_regions
 from zoo.infer.overlay import EXACT, GUIDE
-from zoo.lgssm import LGSSM
 from zoo.parts import kalman
 from zoo.parts.kalman import Forecast, Parameters
 from zoo.parts.structural import ball

@@ -1,6 +1,7 @@
 """Every example runs as a user runs it, with few steps, under several guides, families and objectives."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,10 @@ RUNS = {
     "own_model-per-datum": f"own_model.py {FEW} --guide per-datum --num-checked 2",
     "mixture_em": "mixture_em.py",
     "ppca": "ppca.py",
+    "ball": "ball.py --throws 100 --frames 20",
+    "nile": "nile.py --draws 10 --warmup 10",
+    "co2": "co2.py",
+    "airline": "airline.py",
 }
 
 
@@ -54,6 +59,36 @@ def test_the_long_run_leaves_its_row(tmp_path):
     row = (tmp_path / "results" / "short.json").read_text()
     assert '"log_p"' in row
     assert "mnist.py --name short" in row
+
+
+needs_files = pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the GPS tracks are looked for in $ZOO_DATA")
+
+
+@needs_files
+def test_gps_runs_on_a_few_tracks(tmp_path):
+    assert " of 3\n" in run("gps.py --num-tracks 3", tmp_path).stdout
+    assert (tmp_path / "runs" / "gps" / "gps.png").exists()
+
+
+@pytest.mark.slow
+@needs_files
+def test_gps_bands_hold_what_they_say(tmp_path):
+    """Of the fixes dropped from all tracks 85 to 95 % lie in their bands of 90 %, however they are dropped."""
+    rows = [line.split() for line in run("gps.py", tmp_path).stdout.splitlines() if line.endswith(" of 63")]
+    assert len(rows) == 4
+    for row in rows:
+        assert int(row[-7]) > 1000, "fixes"
+        assert 85 <= float(row[-5]) <= 95, row
+
+
+@pytest.mark.slow
+def test_the_control_makes_the_ball_predictable(tmp_path):
+    """With it the regions of 90 % hold 90 % of 1000 throws, within 4.5 standard errors; without it hardly any."""
+    rows = run("ball.py", tmp_path).stdout.splitlines()
+    shares = {name: [int(share) / 100 for share in re.findall(r"(\d+) %", line)] for line in rows
+              for name in ("with the control", "without  ") if line.startswith(name)}  # fmt: skip
+    assert all(abs(share - 0.9) < 4.5 * (0.9 * 0.1 / 1000) ** 0.5 + 0.005 for share in shares["with the control"])
+    assert max(shares["without  "][1:]) < 0.1
 
 
 @pytest.mark.parametrize(
