@@ -72,9 +72,10 @@ def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, t
     if not found.abs().max() <= limit:
         sizes = [p.numel() for p in parameters]
         worst = max(range(len(named)), key=lambda i: found.split(sizes)[i].abs().max().nan_to_num(torch.inf).item())
+        name = named[worst][0].removesuffix("_unconstrained")
         raise RuntimeError(
-            f"{named[worst][0].removesuffix('_unconstrained')}: no maximum was reached, the largest entry of the gradient "
-            f"is {found.split(sizes)[worst].abs().max():.3g} (expected at most {limit:g})"
+            f"{name}: no maximum was reached, the largest entry of the gradient is "
+            f"{found.split(sizes)[worst].abs().max():.3g} (expected at most {limit:g})"
         )
 
 
