@@ -44,7 +44,7 @@ class Markov(StateSpace):
         self.net = mlp(LATENT + CONTROL, (5,), 2 * LATENT, nn.Tanh)
         self.decoder = mlp(LATENT, (5,), DATA, nn.Tanh)
 
-    def inputs(self, x, u=None):
+    def inputs(self, x, u=None, carry=None):
         return (u,)
 
     def start(self, x, u):
@@ -59,8 +59,8 @@ class Markov(StateSpace):
     def advance(self, s, z, x, u):
         return side_by_side(z, u)
 
-    def states(self, z, x, u):
-        return side_by_side(shift(z, self.z_0), u)
+    def states(self, z, x, u, first=None):
+        return side_by_side(shift(z, self.z_0 if first is None else first[..., :LATENT]), u)
 
 
 class Feedback(StateSpace):
@@ -75,8 +75,8 @@ class Feedback(StateSpace):
         self.prior = nn.Linear(5, 2 * LATENT)
         self.decoder = mlp(LATENT + 5, (4,), 2 * DATA, nn.Tanh)
 
-    def inputs(self, x, u=None):
-        return (shift(self.feature(x), x.new_zeros(4)),)  # f(x_{t-1}) enters step t
+    def inputs(self, x, u=None, carry=None):
+        return (self.feature(shift(x, x.new_zeros(DATA) if carry is None else carry.x)),)  # f(x_{t-1}) enters step t
 
     def start(self, x, feature):
         return self.h_1
@@ -90,10 +90,10 @@ class Feedback(StateSpace):
     def advance(self, s, z, x, feature):
         return recur(self.gru, side_by_side(feature, z).unsqueeze(-2), s).squeeze(-2)
 
-    def states(self, z, x, feature):
-        later = side_by_side(feature[..., 1:, :], z[..., :-1, :])
-        h_1 = self.h_1.expand(*later.shape[:-2], 1, 5)
-        return torch.cat([h_1, recur(self.gru, later, self.h_1)], -2)
+    def states(self, z, x, feature, first=None):
+        h_1 = self.h_1 if first is None else first
+        later = recur(self.gru, side_by_side(feature[..., 1:, :], z[..., :-1, :]), h_1)
+        return torch.cat([h_1.expand(*later.shape[:-2], 5).unsqueeze(-2), later], -2)
 
 
 class DrivenState(NamedTuple):
@@ -112,8 +112,9 @@ class Driven(StateSpace):
         self.prior = nn.Linear(LATENT + 4, 2 * LATENT)
         self.decoder = nn.Linear(LATENT + 4, 2 * DATA)
 
-    def inputs(self, x, u=None):
-        return (recur(self.gru, shift(x, x.new_zeros(DATA)), self.d_0),)
+    def inputs(self, x, u=None, carry=None):
+        x_0, d_0 = (x.new_zeros(DATA), self.d_0) if carry is None else (carry.x, carry.s.d)
+        return (recur(self.gru, shift(x, x_0), d_0),)
 
     def start(self, x, d):
         return DrivenState(self.z_0, d)
@@ -127,8 +128,8 @@ class Driven(StateSpace):
     def advance(self, s, z, x, d):
         return DrivenState(z, d)
 
-    def states(self, z, x, d):
-        return DrivenState(shift(z, self.z_0), d)
+    def states(self, z, x, d, first=None):
+        return DrivenState(shift(z, self.z_0 if first is None else first.z), d)
 
 
 def positive(*shape: int) -> Tensor:

@@ -65,6 +65,8 @@ class LGSSM(StateSpace):
         torch.Size([1, 3, 1])
     """
 
+    carries = False  # parameters may change in time, so a chunk would have to know when it is
+
     def __init__(
         self,
         build: Callable[..., Parameters],
@@ -113,7 +115,7 @@ class LGSSM(StateSpace):
         with pyro.plate("data", len(x)):
             return pyro.sample("x", LinearGaussian(p, x.shape[1], u, mask, burn=self.burn), obs=_filled(x, mask))
 
-    def inputs(self, x: Tensor, u: Tensor | None = None) -> tuple[Step]:
+    def inputs(self, x: Tensor, u: Tensor | None = None) -> tuple[Step]:  # type: ignore[override]
         return (steps(self.system(), x.shape[-2], u),)
 
     def start(self, x: Tensor, step: Step) -> State:

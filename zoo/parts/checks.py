@@ -52,3 +52,50 @@ def check_data(x: Tensor, data_dim: int, like: Tensor, mask: Tensor | None = Non
             hint = "; say which entries are missing with mask=~x.isnan()" if mask is None else ""
             raise ValueError(f"x: NaN or infinite values in {len(rows)} of {bad.numel()} rows (rows {shown}){hint}")
     return x
+
+
+def check_sequences(
+    x: Tensor, data_dim: int, like: Tensor, u: Tensor | None = None, mask: Tensor | None = None
+) -> None:
+    """Refuses what can be told without looking at a value.
+
+    Raises:
+        ValueError: x is not `(N, T, data_dim)`, u not `(N, T, ...)`, mask not boolean `(N, T)` or of the shape of x; x
+            or u has not the dtype of `like`, a parameter of the model.
+        TypeError: x is not a tensor.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
+    if x.ndim != 3 or x.shape[-1] != data_dim:
+        raise ValueError(f"x: expected shape (N, T, {data_dim}), got {tuple(x.shape)}")
+    if 0 in x.shape:
+        raise ValueError(f"x: expected at least one sequence and one frame, got shape {tuple(x.shape)}")
+    if u is not None and (u.ndim != 3 or u.shape[:2] != x.shape[:2]):
+        raise ValueError(f"u: expected shape ({len(x)}, {x.shape[1]}, control_dim), got {tuple(u.shape)}; "
+                         "u.expand(len(x), -1, -1) gives all sequences the same")  # fmt: skip
+    for name, value in (("x", x), ("u", u)):
+        if value is not None and value.dtype != like.dtype:
+            raise ValueError(f"{name}: expected {like.dtype} like the model's parameters, got {value.dtype}")
+    if mask is not None and (mask.dtype != torch.bool or mask.shape not in (x.shape, x.shape[:2])):
+        raise ValueError(
+            f"mask: expected torch.bool of shape {tuple(x.shape[:2])} or {tuple(x.shape)}, True where x is observed, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
+
+
+def check_frames(x: Tensor, mask: Tensor | None = None) -> None:
+    """Refuses NaN and infinite values where x is observed; not looked at under `pyro.enable_validation(False)`.
+
+    Raises:
+        ValueError: names the first sequence and frame.
+    """
+    if not dist.is_validation_enabled() or bool(torch.isfinite(x).all()):
+        return
+    bad = ~torch.isfinite(x)
+    if mask is not None:
+        bad = bad & (mask if mask.ndim == x.ndim else mask.unsqueeze(-1))
+    found = bad.any(-1).nonzero()
+    if len(found):
+        where = f"sequence {int(found[0, 0])}, frame {int(found[0, 1])}, both counted from 0"
+        raise ValueError(f"x: NaN or infinite in {len(found)} observed frames, the first of them {where}; "
+                         "say which frames are missing with mask=")  # fmt: skip

@@ -6,6 +6,7 @@ Priors are built by the user, called with nothing, and handed to the model as th
 """
 
 import torch
+import torch.nn.functional as F
 from pyro.distributions import (
     Categorical as _Categorical,
 )
@@ -23,6 +24,7 @@ from zoo.parts.distributions import (
     DiagonalNormal,
     IndependentBernoulli,
     IndependentDiscretizedLogistic,
+    MixtureOfNormalsDensity,
     UnitNormal,
 )
 
@@ -68,6 +70,32 @@ class Normal(nn.Module):
         if self.scale_weight is not None:
             log_scale = log_scale + h @ self.scale_weight.T
         return DiagonalNormal(self.loc(h), log_scale=log_scale)
+
+
+class MixtureOfNormals(nn.Module):
+    """p(x | h) = sum_k pi_k(h) N(x; m_k(h), diag(s_k(h))^2): whole frames choose their component; for speech.
+
+    Weights and means are linear in h; s = softplus(linear) + 1e-4, as in VRNN's code, so that the density is bounded.
+
+    References: Chung et al. 2015 (VRNN-GMM; 20 components); Bishop 1994.
+
+    Args:
+        in_features, data_dim: sizes of h and x.
+        num_components: K.
+    """
+
+    def __init__(self, in_features: int, data_dim: int, *, num_components: int = 20) -> None:
+        super().__init__()
+        if num_components < 1:
+            raise ValueError(f"MixtureOfNormals: num_components >= 1, got {num_components}")
+        self.num_components, self.data_dim = num_components, data_dim
+        self.parameters_of = nn.Linear(in_features, num_components * (1 + 2 * data_dim))
+
+    def forward(self, h: Tensor) -> MixtureOfNormalsDensity:
+        K = self.num_components
+        logits, rest = self.parameters_of(h).split([K, 2 * K * self.data_dim], -1)
+        loc, scale = rest.unflatten(-1, (K, 2 * self.data_dim)).chunk(2, -1)
+        return MixtureOfNormalsDensity(logits, loc, F.softplus(scale) + 1e-4)
 
 
 class Categorical(nn.Module):

@@ -199,6 +199,49 @@ class IndependentDiscretizedLogistic(VectorDistribution):
         return torch.where(first, F.logsigmoid(upper), torch.where(last, F.logsigmoid(-lower), inner)).sum(-1)
 
 
+class MixtureOfNormalsDensity(VectorDistribution):
+    """p(x) = sum_k pi_k prod_i N(x_i; loc_ki, scale_ki^2): whole vectors choose their component.
+
+    Args:
+        logits: `(..., K)`, log pi up to a constant.
+        loc, scale: `(..., K, d)`.
+    """
+
+    support = constraints.real_vector
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
+        super().__init__(loc.shape[:-2], loc.shape[-1])
+        self.logits, self.loc, self.scale = logits.log_softmax(-1), loc, scale
+
+    def _expand(self, batch_shape: torch.Size) -> "MixtureOfNormalsDensity":
+        shapes = (batch_shape + v.shape[len(self._batch_shape) :] for v in (self.logits, self.loc, self.scale))
+        parts = zip((self.logits, self.loc, self.scale), shapes, strict=True)
+        return MixtureOfNormalsDensity(*(v.expand(shape) for v, shape in parts))
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.logits.exp().unsqueeze(-1) * self.loc).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        weights = self.logits.exp().unsqueeze(-1)
+        return (weights * (self.scale**2 + (self.loc - self.mean.unsqueeze(-2)) ** 2)).sum(-2)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            shape = torch.Size(sample_shape)
+            uniform = torch.rand(shape + self.logits.shape, dtype=self.loc.dtype, device=self.loc.device)
+            chosen = (self.logits - torch.log(-torch.log(uniform))).argmax(-1)  # Gumbel's maximum: k ~ pi
+            index = chosen[..., None, None].expand(*chosen.shape, 1, self._event_shape[0])
+            loc, scale = (v.expand(shape + v.shape).gather(-2, index).squeeze(-2) for v in (self.loc, self.scale))
+            return torch.addcmul(loc, scale, torch.randn_like(loc))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        noise = (value.unsqueeze(-2) - self.loc) / self.scale
+        each = -torch.addcmul(self.scale.log(), noise, noise, value=0.5).sum(-1)
+        return torch.logsumexp(self.logits + each, -1) - 0.5 * _LOG_2PI * self._event_shape[0]
+
+
 @register_kl(DiagonalNormal, UnitNormal)
 def _kl_diagonal_unit(q: DiagonalNormal, p: UnitNormal) -> Tensor:
     return 0.5 * ((q.scale**2 + q.loc**2 - 1).sum(-1) - 2 * q.log_scale.sum(-1))

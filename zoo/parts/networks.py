@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def mlp(
@@ -26,3 +27,37 @@ def mlp(
     if out_features is not None:
         layers.append(nn.Linear(in_features, out_features))
     return nn.Sequential(*layers)
+
+
+class GRU(nn.Module):
+    """h_t = GRU(v_t, h_{t-1}) (Cho et al. 2014): over a whole sequence in one fused call, or one step of it.
+
+    Recurrent weights start orthogonal, gate by gate, as SRNN's do.
+
+    Args:
+        in_features, hidden: sizes of v_t and h_t.
+    """
+
+    def __init__(self, in_features: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.fused = nn.GRU(in_features, hidden, batch_first=True)
+        for gate in self.fused.weight_hh_l0.chunk(3):
+            nn.init.orthogonal_(gate)
+
+    def forward(self, v: Tensor, h: Tensor) -> Tensor:
+        """h_1..h_T, `(..., T, hidden)`, of v `(..., T, in_features)` and h_0 `(..., hidden)`."""
+        lead = torch.broadcast_shapes(v.shape[:-2], h.shape[:-1])
+        if v.shape[-2] == 0:
+            return v.new_zeros(*lead, 0, self.hidden)
+        v = v.expand(*lead, *v.shape[-2:]).reshape(-1, *v.shape[-2:])
+        h = h.expand(*lead, self.hidden).reshape(1, -1, self.hidden).contiguous()
+        return self.fused(v, h)[0].unflatten(0, lead)
+
+    def step(self, v: Tensor, h: Tensor) -> Tensor:
+        """h_t of v_t and h_{t-1}, leading axes broadcast."""
+        lead = torch.broadcast_shapes(v.shape[:-1], h.shape[:-1])
+        v, h = (part.expand(*lead, part.shape[-1]).reshape(-1, part.shape[-1]) for part in (v, h))
+        gru = self.fused
+        h = torch.gru_cell(v, h, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
+        return h.reshape(*lead, self.hidden)

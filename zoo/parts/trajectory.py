@@ -4,18 +4,23 @@ A `pyro.sample` for each time step costs 2.8 to 3.5 x hand-written PyTorch, one 
 deep Markov model), and NUTS, masks and plots become simpler.
 """
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor
-from torch.distributions import kl_divergence, register_kl
+
+from zoo.parts import rollout
+from zoo.parts.checks import check_frames, check_sequences
+from zoo.parts.rollout import Carry, Draws, each
+from zoo.parts.trajectory_density import Trajectory, at_steps, last, shift, side_by_side
+
+__all__ = ["Carry", "Draws", "StateSpace", "Trajectory", "at_steps", "check_sequences", "shift", "side_by_side"]
 
 
 class StateSpace(PyroModule):
@@ -28,6 +33,9 @@ class StateSpace(PyroModule):
     What does not depend on z belongs in `inputs`: it is computed once, outside every loop over time. For step t it may
     use x_1..x_{t-1} and all of u, and nothing later.
 
+    Chunks: a `Carry` is the step before the first frame, (s_0, z_0, x_0), and s_1 = f(s_0, z_0, x_0) in place of
+    `start`. `carry_on` makes the next chunk's from this one's, detached: truncated back-propagation.
+
     Masks: True where x is observed, `(N, T)` for whole frames; models whose emission allows it take `(N, T, data_dim)`
     for single entries too. x may hold anything, NaN too, where it is False. The mask speaks of x alone: z_t is a latent
     variable at every t, since what came before and what comes after tell about it. So a frame of padding still has its
@@ -38,6 +46,8 @@ class StateSpace(PyroModule):
     Attributes:
         data_dim, latent_dim: sizes of x_t and z_t.
         state_dim: size of `features(s)`.
+        encoding_dim: size of `encoding(x, ...)`, data_dim unless the model says otherwise.
+        carries: whether a sequence may be taken in chunks. False: `inputs` takes no carry, and does not depend on x.
 
     Sites, in `pyro.plate("data", N)`: `z` `(T, latent_dim)`; `x` `(T, data_dim)`, observed.
     """
@@ -45,6 +55,7 @@ class StateSpace(PyroModule):
     data_dim: int
     latent_dim: int
     state_dim: int
+    carries: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__("model")
@@ -52,16 +63,23 @@ class StateSpace(PyroModule):
         if left:
             raise TypeError(f"StateSpace: abstract; {type(self).__name__} states neither {' nor '.join(left)}")
 
-    def inputs(self, x: Tensor, u: Tensor | None = None) -> tuple[Any, ...]:
+    @property
+    def encoding_dim(self) -> int:
+        return self.data_dim
+
+    def inputs(self, x: Tensor, u: Tensor | None = None, carry: Carry | None = None) -> tuple[Any, ...]:
         """What enters the steps besides z, for all t at once: handed on, step by step, as further arguments.
 
         Args:
             x: `(..., T, data_dim)`, zero where it is not observed.
             u: controls, `(..., T, control_dim)`.
+            carry: the step before the first frame; None at the start of the sequences.
 
         Returns:
             Any number of entries; each is a tensor `(..., T, size)`, or has an `unbind(-2)` that gives its T steps.
         """
+        if u is not None:
+            raise ValueError(f"u: {type(self).__name__} takes no controls")
         return ()
 
     @abstractmethod
@@ -81,8 +99,15 @@ class StateSpace(PyroModule):
         """s_{t+1} from s_t, z_t, x_t; `inputs` are those of step t + 1."""
 
     @abstractmethod
-    def states(self, z: Tensor, x: Tensor, *inputs: Any) -> Any:
-        """s_1..s_T with a time axis, from the whole z `(..., T, latent_dim)`: what `advance` gives step by step."""
+    def states(self, z: Tensor, x: Tensor, *inputs: Any, first: Any = None) -> Any:
+        """s_1..s_T with a time axis, from the whole z `(..., T, latent_dim)`: what `advance` gives step by step.
+
+        `first`: s_1; None means that of `start`.
+        """
+
+    def encoding(self, x: Tensor, *inputs: Any) -> Tensor:
+        """What a guide's networks read of the frames, `(..., T, encoding_dim)`: x, or what the model makes of it."""
+        return x
 
     def features(self, s: Any) -> Tensor:
         """The state as one vector `(..., state_dim)`, for the networks of guides."""
@@ -96,9 +121,28 @@ class StateSpace(PyroModule):
             raise ValueError(f"mask: {name} takes whole frames, shape (N, T), got {tuple(mask.shape)}")
         return (p if mask is None else p.mask(mask)).to_event(1)
 
-    def forward(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def check(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
+    ) -> None:
+        """Refuses arguments that do not fit, and values that are not finite where x is observed."""
         check_sequences(x, self.data_dim, next(chain(self.parameters(), self.buffers())), u, mask)
-        return self.program(Trajectory(self, self.transition, x, u, mask), mask)
+        check_frames(x, mask)
+        if carry is not None:
+            self._check_carry(x, carry)
+
+    def _check_carry(self, x: Tensor, carry: Carry) -> None:
+        if not self.carries:
+            raise ValueError(f"carry: {type(self).__name__} takes whole sequences, not chunks")
+        for name, value, size in (("z", carry.z, self.latent_dim), ("x", carry.x, self.data_dim)):
+            if value.shape[-2:] != (x.shape[-3], size):
+                raise ValueError(f"carry.{name}: expected shape ({x.shape[-3]}, {size}) for {x.shape[-3]} sequences, "
+                                 f"got {tuple(value.shape)}")  # fmt: skip
+
+    def forward(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
+    ) -> Tensor:
+        self.check(x, u, mask, carry)
+        return self.program(Trajectory(self, self.transition, x, u, mask, carry=carry), mask)
 
     def program(self, prior: "Trajectory", mask: Tensor | None) -> Tensor:
         """The generative program: z from the prior, x from z."""
@@ -107,6 +151,28 @@ class StateSpace(PyroModule):
             return pyro.sample("x", self.observation(z, prior.states(z), mask), obs=prior.x)
 
     @torch.no_grad()
+    def carry_on(
+        self, z: Tensor, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
+    ) -> Carry:
+        """The carry after a chunk, detached, from that before it (None: the sequences start here).
+
+        Args:
+            z: the chunk's trajectories, `(..., N, T, latent_dim)`, a guide's draws.
+            x, u, mask, carry: as in `forward`.
+        """
+        chunk = Trajectory(self, self.transition, x, u, mask, carry=carry)
+        return Carry(each(chunk.states(z), last), last(z), last(chunk.x)).detach()
+
+    def given(self, x: Tensor) -> Carry:
+        """The carry of sequences whose first frame x `(N, data_dim)` is given and not scored, as SRNN's data have it.
+
+        They start as others do, z being that before all frames: the learned one of a Markov chain, zeros elsewhere.
+        """
+        frame = x.unsqueeze(-2)
+        start = self.start(frame, *at_steps(self.inputs(frame), 1)[0])
+        z = getattr(self, "z_0", x.new_zeros(self.latent_dim)).expand(*x.shape[:-1], self.latent_dim)
+        return Carry(start, z, x)
+
     def extend(self, z: Tensor, x: Tensor, k: int, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """k more frames of each sequence, drawn step by step with the drawn x fed back.
 
@@ -117,19 +183,11 @@ class StateSpace(PyroModule):
         Returns:
             z `(N, k, latent_dim)` and x `(N, k, data_dim)`.
         """
-        T, known = x.shape[-2], x.shape[-2] + k
         if k < 1:
             raise ValueError(f"k: expected at least one frame, got {k}")
-        z, x = (torch.nn.functional.pad(v, (0, 0, 0, k)) for v in (z, x))
-        inputs = at_steps(self.inputs(x, u), known)
-        s = self.start(x, *inputs[0])
-        for t in range(known):
-            if t >= T:
-                z[..., t, :] = self.transition(s).expand(z.shape[:-2]).sample()
-                x[..., t, :] = self.emission(z[..., t, :], s).expand(x.shape[:-2]).sample()
-                inputs = at_steps(self.inputs(x, u), known)  # what they say of step t + 1 is known only now
-            if t + 1 < known:
-                s = self.advance(s, z[..., t, :], x[..., t, :], *inputs[t + 1])
+        T = x.shape[-2]
+        known = torch.arange(T + k, device=x.device) < T
+        z, x = rollout.roll(self, *(torch.nn.functional.pad(v, (0, 0, 0, k)) for v in (z, x)), known, known, u)
         return z[..., T:, :], x[..., T:, :]
 
     def generate(self, num: int, T: int, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -137,200 +195,36 @@ class StateSpace(PyroModule):
         like = next(chain(self.parameters(), self.buffers()))
         return self.extend(like.new_zeros(num, 0, self.latent_dim), like.new_zeros(num, 0, self.data_dim), T, u)
 
-
-class Trajectory(TorchDistribution):
-    """prod_t c(z_t | s_t): a density over whole trajectories z, event `(T, latent_dim)`.
-
-    Model and guide build the same object with different conditionals: the prior's is `model.transition`; a guide's may
-    use what it has made of the data, `lambda s, c: family(model.transition(s), model.features(s), c)` with
-    `context=(c,)`. Drawing runs over time with `model.advance`; scoring takes all steps at once with `model.states`.
-
-    Args:
-        model: a `StateSpace`.
-        conditional: `(s, *context) -> Distribution` over z_t, event `(latent_dim,)`; called for one step and for all.
-        x: `(..., T, data_dim)`; its leading axes are the batch shape. Values under the mask do not matter.
-        u: controls.
-        mask: as in `StateSpace`. After the last observed frame of a sequence `model.transition` takes the place of
-            the conditional.
-        context: tensors `(..., T, size)`, handed to the conditional step by step.
-        inputs: what `model.inputs(x, u)` gives, where it has been computed before.
-
-    Two densities with a closed-form KL at each step have one as a whole, given the draw: `kl_divergence` then takes the
-    conditionals along the latest draw of the first.
-    """
-
-    arg_constraints: dict = {}  # noqa: RUF012
-    has_rsample = True
-    support = constraints.independent(constraints.real, 2)
-
-    def __init__(
+    def forecast(
         self,
-        model: StateSpace,
-        conditional: Callable[..., TorchDistribution],
         x: Tensor,
+        horizon: int,
+        num: int,
+        guide: Callable,
         u: Tensor | None = None,
         mask: Tensor | None = None,
-        *,
-        context: tuple[Tensor, ...] = (),
-        inputs: tuple[Any, ...] | None = None,
-    ) -> None:
-        self.model, self.conditional, self.context = model, conditional, context
-        self.x = x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
-        self._u, self._inputs = u, inputs
-        # of the prior too every frame follows the transition
-        self.followed: Any = None if mask is None or conditional == model.transition else _followed(mask, x)
-        self._seen: dict[str, Any] = {}  # shared by what `expand` makes: inputs, the latest value's states, the draw
-        batch = torch.broadcast_shapes(x.shape[:-2], *(c.shape[:-2] for c in context))
-        super().__init__(batch, torch.Size((x.shape[-2], model.latent_dim)), validate_args=False)
+    ) -> Draws:
+        """`num` continuations of each sequence: z from the guide, then the model's own draws fed back.
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "Trajectory":
-        batch_shape = torch.Size(batch_shape)
-        if batch_shape == self._batch_shape:
-            return self
-        new = object.__new__(Trajectory)
-        new.__dict__.update(self.__dict__)
-        new._batch_shape = torch.broadcast_shapes(batch_shape, self._batch_shape)
-        return new
+        Args:
+            x: `(N, T, data_dim)`; with a mask `(N, T)` each sequence is continued after its last observed frame.
+            horizon: frames to draw.
+            guide: any guide of this model.
+            u: controls of all T + horizon frames.
 
-    def __deepcopy__(self, memo: dict) -> "Trajectory":
-        """Made of the same things: what was computed belongs to the graph of the original (Pyro's autoguides copy)."""
-        new = memo[id(self)] = object.__new__(Trajectory)
-        new.__dict__.update({name: copy.deepcopy(v, memo) for name, v in self.__dict__.items() if name != "_seen"})
-        new._seen = {}
-        return new
+        Returns:
+            Draws of `horizon` frames.
+        """
+        return rollout.forecast(self, x, horizon, num, guide, u, mask)
 
-    @property
-    def inputs(self) -> tuple[Any, ...]:
-        """What `model.inputs` gives, computed once."""
-        if self._inputs is not None:
-            return self._inputs
-        if "inputs" not in self._seen:
-            self._seen["inputs"] = self.model.inputs(self.x, self._u)
-        return self._seen["inputs"]
+    def impute(self, x: Tensor, mask: Tensor, guide: Callable, num: int = 1, u: Tensor | None = None) -> Draws:
+        """`num` draws of each sequence with its missing frames filled in: z from the guide, drawn frames fed back.
 
-    def states(self, z: Tensor) -> Any:
-        """s_1..s_T along z, computed once for each z: emission and score share them."""
-        if self._seen.get("value") is not z:
-            self._seen["value"], self._seen["states"] = z, self.model.states(z, self.x, *self.inputs)
-        return self._seen["states"]
-
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        shape = torch.Size(sample_shape) + self._batch_shape
-        T = self._event_shape[0]
-        x, inputs, context = self.x.unbind(-2), at_steps(self.inputs, T), at_steps(self.context, T)
-        s = self.model.start(self.x, *inputs[0])
-        steps, path = [], []
-        for t in range(T):
-            step = [self.conditional(s, *context[t])]
-            if self.followed is not None and not self.followed[..., t].all():
-                step.append(self.model.transition(s))
-            step = [c.expand(shape) for c in step]
-            draws = [c.rsample() for c in step]
-            z = self._choose(draws, t, None)
-            steps.append(list(zip(step, draws, strict=True)))
-            path.append(z)
-            if t + 1 < T:
-                s = self.model.advance(s, z, x[t], *inputs[t + 1])
-        value = torch.stack(path, -2)
-        self._seen["draw"] = value, steps
-        return value
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        self._check(value)
-        s = self.states(value)
-        log_prob = self.conditional(s, *self.context).log_prob(value)
-        if self.followed is not None:
-            log_prob = torch.where(self.followed, log_prob, self.model.transition(s).log_prob(value))
-        return self._full(log_prob.sum(-1), value)
-
-    def log_prob_of_draw(self, value: Tensor) -> Tensor:
-        """`log_prob`; of its own latest draw by the conditionals that drew it, without running a network again."""
-        drawn, steps = self._seen.get("draw", (None, None))
-        if value is not drawn:
-            return self.log_prob(value)
-        total: Any = 0.0
-        for t, step in enumerate(steps):
-            scores = [getattr(c, "log_prob_of_draw", c.log_prob)(z) for c, z in step]
-            total = total + self._choose(scores, t)
-        return self._full(total, value)
-
-    def _choose(self, values: list[Tensor], *t: Any) -> Tensor:
-        """The conditional's value where it is followed, the transition's elsewhere, if there is one."""
-        return values[0] if len(values) == 1 else torch.where(self.followed[(..., *t)], values[0], values[1])
-
-    def _check(self, value: Tensor) -> None:
-        if value.shape[-2:] != self._event_shape:
-            raise ValueError(f"z: expected shape (..., {self._event_shape[0]}, {self._event_shape[1]}), "
-                             f"got {tuple(value.shape)}")  # fmt: skip
-
-    def _full(self, log_prob: Tensor, value: Tensor) -> Tensor:
-        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self._batch_shape, value.shape[:-2]))
-
-
-@register_kl(Trajectory, Trajectory)
-def _kl_along_the_draw(q: Trajectory, p: Trajectory) -> Tensor:
-    """sum_t KL(q(. | s_t) || p(. | s_t)) at q's latest draw: its mean over draws is KL(q || p)."""
-    if "draw" not in q._seen:
-        q.rsample()
-    z = q._seen["draw"][0]
-    s = q.states(z)
-    kl = kl_divergence(q.conditional(s, *q.context), p.conditional(p.states(z), *p.context))
-    return q._full((kl if q.followed is None else kl * q.followed).sum(-1), z)
-
-
-def _followed(mask: Tensor, x: Tensor) -> Tensor | None:
-    """Where a guide's conditional holds, `(..., T)`: up to the last observed frame; None where that is everywhere."""
-    observed = mask.any(-1) if mask.ndim == x.ndim else mask
-    until_last = observed.flip(-1).long().cumsum(-1).flip(-1) > 0
-    return None if bool(until_last.all()) else until_last
+        Observed frames are as they are in x. A guide knows of later frames as far as it looks at them.
+        """
+        return rollout.impute(self, x, mask, guide, num, u)
 
 
 def _is_abstract(model: StateSpace, name: str) -> bool:
     """PyroModule's metaclass is not that of abstract classes."""
     return getattr(getattr(type(model), name), "__isabstractmethod__", False)
-
-
-def at_steps(values: tuple[Any, ...], T: int) -> list[tuple[Any, ...]]:
-    """Values with a time axis as a list over time. One call for each: indexing at each step copies in backward."""
-    return list(zip(*(v.unbind(-2) for v in values), strict=True)) if values else [()] * T
-
-
-def shift(z: Tensor, first: Tensor) -> Tensor:
-    """(first, z_1, ..., z_{T-1}) along time: what a Markov model knows at each step. `first` `(size,)` or batched."""
-    first = first.expand(*z.shape[:-2], z.shape[-1]).unsqueeze(-2)
-    return torch.cat([first, z[..., :-1, :]], -2)
-
-
-def side_by_side(*parts: Tensor) -> Tensor:
-    """Tensors as one along the last axis, leading axes broadcast (`torch.cat` does not)."""
-    lead = torch.broadcast_shapes(*(p.shape[:-1] for p in parts))
-    return torch.cat([p.expand(*lead, p.shape[-1]) for p in parts], -1)
-
-
-def check_sequences(
-    x: Tensor, data_dim: int, like: Tensor, u: Tensor | None = None, mask: Tensor | None = None
-) -> None:
-    """Refuses what can be told without looking at a value.
-
-    Raises:
-        ValueError: x is not `(N, T, data_dim)`, u not `(N, T, ...)`, mask not boolean `(N, T)` or of the shape of x; x
-            or u has not the dtype of `like`, a parameter of the model.
-        TypeError: x is not a tensor.
-    """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
-    if x.ndim != 3 or x.shape[-1] != data_dim:
-        raise ValueError(f"x: expected shape (N, T, {data_dim}), got {tuple(x.shape)}")
-    if 0 in x.shape:
-        raise ValueError(f"x: expected at least one sequence and one frame, got shape {tuple(x.shape)}")
-    if u is not None and (u.ndim != 3 or u.shape[:2] != x.shape[:2]):
-        raise ValueError(f"u: expected shape ({len(x)}, {x.shape[1]}, control_dim), got {tuple(u.shape)}; "
-                         "u.expand(len(x), -1, -1) gives all sequences the same")  # fmt: skip
-    for name, value in (("x", x), ("u", u)):
-        if value is not None and value.dtype != like.dtype:
-            raise ValueError(f"{name}: expected {like.dtype} like the model's parameters, got {value.dtype}")
-    if mask is not None and (mask.dtype != torch.bool or mask.shape not in (x.shape, x.shape[:2])):
-        raise ValueError(
-            f"mask: expected torch.bool of shape {tuple(x.shape[:2])} or {tuple(x.shape)}, True where x is observed, "
-            f"got {mask.dtype} of shape {tuple(mask.shape)}"
-        )
