@@ -1,4 +1,4 @@
-"""Data sets by name, images and sequences, and binarisation that changes every epoch.
+"""Data sets by name, images and sequences; binarisation that changes every epoch, batches of sequences.
 
 >>> from zoo.data import Binarized, load
 >>> digits = load("digits")
@@ -14,6 +14,7 @@ torch.Size([1197, 64])
 from zoo.data.binarized import Binarized, binarize
 from zoo.data.catalogue import load
 from zoo.data.dataset import Dataset, Split
+from zoo.data.sequence_batches import Buckets, Streams
 from zoo.data.sequences import Sequences
 
-__all__ = ["Binarized", "Dataset", "Sequences", "Split", "binarize", "load"]
+__all__ = ["Binarized", "Buckets", "Dataset", "Sequences", "Split", "Streams", "binarize", "load"]

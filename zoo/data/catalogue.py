@@ -9,6 +9,8 @@ import torch
 
 from zoo.data.dataset import Dataset, Split
 from zoo.data.files import BINARIZED_MNIST, DIGITS, MNIST, OMNIGLOT
+from zoo.data.music import MUSIC_SETS
+from zoo.data.recordings import RECORDINGS
 from zoo.data.series import SEQUENCES
 from zoo.data.sources import Root, Source, check, fetch
 
@@ -27,7 +29,23 @@ def load(name: str, root: Root = None) -> Dataset[Any]:
     `omniglot`          23,000 / 1,345 / 8,115    256     28x28, *not* the `chardata.mat` of the IWAE paper
     ==================  ========================  ======  ====================================================
 
-    Sequences, each split a `Sequences`; none of these has a split of its own, so all is in `train`:
+    Music, speech and motion, each split a `Sequences`:
+
+    =================  =====================  ==================================================================
+    name               train / valid / test   what
+    =================  =====================  ==================================================================
+    `cadences`         200 / 50 / 50          generated chords on 88 keys, exact log p(x) known, no file needed
+    `jsb`              229 / 76 / 77          chorales of J. S. Bach, 88 keys as bits
+    `nottingham`       694 / 173 / 170        folk tunes
+    `piano_midi`       87 / 12 / 25           classical piano
+    `muse_data`        524 / 135 / 124        orchestral and piano classics
+    `jsb_srnn`, ...    chunks / chunks / songs  the four in SRNN's files: *other frames*, see `music_srnn`
+    `spoken_digits`    2,400 / 300 / 300      digits at 8 kHz, frames of 200 samples
+    `ljspeech_32`      24 / 4 / 4             read sentences at 16 kHz, frames of 200 samples
+    `mocap_cmu35`      16 / 3 / 4             walks, 300 frames of 50 joint angles
+    =================  =====================  ==================================================================
+
+    Series and tracks, each split a `Sequences`; none of these has a split of its own, so all is in `train`:
 
     ====================  ===============  ===========================================================
     name                  sequences        what
@@ -176,6 +194,8 @@ DATASETS: dict[str, Callable[[Root], Dataset[Any]]] = {
     "mnist": mnist,
     "binarized_mnist": binarized_mnist,
     "omniglot": omniglot,
+    **MUSIC_SETS,
+    **RECORDINGS,
     **SEQUENCES,
 }
 

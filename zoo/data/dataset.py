@@ -64,6 +64,8 @@ class Dataset(Generic[Part]):
         source: whom to cite, and from where the file is.
         sha256: content -> sha256, as checked by `load`; `file/part` names the content.
         note: what to know before printing a number next to a published one.
+        mean, sd: of the training data in the source's units; values are (source - mean) / sd. 0 and 1: as they were.
+        sample_rate: of sound, in samples a second.
     """
 
     name: str
@@ -75,6 +77,9 @@ class Dataset(Generic[Part]):
     source: str
     sha256: Mapping[str, str] = field(repr=False)
     note: str = ""
+    mean: float = 0.0
+    sd: float = 1.0
+    sample_rate: int | None = None
 
     @property
     def data_dim(self) -> int:

@@ -19,6 +19,8 @@ class Sequences:
         time_unit: of the stamps, such as "years" or "seconds since 1970".
         labels: int64 `(N,)`, or None where the source gives none.
         num_levels: of frames that hold levels, as of a `Split` (2: bits); None where they are measurements.
+        first: `(N, D)`, the frame before each sequence where it is known: input of a model that feeds x back, and not
+            scored (SRNN's convention). None where sequences begin at their beginning.
         values: `(N, T, D)`, T the greatest length, padded behind with 0 (missing frames stay NaN); integers as float32.
         mask: bool `(N, T)`, True where a frame is there: neither padding nor missing. What models take as `mask`.
         times: float64 `(N, T)`: the stamps, or 0, 1, ...; padding repeats the last, so that no time passes in it.
@@ -36,6 +38,7 @@ class Sequences:
     time_unit: str = "steps"
     labels: Tensor | None = field(default=None, repr=False)
     num_levels: int | None = None
+    first: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         total = int(self.lengths.sum())
@@ -45,6 +48,8 @@ class Sequences:
             raise ValueError(f"stamps {tuple(self.stamps.shape)} of {total} frames")
         if (self.lengths < 1).any():
             raise ValueError(f"sequence {int((self.lengths < 1).nonzero()[0])} has no frames")
+        if self.first is not None and self.first.shape != (len(self), self.frames.shape[-1]):
+            raise ValueError(f"first {tuple(self.first.shape)} of {len(self)} sequences of {self.frames.shape[-1]}")
         unknown = self.frames.isnan()
         if (partly := unknown.any(-1) & ~unknown.all(-1)).any():
             raise ValueError(f"frame {int(partly.nonzero()[0])} is NaN in some of its coordinates")
@@ -68,7 +73,41 @@ class Sequences:
             lengths=self.lengths[kept],
             stamps=None if self.stamps is None else self.stamps[places],
             labels=None if self.labels is None else self.labels[kept],
+            first=None if self.first is None else self.first[kept],
         )
+
+    def cut(self, longest: int) -> "Sequences":
+        """The sequences in pieces of at most `longest` frames, each a sequence of its own with the label of its whole.
+
+        A piece that does not begin its sequence knows the frame before it as `first`, if the wholes know theirs.
+        """
+        if longest < 1:
+            raise ValueError(f"longest: expected at least one frame, got {longest}")
+        pieces = [[longest] * (n // longest) + [n % longest] * (n % longest > 0) for n in self.lengths.tolist()]
+        counts = torch.tensor([len(piece) for piece in pieces], dtype=torch.int64)
+        lengths = torch.tensor([n for piece in pieces for n in piece], dtype=torch.int64)
+        labels, first = (None if v is None else v.repeat_interleave(counts, 0) for v in (self.labels, self.first))
+        if first is not None:
+            inner = torch.ones(len(lengths), dtype=torch.bool)
+            inner[counts.cumsum(0) - counts] = False
+            first[inner] = self.frames[(lengths.cumsum(0) - lengths)[inner] - 1].to(first.dtype)
+        return replace(self, lengths=lengths, labels=labels, first=first)
+
+    def without_first(self) -> "Sequences":
+        """SRNN's convention: the first frame of each sequence is known (`first`) and none of its frames.
+
+        Raises:
+            ValueError: a sequence of one frame, which would have none left.
+        """
+        if (self.lengths < 2).any():
+            raise ValueError(
+                f"sequence {int((self.lengths < 2).nonzero()[0])} has one frame only: none is left to score"
+            )
+        kept = torch.ones(len(self.frames), dtype=torch.bool)
+        kept[self._starts] = False
+        stamps = None if self.stamps is None else self.stamps[kept]
+        first = self.frames[self._starts]
+        return replace(self, frames=self.frames[kept], lengths=self.lengths - 1, stamps=stamps, first=first)
 
     def shuffled(self, seed: int = 0) -> "Sequences":
         """The same sequences in a random order fixed by `seed`: do this before taking a part of an ordered set."""
