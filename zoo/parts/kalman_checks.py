@@ -103,6 +103,7 @@ def check_control(parameters: Any, u: Tensor | None) -> None:
 
 
 def check_data(x: Tensor, data_dim: int, name: str = "x") -> None:
+    """Type and shape of x, `(..., T, data_dim)`."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
     if x.ndim < 2 or x.shape[-1] != data_dim:
@@ -127,6 +128,7 @@ def coordinate_mask(mask: Tensor, x: Tensor) -> Tensor:
 
 
 def check_finite(x: Tensor, masked: bool, name: str = "x") -> None:
+    """Refuses NaN and infinity, with sequence and frame."""
     finite = torch.isfinite(x.detach())
     if not finite.all():
         place = (~finite).nonzero()[0].tolist()

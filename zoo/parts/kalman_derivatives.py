@@ -151,6 +151,7 @@ class Formulas(NamedTuple):
 
 
 def forward_formulas(s: Solved, model: Canonical) -> Formulas:
+    """The derivatives of the forward pass."""
     c, a, r, q = model.blocks()
     steps, groups = s.gain.shape[:2]
     held = (a - s.gain @ c).expand(steps, groups, *a.shape[2:])
@@ -171,6 +172,7 @@ def forward_formulas(s: Solved, model: Canonical) -> Formulas:
 
 
 def filtered_formulas(s: Solved, model: Canonical) -> list[Tensor]:
+    """For `filtered`, entry by entry."""
     f = forward_formulas(s, model)
     return [f.increments, f.mean, f.covariance[:-1], *_update(f, model)]
 
@@ -184,6 +186,7 @@ def _update(f: Formulas, model: Canonical) -> list[Tensor]:
 
 
 def smoothed_formulas(s: Solved, model: Canonical) -> list[Tensor]:
+    """For `smoothed`, entry by entry."""
     f = forward_formulas(s, model)
     c, _, _, _ = model.blocks()
     weighted = f.precision @ c

@@ -16,10 +16,13 @@ _CHECKED: dict[tuple, tuple[Size, frozenset[int], int]] = {}
 
 
 def prepare(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Given:
+    """Checks what can be told without looking at values, once for each combination of shapes."""
     check_data(x, parameters.data_dim)
     check_control(parameters, u)
     kinds = tuple(a if a is None else (a.shape, a.dtype, a.device) for a in (*parameters, x, u))
     if kinds not in _CHECKED:
+        if len(_CHECKED) > 1000:
+            _CHECKED.clear()
         _CHECKED[kinds] = check(parameters, {"x": (x, 2)} | ({} if u is None else {"u": (u, 2)}))
     batch, axes, steps = _CHECKED[kinds]
     observed = None

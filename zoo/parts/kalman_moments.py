@@ -124,6 +124,7 @@ class Forward(NamedTuple):
 
 
 def forward(given: Given, model: Canonical) -> Forward:
+    """The two forward recursions, of covariances and of means."""
     layout, mask, _, explain = given
     run = engine(model.g.device)
     noise_root, first = roots(layout, model)
@@ -158,6 +159,7 @@ class Solved(NamedTuple):
 
 @torch.no_grad()
 def solve(given: Given) -> Solved:
+    """`forward`, unfolded for the moments."""
     layout, model = given.layout, canonical(given.layout, given.mask, *given.tensors)
     f = forward(given, model)
     m = model.data
@@ -208,6 +210,7 @@ class Backward(NamedTuple):
 
 
 def backward(s: Solved) -> Backward:
+    """The backward recursion of covariances."""
     c, a, _, _ = s.model.blocks()
     scaled = s.inverse @ c
     closed = (a - s.gain @ c).mT.contiguous()

@@ -265,6 +265,7 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
 
 
 def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+    """A root of each covariance `(T, P, n, n)`, and whether there is one."""
     out = torch.empty(covariance.shape, dtype=torch.float64)
     fine = torch.empty(covariance.shape[:2], dtype=torch.bool)
     _roots(*_arrays(covariance), rounding, out.numpy(), fine.numpy())
@@ -272,6 +273,7 @@ def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
 
 
 def factors(g: Tensor, noise: Tensor, noise_root: Tensor, first: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """F_t until it settles, and for each group the step at which it does."""
     out = torch.empty(steps, len(first), g.shape[-2], g.shape[-2], dtype=torch.float64)
     settled = torch.empty(len(first), dtype=torch.int64)
     _factors(*_arrays(g, noise, noise_root, first), steps, out.numpy(), settled.numpy())
@@ -281,6 +283,7 @@ def factors(g: Tensor, noise: Tensor, noise_root: Tensor, first: Tensor, steps: 
 def means(
     g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, y: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """a_t, w_t and log p(x_t | x_{1:t-1}) without its constant."""
     mean = torch.empty(*y.shape[:2], g.shape[-1], y.shape[-1], dtype=torch.float64)
     whitened = torch.empty(y.shape, dtype=torch.float64)
     increments = torch.empty(*y.shape[:2], 1, y.shape[3], dtype=torch.float64)
@@ -298,6 +301,7 @@ def adjoint(
     weight: Tensor,
     steps: int,
 ) -> tuple[Tensor, ...]:
+    """The gradient with respect to G, N, P_1, m_1, y and the offset."""
     rows, state = g.shape[2:]
     groups = len(first)
     d_g = torch.zeros(steps, groups, rows, state, dtype=torch.float64)
@@ -308,12 +312,14 @@ def adjoint(
 
 
 def affine(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
+    """x_{t+1} = transition_t x_t + offset_t from x_0 = first, or backward."""
     out = torch.empty(len(offset) + 1, *first.shape, dtype=torch.float64)
     _affine(*_arrays(transition, offset, first), backward, out.numpy())
     return out
 
 
 def congruence(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
+    """X_{t+1} = transition_t X_t transition_t' + offset_t from X_0 = first, or backward."""
     out = torch.empty(len(offset) + 1, *first.shape, dtype=torch.float64)
     _congruence(*_arrays(transition, offset, first), backward, out.numpy())
     return out
