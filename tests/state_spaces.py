@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo import LGSSM
+from zoo import DMM, LGSSM, SRNN, STORN, VRNN
+from zoo.parts.conditionals import MixtureOfNormals, Normal
 from zoo.parts.distributions import DiagonalNormal, IndependentBernoulli
 from zoo.parts.kalman import Parameters
 from zoo.parts.networks import mlp
 from zoo.parts.trajectory import StateSpace, shift, side_by_side
+from zoo.parts.transitions import LinearTransition
 
 SEQUENCES, FRAMES, DATA, LATENT, CONTROL = 4, 6, 3, 2, 2
 
@@ -132,6 +134,19 @@ class Driven(StateSpace):
         return DrivenState(shift(z, self.z_0 if first is None else first.z), d)
 
 
+mixture = partial(MixtureOfNormals, num_components=2)
+heteroscedastic = partial(Normal, heteroscedastic=True)
+
+
+def moved(model: Callable[..., StateSpace], **options: Any) -> StateSpace:
+    """A model with smooth nets, and no parameter at a start that is special (zeros, the identity)."""
+    built = model(DATA, LATENT, activation=nn.Tanh, **options)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return built
+
+
 def positive(*shape: int) -> Tensor:
     """A well-conditioned covariance, or many."""
     root = torch.randn(*shape, shape[-1])
@@ -188,4 +203,13 @@ STATE_SPACES: Mapping[str, Row] = {
     "markov": Row(Markov, bits, controlled=True),
     "feedback": Row(Feedback),
     "driven": Row(Driven),
+    "dmm": Row(partial(moved, DMM, transition_hidden=(5,), hidden=(5,)), bits),
+    "dmm-mixture": Row(partial(moved, DMM, transition_hidden=(5, 4), hidden=(), likelihood=mixture)),
+    "dmm-linear": Row(partial(moved, DMM, transition=LinearTransition, hidden=(), likelihood=Normal)),
+    "storn": Row(partial(moved, STORN, recurrent=4, hidden=(5,)), bits),
+    "storn-normal": Row(partial(moved, STORN, recurrent=4, hidden=(), likelihood=Normal)),
+    "vrnn": Row(partial(moved, VRNN, recurrent=4, hidden=(5, 4)), bits),
+    "vrnn-mixture": Row(partial(moved, VRNN, recurrent=4, hidden=(), likelihood=mixture)),
+    "srnn": Row(partial(moved, SRNN, recurrent=4, hidden=(5,)), bits),
+    "srnn-normal": Row(partial(moved, SRNN, recurrent=4, hidden=(), likelihood=heteroscedastic)),
 }

@@ -16,7 +16,7 @@ from guides import Guide
 from zoo.infer import ELBO, IWELBO, terms
 from zoo.parts import kalman
 from zoo.parts.distributions import DiagonalNormal
-from zoo.parts.trajectory import StateSpace, Trajectory, at_steps, side_by_side
+from zoo.parts.trajectory import Carry, StateSpace, Trajectory, at_steps, side_by_side
 
 PARTICLES = 3
 
@@ -81,6 +81,39 @@ def test_states_equal_folding_advance(name, particles):
 
 
 @every_model
+@pytest.mark.parametrize("particles", [(), (PARTICLES,)], ids=["alone", "particles"])
+def test_chunks_make_up_the_whole(name, particles):
+    """Scored in chunks with what `carry_on` carries, or at once; and a chunk's draw is scored as any value."""
+    model, x, u = STATE_SPACES[name].build()
+    if not model.carries:
+        with pytest.raises(ValueError, match="carry: LGSSM takes whole sequences, not chunks"):
+            model.check(x, u, None, Carry(x, x, x))
+        return
+    z = torch.randn(*particles, SEQUENCES, FRAMES, LATENT)
+    whole = Trajectory(model, model.transition, x, u)
+    log_z, log_x = whole.log_prob(z), model.observation(z, whole.states(z)).log_prob(x)
+    carry, found_z, found_x = None, 0.0, 0.0
+    for start, end in ((0, 1), (1, 4), (4, FRAMES)):
+        part = slice(start, end)
+        one = z[..., part, :], x[:, part], None if u is None else u[:, part]
+        chunk = Trajectory(model, model.transition, *one[1:], carry=carry)
+        found_z = found_z + chunk.log_prob(one[0])
+        found_x = found_x + model.observation(one[0], chunk.states(one[0])).log_prob(one[1])
+        drawn = chunk.rsample()
+        torch.testing.assert_close(chunk.log_prob_of_draw(drawn), chunk.log_prob(drawn))
+        if not particles:
+            log_joint = poutine.trace(poutine.condition(model, {"z": one[0]})).get_trace(*one[1:], None, carry)
+            torch.testing.assert_close(
+                log_joint.log_prob_sum(),
+                (chunk.log_prob(one[0]) + model.observation(one[0], chunk.states(one[0])).log_prob(one[1])).sum(),
+            )
+        carry = model.carry_on(*one, None, carry)
+        assert not any(v.requires_grad for v in (carry.z, carry.x, model.features(carry.s)))
+    torch.testing.assert_close(found_z, log_z.expand_as(found_z))
+    torch.testing.assert_close(found_x, log_x)
+
+
+@every_model
 def test_a_step_knows_the_past_alone(name):
     """p(z_t | s_t) depends on z_1..z_{t-1} and x_1..x_{t-1}; p(x_t | z_t, s_t) on no later x."""
     model, x, u = STATE_SPACES[name].build()
@@ -90,6 +123,8 @@ def test_a_step_knows_the_past_alone(name):
     for t in range(FRAMES):
         transition, emission = model.transition(s).mean[:, t].sum(), model.emission(z, s).mean[:, t].sum()
         for value, until_x, until_z in ((transition, t, t), (emission, t, t + 1)):
+            if not value.requires_grad:
+                continue  # STORN's prior knows of nothing
             by_x, by_z = torch.autograd.grad(value, (x, z), retain_graph=True, allow_unused=True)
             assert by_x is None or (by_x[:, until_x:] == 0).all()
             assert by_z is None or (by_z[:, until_z:] == 0).all()
@@ -119,6 +154,8 @@ def test_a_draw_is_scored_as_any_value(name):
         assert drawn.shape == (PARTICLES, SEQUENCES)
         torch.testing.assert_close(drawn, scored)
         torch.testing.assert_close(q.log_prob_of_draw(value.clone()), scored)
+        if not scored.requires_grad:
+            continue  # STORN's prior has no parameters
         parameters = [p for p in (*model.parameters(), *guide.parameters()) if p.requires_grad]
         one, other = (
             torch.autograd.grad(total.sum(), parameters, retain_graph=True, allow_unused=True)

@@ -1,8 +1,24 @@
 """Deep latent variable models as Pyro model/guide pairs."""
 
+from zoo.dmm import DMM
 from zoo.lgssm import LGSSM
 from zoo.mixture import DiagonalCovariance, FullCovariance, GaussianMixture, TiedCovariance
 from zoo.ppca import PPCA
+from zoo.srnn import SRNN
+from zoo.storn import STORN
 from zoo.vae import VAE
+from zoo.vrnn import VRNN
 
-__all__ = ["LGSSM", "PPCA", "VAE", "DiagonalCovariance", "FullCovariance", "GaussianMixture", "TiedCovariance"]
+__all__ = [
+    "DMM",
+    "LGSSM",
+    "PPCA",
+    "SRNN",
+    "STORN",
+    "VAE",
+    "VRNN",
+    "DiagonalCovariance",
+    "FullCovariance",
+    "GaussianMixture",
+    "TiedCovariance",
+]

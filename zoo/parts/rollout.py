@@ -46,6 +46,8 @@ class Draws(NamedTuple):
 
 def each(s: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A state with every tensor of it changed."""
+    if s is None:
+        return None
     return change(s) if isinstance(s, Tensor) else type(s)(*(each(part, change) for part in s))
 
 

@@ -57,7 +57,8 @@ class Trajectory(TorchDistribution):
         # of the prior too every frame follows the transition
         self.followed: Any = None if mask is None or conditional == model.transition else _followed(mask, x)
         self._seen: dict[str, Any] = {}  # shared by what `expand` makes: inputs, the latest value's states, the draw
-        batch = torch.broadcast_shapes(x.shape[:-2], *(c.shape[:-2] for c in context))
+        carried = () if carry is None else (carry.z.shape[:-1],)
+        batch = torch.broadcast_shapes(x.shape[:-2], *(c.shape[:-2] for c in context), *carried)
         super().__init__(batch, torch.Size((x.shape[-2], model.latent_dim)), validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "Trajectory":
