@@ -12,7 +12,7 @@ from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.sequence_input import read_frames, size_of_frames
 from zoo.parts.networks import mlp
-from zoo.parts.trajectory import StateSpace, Trajectory, check_sequences
+from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
 
 class SequenceGuide(Guide):
@@ -36,7 +36,7 @@ class SequenceGuide(Guide):
     Sites: `z` (N, T, latent_dim) in `pyro.plate("data", N)`.
 
     Raises:
-        ValueError: the model is no state space; in use: what `check_sequences` refuses, a sequence of which no frame is
+        ValueError: the model is no state space; in use: what `model.check` refuses, a sequence of which no frame is
             observed, a mask of single entries without `entry_masks`.
 
     Example:
@@ -91,13 +91,17 @@ class SequenceGuide(Guide):
         total = context if self.of_state is None else context + self.of_state(self.model.features(s))
         return self.family(prior, total if self.rest is None else self.rest(total))
 
-    def posterior(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Trajectory:
-        """q(z | x): batch `(N,)`, event `(T, latent_dim)`."""
-        check_sequences(x, self.model.data_dim, self.of_context.weight, u, mask)
-        inputs, values, observed = read_frames(self, x, u, mask, self.entry_masks)
+    def posterior(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
+    ) -> Trajectory:
+        """q(z | x): batch `(N,)`, event `(T, latent_dim)`. Networks read a chunk alone; its s_1 comes of carry."""
+        self.model.check(x, u, mask, carry)
+        inputs, values, observed = read_frames(self, x, u, mask, carry, self.entry_masks)
         context = self.of_context(self.read(values, observed))
-        return Trajectory(self.model, self.conditional, x, u, mask, context=(context,), inputs=inputs)
+        return Trajectory(self.model, self.conditional, x, u, mask, context=(context,), inputs=inputs, carry=carry)
 
-    def forward(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
+    ) -> Tensor:
         with pyro.plate("data", len(x)):
-            return pyro.sample("z", self.posterior(x, u, mask))
+            return pyro.sample("z", self.posterior(x, u, mask, carry))

@@ -8,7 +8,7 @@ from torch import Tensor
 from guides.guide import Guide
 from zoo.parts.trajectory import side_by_side
 
-_NEEDED = ("data_dim", "latent_dim", "state_dim", "transition", "features", "inputs", "advance", "states")
+_NEEDED = ("data_dim", "latent_dim", "state_dim", "encoding_dim", "transition", "advance", "states", "inputs", "check")
 
 
 def size_of_frames(guide: Guide, entry_masks: bool) -> int:
@@ -22,11 +22,11 @@ def size_of_frames(guide: Guide, entry_masks: bool) -> int:
         if not hasattr(model, needed):
             raise ValueError(f"{name}: {type(model).__name__} has no {needed}; sequence guides need a StateSpace")
     flags = model.data_dim if entry_masks else 1
-    return getattr(model, "encoding_dim", model.data_dim) + getattr(model, "control_dim", 0) + flags
+    return model.encoding_dim + getattr(model, "control_dim", 0) + flags
 
 
 def read_frames(
-    guide: Guide, x: Tensor, u: Tensor | None, mask: Tensor | None, entry_masks: bool
+    guide: Guide, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Any, entry_masks: bool
 ) -> tuple[tuple[Any, ...], Tensor, Tensor | None]:
     """What the model makes of x and u outside every loop, the frames, and which of them are observed.
 
@@ -55,8 +55,8 @@ def read_frames(
                 "z from: leave it out, or draw from the prior by model.generate"
             )
         x, flags = x.masked_fill(~mask, 0.0), flags.masked_fill(~mask, 1.0)
-    inputs = model.inputs(x, u)
-    parts = [model.encoding(x, *inputs) if hasattr(model, "encoding") else x, flags]
+    inputs = model.inputs(x, u, *(() if carry is None else (carry,)))
+    parts = [model.encoding(x, *inputs), flags]
     if getattr(model, "control_dim", 0):
         parts.append(u)
     return inputs, side_by_side(*parts), observed
