@@ -1,8 +1,8 @@
 """How near to log p(x) the best guide of each structure comes on linear-Gaussian data, exactly: the oracle of Filter.
 
-The best q = prod_t q(z_t | z_{t-1}, x_{1:t}) in E_{p(x)} KL(q(z|x) || p(z|x)) is found from its end. Let W_t(z_t, x_{1:t})
-be the least expected cost of the steps after t, the cost of step s being log q_s - log p(z_s | z_{s-1}) - log p(x_s | z_s)
-under q, and x_{t+1:T} being unknown at time t: W_T = 0, and
+The best q = prod_t q(z_t | z_{t-1}, x_{1:t}) in E_{p(x)} KL(q(z|x) || p(z|x)) is found from its end. Step s costs
+log q_s - log p(z_s | z_{s-1}) - log p(x_s | z_s). Let W_t(z_t, x_{1:t}) be the least that the steps after t cost on
+average over q and over what is unknown at time t, x_{t+1:T}. Then W_T = 0, and
 
     q_t = p(z_t | z_{t-1}) p(x_t | z_t) exp(-W_t(z_t, x_{1:t})) / Z_t(z_{t-1}, x_{1:t})
     W_{t-1}(z_{t-1}, x_{1:t-1}) = E[-log Z_t(z_{t-1}, x_{1:t}) | x_{1:t-1}]

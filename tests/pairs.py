@@ -155,6 +155,18 @@ def with_prior(prior: Callable[[], nn.Module], system: str, code: str) -> Pair:
     )
 
 
+def with_sequences(guide: Callable[..., guides.SequenceGuide], family: str, system: str) -> Pair:
+    """An LGSSM with an amortised guide."""
+    options = {"family": getattr(guides, family), "hidden": HIDDEN, "recurrent": 7}
+    return Pair(
+        lgssm,
+        partial(guide, **options),
+        sequences,
+        ("LGSSM(marginal=False)", guide.__name__, family),
+        {system: "ELBO(analytic_kl=True)"},
+    )
+
+
 ROWS = torch.tensor([7, 2, 5, 0, 8])  # of the data set, for guides with own parameters for each datum
 
 PAIRS: Mapping[str, Pair] = {
@@ -261,6 +273,15 @@ PAIRS: Mapping[str, Pair] = {
         ("LGSSM(marginal=False)", "pyro.infer.autoguide.AutoNormal", ""),
         {"Mean-field variational Kalman smoother": "ELBO()"},
         builds_itself=False,
+    ),
+    "lgssm-mean-field": with_sequences(
+        guides.MeanField, "Diagonal", "Factorised inference network (MF-LR: Krishnan et al. 2017), linear data"
+    ),
+    "lgssm-filter": with_sequences(
+        guides.Filter, "Residual", "Amortised filter beside Kalman's; how far it stays behind is computed"
+    ),
+    "lgssm-smoother": with_sequences(
+        guides.Smoother, "PrecisionWeighted", "Amortised smoother (DKS: Krishnan et al. 2017), which can be exact"
     ),
     "mixture-exact": Pair(
         partial(GaussianMixture, DATA, 2),

@@ -124,6 +124,8 @@ class Trajectory(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
+        if value is self._seen.get("draw", (None,))[0] and not torch.is_grad_enabled():
+            return self.log_prob_of_draw(value)  # no network twice; and some families score nothing else
         s = self.states(value)
         log_prob = self.conditional(s, *self.context).log_prob(value)
         if self.followed is not None:
