@@ -442,6 +442,18 @@ def test_maximum_likelihood_has_no_gradient_left_and_says_what_it_lacks():
     assert model.log_prob(torch.zeros(1, 1, 1)).item() > 5  # the best that was seen is kept
 
 
+def test_a_sampler_that_steps_too_far_gets_nan():
+    """Pyro's NUTS runs without validation, and takes NaN for a divergence; everyone else gets the reason."""
+    scale = torch.tensor(1e200, requires_grad=True)
+    prior = LinearGaussian(local_level(scale**2, torch.tensor(1.0)), 5)
+    with pytest.raises(ValueError, match="transition_covariance"):
+        prior.log_prob(torch.zeros(5, 1))
+    with pyro.validation_enabled(False):
+        value = prior.log_prob(torch.zeros(5, 1))
+    assert value.isnan()
+    assert value.requires_grad
+
+
 def test_priors_are_global_sites():
     prior = dist.LogNormal(0.0, 1.0)
     model = LGSSM(local_level, priors={"level_variance": prior}, observation_variance=torch.tensor(0.5))

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions import MultivariateNormal, TorchDistribution, constraints
+from pyro.distributions import MultivariateNormal, TorchDistribution, constraints, is_validation_enabled
 from torch import Size, Tensor
 
 from zoo.parts import kalman
@@ -64,7 +64,13 @@ class LinearGaussian(TorchDistribution):
         lead = torch.broadcast_shapes(value.shape[:-2], () if mask is None else mask.shape[:-2])
         value = value.expand(*lead, *self._event_shape)
         mask = None if mask is None else mask.expand(value.shape)
-        total = kalman.marginal_loglik(self.parameters, value, self.u, mask)
+        try:
+            total = kalman.marginal_loglik(self.parameters, value, self.u, mask)
+        except ValueError:
+            if is_validation_enabled():
+                raise
+            # as elsewhere in torch; a sampler that validates nothing (NUTS) has stepped too far, and counts it so
+            return sum(p.sum() for p in self.parameters if p is not None) * math.nan + value.new_zeros(lead)
         if self.burn:
             first = [a if a is None else a[..., : self.burn, :] for a in (value, self.u, mask)]
             total = total - kalman.marginal_loglik(until(self.parameters, self.burn), *first)
