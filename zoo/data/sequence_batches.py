@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.sequences import Sequences
+from zoo.data.sequences import Sequences, as_floats
 
 
 class Buckets:
@@ -52,8 +52,8 @@ class Buckets:
         return _padded(self.sequences[index], self.multiple)
 
     def first(self, index: Tensor) -> Tensor | None:
-        """The frames before these sequences, where they are known."""
-        return None if self.sequences.first is None else self.sequences.first[index]
+        """The frames before these sequences, where they are known; zeros for one that is missing."""
+        return None if self.sequences.first is None else self.sequences.first[index].nan_to_num()
 
 
 class Streams:
@@ -92,7 +92,7 @@ class Streams:
         place = torch.arange(num * per_stream).reshape(num, per_stream).T.flatten()  # chunk by chunk of every stream
         start = 1 + place * length
         frames = sequences.frames[(start[:, None] + torch.arange(length)).flatten()]
-        first = sequences.frames[start - 1]
+        first = as_floats(sequences.frames[start - 1])
         lengths = torch.full((len(place),), length)
         chunks = Sequences(frames, lengths, sequences.columns, num_levels=sequences.num_levels, first=first)
         return cls(chunks, num)
@@ -117,8 +117,8 @@ class Streams:
         return _padded(self.sequences[index], 1)
 
     def first(self, index: Tensor) -> Tensor | None:
-        """The frames before these chunks, where they are known."""
-        return None if self.sequences.first is None else self.sequences.first[index]
+        """The frames before these chunks, where they are known; zeros for one that is missing."""
+        return None if self.sequences.first is None else self.sequences.first[index].nan_to_num()
 
 
 def _refuse(sequences: Sequences) -> None:

@@ -19,8 +19,8 @@ class Sequences:
         time_unit: of the stamps, such as "years" or "seconds since 1970".
         labels: int64 `(N,)`, or None where the source gives none.
         num_levels: of frames that hold levels, as of a `Split` (2: bits); None where they are measurements.
-        first: `(N, D)`, the frame before each sequence where it is known: input of a model that feeds x back, and not
-            scored (SRNN's convention). None where sequences begin at their beginning.
+        first: floats `(N, D)`, the frame before each sequence where it is known: input of a model that feeds x back,
+            and not scored (SRNN's convention). None where sequences begin at their beginning.
         values: `(N, T, D)`, T the greatest length, padded behind with 0 (missing frames stay NaN); integers as float32.
         mask: bool `(N, T)`, True where a frame is there: neither padding nor missing. What models take as `mask`.
         times: float64 `(N, T)`: the stamps, or 0, 1, ...; padding repeats the last, so that no time passes in it.
@@ -106,7 +106,7 @@ class Sequences:
         kept = torch.ones(len(self.frames), dtype=torch.bool)
         kept[self._starts] = False
         stamps = None if self.stamps is None else self.stamps[kept]
-        first = self.frames[self._starts]
+        first = as_floats(self.frames[self._starts])
         return replace(self, frames=self.frames[kept], lengths=self.lengths - 1, stamps=stamps, first=first)
 
     def shuffled(self, seed: int = 0) -> "Sequences":
@@ -115,7 +115,7 @@ class Sequences:
 
     @cached_property
     def values(self) -> Tensor:
-        frames = self.frames if self.frames.is_floating_point() else self.frames.float()
+        frames = as_floats(self.frames)
         return frames[self._places].masked_fill(self._padding.unsqueeze(-1), 0)
 
     @cached_property
@@ -144,3 +144,8 @@ class Sequences:
     def _places(self) -> Tensor:
         """`(N, T)`: where in `frames` each padded frame is; padding points at the last of its sequence."""
         return self._starts[:, None] + self._steps.minimum(self.lengths[:, None] - 1)
+
+
+def as_floats(frames: Tensor) -> Tensor:
+    """Integers as float32, floats as they are."""
+    return frames if frames.is_floating_point() else frames.float()

@@ -13,6 +13,7 @@ from zoo.infer.objectives import ELBO, IWELBO, Objective, RenyiELBO, Tempered
 from zoo.infer.overlay import plot_overlay
 from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_reconstructions
 from zoo.infer.reference import Reference, exact_reference, grid_reference
+from zoo.infer.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
 from zoo.infer.trajectory_plots import Band, draw_band, draw_points, draw_regions, plot_bands
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Objective",
     "Reference",
     "RenyiELBO",
+    "SequenceLikelihood",
     "Tempered",
     "Terms",
     "Verdict",
@@ -51,6 +53,7 @@ __all__ = [
     "kl_per_site",
     "load_model",
     "log_likelihood",
+    "mask_of",
     "nuts_reference",
     "plot_bands",
     "plot_elbo_history",
@@ -59,5 +62,6 @@ __all__ = [
     "plot_overlay",
     "plot_reconstructions",
     "save_model",
+    "sequence_log_likelihood",
     "terms",
 ]

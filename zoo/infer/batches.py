@@ -16,11 +16,16 @@ class Rows(Protocol):
     `batch(index, generator)` gives the tensors for the rows `index` (a LongTensor). All its randomness comes from
     `generator`, a CPU generator that `fit` saves with its checkpoints, so that a resumed training sees the same
     batches.
+
+    Three more are read where they are there, as of `zoo.data.Buckets` and `zoo.data.Streams`:
+    `batches(batch_size, seed, epoch)`, the row numbers of every batch of an epoch, or in a fixed order for `epoch=None`
+    (default: a permutation); `carried`, whether each batch goes on where the last one ended; `first(index)`, frames
+    before those of the batch (`zoo.infer.carried`). An argument that the pair may do without can be None.
     """
 
     def __len__(self) -> int: ...
 
-    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]: ...
+    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor | None, ...]: ...
 
 
 class TensorRows:
@@ -71,6 +76,15 @@ def rows_of(data: Tensor | Sequence[Tensor] | Rows, name: str = "data") -> Rows:
 def epoch_order(num: int, seed: int, epoch: int) -> Tensor:
     """The order of the rows in an epoch: a function of seed and epoch, so that resuming needs no state for it."""
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
+
+
+def batches_of(rows: Rows, batch_size: int, seed: int, epoch: int | None) -> list[Tensor]:
+    """The row numbers of each batch of an epoch; None: in a fixed order, for evaluation."""
+    device = getattr(rows, "device", "cpu")
+    if callable(own := getattr(rows, "batches", None)):
+        return [index.to(device) for index in own(batch_size, seed, epoch)]
+    order = torch.arange(len(rows)) if epoch is None else epoch_order(len(rows), seed, epoch)
+    return list(order.to(device).split(batch_size))
 
 
 def takes_index(loss: nn.Module) -> bool:

@@ -115,7 +115,11 @@ def log_likelihood(
     if first.isnan().any():
         bad = first.isnan().nonzero().flatten().tolist()
         raise ValueError(f"the log weights of rows {bad[:5]} ({len(bad)} in all) are NaN: look at these rows of x")
-    k = num_particles
+    return of_sums(first, second, total, squares, num_particles)
+
+
+def of_sums(first: Tensor, second: Tensor, total: Tensor, squares: Tensor, k: int) -> LogLikelihood:
+    """From what k particles add up to, each `(batch,)`: log sum w, log sum w^2, sum log w, sum (log w)^2."""
     unbiased = k / (k - 1) if k > 1 else math.nan  # one particle says nothing about its own spread
     elbo = total / k
     relative_variance = ((second - 2 * first).exp() - 1 / k).clamp(min=0.0) * unbiased

@@ -74,7 +74,9 @@ def fit(
             guide)`. A guide whose `forward` has an argument `index` is given the row numbers of the batch.
         data: a tensor, a tuple of tensors with a common first axis, or an object with `__len__` and
             `batch(index, generator)` (`zoo.infer.batches.Rows`). Tensors stay where they are and batches are moved to
-            `device`; put small data there yourself to save the transfers.
+            `device`; put small data there yourself to save the transfers. Sequences come as `zoo.data.Buckets`, or as
+            `zoo.data.Streams`, whose state is carried from batch to batch (truncated back-propagation) and saved in
+            checkpoints.
         steps, epochs: give one. An epoch visits every row once, in an order that depends on `seed` and the epoch;
             its last batch may be smaller. Optimiser steps stop at exactly `steps`, also within an epoch.
         batch_size: rows of a batch, over all processes together.
@@ -114,7 +116,7 @@ def fit(
     together = Parallel(loss, device, fabric)
     optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3, fused=True)
     training = Training(loss, rows, held_out, together, seed, batch_size, optimizer, schedule, clip, compile)
-    per_epoch = -(-len(rows) // batch_size)
+    per_epoch = len(training.batches(seed, 0))
     total = steps or (epochs or 0) * per_epoch
     state, interrupted = Progress(), False
     history: list[dict[str, Any]] = []

@@ -91,8 +91,11 @@ def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_
     return layout
 
 
-def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int = 0) -> Layout:
-    """The check itself: of the program, and of the values in these arguments, whose rows count from `first_row`."""
+def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor = 0) -> Layout:
+    """The check itself: of the program, and of the values in these arguments.
+
+    Rows are named as counted from `first_row`, or as their numbers there if it is a tensor.
+    """
     for position, value in enumerate(args):
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
@@ -202,7 +205,7 @@ def _batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
     return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
 
 
-def _check_site(name: str, site: Any, first_row: int) -> None:
+def _check_site(name: str, site: Any, first_row: int | Tensor) -> None:
     scale = site["scale"]
     if isinstance(scale, Tensor) or scale != 1.0:
         raise ValueError(
@@ -246,8 +249,9 @@ def _check_site(name: str, site: Any, first_row: int) -> None:
             )
 
 
-def _rows(wrong: Tensor, first_row: int) -> str:
-    rows = (wrong.nonzero()[:, 0].unique() + first_row).tolist()
+def _rows(wrong: Tensor, first_row: int | Tensor) -> str:
+    found = wrong.nonzero()[:, 0].unique()
+    rows = (found + first_row if isinstance(first_row, int) else first_row[found]).tolist()
     return f"{rows[:5]}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
@@ -259,9 +263,4 @@ def reordered(model: Callable, guide: Callable, args: tuple, kwargs: dict, model
     for name in direct:
         above = set(direct.get(name, ())) - {name}
         ancestors[name] = above.union(*(ancestors.get(a, set()) for a in above))
-    return {
-        z: parent
-        for z in direct
-        for parent in set(parents.get(z, ())) - {z}
-        if z in ancestors.get(parent, set())
-    }
+    return {z: parent for z in direct for parent in set(parents.get(z, ())) - {z} if z in ancestors.get(parent, set())}

@@ -8,7 +8,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from zoo.infer.batches import Rows, epoch_order, takes_index
+from zoo.infer import carried
+from zoo.infer.batches import Rows, batches_of, takes_index
 from zoo.infer.compiled import compiled
 from zoo.infer.log_weights import terms
 from zoo.infer.nonfinite import culprit, data_rows, refuse_nonfinite_parameters
@@ -43,12 +44,18 @@ class Training:
             raise ValueError("the guide has parameters for each row of the data (`index`): no validation on other rows")
         # The first evaluation of each shape checks the pair, which must not happen amid the training (a batch norm
         # would notice), and makes the parameters of autoguides before the optimiser needs them.
-        sizes = {len(rows) % batch_size, batch_size} - {0}
+        self.model = getattr(loss, "model", None)
+        for source in (rows, held_out):
+            carried.refuse_uncarried(self.model, source)
+        self.carry = self.carry_form = None  # the state that goes on from batch to batch
+        sizes = {len(index): index for index in reversed(batches_of(rows, batch_size, seed, None))}
         for size in sorted(sizes):
-            index = self.mine(torch.arange(size, device=getattr(rows, "device", "cpu")))
+            index = self.mine(sizes[size])
             self.args, self.kwargs = self.batch(rows, index, torch.Generator().manual_seed(self.seed))
             with aside(loss, self.device, self.seed):
-                value = loss(*self.args, **self.kwargs)
+                value, latents = carried.run(loss, self.args, self.kwargs)
+                if carried.is_carried(rows):
+                    self.carry_form = carried.after(self.model, latents, self.args, None, len(index))
         if not isinstance(value, Tensor) or value.dim() > 0:
             raise ValueError(f"loss(*batch) must be a tensor without axes, the sum over the batch, got {value!r}")
         if isinstance(self.elbo, Objective):
@@ -62,7 +69,10 @@ class Training:
             raise ValueError("the loss has no parameter that requires a gradient")
         self.optimizer = optimizer(self.trained)
         self.settings = {
-            "data": {"rows": len(rows), "batch": [[str(t.dtype), *t.shape[1:]] for t in self.args]},
+            "data": {
+                "rows": len(rows),
+                "batch": [None if t is None else [str(t.dtype), *t.shape[1:]] for t in self.args],
+            },
             "validation": None if held_out is None else len(held_out),
             "batch_size": batch_size,
             "seed": seed,
@@ -76,6 +86,8 @@ class Training:
         }
         self.scheduler = None if schedule is None else schedule(self.optimizer)
         self.settings["schedule"] = describe(self.scheduler)
+        if compile and (self.carry_form is not None or any(t is None for t in self.args)):
+            raise ValueError("compile: a graph has one shape and no state; not for sequences in buckets or streams")
         call = compiled(loss, *self.args, **self.kwargs) if compile else loss
         self.call, self.stepper = together.wrap(call, self.optimizer)
         self.generator = torch.Generator().manual_seed(self.seed)
@@ -105,26 +117,29 @@ class Training:
         """Checks the values of every row before the training spends time on them."""
         generator = torch.Generator().manual_seed(self.seed)
         with aside(self.loss, self.device, self.seed):
-            for index in torch.arange(len(source), device=getattr(source, "device", "cpu")).split(self.batch_size):
+            for index in batches_of(source, self.batch_size, self.seed, None):
                 args, kwargs = self.batch(source, index, generator)
                 try:
-                    look_at(self.loss.model, self.loss.guide, args, kwargs, int(index[0]))
+                    look_at(self.loss.model, self.loss.guide, args, kwargs, index)
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
 
     def batch(
-        self, source: Rows, index: Tensor, generator: torch.Generator
-    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        args = tuple([t.to(self.device, non_blocking=True) for t in source.batch(index, generator)])
-        return args, {"index": index.to(self.device, non_blocking=True)} if self.indexed else {}
+        self, source: Rows, index: Tensor, generator: torch.Generator, carry: Any = None
+    ) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
+        """The arguments of a batch; `carry`: the state to go on from, None where the sequences begin."""
+        args = tuple([t if t is None else t.to(self.device, non_blocking=True) for t in source.batch(index, generator)])
+        kwargs = {"index": index.to(self.device, non_blocking=True)} if self.indexed else {}
+        if carry is None and self.model is not None:
+            carry = carried.opening(self.model, source, index, self.device)
+        return args, kwargs | carried.keyword(carry)
 
     def mine(self, index: Tensor) -> Tensor:
         """This rank's rows of a global batch; if there are fewer rows than ranks, one to take part with, weight 0."""
         return self.together.share(index) if len(index) > self.together.rank else index[:1]
 
     def batches(self, seed: int, epoch: int) -> list[Tensor]:
-        order = epoch_order(len(self.rows), seed, epoch).to(getattr(self.rows, "device", "cpu"))
-        return list(order.split(self.batch_size))
+        return batches_of(self.rows, self.batch_size, seed, epoch)
 
     def step(self, index: Tensor, progress: Progress) -> None:
         """One optimiser step on a global batch."""
@@ -132,12 +147,17 @@ class Training:
         idle = len(index) <= self.together.rank
         if idle:
             weight = torch.zeros_like(weight)
-        self.args, self.kwargs = self.batch(self.rows, mine, self.generator)
+        going_on = self.carry if progress.position else None
+        self.args, self.kwargs = self.batch(self.rows, mine, self.generator, going_on)
         noise = torch_state(self.device)
         for p in self.trained:
             p.grad = None
         try:
-            total = self.call(*self.args, **self.kwargs)
+            if self.carry_form is None:
+                total = self.call(*self.args, **self.kwargs)
+            else:
+                total, latents = carried.run(self.call, self.args, self.kwargs)
+                self.carry = carried.after(self.model, latents, self.args, self.kwargs.get("carry"), len(mine))
         except ValueError as error:  # of a distribution that was handed a NaN, most often
             self.explain(noise, mine, progress, "cannot be computed", error)
             raise
@@ -205,13 +225,16 @@ class Training:
         tempered = isinstance(self.elbo, Tempered)
         score = self.elbo.objective(self.loss.model, self.loss.guide) if tempered else self.loss
         generator, total, count = torch.Generator().manual_seed(self.seed), 0.0, 0
-        order = torch.arange(len(self.held_out), device=getattr(self.held_out, "device", "cpu"))
+        carry, goes_on = None, carried.is_carried(self.held_out)
         with aside(self.loss, self.device, self.seed):
-            for index in order.split(self.batch_size):
+            for index in batches_of(self.held_out, min(self.batch_size, len(self.held_out)), self.seed, None):
                 mine = self.together.share(index)
                 if len(mine):
-                    args, kwargs = self.batch(self.held_out, mine, generator)
-                    total, count = total + score(*args, **kwargs).item(), count + len(mine)
+                    args, kwargs = self.batch(self.held_out, mine, generator, carry)
+                    value, latents = carried.run(score, args, kwargs)
+                    total, count = total + value.item(), count + len(mine)
+                    if goes_on:
+                        carry = carried.after(self.model, latents, args, kwargs.get("carry"), len(mine))
         total, count = self.together.sum(total, count)
         return total / count if math.isfinite(total) else None
 
@@ -221,6 +244,7 @@ class Training:
             "generator": self.generator.get_state(),
             "loss": progress.loss,
             "rows": progress.rows,
+            "carry": carried.pack(self.carry),
         }
         return {
             "format": 1,
@@ -242,5 +266,6 @@ class Training:
             self.elbo.step = checkpoint["objective_step"]
         mine = checkpoint["ranks"][self.together.rank]
         self.generator.set_state(mine["generator"])
+        self.carry = carried.unpack(mine.get("carry"), self.carry_form, self.device)
         set_random_state(mine["random"], self.device)
         return Progress(**{**checkpoint["progress"], "loss": mine["loss"], "rows": mine["rows"]})
