@@ -13,6 +13,7 @@ from zoo.infer.objectives import ELBO, IWELBO, Objective, RenyiELBO, Tempered
 from zoo.infer.overlay import plot_overlay
 from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_reconstructions
 from zoo.infer.reference import Reference, exact_reference, grid_reference
+from zoo.infer.sequence_plots import plot_piano_rolls, plot_waveforms, write_wav
 from zoo.infer.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
 from zoo.infer.trajectory_plots import Band, draw_band, draw_points, draw_regions, plot_bands
 
@@ -60,8 +61,11 @@ __all__ = [
     "plot_images",
     "plot_kl",
     "plot_overlay",
+    "plot_piano_rolls",
     "plot_reconstructions",
+    "plot_waveforms",
     "save_model",
     "sequence_log_likelihood",
     "terms",
+    "write_wav",
 ]
