@@ -113,7 +113,7 @@ class DiagonalNormal(VectorDistribution):
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self._log_prob_at((value - self.loc) / self.scale)
+        return self.log_prob_at((value - self.loc) / self.scale)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """`log_prob`; of its own latest draw by the noise behind it, with the parameters' gradient in fewer steps.
@@ -122,9 +122,15 @@ class DiagonalNormal(VectorDistribution):
         itself gets no gradient.
         """
         drawn, noise = self._drawn
-        return self._log_prob_at(noise) if value is drawn and value.requires_grad else self.log_prob(value)
+        return self.log_prob_at(noise) if value is drawn and value.requires_grad else self.log_prob(value)
 
-    def _log_prob_at(self, noise: Tensor) -> Tensor:
+    @property
+    def noise_of_draw(self) -> Tensor:
+        """(value - loc) / scale of the latest draw."""
+        return self._drawn[1]
+
+    def log_prob_at(self, noise: Tensor) -> Tensor:
+        """`log_prob(loc + scale * noise)`."""
         return -0.5 * _LOG_2PI * self._event_shape[0] - torch.addcmul(self.log_scale, noise, noise, value=0.5).sum(-1)
 
     def entropy(self) -> Tensor:

@@ -3,13 +3,49 @@
 import copy
 from collections.abc import Callable
 from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
+from zoo.parts.distributions import DiagonalNormal
 from zoo.parts.rollout import Carry
+
+
+class _Seen:
+    """What a trajectory has computed of the model: for its data, and along the latest value that it was asked about.
+
+    A guide's trajectory offers it to the model's own of the same data, which comes next: so nothing of the model that
+    both need runs twice in one evaluation of a loss. It is lent once, as long as the guide's trajectory is there, and
+    if no parameter has changed or been frozen since.
+    """
+
+    inputs: Any = None
+    value: Any = None
+    states: Any = None
+    prior: Any = None
+
+    def __init__(self, model: Any, arguments: tuple) -> None:
+        self.model, self.arguments, self.stamp = model, arguments, _stamp(model)
+
+    def serves(self, arguments: tuple) -> bool:
+        same = all(mine is other for mine, other in zip(self.arguments, arguments, strict=True))
+        return same and self.stamp == _stamp(self.model)
+
+    def along(self, value: Tensor) -> "_Seen":
+        if self.value is not value:
+            self.value, self.states, self.prior = value, None, None
+        return self
+
+
+_OFFERED: WeakKeyDictionary[Any, ReferenceType[_Seen]] = WeakKeyDictionary()
+
+
+def _stamp(model: Any) -> tuple:
+    parameters = tuple((id(p), 0 if p.is_inference() else p._version, p.requires_grad) for p in model.parameters())
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), parameters
 
 
 class Trajectory(TorchDistribution):
@@ -53,13 +89,26 @@ class Trajectory(TorchDistribution):
         self.carry = carry
         self.model, self.conditional, self.context = model, conditional, context
         self.x = x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
-        self._u, self._inputs = u, inputs
+        self._u, self._draw = u, [None, None]  # shared by what `expand` makes: the latest draw, and how it was drawn
+        own = conditional == model.transition
         # of the prior too every frame follows the transition
-        self.followed: Any = None if mask is None or conditional == model.transition else _followed(mask, x)
-        self._seen: dict[str, Any] = {}  # shared by what `expand` makes: inputs, the latest value's states, the draw
+        self.followed: Any = None if mask is None or own else _followed(mask, x)
+        self._seen = self._meet(inputs, (x, u, mask, carry), own)
         carried = () if carry is None else (carry.z.shape[:-1],)
         batch = torch.broadcast_shapes(x.shape[:-2], *(c.shape[:-2] for c in context), *carried)
         super().__init__(batch, torch.Size((x.shape[-2], model.latent_dim)), validate_args=False)
+
+    def _meet(self, inputs: tuple[Any, ...] | None, arguments: tuple, own: bool) -> _Seen:
+        """What has been computed: a guide offers it, the model's own trajectory takes the offer."""
+        offer = _OFFERED.pop(self.model, None) if own and inputs is None else None
+        offered = None if offer is None else offer()
+        if offered is not None and offered.serves(arguments):
+            return offered
+        seen = _Seen(self.model, arguments)
+        seen.inputs = inputs
+        if not own:
+            _OFFERED[self.model] = ref(seen)
+        return seen
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "Trajectory":
         batch_shape = torch.Size(batch_shape)
@@ -73,19 +122,18 @@ class Trajectory(TorchDistribution):
     def __deepcopy__(self, memo: dict) -> "Trajectory":
         """Made of the same things: what was computed belongs to the graph of the original (Pyro's autoguides copy)."""
         new = memo[id(self)] = object.__new__(Trajectory)
-        new.__dict__.update({name: copy.deepcopy(v, memo) for name, v in self.__dict__.items() if name != "_seen"})
-        new._seen = {}
+        kept = {name: v for name, v in self.__dict__.items() if name not in ("_seen", "_draw")}
+        new.__dict__.update({name: copy.deepcopy(v, memo) for name, v in kept.items()})
+        new._seen, new._draw = _Seen(new.model, (new.x, new._u, None, new.carry)), [None, None]
         return new
 
     @property
     def inputs(self) -> tuple[Any, ...]:
         """What `model.inputs` gives, computed once."""
-        if self._inputs is not None:
-            return self._inputs
-        if "inputs" not in self._seen:
+        if self._seen.inputs is None:
             carried = () if self.carry is None else (self.carry,)
-            self._seen["inputs"] = self.model.inputs(self.x, self._u, *carried)
-        return self._seen["inputs"]
+            self._seen.inputs = self.model.inputs(self.x, self._u, *carried)
+        return self._seen.inputs
 
     def _first(self) -> Any:
         """s_1."""
@@ -96,56 +144,74 @@ class Trajectory(TorchDistribution):
 
     def states(self, z: Tensor) -> Any:
         """s_1..s_T along z, computed once for each z: emission and score share them."""
-        if self._seen.get("value") is not z:
+        seen = self._seen.along(z)
+        if seen.states is None:
             first = {} if self.carry is None else {"first": self._first()}
-            self._seen["value"], self._seen["states"] = z, self.model.states(z, self.x, *self.inputs, **first)
-        return self._seen["states"]
+            seen.states = self.model.states(z, self.x, *self.inputs, **first)
+        return seen.states
+
+    def _prior(self, z: Tensor) -> TorchDistribution:
+        """The transitions along z."""
+        s, seen = self.states(z), self._seen
+        if seen.prior is None:
+            seen.prior = self.model.transition(s)
+        return seen.prior
+
+    def along(self, z: Tensor) -> TorchDistribution:
+        """The conditionals of all steps along z; where z is the latest draw, those that drew it."""
+        value, steps = self._draw
+        if value is z and (value.requires_grad or not torch.is_grad_enabled()):
+            drawn = _stack([c for c, _ in steps])
+            if drawn is not None:
+                return drawn
+        own = self.conditional == self.model.transition
+        return self._prior(z) if own else self.conditional(self.states(z), *self.context)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws with their path of gradients; padding, on which nothing depends, without."""
         shape = torch.Size(sample_shape) + self._batch_shape
         T = self._event_shape[0]
         x, inputs, context = self.x.unbind(-2), at_steps(self.inputs, T), at_steps(self.context, T)
+        followed = None if self.followed is None else self.followed.flatten(0, -2).all(0).tolist()
         s = self._first()
         steps, path = [], []
         for t in range(T):
-            step = [self.conditional(s, *context[t])]
-            if self.followed is not None and not self.followed[..., t].all():
-                step.append(self.model.transition(s))
-            step = [c.expand(shape) for c in step]
-            draws = [c.rsample() for c in step]
-            z = self._choose(draws, t, None)
-            steps.append(list(zip(step, draws, strict=True)))
+            step = self.conditional(s, *context[t]).expand(shape)
+            z = step.rsample()
+            steps.append((step, z))
+            if followed is not None and not followed[t]:
+                with torch.no_grad():
+                    beyond = self.model.transition(s).expand(shape).sample()
+                z = torch.where(self.followed[..., t, None], z, beyond)
             path.append(z)
             if t + 1 < T:
                 s = self.model.advance(s, z, x[t], *inputs[t + 1])
         value = torch.stack(path, -2)
-        self._seen["draw"] = value, steps
+        self._draw[:] = value, steps
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
-        if value is self._seen.get("draw", (None,))[0] and not torch.is_grad_enabled():
-            return self.log_prob_of_draw(value)  # no network twice; and some families score nothing else
-        s = self.states(value)
-        log_prob = self.conditional(s, *self.context).log_prob(value)
-        if self.followed is not None:
-            log_prob = torch.where(self.followed, log_prob, self.model.transition(s).log_prob(value))
-        return self._full(log_prob.sum(-1), value)
+        own = self.conditional == self.model.transition
+        each = self._prior(value) if own else self.conditional(self.states(value), *self.context)
+        return self._sum(each.log_prob(value), value)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """`log_prob`; of its own latest draw by the conditionals that drew it, without running a network again."""
-        drawn, steps = self._seen.get("draw", (None, None))
-        if value is not drawn:
+        drawn, steps = self._draw
+        if value is not drawn or (torch.is_grad_enabled() and not value.requires_grad):
             return self.log_prob(value)
-        total: Any = 0.0
-        for t, step in enumerate(steps):
-            scores = [getattr(c, "log_prob_of_draw", c.log_prob)(z) for c, z in step]
-            total = total + self._choose(scores, t)
-        return self._full(total, value)
+        stacked = _stack([c for c, _ in steps])
+        if stacked is not None:
+            return self._sum(stacked.log_prob_at(torch.stack([c.noise_of_draw for c, _ in steps], -2)), value)
+        scores = [getattr(c, "log_prob_of_draw", c.log_prob)(z) for c, z in steps]
+        return self._sum(torch.stack(scores, -1), value)
 
-    def _choose(self, values: list[Tensor], *t: Any) -> Tensor:
-        """The conditional's value where it is followed, the transition's elsewhere, if there is one."""
-        return values[0] if len(values) == 1 else torch.where(self.followed[(..., *t)], values[0], values[1])
+    def _sum(self, each: Tensor, value: Tensor) -> Tensor:
+        """Over time; where the conditional is not followed, the transition's score takes its place."""
+        if self.followed is not None:
+            each = torch.where(self.followed, each, self._prior(value).log_prob(value))
+        return self._full(each.sum(-1), value)
 
     def _check(self, value: Tensor) -> None:
         if value.shape[-2:] != self._event_shape:
@@ -159,12 +225,21 @@ class Trajectory(TorchDistribution):
 @register_kl(Trajectory, Trajectory)
 def _kl_along_the_draw(q: Trajectory, p: Trajectory) -> Tensor:
     """sum_t KL(q(. | s_t) || p(. | s_t)) at q's latest draw: its mean over draws is KL(q || p)."""
-    if "draw" not in q._seen:
+    if q._draw[0] is None:
         q.rsample()
-    z = q._seen["draw"][0]
-    s = q.states(z)
-    kl = kl_divergence(q.conditional(s, *q.context), p.conditional(p.states(z), *p.context))
+    z = q._draw[0]
+    kl = kl_divergence(q.along(z), p.along(z))
     return q._full((kl if q.followed is None else kl * q.followed).sum(-1), z)
+
+
+def _stack(steps: list[TorchDistribution]) -> DiagonalNormal | None:
+    """The conditionals of all steps as one, with a time axis; None where they are not diagonal Gaussians."""
+    if not all(type(c) is DiagonalNormal for c in steps):
+        return None
+    return DiagonalNormal(
+        torch.stack([c.loc for c in steps], -2),
+        log_scale=torch.stack([c.log_scale.expand(c.loc.shape) for c in steps], -2),
+    )
 
 
 def _followed(mask: Tensor, x: Tensor) -> Tensor | None:
