@@ -104,7 +104,9 @@ class LGSSM(StateSpace):
             raise ValueError(f"{min(missing)}: has a prior and no value: give one, as {min(missing)}=...")
         return self.build(**({name: getattr(self, name) for name in self._names} | given))
 
-    def forward(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         if not (self.marginal or self.priors):
             return super().forward(x, u, mask)
         given = {name: pyro.sample(name, prior) for name, prior in self.priors.items()}
@@ -130,7 +132,7 @@ class LGSSM(StateSpace):
     def advance(self, s: State, z: Tensor, x: Tensor, step: Step) -> State:
         return State(step.transition_mean(z), step)
 
-    def states(self, z: Tensor, x: Tensor, steps: Step) -> State:
+    def states(self, z: Tensor, x: Tensor, steps: Step) -> State:  # type: ignore[override]
         return State(steps.transition_mean(shift(z, z.new_zeros(self.latent_dim))), steps)
 
     def features(self, s: State) -> Tensor:
@@ -152,14 +154,16 @@ class LGSSM(StateSpace):
         p = self._checked(x, u, mask, given)
         return LinearGaussian(p, x.shape[1], u, mask, burn=self.burn).log_prob(_filled(x, mask))
 
-    def forecast(
+    def forecast(  # type: ignore[override]
         self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor
     ) -> kalman.Forecast:
         """Means and covariances of the k frames after x, of z and of x; u holds controls for all T + k frames."""
         p = self._checked(x, None if u is None else u[:, : x.shape[1]], mask, given)
         return kalman.forecast(p, _filled(x, mask), k, u, mask)
 
-    def impute(self, x: Tensor, mask: Tensor, u: Tensor | None = None, **given: Tensor) -> Tensor:
+    def impute(  # type: ignore[override]
+        self, x: Tensor, mask: Tensor, u: Tensor | None = None, **given: Tensor
+    ) -> Tensor:
         """x with E[x_missing | x_observed] in its missing entries."""
         p, found = self.system(**given), self.posterior(x, u, mask, **given)
         mask = mask if mask.ndim == 3 else mask.unsqueeze(-1).expand(x.shape)

@@ -93,5 +93,5 @@ class SRNN(StateSpace):
     def advance(self, s: State, z: Tensor, x: Tensor, d: Tensor, feature: Tensor) -> State:
         return State(z, d)
 
-    def states(self, z: Tensor, x: Tensor, d: Tensor, feature: Tensor, first: State | None = None) -> State:
+    def states(self, z: Tensor, x: Tensor, d: Tensor, feature: Tensor, first: State | None = None) -> State:  # type: ignore[override]
         return State(shift(z, self.z_0 if first is None else first.z), d)

@@ -87,7 +87,7 @@ class STORN(StateSpace):
     def advance(self, s: State, z: Tensor, x: Tensor, fed: Tensor) -> State:
         return State(self._reach(s, z), fed)
 
-    def states(self, z: Tensor, x: Tensor, fed: Tensor, first: State | None = None) -> State:
+    def states(self, z: Tensor, x: Tensor, fed: Tensor, first: State | None = None) -> State:  # type: ignore[override]
         h = self.h_0 if first is None else first.h
         reached = self.gru(side_by_side(fed, z), h)
         return State(shift(reached, h), fed, z, reached)

@@ -92,13 +92,13 @@ class VRNN(StateSpace):
         return self.prior(s.h)
 
     def emission(self, z: Tensor, s: State) -> TorchDistribution:
-        feature = s.feature if s.z is z else self.latent_feature(z)
+        feature = s.feature if s.feature is not None and s.z is z else self.latent_feature(z)
         return self.likelihood(self.decoder(side_by_side(feature, s.h)))
 
     def advance(self, s: State, z: Tensor, x: Tensor, fed: Tensor, feature: Tensor) -> State:
         return State(self.gru.step(side_by_side(fed, self.latent_feature(z)), s.h))
 
-    def states(self, z: Tensor, x: Tensor, fed: Tensor, feature: Tensor, first: State | None = None) -> State:
+    def states(self, z: Tensor, x: Tensor, fed: Tensor, feature: Tensor, first: State | None = None) -> State:  # type: ignore[override]
         h, seen = self.h_0 if first is None else first.h, self.latent_feature(z)
         later = self.gru(side_by_side(fed[..., 1:, :], seen[..., :-1, :]), h)
         return State(torch.cat([h.expand(*later.shape[:-2], -1).unsqueeze(-2), later], -2), z, seen)

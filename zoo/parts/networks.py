@@ -42,7 +42,7 @@ class GRU(nn.Module):
         super().__init__()
         self.hidden = hidden
         self.fused = nn.GRU(in_features, hidden, batch_first=True)
-        for gate in self.fused.weight_hh_l0.chunk(3):
+        for gate in self._parameters_of_a_step()[1].chunk(3):
             nn.init.orthogonal_(gate)
 
     def forward(self, v: Tensor, h: Tensor) -> Tensor:
@@ -58,6 +58,9 @@ class GRU(nn.Module):
         """h_t of v_t and h_{t-1}, leading axes broadcast."""
         lead = torch.broadcast_shapes(v.shape[:-1], h.shape[:-1])
         v, h = (part.expand(*lead, part.shape[-1]).reshape(-1, part.shape[-1]) for part in (v, h))
-        gru = self.fused
-        h = torch.gru_cell(v, h, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
-        return h.reshape(*lead, self.hidden)
+        return torch.gru_cell(v, h, *self._parameters_of_a_step()).reshape(*lead, self.hidden)
+
+    def _parameters_of_a_step(self) -> list[Tensor]:
+        """Of input and of recurrence: weights, then biases."""
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        return [getattr(self.fused, name) for name in names]

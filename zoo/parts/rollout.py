@@ -99,7 +99,7 @@ def _flags(known: Tensor, t: int) -> bool | None:
 @torch.no_grad()
 def draws_of(guide: Callable, num: int, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Tensor:
     """`num` trajectories from the guide for each sequence, `(num, N, T, latent_dim)`."""
-    arguments = (x, u, mask)
+    arguments: tuple[Tensor | None, ...] = (x, u, mask)
     while arguments[-1] is None:
         arguments = arguments[:-1]  # a guide may take x alone
     with pyro.plate("draws", num, dim=-2):

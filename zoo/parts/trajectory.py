@@ -99,7 +99,7 @@ class StateSpace(PyroModule):
         """s_{t+1} from s_t, z_t, x_t; `inputs` are those of step t + 1."""
 
     @abstractmethod
-    def states(self, z: Tensor, x: Tensor, *inputs: Any, first: Any = None) -> Any:
+    def states(self, z: Tensor, x: Tensor, *inputs: Any, first: Any | None = None) -> Any:
         """s_1..s_T with a time axis, from the whole z `(..., T, latent_dim)`: what `advance` gives step by step.
 
         `first`: s_1; None means that of `start`.
@@ -187,7 +187,8 @@ class StateSpace(PyroModule):
             raise ValueError(f"k: expected at least one frame, got {k}")
         T = x.shape[-2]
         known = torch.arange(T + k, device=x.device) < T
-        z, x = rollout.roll(self, *(torch.nn.functional.pad(v, (0, 0, 0, k)) for v in (z, x)), known, known, u)
+        z, x = (torch.nn.functional.pad(v, (0, 0, 0, k)) for v in (z, x))
+        z, x = rollout.roll(self, z, x, known, known, u)
         return z[..., T:, :], x[..., T:, :]
 
     def generate(self, num: int, T: int, u: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,8 @@ class Trajectory(TorchDistribution):
         self.carry = carry
         self.model, self.conditional, self.context = model, conditional, context
         self.x = x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
-        self._u, self._draw = u, [None, None]  # shared by what `expand` makes: the latest draw, and how it was drawn
+        self._u = u
+        self._draw: list[Any] = [None, None]  # shared by what `expand` makes: the latest draw, and how it was drawn
         own = conditional == model.transition
         # of the prior too every frame follows the transition
         self.followed: Any = None if mask is None or own else _followed(mask, x)
@@ -146,6 +147,7 @@ class Trajectory(TorchDistribution):
         """s_1..s_T along z, computed once for each z: emission and score share them."""
         seen = self._seen.along(z)
         if seen.states is None:
+            self._check(z)
             first = {} if self.carry is None else {"first": self._first()}
             seen.states = self.model.states(z, self.x, *self.inputs, **first)
         return seen.states
@@ -191,7 +193,11 @@ class Trajectory(TorchDistribution):
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if value is self._draw[0] and not torch.is_grad_enabled():
+            return self.log_prob_of_draw(value)  # no network twice; and flows without inverse score nothing else
         self._check(value)
+        if value is self._draw[0] and not torch.is_grad_enabled():
+            return self.log_prob_of_draw(value)  # no network twice; and some families score nothing else
         own = self.conditional == self.model.transition
         each = self._prior(value) if own else self.conditional(self.states(value), *self.context)
         return self._sum(each.log_prob(value), value)
