@@ -9,7 +9,9 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import guides
+from zoo import DMM, SRNN, STORN, VRNN
 from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO
+from zoo.parts.conditionals import Bernoulli, MixtureOfNormals, Normal
 
 FAMILIES: Mapping[str, Callable[[int, int], guides.Family]] = {
     "diagonal": guides.Diagonal,
@@ -30,6 +32,12 @@ OBJECTIVES: Mapping[str, Callable[[int], Objective]] = {
     "vr-max": partial(RenyiELBO, -float("inf")),
 }
 GUIDES = ("amortized", "per-datum", "auto-normal")
+# of sequences
+SEQUENCE_FAMILIES = {**FAMILIES, "residual": guides.Residual, "precision-weighted": guides.PrecisionWeighted}
+SEQUENCE_GUIDES = {"mean-field": guides.MeanField, "filter": guides.Filter, "smoother": guides.Smoother}
+MODELS = {"dmm": DMM, "storn": STORN, "vrnn": VRNN, "srnn": SRNN}
+LIKELIHOODS = {"bernoulli": Bernoulli, "normal": Normal, "mixture": partial(MixtureOfNormals, num_components=20)}
+CLOSED_FORM_KL = ("diagonal", "residual", "precision-weighted")
 
 
 def choose(kind: str, table: Mapping[str, Any] | tuple[str, ...], word: str) -> Any:

@@ -1,5 +1,6 @@
 """Every example runs as a user runs it, with few steps, under several guides, families and objectives."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,10 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FEW = "--epochs 2 --seed 1"
+SMALL = (
+    "--epochs 2 --seed 1 --latent-dim 3 --hidden 5 --recurrent 4 --guide-hidden 5 --guide-recurrent 4 "
+    "--batch-size 5 --num-particles 3 --warm-up 1"
+)
 RUNS = {
     "vae": f"vae.py {FEW} --num-test 40 --num-checked 2 --draws 20",
     "vae-3d-doubly": f"vae.py {FEW} --latent-dim 3 --family iaf --objective iwelbo-doubly --num-particles 3 "
@@ -23,6 +28,8 @@ RUNS = {
     "amortization_gap": f"amortization_gap.py {FEW} --families diagonal spline --widths 5 --num-test 5 --steps 3",
     "own_model": f"own_model.py {FEW} --num-checked 2",
     "own_model-per-datum": f"own_model.py {FEW} --guide per-datum --num-checked 2",
+    "music": f"music.py --name short {SMALL} --rows 10 --family residual",
+    "music-srnn": f"music.py --name short {SMALL} --rows 10 --model srnn --guide filter --family iaf --first-given",
     "mixture_em": "mixture_em.py",
     "ppca": "ppca.py",
     "ball": "ball.py --throws 100 --frames 20",
@@ -89,6 +96,22 @@ def test_the_control_makes_the_ball_predictable(tmp_path):
               for name in ("with the control", "without  ") if line.startswith(name)}  # fmt: skip
     assert all(abs(share - 0.9) < 4.5 * (0.9 * 0.1 / 1000) ** 0.5 + 0.005 for share in shares["with the control"])
     assert max(shares["without  "][1:]) < 0.1
+
+
+@pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the files are looked for in $ZOO_DATA")
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        ("--data jsb_srnn --model srnn", "sequences.png"),
+        ("--data spoken_digits --model vrnn --guide filter --likelihood mixture --first-weight 0.0", "forecast.wav"),
+    ],
+)
+def test_music_and_speech_leave_their_rows_and_sounds(arguments, left, tmp_path):
+    done = run(f"music.py --name short {SMALL} {arguments} --rows 32", tmp_path)
+    row = json.loads((tmp_path / "results" / "short.json").read_text())
+    assert row["convention"] in done.stdout
+    assert {"a", "b", "c", "evaluated"} <= row.keys()
+    assert (tmp_path / "runs" / "short" / left).stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

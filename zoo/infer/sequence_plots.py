@@ -109,7 +109,7 @@ def plot_waveforms(
             ax.tick_params(labelsize=8)
     axes[0, 0].set_ylabel("sample", fontsize=9)
     axes[1, 0].set_ylabel("frequency, kHz", fontsize=9)
-    figure.colorbar(picture, ax=list(axes[1]), label="power, dB")
+    figure.colorbar(picture, ax=list(axes.flat), label="power, dB")
     if title is not None:
         figure.suptitle(title, fontsize=10)
     return figure

@@ -1,0 +1,108 @@
+"""One row of README's table of sequences: music or speech under a deep state-space model, to results/<name>.json.
+
+Model, guide and family are words; the defaults are DMM's sizes. Data `<set>_srnn` are trained as SRNN trains: 16
+streams, state carried from chunk to chunk, first frames given and not scored. The three averages are printed, each with
+its convention; `cadences` is generated (no file needed) and has an exact log p(x) to hold them against.
+
+    python examples/music.py --name jsb-dmm-smoother --data jsb --model dmm --guide smoother --epochs 300
+"""
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pyro
+import torch
+import tyro
+import words
+from music_pictures import pictures
+
+from zoo.data import Buckets, Streams, load
+from zoo.data.music import cadences_log_prob
+from zoo.infer import ELBO, Tempered, fit, load_model, sequence_log_likelihood
+
+
+def main(
+    name: str,
+    data: str = "cadences",
+    model: str = "dmm",
+    guide: str = "smoother",
+    family: str = "diagonal",
+    likelihood: str = "bernoulli",
+    latent_dim: int = 100,
+    hidden: int = 100,
+    recurrent: int = 300,
+    guide_hidden: int = 100,
+    guide_recurrent: int = 600,
+    epochs: int = 100,
+    batch_size: int = 20,
+    longest: int = 200,
+    learning_rate: float = 1e-3,
+    last_learning_rate: float = 1e-4,
+    weight_decay: float = 0.0,
+    clip: float = 1000.0,
+    warm_up: int = 20,
+    first_weight: float = 0.2,
+    patience: int | None = None,
+    resume: bool = False,
+    first_given: bool = False,
+    num_particles: int = 100,
+    device: str = "cpu",
+    threads: int = 1,
+    seed: int = 0,
+    rows: int | None = None,
+    note: str = "",
+) -> None:
+    """`longest`: frames of a training piece; `warm_up`: epochs in which the KL weight rises from `first_weight`."""
+    torch.set_num_threads(threads)
+    pyro.set_rng_seed(seed)
+    music, streams = load(data), data.endswith("_srnn")
+    sizes = {"hidden": (hidden,)} | ({} if model == "dmm" else {"recurrent": recurrent})
+    emission = words.choose("likelihood", words.LIKELIHOODS, likelihood)
+    p = words.choose("model", words.MODELS, model)(music.data_dim, latent_dim, likelihood=emission, **sizes)
+    q = words.choose("guide", words.SEQUENCE_GUIDES, guide)(
+        p, family=words.choose("family", words.SEQUENCE_FAMILIES, family),
+        hidden=(guide_hidden,), recurrent=guide_recurrent,
+    )  # fmt: skip
+    cut = (lambda part: Streams(part[:rows], 16)) if streams else (lambda part: Buckets(part[:rows].cut(longest)))
+    train, valid, test = cut(music.train), cut(music.valid), music.test[:rows]
+    test = test.without_first() if first_given and not streams else test
+    batch_size = 16 if streams else batch_size
+    steps = epochs * -(-len(train) // batch_size)
+    rise = (1 - first_weight) * epochs / (steps * max(warm_up, 1))
+    bound = ELBO(analytic_kl=family in words.CLOSED_FORM_KL)
+    bound = Tempered(bound, (lambda step: min(1.0, first_weight + rise * step)) if warm_up else 1.0)
+    loss, folder, began = bound(p, q), Path("runs") / name, time.time()
+    result = fit(
+        loss, train, epochs=epochs, batch_size=batch_size, clip=clip, validation=valid, patience=patience, seed=seed,
+        optimizer=partial(torch.optim.Adam, lr=learning_rate, weight_decay=weight_decay, fused=True),
+        schedule=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps, eta_min=last_learning_rate),
+        device=device, out=folder, resume=resume,
+    )  # fmt: skip
+    load_model(loss, folder / "model.safetensors")  # the best epoch by validation
+    x, mask, first = (None if v is None else v.to(device) for v in (test.values, test.mask, test.first))
+    file = next(iter(music.sha256)).split("/")[0]
+    value = sequence_log_likelihood(p, q, x, None, mask, data=f"{data} test ({file})", first=first,
+                                    num_particles=num_particles, seed=123)  # fmt: skip
+    print(value)
+    row = {
+        "name": name, "data": data, "model": model, "guide": guide, "family": family, "likelihood": likelihood,
+        **value.row(), "epochs": epochs, "best_epoch": result.best["epoch"], "training_seconds": round(result.seconds),
+        "exact": -(cadences_log_prob(test).sum() / test.lengths.sum()).item() if data == "cadences" else None,
+        "command": shlex.join(["python", *sys.argv]), "seed": seed,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
+        "hardware": f"{device}, {threads} thread(s) of {os.cpu_count()}, {platform.machine()}",
+        "note": note, "date": time.strftime("%Y-%m-%d", time.localtime(began)),
+    }  # fmt: skip
+    Path("results").mkdir(exist_ok=True)
+    Path("results", f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
+    pictures(folder, music, p.cpu(), q.cpu(), longest)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,26 @@
+"""The picture that `music.py` leaves: a sequence, its reconstruction, a sample, a forecast; of speech the sound too."""
+
+from pathlib import Path
+
+import torch
+
+from zoo.infer import plot_piano_rolls, plot_waveforms, write_wav
+
+
+@torch.no_grad()
+def pictures(folder: Path, data, model, guide, longest: int) -> None:
+    """One test sequence: the data, its reconstruction, a new sample, and a forecast of its second half."""
+    one = data.test[:1].cut(longest)[:1]
+    x, half = one.values, max(1, one.values.shape[1] // 2)
+    q = guide.posterior(x)
+    z = q.sample()
+    sample = model.generate(1, x.shape[1])[1][0]
+    forecast = torch.cat([x[0, :half], model.forecast(x[:, :half], x.shape[1] - half, 1, guide).x[0, 0]])
+    shown = {"data": x[0], "reconstruction": model.emission(z, q.states(z)).mean[0], "sample": sample}
+    if data.num_levels == 2:
+        figure = plot_piano_rolls(shown | {"forecast": forecast}, known={"forecast": half})
+    else:
+        figure = plot_waveforms(shown | {"forecast": forecast}, data.sample_rate)
+        for name, sound in {"data": x[0], "sample": sample, "forecast": forecast}.items():
+            write_wav(folder / f"{name}.wav", sound, data.sample_rate, mean=data.mean, sd=data.sd)
+    figure.savefig(folder / "sequences.png", dpi=150)
