@@ -299,6 +299,46 @@ def test_tables_show_what_the_results_say(tmp_path):
         table.render("no markers here")
 
 
+SONGS = {
+    "name": "y",
+    "data": "jsb",
+    "model": "dmm",
+    "guide": "smoother",
+    "family": "diagonal",
+    "likelihood": "bernoulli",
+    "evaluated": "jsb test (polyphonic_music.npz)",
+    "convention": "first frame scored, each sequence from its own start",
+    **{name: value for average, cost in zip("abc", (6.4, 6.9, 6.8), strict=True)
+       for name, value in {average: cost, f"{average}_error": 0.05}.items()},
+    "bound_per_sequence": -424.4,
+    "log_p_per_sequence": -392.1,
+    "num_sequences": 77,
+    "num_frames": 4725,
+    "num_particles": 100,
+    "epochs": 300,
+    "best_epoch": 250,
+    "training_seconds": 7260,
+    "hardware": "2 abaci",
+    "command": "python examples/music.py --name y",
+    "note": "",
+}  # fmt: skip
+
+
+def test_sequences_are_tabled_under_their_convention(tmp_path):
+    assert "No run" in table.sequences_table(tmp_path)
+    (tmp_path / "y.json").write_text(json.dumps(SONGS))
+    other = {"name": "z", "data": "jsb_srnn", "evaluated": "jsb_srnn test (x.npz)", "convention": "first frame given"}
+    (tmp_path / "z.json").write_text(json.dumps(SONGS | other))
+    shown = table.sequences_table(tmp_path)
+    heads = ["**jsb test (polyphonic_music.npz)**: 77 sequences, 4,725 frames; first frame scored, each sequence from its",
+             "**jsb_srnn test (x.npz)**: 77 sequences, 4,725 frames; first frame given"]  # fmt: skip
+    cells = ["6.400 ± 0.050 | 6.900 ± 0.050 | 6.800 ± 0.050", "-424.4, -392.1 (K = 100)", "300 (best 250)", "2 h 1 min"]
+    for part in [*heads, *cells, "a 6.388, b 6.926, c 6.856, reported, unverified"]:
+        assert part in shown, part
+    assert shown.count("reported") == 1, "other data have another number"
+    assert table.results_table(tmp_path).startswith("No run"), "images have a table of their own"
+
+
 def test_the_registry_names_objectives_that_exist_and_serve():
     for pair in pairs.PAIRS.values():
         for system, code in pair.systems.items():
