@@ -15,10 +15,10 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import guides
-from zoo import LGSSM, VAE
+from zoo import DMM, LGSSM, SRNN, STORN, VAE, VRNN
 from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered
 from zoo.mixture import GaussianMixture
-from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixturePrior, Normal
+from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixtureOfNormals, MixturePrior, Normal
 from zoo.parts.kalman import Parameters
 from zoo.ppca import PPCA
 
@@ -88,6 +88,10 @@ def reals() -> Tensor:
 
 def levels() -> Tensor:
     return torch.randint(4, (BATCH, DATA)).to(torch.get_default_dtype())
+
+
+def frames_of_bits() -> Tensor:
+    return (torch.rand(BATCH, FRAMES, DATA) < 0.5).to(torch.get_default_dtype())
 
 
 def sequences() -> Tensor:
@@ -164,6 +168,36 @@ def with_sequences(guide: Callable[..., guides.SequenceGuide], family: str, syst
         sequences,
         ("LGSSM(marginal=False)", guide.__name__, family),
         {system: "ELBO(analytic_kl=True)"},
+    )
+
+
+def deep(
+    model: Callable[..., nn.Module],
+    guide: Callable[..., guides.SequenceGuide],
+    family: str,
+    system: str,
+    likelihood: Callable[[int, int], nn.Module] | None = None,
+    *,
+    recurrent: int = 7,
+    refused: frozenset[str] = frozenset(),
+    **settings: Any,
+) -> Pair:
+    """A deep model of sequences with an amortised guide; settings are the family's. `recurrent=0` is printed."""
+    options = {"hidden": HIDDEN} if model is DMM else {"hidden": HIDDEN, "recurrent": 4}
+    if model is DMM:
+        options["transition_hidden"] = HIDDEN
+    name = model.__name__
+    if likelihood is not None:
+        options["likelihood"] = likelihood
+        name += f"(likelihood={getattr(likelihood, 'func', likelihood).__name__})"
+    built = partial(getattr(guides, family), **settings)
+    return Pair(
+        partial(model, DATA, LATENT, **options),
+        partial(guide, family=built, hidden=HIDDEN, recurrent=recurrent),
+        frames_of_bits if likelihood is None else sequences,
+        (name, guide.__name__ + ("" if recurrent else "(recurrent=0)"), family),
+        {system: "ELBO()" if "analytic_kl" in refused else "ELBO(analytic_kl=True)"},
+        refused,
     )
 
 
@@ -283,6 +317,36 @@ PAIRS: Mapping[str, Pair] = {
     "lgssm-smoother": with_sequences(
         guides.Smoother, "PrecisionWeighted", "Amortised smoother (DKS: Krishnan et al. 2017), which can be exact"
     ),
+    "dmm-mean-field": deep(DMM, guides.MeanField, "Diagonal", "Deep Markov model, MF-LR (Krishnan et al. 2017)"),
+    "dmm-filter": deep(DMM, guides.Filter, "Diagonal", "Deep Markov model, ST-L (Krishnan et al. 2017)"),
+    "dmm-smoother": deep(DMM, guides.Smoother, "Diagonal", "Deep Markov model, DKS (Krishnan et al. 2017)"),
+    "dmm-smoother-iaf": deep(
+        DMM,
+        guides.Smoother,
+        "IAF",
+        "Deep Markov model with IAF (Pyro's example)",
+        refused=NO_CLOSED_KL,
+        num_flows=2,
+        hidden=(8,),
+        embedding=4,
+    ),
+    "storn-filter": deep(STORN, guides.Filter, "Diagonal", "STORN (Bayer & Osendorfer 2014); q sees h_(t-1) too"),
+    "vrnn-filter": deep(VRNN, guides.Filter, "Diagonal", "VRNN (Chung et al. 2015)", recurrent=0),
+    "vrnn-gauss": deep(VRNN, guides.Filter, "Diagonal", "VRNN-Gauss (Chung et al. 2015)", Normal, recurrent=0),
+    "vrnn-gmm": deep(
+        VRNN,
+        guides.Filter,
+        "Diagonal",
+        "VRNN-GMM (Chung et al. 2015)",
+        partial(MixtureOfNormals, num_components=2),
+        recurrent=0,
+    ),
+    "srnn-filter": deep(SRNN, guides.Filter, "Diagonal", "SRNN filt (Fraccaro et al. 2016)", recurrent=0),
+    "srnn-filter-residual": deep(
+        SRNN, guides.Filter, "Residual", "SRNN filt + Res_q (Fraccaro et al. 2016)", recurrent=0
+    ),
+    "srnn-smoother": deep(SRNN, guides.Smoother, "Diagonal", "SRNN smooth (Fraccaro et al. 2016)"),
+    "srnn-smoother-residual": deep(SRNN, guides.Smoother, "Residual", "SRNN smooth + Res_q (Fraccaro et al. 2016)"),
     "mixture-exact": Pair(
         partial(GaussianMixture, DATA, 2),
         partial(guides.Exact, site="k"),

@@ -142,6 +142,9 @@ class StateSpace(PyroModule):
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Tensor:
         self.check(x, u, mask, carry)
+        if self._pyro_context.active:  # SVI trains what is looked at during this call, and z is scored after it
+            for name in (*self._parameters, *self._pyro_params, *self._modules):
+                getattr(self, name)
         return self.program(Trajectory(self, self.transition, x, u, mask, carry=carry), mask)
 
     def program(self, prior: "Trajectory", mask: Tensor | None) -> Tensor:
