@@ -27,12 +27,12 @@ class _Seen:
     states: Any = None
     prior: Any = None
 
-    def __init__(self, model: Any, arguments: tuple) -> None:
-        self.model, self.arguments, self.stamp = model, arguments, _stamp(model)
+    offered_for: tuple[tuple, tuple] | None = None  # arguments, and the stamp of the model
 
-    def serves(self, arguments: tuple) -> bool:
-        same = all(mine is other for mine, other in zip(self.arguments, arguments, strict=True))
-        return same and self.stamp == _stamp(self.model)
+    def serves(self, model: Any, arguments: tuple) -> bool:
+        offered, stamp = self.offered_for or ((), ())
+        same = len(offered) == len(arguments) and all(a is b for a, b in zip(offered, arguments, strict=True))
+        return same and stamp == _stamp(model)
 
     def along(self, value: Tensor) -> "_Seen":
         if self.value is not value:
@@ -103,11 +103,12 @@ class Trajectory(TorchDistribution):
         """What has been computed: a guide offers it, the model's own trajectory takes the offer."""
         offer = _OFFERED.pop(self.model, None) if own and inputs is None else None
         offered = None if offer is None else offer()
-        if offered is not None and offered.serves(arguments):
+        if offered is not None and offered.serves(self.model, arguments):
             return offered
-        seen = _Seen(self.model, arguments)
+        seen = _Seen()
         seen.inputs = inputs
         if not own:
+            seen.offered_for = arguments, _stamp(self.model)
             _OFFERED[self.model] = ref(seen)
         return seen
 
@@ -125,7 +126,7 @@ class Trajectory(TorchDistribution):
         new = memo[id(self)] = object.__new__(Trajectory)
         kept = {name: v for name, v in self.__dict__.items() if name not in ("_seen", "_draw")}
         new.__dict__.update({name: copy.deepcopy(v, memo) for name, v in kept.items()})
-        new._seen, new._draw = _Seen(new.model, (new.x, new._u, None, new.carry)), [None, None]
+        new._seen, new._draw = _Seen(), [None, None]
         return new
 
     @property
