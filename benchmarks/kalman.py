@@ -14,6 +14,7 @@ and the reason is written down. The file is written after every cell, and a run 
 """
 
 import argparse
+import ast
 import hashlib
 import itertools
 import json
@@ -49,11 +50,12 @@ class Row(NamedTuple):
     compiles: float = 0  # seconds of CPU time that its compilation may take
     only: str = ""  # what it is not measured on, and why
     linear: bool = False  # a loop over sequences
+    settles: bool = False  # with shared parameters it works less once the covariances do not change
 
 
 ROWS = {
-    OURS: Row("kalman_torch", ours=True, compiles=120),
-    "zoo, without numba": Row("kalman_torch", ours=True),
+    OURS: Row("kalman_torch", ours=True, compiles=120, settles=True),
+    "zoo, without numba": Row("kalman_torch", ours=True, settles=True),
     "PyTorch by hand": Row("kalman_torch", ours=True),
     "Pyro": Row("kalman_torch", ours=True),
     "torch-kf": Row("kalman_torch"),
@@ -62,13 +64,13 @@ ROWS = {
         "kalman_peers", compiles=240, only="compiles for minutes: float64 in batches of 1 and 32 only"
     ),
     "TFP": Row("kalman_peers", compiles=60),
-    "statsmodels": Row("kalman_peers", linear=True),
+    "statsmodels": Row("kalman_peers", linear=True, settles=True),
     "pykalman": Row("kalman_peers", linear=True),
     "filterpy": Row("kalman_peers", linear=True),
     "simdkalman": Row("kalman_peers"),
 }
 Marks = dict[str, list[float]]  # a fingerprint
-Timed = dict[str, Any]  # {"ms", "ratio", "rounds", "compile_s"} or {"skipped", "at_least_ms" where it was too slow}
+Timed = dict[str, Any]  # {"error", "first_s", "ms", "ratio", "rounds"} or {"skipped", "at_least_ms" if too slow}
 
 
 class Rows:
@@ -171,9 +173,10 @@ class Grid:
         except (TimeoutError, MemoryError):
             self.rows.ended(name)
             raise
-        if isinstance(request, int) and answer["cpu"] / request > seconds:
+        each = answer["cpu"] / request if isinstance(request, int) else 0.0
+        if each > seconds:
             raise TimeoutError(name)
-        return answer["cpu"] / request if isinstance(request, int) else answer
+        return each or answer
 
     def _rounds(self, steps: dict[str, float]) -> dict[str, list[float]]:
         """CPU seconds of a step, by round. Slow rows take part in the first rounds only."""
@@ -191,7 +194,7 @@ class Grid:
         return times
 
     def _foreseen(self, name: str, cell: Cell, task: str, limit: float) -> Timed | None:
-        """A reason not to try: from smaller problems, as none works less than in proportion to T."""
+        """A reason not to try: its time in a smaller problem, times what must be more work."""
         if ROWS[name].only and (cell.dtype != "float64" or cell.batch > 32):
             return {"skipped": ROWS[name].only}
         expected, source = 0.0, None
@@ -203,7 +206,8 @@ class Grid:
             if "GB" in row.get("skipped", ""):
                 return {"skipped": f"{row['skipped']} at T {other.T}, batch {other.batch}"}
             ms = row.get("ms", row.get("at_least_ms", 0.0))
-            more = cell.T / other.T * (cell.batch / other.batch if ROWS[name].linear else 1)
+            more = cell.batch / other.batch if ROWS[name].linear else 1.0
+            more *= 1.0 if ROWS[name].settles and not cell.varying else cell.T / other.T
             if ms > 200 and 1e-3 * ms * more > expected:
                 expected, source = 1e-3 * ms * more, other
         if source is None or expected < 1.5 * limit:
@@ -234,9 +238,12 @@ def memory(rows: Rows, cells: list[Cell]) -> list[dict[str, Any]]:
 
 
 def source() -> str:
-    """Of the code that is timed: results of different code do not belong into one file."""
-    files = sorted((ROOT / "zoo/parts").glob("kalman*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    """Of the code that is timed, without its comments: results of different code do not belong into one file."""
+    trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "zoo/parts").glob("kalman*.py"))]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()[:12]
 
 
 def record(args: argparse.Namespace, seconds: float, cells: list[dict[str, Any]], peaks: list) -> dict[str, Any]:
@@ -271,7 +278,7 @@ def arguments() -> argparse.Namespace:
     add("--parameters", nargs="+", choices=("shared", "varying"), default=("shared", "varying"))
     add("--dtypes", nargs="+", choices=TOLERANCE, default=("float64", "float32"))
     add("--tasks", nargs="+", choices=problems.TASKS, default=problems.TASKS)
-    add("--rows", nargs="+", choices=ROWS, default=list(ROWS), help=f"ours ({OURS}) is always timed")
+    add("--rows", nargs="+", choices=ROWS, help=f"default all; with --quick those that compile fast; {OURS} always")
     add("--rounds", type=int, default=5)
     add("--limit", type=float, default=5, help="seconds: a peer whose step takes longer is left out of the cell")
     add("--input", type=float, default=2, help="GB: cells whose numbers take more are left out")
@@ -284,6 +291,7 @@ def arguments() -> argparse.Namespace:
     add("--against", type=Path, default=OUT, help="recorded peers for --ours")
     add("--out", type=Path, help=f"default {OUT.relative_to(ROOT)}; nothing with --quick and --ours")
     args = parser.parse_args()
+    args.rows = args.rows or [name for name, row in ROWS.items() if not args.quick or row.compiles < 240]
     if args.quick or args.ours:
         args.lengths, args.batches, args.dtypes, args.rounds = (50, 1000), (1, 32), ("float64",), 3
         args.sizes = ["2,1", "4,2"] if args.quick else ["2,1", "4,2", "10,5"]
@@ -299,25 +307,20 @@ def main() -> None:
         names = [name for name in names if ROWS[name].ours]
         print("no peers: `make bench-kalman-peers` installs them")
     kept = json.loads(args.out.read_text()) if args.out and args.out.exists() else {"cells": [], "memory": []}
-    if kept["cells"] and kept["source"] != source() and not args.again:
-        sys.exit(f"{args.out} is of other code in zoo/parts/kalman*.py: --again, or another --out")
+    if kept["cells"] and kept["source"] != source():
+        sys.exit(f"{args.out} is of other code in zoo/parts/kalman*.py: move it away, or give another --out")
     sizes = [tuple(map(int, size.split(","))) for size in args.sizes]
     order = itertools.product(args.dtypes, args.parameters, sizes, args.lengths, args.batches)
     cells = [Cell(*size, T, batch, kind == "varying", dtype) for dtype, kind, size, T, batch in order]
-    wanted = [(list(cell), task) for cell in cells for task in args.tasks]
-    finished = [done for done in kept["cells"] if not args.again or (done["cell"], done["task"]) not in wanted]
-    known = {(*done["cell"], done["task"]) for done in finished}
-    best = (
-        report.best_recorded(json.loads(args.against.read_text())["cells"])
-        if args.ours and args.against.exists()
-        else {}
-    )
-    rows = Rows(names, args.core)
-    grid = Grid(rows, finished, args.limit, args.memory * 1e9, args.rounds)
+    asked = {(*cell, task) for cell in cells for task in args.tasks}
+    finished = [done for done in kept["cells"] if not (args.again and (*done["cell"], done["task"]) in asked)]
+    recorded = json.loads(args.against.read_text())["cells"] if args.ours and args.against.exists() else []
+    best = report.best_recorded(recorded)
+    grid = Grid(rows := Rows(names, args.core), finished, args.limit, args.memory * 1e9, args.rounds)
     begun, peaks, before = time.perf_counter(), kept["memory"], kept.get("seconds", 0)
     try:
         for cell in cells:
-            tasks = [task for task in args.tasks if (*cell, task) not in known]
+            tasks = [task for task in args.tasks if not any((*cell, task) == (*d["cell"], d["task"]) for d in finished)]
             if not tasks or (time.perf_counter() - begun) / 60 > args.minutes:
                 continue
             with tempfile.TemporaryDirectory() as folder:
@@ -333,8 +336,7 @@ def main() -> None:
                 seconds = before + time.perf_counter() - begun
                 report.write(args.out, record(args, seconds, finished, peaks))
         if not args.ours and (args.again or not peaks):
-            lengths = (1000,) if args.quick else (10_000,)
-            peaks = memory(rows, [Cell(4, 2, T, batch) for T in lengths for batch in (1, 32)])
+            peaks = memory(rows, [Cell(4, 2, 1000 if args.quick else 10_000, batch) for batch in (1, 32)])
     finally:
         rows.close()
     found = record(args, before + time.perf_counter() - begun, finished, peaks)

@@ -106,6 +106,11 @@ def summary(cells: Cells, peaks: list[dict[str, Any]]) -> dict[str, Any]:
         "counts": counts,
         "best": _best(measured),
         "scaling": _scaling(measured),
+        "unmeasured": [
+            {"cell": Cell(*done["cell"]).name, "task": done["task"], "ours": done["rows"][OURS]["skipped"]}
+            for done in cells
+            if "ms" not in done["rows"][OURS]
+        ],
         "behind": sorted(behind, key=lambda entry: entry["ratio"]),
     }
 
@@ -237,6 +242,8 @@ def tables(cells: Cells, found: dict[str, Any], names: list[str]) -> str:
         parts.append("Our time grows by the factor:\n\n" + markdown(head, lines))
     lines = [f"- {e['cell']}, {e['task']}: {e['peer']} {written(e['ratio'])}" for e in found["behind"]]
     parts.append(f"Behind in {len(lines)}:\n" + "\n".join(lines))
+    lines = [f"- {e['cell']}, {e['task']}: {e['ours']}" for e in found["unmeasured"]]
+    parts.append(f"Not measured, for what ours took, in {len(lines)}:\n" + "\n".join(lines))
     refused = sorted(
         f"- {Cell(*done['cell']).name}, {done['task']}: {name} {row['skipped']}"
         for done in cells

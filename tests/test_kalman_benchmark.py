@@ -114,6 +114,7 @@ def test_the_summary_counts_what_was_measured():
     assert found["counts"]["TFP"] == {"ahead": 1, "behind": 1}
     assert found["counts"]["statsmodels"] == {"ahead": 1, "behind": 1}
     assert [(entry["peer"], entry["ratio"]) for entry in found["behind"]] == [("TFP", 0.5), ("Pyro", 0.8)]
+    assert [(entry["task"], entry["ours"]) for entry in found["unmeasured"]] == [("gradient", "> 50 s")]
     met = [target["met"] for target in found["targets"]]
     # PyTorch behind once; no numpy; a bound below 1 does not count; JAX at T x batch 1600 and 32,000; means; memory
     assert met == [False, None, True, False, True, True, False]
