@@ -52,7 +52,7 @@ class GRU(nn.Module):
             return v.new_zeros(*lead, 0, self.hidden)
         v = v.expand(*lead, *v.shape[-2:]).reshape(-1, *v.shape[-2:])
         h = h.expand(*lead, self.hidden).reshape(1, -1, self.hidden).contiguous()
-        return self.fused(v, h)[0].unflatten(0, lead)
+        return self.fused(v, h)[0].reshape(*lead, -1, self.hidden)
 
     def step(self, v: Tensor, h: Tensor) -> Tensor:
         """h_t of v_t and h_{t-1}, leading axes broadcast."""
