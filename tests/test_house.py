@@ -330,7 +330,7 @@ def test_sequences_are_tabled_under_their_convention(tmp_path):
     other = {"name": "z", "data": "jsb_srnn", "evaluated": "jsb_srnn test (x.npz)", "convention": "first frame given"}
     (tmp_path / "z.json").write_text(json.dumps(SONGS | other))
     shown = table.sequences_table(tmp_path)
-    heads = ["**jsb test (polyphonic_music.npz)**: 77 sequences, 4,725 frames; first frame scored, each sequence from its",
+    heads = ["**jsb test (polyphonic_music.npz)**: 77 sequences, 4,725 frames; first frame scored, each sequence",
              "**jsb_srnn test (x.npz)**: 77 sequences, 4,725 frames; first frame given"]  # fmt: skip
     cells = ["6.400 ± 0.050 | 6.900 ± 0.050 | 6.800 ± 0.050", "-424.4, -392.1 (K = 100)", "300 (best 250)", "2 h 1 min"]
     for part in [*heads, *cells, "a 6.388, b 6.926, c 6.856, reported, unverified"]:

@@ -11,6 +11,7 @@ import guides
 from zoo import DMM, SRNN
 from zoo.data import Buckets, Sequences, Streams, load
 from zoo.infer import ELBO, IWELBO, Tempered, fit
+from zoo.parts.conditionals import Normal
 
 
 class Sum(nn.Module):
@@ -227,6 +228,24 @@ def test_buckets_resume_bit_equal(tmp_path):
 
 
 # Bad input
+
+
+def test_nan_under_a_mask_does_not_matter_and_outside_it_is_named():
+    x, mask = torch.randn(6, 5, 2), torch.arange(5) < torch.tensor([5, 3, 4, 5, 1, 2])[:, None]
+    results = []
+    for hidden in (0.0, float("nan")):
+        torch.manual_seed(0)
+        model = SRNN(2, 2, recurrent=3, hidden=(4,), likelihood=Normal)
+        loss = ELBO()(model, guides.Smoother(model, hidden=(4,), recurrent=3))
+        fit(loss, (x.masked_fill(~mask[..., None], hidden), None, mask), steps=4, **OPTIONS)
+        results.append(loss)
+    assert same(*results)
+    wrong = x.clone()
+    wrong[3, 2] = float("nan")
+    with pytest.raises(ValueError, match=r"data: x: NaN or infinite in 1 observed frames.*sequence 3, frame 2"):
+        fit(loss, (wrong, None, mask), steps=4, **OPTIONS)
+    with pytest.raises(ValueError, match=r"mask: expected torch\.bool"):
+        fit(loss, (x, None, mask[:, :4]), steps=4, **OPTIONS)
 
 
 def test_rows_outside_the_support_are_named_as_the_caller_counts_them():

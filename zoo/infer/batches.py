@@ -29,9 +29,15 @@ class Rows(Protocol):
 
 
 class TensorRows:
-    """Rows of tensors that share their first axis. The tensors stay on the device where the caller put them."""
+    """Rows of tensors that share their first axis. The tensors stay on the device where the caller put them.
 
-    def __init__(self, tensors: Sequence[Tensor], name: str) -> None:
+    None stands for an argument left out: `(x, None, mask)`. Where there is a mask, a tensor of bools, NaN may stand
+    under it, and values are left to the model to check.
+    """
+
+    def __init__(self, arguments: Sequence[Tensor | None], name: str) -> None:
+        tensors = [t for t in arguments if t is not None]
+        masked = any(t.dtype == torch.bool for t in tensors)
         lengths = [len(t) if t.dim() else 0 for t in tensors]
         if lengths[0] == 0 and len(set(lengths)) == 1:
             raise ValueError(f"{name} is empty")
@@ -39,27 +45,33 @@ class TensorRows:
             raise ValueError(f"{name}: the tensors must have equal lengths, got {lengths}")
         if len({t.device for t in tensors}) > 1:
             raise ValueError(f"{name}: the tensors are on different devices, {[str(t.device) for t in tensors]}")
-        for i, tensor in enumerate(tensors):
-            if tensor.is_floating_point():
+        for i, tensor in enumerate(arguments):
+            if tensor is not None and tensor.is_floating_point() and not masked:
                 bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(-1).nonzero().flatten().tolist()
                 if bad:
                     which = f"{name}[{i}]" if len(tensors) > 1 else name
                     shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
                     raise ValueError(f"{which}: NaN or infinite values in {len(bad)} of {len(tensor)} rows: {shown}")
-        self.tensors, self.device = tuple(tensors), tensors[0].device
+        self.tensors, self.device = tuple(arguments), tensors[0].device
 
     def __len__(self) -> int:
-        return len(self.tensors[0])
+        return next(len(t) for t in self.tensors if t is not None)
 
-    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        return tuple([t.index_select(0, index) for t in self.tensors])  # a quarter of the time of t[index]
+    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor | None, ...]:
+        # index_select: a quarter of the time of t[index]
+        return tuple([None if t is None else t.index_select(0, index) for t in self.tensors])
 
 
-def rows_of(data: Tensor | Sequence[Tensor] | Rows, name: str = "data") -> Rows:
+def rows_of(data: Tensor | Sequence[Tensor | None] | Rows, name: str = "data") -> Rows:
     """`data` as rows. ValueError for empty or non-finite data and for unequal lengths, TypeError for anything else."""
     if isinstance(data, Tensor):
         rows: Rows = TensorRows((data,), name)
-    elif isinstance(data, list | tuple) and data and all(isinstance(t, Tensor) for t in data):
+    elif (
+        isinstance(data, list | tuple)
+        and data
+        and all(isinstance(t, Tensor | None) for t in data)
+        and any(t is not None for t in data)
+    ):
         rows = TensorRows(data, name)
     elif isinstance(data, Rows):
         rows = data

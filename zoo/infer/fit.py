@@ -48,7 +48,7 @@ class Fit:
 
 def fit(
     loss: nn.Module,
-    data: Tensor | Sequence[Tensor] | Rows,
+    data: Tensor | Sequence[Tensor | None] | Rows,
     *,
     steps: int | None = None,
     epochs: int | None = None,
@@ -56,7 +56,7 @@ def fit(
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
     schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
     clip: float | None = None,
-    validation: Tensor | Sequence[Tensor] | Rows | None = None,
+    validation: Tensor | Sequence[Tensor | None] | Rows | None = None,
     patience: int | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -72,11 +72,11 @@ def fit(
     Args:
         loss: a module whose `loss(*batch)` is the loss summed over the batch, a tensor without axes: `ELBO()(model,
             guide)`. A guide whose `forward` has an argument `index` is given the row numbers of the batch.
-        data: a tensor, a tuple of tensors with a common first axis, or an object with `__len__` and
-            `batch(index, generator)` (`zoo.infer.batches.Rows`). Tensors stay where they are and batches are moved to
-            `device`; put small data there yourself to save the transfers. Sequences come as `zoo.data.Buckets`, or as
-            `zoo.data.Streams`, whose state is carried from batch to batch (truncated back-propagation) and saved in
-            checkpoints.
+        data: a tensor, a tuple of tensors with a common first axis (None: an argument left out), or an object with
+            `__len__` and `batch(index, generator)` (`zoo.infer.batches.Rows`). Tensors stay where they are and batches
+            are moved to `device`; put small data there yourself to save the transfers. Sequences come as
+            `zoo.data.Buckets`, or as `zoo.data.Streams`, whose state is carried from batch to batch (truncated
+            back-propagation) and saved in checkpoints.
         steps, epochs: give one. An epoch visits every row once, in an order that depends on `seed` and the epoch;
             its last batch may be smaller. Optimiser steps stop at exactly `steps`, also within an epoch.
         batch_size: rows of a batch, over all processes together.

@@ -1,6 +1,7 @@
 """The parts of a training: its optimiser, data and random streams. `zoo.infer.fit` is the loop over them."""
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -122,7 +123,9 @@ class Training:
                 try:
                     look_at(self.loss.model, self.loss.guide, args, kwargs, index)
                 except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from error
+                    # models count sequences within the batch, the caller by the rows of the data
+                    said = re.sub(r"\bsequence (\d+)\b", lambda m: f"sequence {int(index[int(m[1])])}", str(error))  # noqa: B023
+                    raise ValueError(f"{name}: {said}") from error
 
     def batch(
         self, source: Rows, index: Tensor, generator: torch.Generator, carry: Any = None
