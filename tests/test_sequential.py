@@ -308,27 +308,39 @@ def test_other_guides_stay_behind_by_what_is_computed(kind):
     assert best - Z_MAX * error < gap < best + 0.01 + Z_MAX * error
 
 
+@torch.no_grad()
+def draws_of(guide, x, num):
+    torch.manual_seed(3)
+    return guide.posterior(x).expand((num, len(x))).sample()
+
+
 @pytest.mark.slow
-def test_smoother_reaches_the_exact_posterior_and_nuts_agrees():
-    """Means within 2 % of the posterior sd (root mean square), sds within 2 %; NUTS within its own standard error."""
-    model, guide = trained("smoother", 1500, sticking=True)
+def test_smoother_reaches_the_exact_posterior():
+    """Means within 2 % of the posterior sd (root mean square), sds within 2 % at every frame."""
+    model, guide = trained("smoother", 1000, sticking=True)
     gap, error = gap_of(model, guide)
     assert -Z_MAX * error < gap < 1e-3
-    torch.manual_seed(2)
     _, x = model.generate(256, T)
-    exact, K = model.posterior(x), 2000
-    sd = exact.variance.sqrt()
-    with torch.no_grad():
-        z = guide.posterior(x).expand((K, len(x))).sample()
-    off = ((z.mean(0) - exact.mean) / sd).square().mean() - 1 / K  # less the noise of the draws
+    exact, num = model.posterior(x), 2000
+    sd, z = exact.variance.sqrt(), draws_of(guide, x, num)
+    off = ((z.mean(0) - exact.mean) / sd).square().mean() - 1 / num  # less the noise of the draws
     assert off.clamp(min=0).sqrt() < 0.02
     assert (z.std(0) / sd - 1).mean(0).abs().max() < 0.02
-    reference = as_reference(nuts_reference(model, x[:1], num_samples=1500, warmup=400, seed=0))
-    mean, sd = exact.mean[:1].flatten(1), sd[:1].flatten(1)
+
+
+@pytest.mark.slow
+def test_nuts_agrees_with_the_recursions_and_with_the_guide():
+    """The sampler's means within its own standard errors of the exact ones; the guide's within 0.1 sd more."""
+    model, guide = trained("smoother", 300, sticking=True)
+    _, x = model.generate(1, T)
+    reference = as_reference(nuts_reference(model, x, num_samples=800, warmup=200, chains=2, seed=0))
+    exact = model.posterior(x)
+    mean, sd = exact.mean.flatten(1), exact.variance.sqrt().flatten(1)
     assert ((reference.mean - mean) / reference.mean_error).abs().max() < Z_MAX
-    assert (reference.sd / sd - 1).abs().max() < 0.1
-    by_guide = z[:, :1].mean(0).flatten(1)
-    assert ((reference.mean - by_guide).abs() < Z_MAX * reference.mean_error + 0.1 * sd).all()
+    assert (reference.sd / sd - 1).abs().max() < 0.15
+    z = draws_of(guide, x, 4000)
+    assert ((reference.mean - z.mean(0).flatten(1)).abs() < Z_MAX * reference.mean_error + 0.1 * sd).all()
+    assert (z.std(0).flatten(1) / reference.sd - 1).abs().max() < 0.15
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------
