@@ -244,6 +244,7 @@ def figure(lengths: dict[int, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--quick", action="store_true", help="two rounds of a few frames, nothing written")
     parser.add_argument("--lengths", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "results/speed_sequence_step.json")
@@ -254,7 +255,8 @@ def main() -> None:
         return ROWS[args.row](Size(*json.loads(args.size)))
     began, steps, lengths = time.time(), {}, {}
     few = {"batch": 2, "frames": 6} if args.quick else {}
-    for name, size in SIZES.items():
+    for name in args.sizes:
+        size = SIZES[name]
         check(size)
         rows = [row for row in ROWS if row != "scoring"]
         steps[name] = measure(size._replace(**few), rows, 2 if args.quick else args.rounds)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ def music(name: str, root: Root = None) -> Dataset[Sequences]:
     Their steps are those of the DMM, TSBN, STORN, RNN-RBM and RNN-NADE tables. `<name>_srnn` is other data.
     """
     parts = fetch(POLYPHONIC_MUSIC, root)
-    splits = {
+    splits: dict[str, Any] = {
         part: _roll(parts[f"{SETS[name]}_{part}_bits"], parts[f"{SETS[name]}_{part}_len"])
         for part in ("train", "valid", "test")
     }
@@ -52,7 +53,7 @@ def music_srnn(name: str, root: Root = None) -> Dataset[Sequences]:
     """
     parts = fetch(POLYPHONIC_MUSIC_SRNN, root)
     key = SETS[name.removesuffix("_srnn")]
-    splits = {}
+    splits: dict[str, Any] = {}
     for part in ("train", "valid", "test"):
         bits = parts[f"{key}_{part}_bits"]
         lengths = parts[f"{key}_test_len"] if part == "test" else np.full(len(bits), bits.shape[1])
@@ -106,7 +107,7 @@ def cadences(root: Root = None) -> Dataset[Sequences]:
     200/50/50 sequences of 20 to 60 frames.
     """
     random, sounds = np.random.RandomState(0), _chords()
-    splits = {}
+    splits: dict[str, Any] = {}
     for part, size in (("train", 200), ("valid", 50), ("test", 50)):
         lengths = random.randint(20, 61, size)
         frames = []

@@ -1,6 +1,7 @@
 """Speech as raw waveforms in frames of 200 samples, and motion capture."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def mocap_cmu35(root: Root = None) -> Dataset[Sequences]:
     """16/3/4 walks of CMU's subject 35, 300 frames of 50 joint angles without their mean, as ODE2VAE prepared them."""
     parts = fetch(MOCAP_CMU35, root)
     columns = tuple(f"joint angle {number}, mean removed" for number in range(1, 51))
-    splits = {
+    splits: dict[str, Any] = {
         part: Sequences(torch.tensor(parts[part]).flatten(0, 1), torch.full((len(parts[part]),), 300), columns)
         for part in PARTS
     }
@@ -93,7 +94,7 @@ def _speech(
     clips = np.split(parts["audio"], parts["length"].cumsum()[:-1])
     train = np.concatenate([clip for clip, part in zip(clips, split, strict=True) if part == 0]).astype(np.float64)
     mean, sd = float(train.mean()), float(train.std())
-    splits = {}
+    splits: dict[str, Any] = {}
     for number, part in enumerate(PARTS):
         rows = np.flatnonzero(split == number)
         whole = [clips[row][: len(clips[row]) // SAMPLES * SAMPLES].reshape(-1, SAMPLES) for row in rows]

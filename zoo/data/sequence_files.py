@@ -5,6 +5,7 @@ import re
 import wave
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def _pack_songs(downloaded: list[Path], target: Path) -> None:
     """Four .mat files of the songs `(T, 88)`, in the order of `MUSIC`, to packed bits, end to end."""
     from scipy.io import loadmat
 
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, path in zip(MUSIC, downloaded, strict=True):
         songs = loadmat(path)
         for part in PARTS:
@@ -31,7 +32,7 @@ def _pack_songs(downloaded: list[Path], target: Path) -> None:
 
 def _pack_streams(downloaded: list[Path], target: Path) -> None:
     """SRNN's four files of frames x and the frames before them u, in the order of `MUSIC`, to packed bits."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, path in zip(MUSIC, downloaded, strict=True):
         whole = _read_npz(path)
         for part in PARTS:

@@ -48,7 +48,8 @@ def refuse_uncarried(model: Any, rows: Rows | None) -> None:
 
 def opening(model: Any, rows: Rows, index: Tensor, device: torch.device) -> Any:
     """The carry of sequences that begin: None, or that of their known first frames, if rows and model have such."""
-    first = rows.first(index) if callable(getattr(rows, "first", None)) else None
+    known: Any = getattr(rows, "first", None)
+    first = known(index) if callable(known) else None
     return None if first is None else given(model, first.to(device))
 
 

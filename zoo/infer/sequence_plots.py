@@ -3,6 +3,7 @@
 import wave
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def plot_waveforms(
     height = max(sound.abs().amax().item() for sound in found.values()) or 1.0
     figure = Figure(figsize=(min(3.6 * len(found), 16.0), 4.2), layout="constrained")
     axes = figure.subplots(2, len(found), sharex="col", squeeze=False, height_ratios=(1, 1.6))
-    picture = None
+    picture: Any = None
     for column, (name, sound) in enumerate(found.items()):
         seconds = len(sound) / sample_rate
         upper, lower = axes[:, column]

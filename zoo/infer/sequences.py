@@ -191,7 +191,7 @@ def sequence_log_likelihood(
     if sums.isnan().any():
         bad = sums.isnan().any(0).nonzero().flatten().tolist()
         raise ValueError(f"the log weights of sequences {bad[:5]} ({len(bad)} in all) are NaN: look at their frames")
-    found = of_sums(*sums, num_particles)
+    found = of_sums(sums[0], sums[1], sums[2], sums[3], num_particles)
     convention = ", ".join([
         "first frame given and not scored" if first is not None else "first frame scored",
         f"state carried from sequence i to i + {streams}" if streams else "each sequence from its own start",

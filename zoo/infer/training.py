@@ -129,7 +129,7 @@ class Training:
 
     def batch(
         self, source: Rows, index: Tensor, generator: torch.Generator, carry: Any = None
-    ) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a batch; `carry`: the state to go on from, None where the sequences begin."""
         args = tuple([t if t is None else t.to(self.device, non_blocking=True) for t in source.batch(index, generator)])
         kwargs = {"index": index.to(self.device, non_blocking=True)} if self.indexed else {}
