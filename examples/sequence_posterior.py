@@ -2,7 +2,7 @@
 
 The state falls into one of two wells and now and then changes over; it is seen through noise:
 
-    z_t ~ N(1.5 tanh(2 z_{t-1}), 0.6^2),   x_t ~ N(z_t, noise^2)
+    z_t ~ N(1.2 tanh(1.5 z_{t-1}), 0.7^2),   x_t ~ N(z_t, noise^2)
 
 The model is known, each guide is trained on sequences drawn from it. `Smoother` conditions z_t on z_{t-1} and x_{t:T},
 as the posterior does; `Filter` on x_{1:t} in place of x_{t:T}, so it learns of a change late; `MeanField` on all of x,
@@ -29,14 +29,14 @@ from zoo.parts.distributions import DiagonalNormal
 
 
 class Wells(nn.Module):
-    """N(1.5 tanh(2 z), 0.6^2): a transition of our own."""
+    """N(1.2 tanh(1.5 z), 0.7^2): a transition of our own."""
 
     def __init__(self, latent_dim: int, hidden: Sequence[int] = ()) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.full((latent_dim,), 0.6))
+        self.scale = nn.Parameter(torch.full((latent_dim,), 0.7))
 
     def forward(self, z: Tensor) -> DiagonalNormal:
-        return DiagonalNormal(1.5 * torch.tanh(2 * z), self.scale)
+        return DiagonalNormal(1.2 * torch.tanh(1.5 * z), self.scale)
 
 
 def two_wells(noise: float) -> DMM:
@@ -48,7 +48,7 @@ def two_wells(noise: float) -> DMM:
     return model.requires_grad_(False)
 
 
-def main(frames: int = 20, noise: float = 1.2, steps: int = 800, draws: int = 500, warmup: int = 300, chains: int = 4,
+def main(frames: int = 20, noise: float = 1.0, steps: int = 800, draws: int = 500, warmup: int = 300, chains: int = 4,
          num_test: int = 500, seed: int = 1, out: Path = Path("runs/sequence_posterior")) -> None:  # fmt: skip
     """Draw sequences, train the guides, sample one sequence's posterior by NUTS, lay the bands over each other."""
     torch.set_num_threads(1)
