@@ -11,7 +11,7 @@ demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digit
 	$(RUN) examples/vae.py
 
 test: $(VENV)/.installed        ## the tests
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto
 
 slow: $(VENV)/.installed        ## NUTS references, training to a target
 	$(RUN) -m pytest -q -m slow
