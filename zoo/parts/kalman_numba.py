@@ -17,6 +17,7 @@ from zoo.parts.kalman_numba_matrices import (
     cholesky,
     compiled,
     root_of,
+    symmetric,
     triangularise,
 )
 
@@ -25,7 +26,11 @@ from zoo.parts.kalman_numba_matrices import (
 def _roots(covariance, rounding, out, fine):
     for t in range(covariance.shape[0]):
         for p in range(covariance.shape[1]):
-            fine[t, p] = root_of(covariance[t, p], rounding, out[t, p])
+            matrix = covariance[t, p]
+            if symmetric(matrix) and cholesky(matrix, out[t, p]):  # the common case, at a third of the cost
+                fine[t, p] = True
+            else:
+                fine[t, p] = root_of(matrix, rounding, out[t, p])
 
 
 @compiled

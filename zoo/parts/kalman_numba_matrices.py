@@ -42,10 +42,21 @@ def add_transposed_product(out, a, b):
 
 
 @compiled
+def symmetric(covariance):
+    """Whether it is, up to what passes for rounding."""
+    for i in range(covariance.shape[0]):
+        for j in range(i):
+            size = _ALLOWED * _ALLOWED * abs(covariance[i, i] * covariance[j, j])
+            if not (covariance[i, j] - covariance[j, i]) ** 2 <= size:
+                return False
+    return True
+
+
+@compiled
 def root_of(covariance, rounding, out):
     """Lower triangular with out out' = covariance, zero columns where it is singular; False if it is no covariance."""
     size = covariance.shape[0]
-    fine = True
+    fine = symmetric(covariance)
     for j in range(size):
         pivot = covariance[j, j]
         for k in range(j):
@@ -55,7 +66,6 @@ def root_of(covariance, rounding, out):
         out[j, j] = np.sqrt(pivot) if regular else 0.0
         for i in range(j + 1, size):
             square = _ALLOWED * covariance[i, i] * covariance[j, j]
-            fine = fine and (covariance[i, j] - covariance[j, i]) ** 2 <= _ALLOWED * square
             value = covariance[i, j]
             for k in range(j):
                 value -= out[i, k] * out[j, k]
