@@ -217,7 +217,13 @@ def kalman_speed_table(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
-TABLES = {"pairs": pairs_table, "results": results_table, "sequences": sequences_table, "speed": speed_table}
+TABLES = {
+    "pairs": pairs_table,
+    "results": results_table,
+    "sequences": sequences_table,
+    "speed": speed_table,
+    "kalman-speed": kalman_speed_table,
+}
 
 
 def render(text: str) -> str:

@@ -500,7 +500,6 @@ def test_nuts_samples_a_prior_through_the_marginal_likelihood():
     assert abs((draws.mean() - mean) / (sd / ess.sqrt())) < Z_MAX
 
 
-@pytest.mark.slow
 def test_the_latent_form_under_nuts_agrees_with_the_smoother():
     """20 frames, some missing, of a noisy trend: means and variances of every state, after R-hat, ESS, divergences."""
     T = 20
