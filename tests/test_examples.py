@@ -78,7 +78,6 @@ def test_gps_runs_on_a_few_tracks(tmp_path):
     assert (tmp_path / "runs" / "gps" / "gps.png").exists()
 
 
-@pytest.mark.slow
 @needs_files
 def test_gps_bands_hold_what_they_say(tmp_path):
     """Of the fixes dropped from all tracks 85 to 95 % lie in their bands of 90 %, however they are dropped."""
@@ -89,7 +88,6 @@ def test_gps_bands_hold_what_they_say(tmp_path):
         assert 85 <= float(row[-5]) <= 95, row
 
 
-@pytest.mark.slow
 def test_the_control_makes_the_ball_predictable(tmp_path):
     """With it the regions of 90 % hold 90 % of 1000 throws, within 4.5 standard errors; without it hardly any."""
     rows = run("ball.py", tmp_path).stdout.splitlines()
