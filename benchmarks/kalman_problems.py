@@ -4,6 +4,7 @@ environment can import it.
 z_1 ~ N(m, P), z_t = A_t z_{t-1} + N(0, Q_t) for t >= 2, x_t = C_t z_t + N(0, R_t).
 """
 
+import ctypes
 import gc
 import sys
 import time
@@ -202,6 +203,7 @@ def _peak(program: Callable[[str, Cell, Arrays], Any], task: str, cell: Cell, ar
         warm()
     step = program(task, cell, arrays)
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the short problem left is no spare room for the long one
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = _status("VmRSS")
     step()
