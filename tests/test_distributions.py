@@ -6,13 +6,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 from zoo.parts.distributions import DiagonalNormal, IndependentBernoulli, UnitNormal
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def parameters(*shape):

@@ -3,7 +3,6 @@
 import math
 from functools import partial
 
-import pyro
 import pytest
 import torch
 from gaussian_pairs import Z_MAX
@@ -20,15 +19,7 @@ from zoo.parts.transitions import FLOOR, GatedTransition, LinearTransition
 
 N, T, DATA, LATENT = 4, 7, 3, 2
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def linear(**options):

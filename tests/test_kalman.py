@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zoo.parts import kalman, kalman_moments
 from zoo.parts.kalman import Parameters
+from zoo.parts.kalman_checks import EVENTS as FIELDS
 
 ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
 
@@ -29,19 +30,6 @@ def _engine(request, monkeypatch):
         monkeypatch.setattr(kalman_moments, "_compiled", lambda: None)
 
 
-#: field -> sizes of its vector or matrix: n states, m observed coordinates, k controls
-FIELDS = {
-    "initial_mean": "n",
-    "initial_covariance": "nn",
-    "transition_matrix": "nn",
-    "transition_covariance": "nn",
-    "emission_matrix": "mn",
-    "emission_covariance": "mm",
-    "transition_input": "nk",
-    "transition_bias": "n",
-    "emission_input": "mk",
-    "emission_bias": "m",
-}
 COVARIANCES = [name for name in FIELDS if name.endswith("covariance")]
 
 #: leading axes of the data, and those a parameter may have

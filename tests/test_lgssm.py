@@ -28,15 +28,7 @@ from zoo.parts.structural import local_level
 
 LEADS = {"shared": (), "in time": (FRAMES,), "per sequence": (SEQUENCES, 1), "both": (SEQUENCES, FRAMES)}
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(torch.float32)
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def masks():

@@ -22,15 +22,7 @@ REFUSED = [(name, word) for name, pair in PAIRS.items() for word in OBJECTIVES i
 every_pair = pytest.mark.parametrize("name", PAIRS)
 every_trainable_pair = pytest.mark.parametrize("name", TRAINABLE)
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    """float64, so that equalities are equalities to rounding; and an empty store for every test."""
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(torch.float32)
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def loss_of(name, seed=0, word="elbo"):

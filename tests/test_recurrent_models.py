@@ -3,7 +3,6 @@
 import math
 from functools import partial
 
-import pyro
 import pytest
 import torch
 from gaussian_pairs import Z_MAX
@@ -21,15 +20,7 @@ from zoo.parts.transitions import FLOOR
 
 N, T, DATA, LATENT, RECURRENT = 3, 6, 4, 2, 5
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def cell(gru):

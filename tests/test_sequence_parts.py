@@ -2,7 +2,6 @@
 
 import copy
 
-import pyro
 import pytest
 import torch
 from gaussian_pairs import Z_MAX
@@ -22,15 +21,7 @@ from zoo.parts.trajectory import Trajectory
 
 N, T, DATA, LATENT = 3, 5, 4, 2
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 # --- the recurrent network -------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import math
 from functools import partial
 
-import pyro
 import pytest
 import torch
 from best_guides import Step, best_filter, expected_loss, filter_gap, mean_field_gap
@@ -37,14 +36,7 @@ PADDING = torch.arange(FRAMES) < torch.tensor(LENGTHS).unsqueeze(-1)
 every_model = pytest.mark.parametrize("name", STATE_SPACES)
 every_guide = pytest.mark.parametrize("kind", GUIDES)
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(torch.float32)
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def pair(name, kind, **options):

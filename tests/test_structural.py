@@ -3,7 +3,6 @@
 import warnings
 
 import numpy as np
-import pyro
 import pytest
 import statsmodels.api as sm
 import torch
@@ -20,15 +19,7 @@ from zoo.parts.kalman import Parameters
 from zoo.parts.stationary import invertible, stationary
 from zoo.parts.structural import APPROXIMATE_DIFFUSE, arima, ball, local_level, local_linear_trend, seasonal
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(torch.float32)
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def nile():

@@ -22,14 +22,7 @@ PARTICLES = 3
 
 every_model = pytest.mark.parametrize("name", STATE_SPACES)
 
-
-@pytest.fixture(autouse=True)
-def _double_precision():
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(torch.float32)
-    pyro.clear_param_store()
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 class Filter(Guide):

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
-_EVENTS = {  # field -> its axes without time and batch, in the letters of the docstring
+EVENTS = {  # field -> its axes without time and batch, in the letters of the docstring
     "initial_mean": "n",
     "initial_covariance": "nn",
     "transition_matrix": "nn",
@@ -17,7 +17,7 @@ _EVENTS = {  # field -> its axes without time and batch, in the letters of the d
     "emission_input": "mk",
     "emission_bias": "m",
 }
-_COVARIANCE = list(_EVENTS)[1:6]  # what the covariances of the filter depend on
+_COVARIANCE = list(EVENTS)[1:6]  # what the covariances of the filter depend on
 _UNTIMED = ("initial_mean", "initial_covariance")
 
 
@@ -31,13 +31,13 @@ def check(
     first = next(iter(named), "initial_mean")
     like = named[first][0] if named else parameters.initial_mean
     for name, tensor in (("initial_mean", parameters.initial_mean), ("emission_matrix", parameters.emission_matrix)):
-        if not isinstance(tensor, Tensor) or tensor.ndim < len(_EVENTS[name]):
+        if not isinstance(tensor, Tensor) or tensor.ndim < len(EVENTS[name]):
             found = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"{name}: expected a tensor (..., {', '.join(_EVENTS[name])}), got {found}")
+            raise ValueError(f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got {found}")
     sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
     batches: dict[str, Size] = {}
     times: dict[str, int] = {}
-    fields = {name: getattr(parameters, name) for name in _EVENTS}
+    fields = {name: getattr(parameters, name) for name in EVENTS}
     tensors = {name: a for name, a in fields.items() if a is not None} | {name: a for name, (a, _) in named.items()}
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
@@ -48,7 +48,7 @@ def check(
             raise ValueError(f"{name}: expected device {like.device} like {first}, got {tensor.device}")
     if not like.dtype.is_floating_point:
         raise ValueError(f"{first}: expected a floating-point tensor, got {like.dtype}")
-    for name, letters in _EVENTS.items():
+    for name, letters in EVENTS.items():
         tensor = fields[name]
         if tensor is None:
             continue
@@ -154,7 +154,7 @@ def refuse_covariance(name: str, fine: Tensor, shifted: bool) -> None:
 
 def refuse_values(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | None) -> None:
     """Called where a result is not finite: raises if something that went in is not."""
-    for name in _EVENTS:
+    for name in EVENTS:
         tensor = getattr(parameters, name)
         if tensor is not None and not torch.isfinite(tensor).all():
             raise ValueError(f"{name}: NaN or infinite at {(~torch.isfinite(tensor)).nonzero()[0].tolist()}")

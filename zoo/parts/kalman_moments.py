@@ -158,6 +158,7 @@ class Solved(NamedTuple):
     increments: Tensor
     inverse: Tensor  # S^-1/2
     gain: Tensor
+    closed: Tensor  # A - K C
     half: Tensor  # P C' S^-1/2', what w_t adds to the filtered mean
 
 
@@ -170,11 +171,11 @@ def solve(given: Given) -> Solved:
     index = torch.minimum(torch.arange(layout.steps, device=f.settled.device).unsqueeze(-1), f.settled)
     factor = f.factor[index, torch.arange(len(f.first), device=index.device)]
     spread = torch.cat([f.first.unsqueeze(0), factor[:-1, :, m:, m:]])
-    inverse, gain, _ = kalman_torch.gains(model.g, factor)
+    inverse, gain, closed = kalman_torch.gains(model.g, factor)
     half = spread @ (model.g[..., :m, :] @ spread).mT @ inverse.mT
     last = torch.full_like(f.settled, layout.steps - 1)
     run, roots, means = engine(factor.device), (f.first, f.noise_root), (f.mean, f.whitened, f.increments)
-    return Solved(run, model, *roots, spread, factor, last, *means, inverse, gain, half)
+    return Solved(run, model, *roots, spread, factor, last, *means, inverse, gain, closed, half)
 
 
 def filtered(s: Solved) -> list[Tensor]:
@@ -217,9 +218,8 @@ def backward(s: Solved) -> Backward:
     """The backward recursion of covariances."""
     c, a, _, _ = s.model.blocks()
     scaled = s.inverse @ c
-    closed = (a - s.gain @ c).mT.contiguous()
-    observed = (scaled.mT @ scaled).expand(closed.shape)
-    information = s.run.congruence(closed, observed, torch.zeros_like(closed[0]), backward=True)[1:]
+    observed, nothing = scaled.mT @ scaled, torch.zeros_like(s.closed[0])
+    information = s.run.congruence(s.closed.mT, observed, nothing, backward=True)[1:]
     root = _filtered_root(s)
     moved = a @ root
     kept = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) - moved.mT @ information @ moved
@@ -264,12 +264,11 @@ def _next(tensor: Tensor) -> Tensor:
 def smoothed_mean(s: Solved, b: Backward, mean: Tensor, whitened: Tensor, offset: Tensor) -> Tensor:
     """E[z_t | x], `(T, P, n, D)`, from a_t and w_t."""
     c, a, _, _ = s.model.blocks()
-    closed = (a - s.gain @ c).mT.contiguous()
-    r = s.run.affine(closed, (s.inverse @ c).mT @ whitened, torch.zeros_like(mean[0]), backward=True)[1:]
+    r = s.run.affine(s.closed.mT, (s.inverse @ c).mT @ whitened, torch.zeros_like(mean[0]), backward=True)[1:]
     found = mean + s.half @ whitened + b.pulled @ r
     if not len(b.pull):
         return found
-    back = torch.zeros_like(closed[:-1])
+    back = torch.zeros_like(s.closed[:-1])
     back[b.diffuse] = b.pull
     at = lambda tensor: tensor.expand(*mean.shape[:2], *tensor.shape[2:])[b.diffuse]  # noqa: E731
     updated = at(mean + s.half @ whitened)
