@@ -98,7 +98,7 @@ def main(
     checked = q.rows(torch.arange(count)) if guide == "per-datum" else q
     finders = [lambda: grid_reference(model, x) if latent_dim <= 2 else hmc_reference(model, x, seed=seed)]
     if guide != "auto-normal":
-        sampler = {"num_samples": draws, "warmup": draws // 3, "chains": 2, "time_budget": 240.0, "seed": seed}
+        sampler = {"num_samples": draws, "warmup": draws // 3, "chains": 4, "time_budget": 240.0, "seed": seed}
         finders.append(lambda: nuts_reference(model, x, **sampler))
     references = []
     for find in finders:

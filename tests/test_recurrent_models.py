@@ -1,7 +1,6 @@
 """STORN, VRNN and SRNN against the same log joint written out by hand, frame by frame, as the papers' formulas read."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ from torch.nn import functional as F
 
 from guides import Filter, Residual, Smoother
 from zoo import SRNN, STORN, VRNN
-from zoo.infer import ELBO, IWELBO, log_likelihood, nuts_reference
-from zoo.infer.reference import as_reference
+from zoo.infer import ELBO, IWELBO, log_likelihood
 from zoo.parts import conditionals
 from zoo.parts.transitions import FLOOR
 
@@ -170,12 +168,3 @@ def test_the_evidence_by_a_guide_is_that_by_plain_importance_sampling():
                 error = (log_w - log_p).exp().std() / math.sqrt(len(z))
                 assert error < 0.02
                 assert abs(found.per_datum[n] - log_p) < Z_MAX * (found.per_datum_error[n] ** 2 + error**2).sqrt()
-
-
-@pytest.mark.slow
-def test_nuts_runs_on_a_short_srnn():
-    model = build(SRNN, likelihood=partial(conditionals.Normal, scale=0.7))
-    x = model.generate(1, 3)[1]
-    found = nuts_reference(model, x, num_samples=300, warmup=100, chains=2, seed=1, max_rhat=1.1, min_ess=40)
-    found = as_reference(found)
-    assert found.mean.shape == (1, 3 * LATENT)
