@@ -1,6 +1,6 @@
 """One row of README's table of sequences: music or speech under a deep state-space model, to results/<name>.json.
 
-Model, guide and family are words; the defaults are DMM's sizes. Data `<set>_srnn` are trained as SRNN trains: 16
+Model, guide and family are words. Data `<set>_srnn` are trained as SRNN trains: 16
 streams, state carried from chunk to chunk, first frames given and not scored. The three averages are printed, each with
 its convention; `cadences` is generated (no file needed) and has an exact log p(x) to hold them against.
 
@@ -56,14 +56,18 @@ def main(
     threads: int = 1,
     seed: int = 0,
     rows: int | None = None,
+    cut_test: bool = False,
     note: str = "",
 ) -> None:
-    """`longest`: frames of a training piece; `warm_up`: epochs in which the KL weight rises from `first_weight`."""
+    """`longest`: frames of a training piece, with `cut_test` of a test piece too; `warm_up`: epochs in which the KL
+    weight rises from `first_weight`."""
     torch.set_num_threads(threads)
     pyro.set_rng_seed(seed)
     music, streams = load(data), data.endswith("_srnn")
-    sizes = {"hidden": (hidden,)} | ({} if model == "dmm" else {"recurrent": recurrent})
+    sizes = {"hidden": (hidden,)} | ({"transition_hidden": (hidden,)} if model == "dmm" else {"recurrent": recurrent})
     emission = words.choose("likelihood", words.LIKELIHOODS, likelihood)
+    if likelihood == "bernoulli":  # from each key's share of the frames on, not from one half
+        emission = partial(emission, mean=music.train.frames.float().mean(0))
     p = words.choose("model", words.MODELS, model)(music.data_dim, latent_dim, likelihood=emission, **sizes)
     q = words.choose("guide", words.SEQUENCE_GUIDES, guide)(
         p, family=words.choose("family", words.SEQUENCE_FAMILIES, family),
@@ -71,6 +75,7 @@ def main(
     )  # fmt: skip
     cut = (lambda part: Streams(part[:rows], 16)) if streams else (lambda part: Buckets(part[:rows].cut(longest)))
     train, valid, test = cut(music.train), cut(music.valid), music.test[:rows]
+    test = test.cut(longest) if cut_test else test
     test = test.without_first() if first_given and not streams else test
     batch_size = 16 if streams else batch_size
     steps = epochs * -(-len(train) // batch_size)
@@ -86,8 +91,8 @@ def main(
     )  # fmt: skip
     load_model(loss, folder / "model.safetensors")  # the best epoch by validation
     x, mask, first = (None if v is None else v.to(device) for v in (test.values, test.mask, test.first))
-    file = next(iter(music.sha256)).split("/")[0]
-    value = sequence_log_likelihood(p, q, x, None, mask, data=f"{data} test ({file})", first=first,
+    file, cut_of = next(iter(music.sha256)).split("/")[0], f", cut to {longest} frames" if cut_test else ""
+    value = sequence_log_likelihood(p, q, x, None, mask, data=f"{data} test ({file}{cut_of})", first=first,
                                     num_particles=num_particles, seed=123)  # fmt: skip
     print(value)
     row = {

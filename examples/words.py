@@ -36,7 +36,11 @@ GUIDES = ("amortized", "per-datum", "auto-normal")
 SEQUENCE_FAMILIES = {**FAMILIES, "residual": guides.Residual, "precision-weighted": guides.PrecisionWeighted}
 SEQUENCE_GUIDES = {"mean-field": guides.MeanField, "filter": guides.Filter, "smoother": guides.Smoother}
 MODELS = {"dmm": DMM, "storn": STORN, "vrnn": VRNN, "srnn": SRNN}
-LIKELIHOODS = {"bernoulli": Bernoulli, "normal": Normal, "mixture": partial(MixtureOfNormals, num_components=20)}
+LIKELIHOODS = {
+    "bernoulli": Bernoulli,
+    "normal": partial(Normal, heteroscedastic=True, floor=1e-3),
+    "mixture": partial(MixtureOfNormals, num_components=20),
+}
 CLOSED_FORM_KL = ("diagonal", "residual", "precision-weighted")
 
 

@@ -3,13 +3,12 @@
 make table
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
+from cells import RESULTS, ROOT, duration, markdown, records
+from sequence_tables import sequences_table, speech_table
 
 # What the papers print for IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
 # VR-max: Li and Turner 2016). From memory: the tables could not be read again when this was written.
@@ -23,31 +22,7 @@ REPORTED = {
     ("mnist", "diagonal", "vr-max(50)"): "-84.81",
 }
 REPORTED_EPOCHS = "3,280"
-# Sequences, -log p in nats per frame, under the papers' own average: Krishnan et al. 2017 (tables 2 to 4: DMM, and for
-# the guides DKS with MF-LR and ST-L), SRNN: Fraccaro et al. 2016 (from memory).
-REPORTED_SEQUENCES = {
-    ("jsb", "dmm", "smoother", "diagonal"): "a 6.388, b 6.926, c 6.856",
-    ("nottingham", "dmm", "smoother", "diagonal"): "a 2.770, b 2.964, c 2.954",
-    ("piano_midi", "dmm", "smoother", "diagonal"): "a 7.835, b 7.980, c 8.246",
-    ("muse_data", "dmm", "smoother", "diagonal"): "a 6.831, b 6.989, c 6.203",
-    ("jsb", "dmm", "mean-field", "diagonal"): "a 6.701, b 7.101 (MF-LR, ungated)",
-    ("nottingham", "dmm", "mean-field", "diagonal"): "a 3.273, b 3.441 (MF-LR, ungated)",
-    ("jsb", "dmm", "filter", "diagonal"): "a 7.020, b 7.519 (ST-L, ungated)",
-    ("nottingham", "dmm", "filter", "diagonal"): "a 3.446, b 3.657 (ST-L, ungated)",
-    ("jsb", "storn", "filter", "diagonal"): "a 6.91",
-    ("nottingham", "storn", "filter", "diagonal"): "a 2.85",
-    ("jsb_srnn", "srnn", "smoother", "residual"): "c 4.74",
-    ("nottingham_srnn", "srnn", "smoother", "residual"): "c 2.94",
-    ("muse_data_srnn", "srnn", "smoother", "residual"): "c 6.28",
-    ("piano_midi_srnn", "srnn", "smoother", "residual"): "c 8.20",
-}
 TEST_IMAGES = 10_000
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table; vertical bars in cells are escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def pairs_table() -> str:
@@ -65,14 +40,6 @@ def pairs_table() -> str:
     return markdown(["in the literature", "model", "guide", "family", "objective", "valid"], rows)
 
 
-def duration(seconds: float) -> str:
-    """7260 -> 2 h 1 min."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
 def reported(row: dict[str, Any]) -> str:
     """The paper's number for the same data, family, bound and number of samples, whatever estimates the gradient."""
     objective = row["objective"]
@@ -80,11 +47,6 @@ def reported(row: dict[str, Any]) -> str:
         objective = objective.replace(estimator, "")
     number = REPORTED.get((row["data"], row["family"], objective))
     return f"{number}, reported, unverified" if number else "–"
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """Everything in the results folder."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 def results_table(folder: Path = RESULTS) -> str:
@@ -117,41 +79,6 @@ def results_table(folder: Path = RESULTS) -> str:
     head = "run, data, model, objective, family, test log p (L_5000), ELBO, active units, paper, epochs (paper's)"
     shown = markdown([*head.split(", "), "training", "hardware", "command"], cells)
     return "\n".join([shown, "", *notes]) if notes else shown
-
-
-def sequences_table(folder: Path = RESULTS) -> str:
-    """A table for each data set and convention of the runs that `examples/music.py` recorded, the best `a` first."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in records(folder):
-        if "convention" in row:
-            found.setdefault((row["evaluated"], row["convention"]), []).append(row)
-    if not found:
-        return "No run is recorded yet; `python examples/music.py --name cadences` records one."
-    parts = []
-    for (evaluated, convention), rows in sorted(found.items()):
-        cells = []
-        for row in sorted(rows, key=lambda row: row["a"]):
-            key = row["data"], row["model"], row["guide"], row["family"]
-            paper = REPORTED_SEQUENCES.get(key)
-            particles = f" (K = {row['num_particles']})"
-            cells.append([
-                *(row[name] for name in ("name", "model", "guide", "family", "likelihood")),
-                *(f"{row[name]:.3f} ± {row[f'{name}_error']:.3f}" for name in "abc"),
-                f"{row['bound_per_sequence']:.1f}, {row['log_p_per_sequence']:.1f}{particles}",
-                f"{paper}, reported, unverified" if paper else "–",
-                f"{row['epochs']:,} (best {row['best_epoch']:,})",
-                duration(row["training_seconds"]),
-                row["hardware"],
-                f"`{row['command']}`",
-            ])  # fmt: skip
-        head = "run, model, guide, family, emission, a, b, c, per sequence: bound and log p, paper, epochs, training"
-        frames = f"{rows[0]['num_sequences']:,} sequences, {rows[0]['num_frames']:,} frames; {convention}"
-        exact = rows[0].get("exact")
-        known = "" if exact is None else f"; the exact value of a is {exact:.3f}"
-        notes = [f"- {row['name']}: {row['note']}" for row in rows if row["note"]]
-        shown = markdown([*head.split(", "), "hardware", "command"], cells)
-        parts.append("\n".join([f"**{evaluated}**: {frames}{known}.", "", shown, *([""] if notes else []), *notes]))
-    return "\n\n".join(parts)
 
 
 def timing(row: str, timed: dict[str, Any] | None) -> str:
@@ -221,6 +148,7 @@ TABLES = {
     "pairs": pairs_table,
     "results": results_table,
     "sequences": sequences_table,
+    "speech": speech_table,
     "speed": speed_table,
     "kalman-speed": kalman_speed_table,
 }

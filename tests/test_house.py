@@ -80,7 +80,7 @@ ARROW = [  # folder -> our own packages that it may import; the first match coun
     ("benchmarks/", ["zoo", "guides", "benchmarks"]),
     ("results/", ["pairs"]),
 ]
-OWN = ["zoo", "guides", "examples", "benchmarks", "results", "tests", "words", "pairs", "table"]
+OWN = ["zoo", "guides", "examples", "benchmarks", "results", "tests", "words", "pairs", "table", "cells", "sequence_tables"]
 
 
 @pytest.mark.parametrize("path", [*LIBRARY, *SCRIPTS], ids=name_of)
@@ -321,6 +321,8 @@ SONGS = {
     "hardware": "2 abaci",
     "command": "python examples/music.py --name y",
     "note": "",
+    "seed": 0,
+    "versions": {"torch": "2.10"},
 }  # fmt: skip
 
 
@@ -332,11 +334,40 @@ def test_sequences_are_tabled_under_their_convention(tmp_path):
     shown = table.sequences_table(tmp_path)
     heads = ["**jsb test (polyphonic_music.npz)**: 77 sequences, 4,725 frames; first frame scored, each sequence",
              "**jsb_srnn test (x.npz)**: 77 sequences, 4,725 frames; first frame given"]  # fmt: skip
-    cells = ["6.400 ± 0.050 | 6.900 ± 0.050 | 6.800 ± 0.050", "-424.4, -392.1 (K = 100)", "300 (best 250)", "2 h 1 min"]
+    cells = ["6.400 ± 0.050 | 6.900 ± 0.050 | 6.800 ± 0.050", "| 100 |", "300 (best 250)", "2 h 1 min"]
     for part in [*heads, *cells, "a 6.388, b 6.926, c 6.856, reported, unverified"]:
         assert part in shown, part
     assert shown.count("reported") == 1, "other data have another number"
     assert table.results_table(tmp_path).startswith("No run"), "images have a table of their own"
+    assert table.speech_table(tmp_path).startswith("No run"), "speech too"
+
+
+def test_speech_is_tabled_over_seeds_and_its_order_told(tmp_path):
+    """Welch's interval by hand: differences of means of 3 and 3, standard errors of both, their degrees of freedom."""
+    spoken = SONGS | {"data": "spoken_digits", "evaluated": "spoken_digits test", "likelihood": "normal"}
+    bounds = {
+        ("srnn", "smoother", "residual"): (10.0, 11.0, 12.0),
+        ("srnn", "smoother", "diagonal"): (5.0, 6.0, 7.0),
+        ("srnn", "filter", "diagonal"): (5.0, 9.0, 4.0),
+        ("vrnn", "filter", "diagonal"): (20.0, 21.0, 22.0),
+    }
+    for (model, guide, family), values in bounds.items():
+        for seed, value in enumerate(values):
+            row = {"model": model, "guide": guide, "family": family, "bound_per_sequence": value, "seed": seed}
+            (tmp_path / f"{model}-{guide}-{family}-{seed}.json").write_text(json.dumps(spoken | row))
+    shown = table.speech_table(tmp_path)
+    half = 4.302653 / 3**0.5  # Student's with 2 degrees of freedom, s.d. 1
+    ends = 5 - 2.776445 * (2 / 3) ** 0.5, 5 + 2.776445 * (2 / 3) ** 0.5  # equal variances: 4 degrees of freedom
+    for part in (
+        f"| 11.0 ± {half:.1f} |",
+        f"as in the paper; difference 5.0 nats a sequence, 95 % from {ends[0]:.1f} to {ends[1]:.1f}",
+        "srnn + smoother + diagonal above srnn + filter + diagonal: undecided",
+        "srnn + smoother + residual above vrnn + filter + diagonal: the other way",
+        "| 3 |",
+    ):
+        assert part in shown, part
+    assert shown.index("| vrnn |") < shown.index("| srnn |"), "the best first"
+    assert table.sequences_table(tmp_path).startswith("No run"), "music has a table of its own"
 
 
 def test_the_registry_names_objectives_that_exist_and_serve():

@@ -195,10 +195,8 @@ class Trajectory(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         if value is self._draw[0] and not torch.is_grad_enabled():
-            return self.log_prob_of_draw(value)  # no network twice; and flows without inverse score nothing else
-        self._check(value)
-        if value is self._draw[0] and not torch.is_grad_enabled():
             return self.log_prob_of_draw(value)  # no network twice; and some families score nothing else
+        self._check(value)
         own = self.conditional == self.model.transition
         each = self._prior(value) if own else self.conditional(self.states(value), *self.context)
         return self._sum(each.log_prob(value), value)

@@ -1,0 +1,115 @@
+"""The runs behind README's tables of sequences: starts those whose results/<name>.json is not there yet.
+
+    python results/runs.py                     # names and commands, nothing is run
+    python results/runs.py --run --jobs 2      # all of them, about four hours on two cores
+    python results/runs.py --run --only jsb-   # those whose names begin so
+
+Each is a call of examples/music.py; a run that was stopped goes on where it was. They need $ZOO_DATA. Sizes and epochs
+are what a few minutes of one core allow: a tenth, or less, of the papers' training.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+GUIDES = {  # what follows --guide
+    "mean-field": "mean-field",
+    "filter": "filter",
+    "smoother": "smoother",
+    "filter-residual": "filter --family residual",
+    "smoother-residual": "smoother --family residual",
+}
+DMM = "--model dmm --latent-dim 64 --hidden 100 --guide-recurrent 200"
+DRIVEN = "--latent-dim 64 --hidden 100 --recurrent 200"
+SYSTEMS = {
+    **{f"dmm-{name}": f"{DMM} --guide {GUIDES[name]}"
+       for name in ("smoother-residual", "smoother", "filter", "mean-field")},
+    **{f"srnn-{name}": f"--model srnn {DRIVEN} --guide {GUIDES[name]} "
+       f"--guide-recurrent {128 if name.startswith('smoother') else 0}"
+       for name in ("smoother-residual", "smoother", "filter-residual", "filter")},
+    "vrnn": f"--model vrnn {DRIVEN} --guide filter --guide-recurrent 0",
+    "storn": f"--model storn {DRIVEN} --guide filter --guide-recurrent 128",
+}  # fmt: skip
+RISE = "--learning-rate 3e-3 --first-weight 0.01"  # 0.2, as SRNN's code has it, leaves z unused for long
+SETS = {  # epochs of a DMM and of the models with a GRU, and what both are given
+    "jsb": (250, 60, "--num-particles 500"),
+    "jsb_srnn": (60, 36, "--num-particles 500"),
+    "nottingham": (12, 5, "--longest 100 --num-particles 50"),
+    "nottingham_srnn": (12, 5, "--num-particles 50"),
+}
+SPEECH = {  # SRNN cuts the audio book to half a second, 40 frames, and takes the sentences of TIMIT whole
+    "spoken_digits": "--epochs 10 --batch-size 64",
+    "ljspeech_32": "--epochs 30 --batch-size 16 --longest 40 --cut-test",
+}
+SPOKEN = (
+    "--likelihood normal --latent-dim 32 --hidden 128 --recurrent 128 --guide-hidden 128 --first-weight 0 "
+    "--learning-rate 2e-3"
+)
+SEEDS = range(3)
+
+
+def music(data: str) -> dict[str, str]:
+    chain, driven, rest = SETS[data]
+    found = {}
+    for system, arguments in SYSTEMS.items():
+        epochs = chain if system.startswith("dmm") else driven
+        found[f"{data}-{system}"] = f"--data {data} {arguments} --epochs {epochs} --warm-up {epochs // 2} {RISE} {rest}"
+    return found
+
+
+def speech(data: str) -> dict[str, str]:
+    epochs = int(SPEECH[data].split()[1])
+    systems = {f"srnn-{name}": f"--model srnn --guide {words} --guide-recurrent {128 if 'smoother' in name else 0}"
+               for name, words in GUIDES.items() if name != "mean-field"}  # fmt: skip
+    systems["vrnn"] = "--model vrnn --guide filter --guide-recurrent 0"
+    return {
+        f"{data}-{system}-{seed}": f"--data {data} {arguments} {SPOKEN} {SPEECH[data]} --warm-up {epochs // 2} "
+        f"--seed {seed}"
+        for seed in SEEDS
+        for system, arguments in systems.items()
+    }
+
+
+def runs() -> dict[str, str]:
+    """Name -> arguments of examples/music.py."""
+    parts = [*(music(data) for data in SETS), *(speech(data) for data in SPEECH)]
+    return {name: line for part in parts for name, line in part.items()}
+
+
+def start(name: str, line: str) -> int:
+    command = [sys.executable, "examples/music.py", "--name", name, *shlex.split(line), "--resume"]
+    log = ROOT / "runs" / name / "log.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, check=False,
+                              env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}).returncode  # fmt: skip
+    print(name, "done" if code == 0 else f"ended with {code}: {log}", flush=True)
+    return code
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=[""], metavar="PREFIX")
+    args = parser.parse_args()
+    commands = runs()
+    chosen = dict.fromkeys(name for prefix in args.only for name in commands if name.startswith(prefix))
+    todo = {name: commands[name] for name in chosen if not (ROOT / "results" / f"{name}.json").exists()}
+    if not args.run:
+        for name, line in todo.items():
+            print(f"python examples/music.py --name {name} {line}")
+        return
+    with ThreadPoolExecutor(args.jobs) as pool:
+        codes = list(pool.map(start, todo, todo.values()))
+    sys.exit(any(codes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""README's tables of music and speech, from what `examples/music.py` recorded."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from cells import RESULTS, duration, markdown, records
+from scipy import stats
+
+# Sequences, -log p in nats per frame, under the papers' own average: Krishnan et al. 2017 (tables 2 to 4: DMM, and for
+# the guides DKS with MF-LR and ST-L), SRNN: Fraccaro et al. 2016 (from memory).
+REPORTED_SEQUENCES = {
+    ("jsb", "dmm", "smoother", "diagonal"): "a 6.388, b 6.926, c 6.856",
+    ("nottingham", "dmm", "smoother", "diagonal"): "a 2.770, b 2.964, c 2.954",
+    ("piano_midi", "dmm", "smoother", "diagonal"): "a 7.835, b 7.980, c 8.246",
+    ("muse_data", "dmm", "smoother", "diagonal"): "a 6.831, b 6.989, c 6.203",
+    ("jsb", "dmm", "mean-field", "diagonal"): "a 6.701, b 7.101 (MF-LR, ungated)",
+    ("nottingham", "dmm", "mean-field", "diagonal"): "a 3.273, b 3.441 (MF-LR, ungated)",
+    ("jsb", "dmm", "filter", "diagonal"): "a 7.020, b 7.519 (ST-L, ungated)",
+    ("nottingham", "dmm", "filter", "diagonal"): "a 3.446, b 3.657 (ST-L, ungated)",
+    ("jsb", "storn", "filter", "diagonal"): "a 6.91",
+    ("nottingham", "storn", "filter", "diagonal"): "a 2.85",
+    ("jsb_srnn", "srnn", "smoother", "residual"): "c 4.74",
+    ("nottingham_srnn", "srnn", "smoother", "residual"): "c 2.94",
+    ("muse_data_srnn", "srnn", "smoother", "residual"): "c 6.28",
+    ("piano_midi_srnn", "srnn", "smoother", "residual"): "c 8.20",
+}
+
+
+def sequence_records(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What `examples/music.py` recorded: of bits, and of real numbers (speech)."""
+    rows = [row for row in records(folder) if "convention" in row]
+    return [row for row in rows if row["likelihood"] == "bernoulli"], [
+        row for row in rows if row["likelihood"] != "bernoulli"
+    ]
+
+
+def by_convention(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Rows that compare, under a line that says what their numbers are of."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["evaluated"], row["convention"]), []).append(row)
+    parts = []
+    for (evaluated, convention), group in sorted(found.items()):
+        exact = group[0].get("exact")
+        known = "" if exact is None else f"; the exact value of a is {exact:.3f}"
+        frames = f"{group[0]['num_sequences']:,} sequences, {group[0]['num_frames']:,} frames; {convention}"
+        parts.append((f"**{evaluated}**: {frames}{known}.", group))
+    return parts
+
+
+def origin(rows: list[dict[str, Any]]) -> str:
+    """Where a group of rows was run, and with what."""
+    hardware = sorted({row["hardware"] for row in rows})
+    versions = sorted({", ".join(f"{name} {version}" for name, version in row["versions"].items()) for row in rows})
+    seeds = sorted({row["seed"] for row in rows})
+    return f"{'; '.join(hardware)}; {'; '.join(versions)}; seed {', '.join(map(str, seeds))}."
+
+
+def sequences_table(folder: Path = RESULTS) -> str:
+    """A table for each data set and convention of the runs that `examples/music.py` recorded, the best `a` first."""
+    parts = []
+    for line, rows in by_convention(sequence_records(folder)[0]):
+        cells = []
+        for row in sorted(rows, key=lambda row: row["a"]):
+            paper = REPORTED_SEQUENCES.get((row["data"], row["model"], row["guide"], row["family"]))
+            cells.append([
+                *(row[name] for name in ("name", "model", "guide", "family")),
+                *(f"{row[name]:.3f} ± {row[f'{name}_error']:.3f}" for name in "abc"),
+                str(row["num_particles"]),
+                f"{paper}, reported, unverified" if paper else "–",
+                f"{row['epochs']:,} (best {row['best_epoch']:,})",
+                duration(row["training_seconds"]),
+            ])  # fmt: skip
+        head = "run, model, guide, family, a, b, c, K, paper, epochs, training"
+        shown = markdown(head.split(", "), cells)
+        notes = [f"- {row['name']}: {row['note']}" for row in rows if row["note"]]
+        parts.append("\n".join([line, "", shown, *([""] if notes else []), *notes, "", origin(rows)]))
+    return "\n\n".join(parts) or "No run is recorded yet; `python examples/music.py --name cadences` records one."
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half the width of Student's 95 % interval."""
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{statistics.mean(values):.1f} ± {half:.1f}"
+
+
+# What SRNN's table says of speech: the first is better than the second
+ORDER = [
+    (("srnn", "smoother", "residual"), ("srnn", "smoother", "diagonal")),
+    (("srnn", "smoother", "diagonal"), ("srnn", "filter", "diagonal")),
+    (("srnn", "smoother", "residual"), ("vrnn", "filter", "diagonal")),
+]
+
+
+def order(found: dict[tuple[str, ...], list[dict[str, Any]]]) -> list[str]:
+    """Each claim of ORDER with Welch's 95 % interval of the difference of the bounds, and what that says of it."""
+    lines = []
+    for better, worse in ORDER:
+        first, second = ([row["bound_per_sequence"] for row in found.get(key, [])] for key in (better, worse))
+        if len(first) > 1 and len(second) > 1:
+            between = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+            verdict = "as in the paper" if between.low > 0 else "the other way" if between.high < 0 else "undecided"
+            gap = statistics.mean(first) - statistics.mean(second)
+            lines.append(f"- {' + '.join(better)} above {' + '.join(worse)}: {verdict}; difference {gap:.1f} nats a "
+                         f"sequence, 95 % from {between.low:.1f} to {between.high:.1f}.")  # fmt: skip
+    return lines
+
+
+def mean_bound(rows: list[dict[str, Any]]) -> float:
+    return statistics.mean(row["bound_per_sequence"] for row in rows)
+
+
+def speech_table(folder: Path = RESULTS) -> str:
+    """Log-likelihoods of whole sequences, over seeds, and whether they stand in the order of SRNN's table."""
+    parts = []
+    for line, rows in by_convention(sequence_records(folder)[1]):
+        found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for row in rows:
+            found.setdefault((row["model"], row["guide"], row["family"]), []).append(row)
+        cells = []
+        for key, group in sorted(found.items(), key=lambda item: mean_bound(item[1]), reverse=True):
+            epochs = sorted({f"{row['epochs']:,}" for row in group})
+            cells.append([
+                *key,
+                group[0]["likelihood"],
+                interval([row["bound_per_sequence"] for row in group]),
+                interval([row["log_p_per_sequence"] for row in group]),
+                str(group[0]["num_particles"]),
+                str(len(group)),
+                ", ".join(epochs),
+                duration(statistics.mean(row["training_seconds"] for row in group)),
+            ])  # fmt: skip
+        head = "model, guide, family, emission, bound, log p, K, seeds, epochs, training of one"
+        parts.append("\n".join([line, "", markdown(head.split(", "), cells), "", *order(found), "", origin(rows)]))
+    return "\n\n".join(parts) or "No run is recorded yet; `python results/runs.py --run --only spoken` records some."
