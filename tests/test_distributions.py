@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal
 
+from zoo.parts.conditionals import Normal as NormalLikelihood
 from zoo.parts.distributions import DiagonalNormal, IndependentBernoulli, UnitNormal
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -52,3 +53,20 @@ def test_log_prob_of_a_draw_without_a_path_has_the_score():
     scores = [torch.autograd.grad(f.sum(), loc)[0] for f in (q.log_prob_of_draw(z), exact(loc, log_scale).log_prob(z))]
     assert scores[1].abs().min() > 0
     torch.testing.assert_close(*scores)
+
+
+@pytest.mark.parametrize("heteroscedastic", [False, True])
+def test_no_standard_deviation_of_a_normal_likelihood_is_below_its_floor(heteroscedastic):
+    """Variances add up; however far the network goes, densities stay bounded and have a gradient."""
+    likelihood = NormalLikelihood(2, 3, scale=0.5, heteroscedastic=heteroscedastic, floor=0.1)
+    h = torch.randn(4, 2)
+    torch.testing.assert_close(likelihood(h).variance, torch.full((4, 3), 0.5**2 + 0.1**2))
+    with torch.no_grad():
+        likelihood.log_scale.fill_(-1e3)
+    x = likelihood(h).loc
+    density = likelihood(h).log_prob(x.detach())
+    torch.testing.assert_close(density, exact(x, torch.full((4, 3), 0.1).log()).log_prob(x))
+    assert all(g.isfinite().all() for g in torch.autograd.grad(density.sum(), list(likelihood.parameters())))
+    for wrong in ({"floor": -1.0}, {"floor": float("inf")}, {"scale": 0.0}):
+        with pytest.raises(ValueError, match="Normal: expected scale > 0 and floor >= 0"):
+            NormalLikelihood(2, 3, **wrong)

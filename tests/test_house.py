@@ -80,7 +80,8 @@ ARROW = [  # folder -> our own packages that it may import; the first match coun
     ("benchmarks/", ["zoo", "guides", "benchmarks"]),
     ("results/", ["pairs"]),
 ]
-OWN = ["zoo", "guides", "examples", "benchmarks", "results", "tests", "words", "pairs", "table", "cells", "sequence_tables"]
+OWN = ["zoo", "guides", "examples", "benchmarks", "results", "tests", "words", "pairs"]
+OWN += [path.stem for path in ROOT.glob("results/*.py")]
 
 
 @pytest.mark.parametrize("path", [*LIBRARY, *SCRIPTS], ids=name_of)
