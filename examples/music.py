@@ -85,7 +85,7 @@ def main(
     loss, folder, began = bound(p, q), Path("runs") / name, time.time()
     result = fit(
         loss, train, epochs=epochs, batch_size=batch_size, clip=clip, validation=valid, patience=patience, seed=seed,
-        optimizer=partial(torch.optim.Adam, lr=learning_rate, weight_decay=weight_decay, fused=True),
+        optimizer=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=weight_decay, fused=True),
         schedule=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps, eta_min=last_learning_rate),
         device=device, out=folder, resume=resume,
     )  # fmt: skip

@@ -98,7 +98,8 @@ class SequenceGuide(Guide):
         self.model.check(x, u, mask, carry)
         inputs, values, observed = read_frames(self, x, u, mask, carry, self.entry_masks)
         context = self.of_context(self.read(values, observed))
-        return Trajectory(self.model, self.conditional, x, u, mask, context=(context,), inputs=inputs, carry=carry)
+        known = {"context": (context,), "inputs": inputs, "carry": carry, "independent": not self.markov}
+        return Trajectory(self.model, self.conditional, x, u, mask, **known)
 
     def forward(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None

@@ -65,6 +65,7 @@ class Trajectory(TorchDistribution):
         context: tensors `(..., T, size)`, handed to the conditional step by step.
         inputs: what `model.inputs(x, u, carry)` gives, where it has been computed before.
         carry: the step before the first frame; None at the start of the sequences.
+        independent: the conditional looks at the context alone, not at s_t: all steps are then drawn in one call.
 
     Two densities with a closed-form KL at each step have one as a whole, given the draw: `kl_divergence` then takes the
     conditionals along the latest draw of the first.
@@ -85,8 +86,9 @@ class Trajectory(TorchDistribution):
         context: tuple[Tensor, ...] = (),
         inputs: tuple[Any, ...] | None = None,
         carry: Carry | None = None,
+        independent: bool = False,
     ) -> None:
-        self.carry = carry
+        self.carry, self.independent = carry, independent
         self.model, self.conditional, self.context = model, conditional, context
         self.x = x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
         self._u = u
@@ -162,17 +164,26 @@ class Trajectory(TorchDistribution):
 
     def along(self, z: Tensor) -> TorchDistribution:
         """The conditionals of all steps along z; where z is the latest draw, those that drew it."""
-        value, steps = self._draw
+        value = self._draw[0]
         if value is z and (value.requires_grad or not torch.is_grad_enabled()):
-            drawn = _stack([c for c, _ in steps])
+            drawn = self._drawn()
             if drawn is not None:
                 return drawn
+        if self.independent:
+            return self.conditional(None, *self.context)
         own = self.conditional == self.model.transition
         return self._prior(z) if own else self.conditional(self.states(z), *self.context)
+
+    def _drawn(self) -> TorchDistribution | None:
+        """The conditionals behind the latest draw as one, with a time axis; None where they cannot be."""
+        conditionals = [c for c, _ in self._draw[1]]
+        return conditionals[0] if self.independent else _stack(conditionals)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draws with their path of gradients; padding, on which nothing depends, without."""
         shape = torch.Size(sample_shape) + self._batch_shape
+        if self.independent:
+            return self._rsample_at_once(shape)
         T = self._event_shape[0]
         x, inputs, context = self.x.unbind(-2), at_steps(self.inputs, T), at_steps(self.context, T)
         followed = None if self.followed is None else self.followed.flatten(0, -2).all(0).tolist()
@@ -193,30 +204,49 @@ class Trajectory(TorchDistribution):
         self._draw[:] = value, steps
         return value
 
+    def _rsample_at_once(self, shape: torch.Size) -> Tensor:
+        every = self.conditional(None, *self.context).expand((*shape, self._event_shape[0]))
+        z = value = every.rsample()
+        if self.followed is not None:
+            value = torch.where(self.followed.unsqueeze(-1), z, self._padded(z, at_steps(self.inputs, z.shape[-2])))
+        self._draw[:] = value, [(every, z)]
+        return value
+
+    @torch.no_grad()
+    def _padded(self, z: Tensor, inputs: list[tuple[Any, ...]]) -> Tensor:
+        """z with draws from the transition after the last observed frame of each sequence."""
+        everywhere = self.followed.flatten(0, -2).all(0).tolist()
+        s, x, path = self._first(), self.x.unbind(-2), [*z.unbind(-2)]
+        for t in range(len(path)):
+            if not everywhere[t]:
+                beyond = self.model.transition(s).expand(z.shape[:-2]).sample()
+                path[t] = torch.where(self.followed[..., t, None], path[t], beyond)
+            if t + 1 < len(path):
+                s = self.model.advance(s, path[t], x[t], *inputs[t + 1])
+        return torch.stack(path, -2)
+
     def log_prob(self, value: Tensor) -> Tensor:
         if value is self._draw[0] and not torch.is_grad_enabled():
             return self.log_prob_of_draw(value)  # no network twice; and some families score nothing else
         self._check(value)
-        own = self.conditional == self.model.transition
-        each = self._prior(value) if own else self.conditional(self.states(value), *self.context)
-        return self._sum(each.log_prob(value), value)
+        return self._sum(self.along(value).log_prob(value), value)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """`log_prob`; of its own latest draw by the conditionals that drew it, without running a network again."""
         drawn, steps = self._draw
         if value is not drawn or (torch.is_grad_enabled() and not value.requires_grad):
             return self.log_prob(value)
-        stacked = _stack([c for c, _ in steps])
+        stacked = None if self.independent else self._drawn()
         if stacked is not None:
             return self._sum(stacked.log_prob_at(torch.stack([c.noise_of_draw for c, _ in steps], -2)), value)
         scores = [getattr(c, "log_prob_of_draw", c.log_prob)(z) for c, z in steps]
-        return self._sum(torch.stack(scores, -1), value)
+        return self._sum(scores[0] if self.independent else torch.stack(scores, -1), value)
 
-    def _sum(self, each: Tensor, value: Tensor) -> Tensor:
+    def _sum(self, scores: Tensor, value: Tensor) -> Tensor:
         """Over time; where the conditional is not followed, the transition's score takes its place."""
         if self.followed is not None:
-            each = torch.where(self.followed, each, self._prior(value).log_prob(value))
-        return self._full(each.sum(-1), value)
+            scores = torch.where(self.followed, scores, self._prior(value).log_prob(value))
+        return self._full(scores.sum(-1), value)
 
     def _check(self, value: Tensor) -> None:
         if value.shape[-2:] != self._event_shape:
