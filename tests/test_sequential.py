@@ -133,6 +133,20 @@ def test_what_a_guide_conditions_on(kind):
         assert (by_z.abs().sum((0, 2)) > 0).tolist() == follows
 
 
+@pytest.mark.parametrize("mask", [None, PADDING], ids=["whole", "padded"])
+@every_guide
+def test_what_does_not_depend_on_the_state_is_drawn_in_one_call(kind, mask):
+    _, guide, x, _ = pair("srnn", kind)
+    q, calls = guide.posterior(x, None, mask), []
+    q.conditional = lambda *arguments: calls.append(1) or guide.conditional(*arguments)
+    z = q.rsample()
+    assert len(calls) == (1 if kind == "mean field" else FRAMES)
+    torch.testing.assert_close(q.log_prob_of_draw(z), q.log_prob(z.clone()))
+    gradient = torch.autograd.grad(z.sum(), guide.of_context.bias)[0]
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
 @pytest.mark.parametrize("kind", ["mean field", "filter"])
 def test_without_a_network_over_time_the_context_is_the_frame(kind):
     _, guide, x, _ = pair("vrnn", kind, recurrent=0)
