@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test slow lint types bench bench-peers bench-kalman bench-kalman-peers table
+.PHONY: demo test slow lint types bench bench-sequences runs bench-peers bench-kalman bench-kalman-peers table
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
@@ -25,12 +25,18 @@ types: $(VENV)/.installed-dev
 bench: $(VENV)/.installed       ## speed beside hand-written PyTorch; writes results/speed_vae_step.json
 	$(RUN) -m benchmarks.vae_step
 
+bench-sequences: $(VENV)/.installed     ## a step of DMM and SRNN, also over T; writes results/speed_sequence_step.json
+	$(RUN) -m benchmarks.sequence_step --lengths
+
 bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
 
 bench-kalman: $(VENV)/.installed $(VENV)-kalman-peers/.installed    ## exact recursions and their peers; hours, resumed
 	$(RUN) -m benchmarks.kalman
 
 bench-kalman-peers: $(VENV)-kalman-peers/.installed     ## JAX and the other peers of benchmarks/kalman.py
+
+runs: $(VENV)/.installed        ## the rows of music and speech that are not there yet; hours, resumed, needs $$ZOO_DATA
+	$(RUN) results/runs.py --run --jobs 2
 
 table: $(VENV)/.installed       ## README's tables, from tests/pairs.py and results/*.json
 	$(RUN) results/table.py

@@ -270,10 +270,11 @@ def main() -> None:
             "date": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": args.rounds,
             "seconds": round(time.time() - began), "hardware": f"{processor()}, one thread",
             "load": os.getloadavg()[1], "versions": versions(), "sequence_steps": steps, "lengths": lengths,
+            "titles": {name: f"{name.upper()}, batch {SIZES[name].batch}, T {SIZES[name].frames}" for name in steps},
         }  # fmt: skip
         args.out.write_text(json.dumps(record, indent=1) + "\n")
         if lengths:
-            figure(lengths, args.out.with_suffix(".png"))
+            figure(lengths, ROOT / "docs/sequence_speed.png")
     return None
 
 

@@ -136,3 +136,28 @@ def speech_table(folder: Path = RESULTS) -> str:
         head = "model, guide, family, emission, bound, log p, K, seeds, epochs, training of one"
         parts.append("\n".join([line, "", markdown(head.split(", "), cells), "", *order(found), "", origin(rows)]))
     return "\n\n".join(parts) or "No run is recorded yet; `python results/runs.py --run --only spoken` records some."
+
+
+def cost(timed: dict[str, Any]) -> str:
+    return f"{timed['cpu_ms']:,.0f} ms, {timed['peak_bytes'] / 1e6:.0f} MB"
+
+
+def sequence_speed_table(folder: Path = RESULTS) -> str:
+    """A training step of DMM and SRNN, and its cost over T: what `benchmarks/sequence_step.py` recorded."""
+    runs = [run for run in records(folder) if "sequence_steps" in run]
+    if not runs:
+        return "No timing is recorded yet; `make bench-sequences` records one."
+    parts = []
+    for run in runs:
+        sizes = run["sequence_steps"]
+        cells = []
+        for row in next(iter(sizes.values())):
+            cells.append([row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" for size in sizes.values())])
+        parts.append(markdown(["one training step", *run["titles"].values()], cells))
+        if run["lengths"]:
+            head = ["T", *next(iter(run["lengths"].values()))]
+            cells = [[f"{int(T):,}", *map(cost, rows.values())] for T, rows in run["lengths"].items()]
+            parts.append("DMM, batch 4, over the number of frames:\n\n" + markdown(head, cells))
+        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        parts.append(f"`{run['command']}`; {run['hardware']}; {versions}.")
+    return "\n\n".join(parts)

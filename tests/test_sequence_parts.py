@@ -137,6 +137,22 @@ def test_what_is_under_no_grad_is_not_taken_for_a_graph():
     assert not q.inputs[0].requires_grad
 
 
+@pytest.mark.parametrize("name", ["storn", "vrnn", "srnn"])
+def test_a_draw_without_a_graph_is_scored_with_one(name):
+    """What the draw has passed through has no gradients to give then."""
+    model, x, _ = STATE_SPACES[name].build()
+    guide, found = Filter(model, hidden=(5,), recurrent=4), []
+    q, p = guide.posterior(x), Trajectory(model, model.transition, x)
+    with torch.no_grad():
+        z = q.rsample()
+        q.log_prob(z)
+    parameters = [*model.parameters(), *guide.parameters()]
+    for value in (z, z.clone()):
+        score = q.log_prob(value).sum() + p.log_prob(value).sum()
+        found.append(torch.autograd.grad(score, parameters, allow_unused=True, retain_graph=True))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("objective", [ELBO(2), ELBO(2, analytic_kl=True), ELBO(2, sticking=True), IWELBO(2, "doubly")])
 @pytest.mark.parametrize("name", ["dmm", "storn", "vrnn", "srnn"])
 def test_sharing_changes_no_value_and_no_gradient(name, objective, monkeypatch):
@@ -148,6 +164,7 @@ def test_sharing_changes_no_value_and_no_gradient(name, objective, monkeypatch):
     for share in (True, False):
         if not share:
             monkeypatch.setattr("zoo.parts.trajectory_density._Seen.serves", lambda *_: False)
+            monkeypatch.setattr(type(model), "keeps", False)
         torch.manual_seed(1)
         value = loss(x, None, mask)
         found.append((value, torch.autograd.grad(value, list(loss.parameters()))))

@@ -26,6 +26,7 @@ class _Seen:
     value: Any = None
     states: Any = None
     prior: Any = None
+    with_graph: bool = False  # whether these two have one
 
     offered_for: tuple[tuple, tuple] | None = None  # arguments, and the stamp of the model
 
@@ -35,8 +36,9 @@ class _Seen:
         return same and stamp == _stamp(model)
 
     def along(self, value: Tensor) -> "_Seen":
-        if self.value is not value:
-            self.value, self.states, self.prior = value, None, None
+        graph = torch.is_grad_enabled()
+        if self.value is not value or (graph and not self.with_graph):
+            self.value, self.states, self.prior, self.with_graph = value, None, None, graph
         return self
 
 
@@ -188,8 +190,9 @@ class Trajectory(TorchDistribution):
         x, inputs, context = self.x.unbind(-2), at_steps(self.inputs, T), at_steps(self.context, T)
         followed = None if self.followed is None else self.followed.flatten(0, -2).all(0).tolist()
         s = self._first()
-        steps, path = [], []
+        steps, path, passed = [], [], []
         for t in range(T):
+            passed.append(s)
             step = self.conditional(s, *context[t]).expand(shape)
             z = step.rsample()
             steps.append((step, z))
@@ -202,6 +205,8 @@ class Trajectory(TorchDistribution):
                 s = self.model.advance(s, z, x[t], *inputs[t + 1])
         value = torch.stack(path, -2)
         self._draw[:] = value, steps
+        if self.model.keeps:
+            self._seen.along(value).states = _over_time(passed)
         return value
 
     def _rsample_at_once(self, shape: torch.Size) -> Tensor:
@@ -275,6 +280,15 @@ def _stack(steps: list[TorchDistribution]) -> DiagonalNormal | None:
         torch.stack([c.loc for c in steps], -2),
         log_scale=torch.stack([c.log_scale.expand(c.loc.shape) for c in steps], -2),
     )
+
+
+def _over_time(states: list[Any]) -> Any:
+    """The states of all steps as one, with a time axis; what a single step does not have is None."""
+    if isinstance(states[0], Tensor):
+        shape = torch.broadcast_shapes(*(s.shape for s in states))
+        return torch.stack([s.expand(shape) for s in states], -2)
+    parts = zip(*states, strict=True)
+    return type(states[0])(*(None if part[0] is None else _over_time(list(part)) for part in parts))
 
 
 def _followed(mask: Tensor, x: Tensor) -> Tensor | None:
