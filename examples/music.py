@@ -25,6 +25,7 @@ from music_pictures import pictures
 from zoo.data import Buckets, Streams, load
 from zoo.data.music import cadences_log_prob
 from zoo.infer import ELBO, Tempered, fit, load_model, sequence_log_likelihood
+from zoo.parts.networks import Dropped
 
 
 def main(
@@ -45,6 +46,7 @@ def main(
     learning_rate: float = 1e-3,
     last_learning_rate: float = 1e-4,
     weight_decay: float = 0.0,
+    dropout: float = 0.0,
     clip: float = 1000.0,
     warm_up: int = 20,
     first_weight: float = 0.2,
@@ -71,7 +73,7 @@ def main(
     p = words.choose("model", words.MODELS, model)(music.data_dim, latent_dim, likelihood=emission, **sizes)
     q = words.choose("guide", words.SEQUENCE_GUIDES, guide)(
         p, family=words.choose("family", words.SEQUENCE_FAMILIES, family),
-        hidden=(guide_hidden,), recurrent=guide_recurrent,
+        hidden=(guide_hidden,), recurrent=guide_recurrent, recurrence=partial(Dropped, probability=dropout),
     )  # fmt: skip
     cut = (lambda part: Streams(part[:rows], 16)) if streams else (lambda part: Buckets(part[:rows].cut(longest)))
     train, valid, test = cut(music.train), cut(music.valid), music.test[:rows]
