@@ -1,6 +1,7 @@
 """What sequence models are built of: the GRU, the mixture of normals, what guide and model share, rolling forward."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from zoo.infer import ELBO, IWELBO
 from zoo.parts import rollout
 from zoo.parts.conditionals import MixtureOfNormals
 from zoo.parts.distributions import MixtureOfNormalsDensity
-from zoo.parts.networks import GRU
+from zoo.parts.networks import GRU, Dropped
 from zoo.parts.trajectory import Trajectory
 
 N, T, DATA, LATENT = 3, 5, 4, 2
@@ -38,6 +39,30 @@ def test_the_fused_gru_is_its_steps_and_broadcasts():
     assert gru(v[:, :0], h).shape == (6, N, 0, 4)
     alone = torch.zeros(4)
     torch.testing.assert_close(gru(v[0], alone)[0], gru.step(v[0, 0], alone))
+
+
+def test_dropout_leaves_evaluation_alone_and_drops_each_entry_in_training():
+    """Inputs that a network hands on are dropped twice; an entry is kept with (1 - p)^2 and its mean is unbiased."""
+    handing_on = lambda size, hidden, batch_first: Constant()  # noqa: E731
+    layer, v = Dropped(3, 3, probability=0.2, recurrence=handing_on), torch.ones(200, 50, 3)
+    out = layer(v)[0]
+    kept = (out != 0).double().mean()
+    torch.testing.assert_close(out.unique(), torch.tensor([0.0, 1 / 0.8**2]))
+    assert abs(kept - 0.8**2) < Z_MAX * (0.64 * 0.36 / out.numel()) ** 0.5
+    assert torch.equal(layer.eval()(v)[0], v)
+    model = DMM(DATA, LATENT, hidden=(5,), transition_hidden=(5,))
+    guide = Smoother(model, hidden=(5,), recurrent=4, recurrence=partial(Dropped, probability=0.5))
+    x, z = torch.bernoulli(torch.full((N, T, DATA), 0.5)), torch.randn(N, T, LATENT)
+    scores = [[guide.train(mode).posterior(x).log_prob(z) for _ in range(2)] for mode in (True, False)]
+    assert not torch.equal(*scores[0])
+    assert torch.equal(*scores[1])
+
+
+class Constant(nn.Module):
+    """Hands on what it is given."""
+
+    def forward(self, v):
+        return (v,)
 
 
 def test_recurrent_weights_start_orthogonal():
