@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two rounds of a few frames, nothing written")
     parser.add_argument("--lengths", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "results/speed_sequence_step.json")
+    parser.add_argument("--figure", type=Path, default=ROOT / "docs/sequence_speed.png")
     parser.add_argument("--size", help=argparse.SUPPRESS)
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -276,7 +277,7 @@ def main() -> None:
         }  # fmt: skip
         args.out.write_text(json.dumps(record, indent=1) + "\n")
         if lengths:
-            figure(lengths, ROOT / "docs/sequence_speed.png")
+            figure(lengths, args.figure)
     return None
 
 

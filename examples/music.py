@@ -73,7 +73,8 @@ def main(
     p = words.choose("model", words.MODELS, model)(music.data_dim, latent_dim, likelihood=emission, **sizes)
     q = words.choose("guide", words.SEQUENCE_GUIDES, guide)(
         p, family=words.choose("family", words.SEQUENCE_FAMILIES, family),
-        hidden=(guide_hidden,), recurrent=guide_recurrent, recurrence=partial(Dropped, probability=dropout),
+        hidden=(guide_hidden,), recurrent=guide_recurrent,
+        recurrence=partial(Dropped, probability=dropout) if dropout else torch.nn.GRU,
     )  # fmt: skip
     cut = (lambda part: Streams(part[:rows], 16)) if streams else (lambda part: Buckets(part[:rows].cut(longest)))
     train, valid, test = cut(music.train), cut(music.valid), music.test[:rows]

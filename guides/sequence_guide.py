@@ -16,10 +16,7 @@ from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
 
 class Conditional(NamedTuple):
-    """q(z_t | s_t, c_t) = family(z_t; p(z_t | s_t), f(s_t, c_t)). Its parts, looked up once for all steps of a loop.
-
-    An attribute of a PyroModule costs microseconds, six of them at each step a tenth of a small model's time.
-    """
+    """family(z_t; p(z_t | s_t), f(s_t, c_t)), its parts looked up once for all steps, which PyroModule is slow at."""
 
     model: StateSpace
     family: Family
@@ -46,7 +43,7 @@ class SequenceGuide(Guide):
         hidden: widths of f, its last layer being the family's; () makes all parameters affine in s_t and c_t.
         recurrent: width of the network over time; 0: none, c_t is frame t alone.
         recurrence: its constructor, called with `(in_features, recurrent, batch_first=True)`; of `(N, T, size)` it
-            makes a tuple that begins with `(N, T, recurrent)`: `nn.GRU`, `partial(nn.RNN, nonlinearity="relu")`, ...
+            makes a tuple that begins with `(N, T, recurrent)`: `nn.GRU`, `partial(Dropped, probability=0.1)`, ...
         activation: constructor of f's nonlinearity.
         entry_masks: whether masks will speak of single entries, `(N, T, data_dim)`: then every entry has its own flag.
 
@@ -58,13 +55,9 @@ class SequenceGuide(Guide):
 
     Example:
         >>> import torch, guides
-        >>> from zoo import LGSSM
-        >>> from zoo.parts.kalman import Parameters
-        >>> one = torch.eye(1)
-        >>> guide = guides.Smoother(LGSSM(Parameters, marginal=False, initial_mean=torch.zeros(1),
-        ...     initial_covariance=one, transition_matrix=one, transition_covariance=one, emission_matrix=one,
-        ...     emission_covariance=one), recurrent=8)
-        >>> guide.posterior(torch.zeros(3, 10, 1)).sample().shape
+        >>> from zoo import DMM
+        >>> guide = guides.Smoother(DMM(data_dim=2, latent_dim=1), recurrent=8)
+        >>> guide.posterior(torch.zeros(3, 10, 2)).sample().shape
         torch.Size([3, 10, 1])
     """
 
@@ -86,8 +79,8 @@ class SequenceGuide(Guide):
         if type(self).read is SequenceGuide.read:
             raise TypeError(f"SequenceGuide: abstract; {type(self).__name__} does not state read")
         self.entry_masks, size = entry_masks, size_of_frames(self, entry_masks)
-        networks = [recurrence(size, recurrent, batch_first=True) for _ in range(self.directions if recurrent else 0)]
-        self.recurrences = nn.ModuleList(networks)
+        each = [recurrence(size, recurrent, batch_first=True) for _ in range(self.directions if recurrent else 0)]
+        self.recurrences = nn.ModuleList(each)
         self.family = family(model.latent_dim, hidden[-1] if hidden else 0)
         width = hidden[0] if hidden else self.family.num_parameters
         self.of_context = nn.Linear(self.directions * recurrent or size, width)
@@ -113,9 +106,9 @@ class SequenceGuide(Guide):
         """q(z | x): batch `(N,)`, event `(T, latent_dim)`. Networks read a chunk alone; its s_1 comes of carry."""
         self.model.check(x, u, mask, carry)
         inputs, values, observed = read_frames(self, x, u, mask, carry, self.entry_masks)
-        context = self.of_context(self.read(values, observed))
-        known = {"context": (context,), "inputs": inputs, "carry": carry, "independent": not self.markov}
-        return Trajectory(self.model, self.conditional, x, u, mask, **known)
+        given = {"context": (self.of_context(self.read(values, observed)),), "inputs": inputs, "carry": carry}
+        alone = not (self.markov or self.family.uses_prior)
+        return Trajectory(self.model, self.conditional, x, u, mask, independent=alone, **given)
 
     def forward(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None

@@ -9,6 +9,7 @@ are what a few minutes of one core allow: a tenth, or less, of the papers' train
 """
 
 import argparse
+import fcntl
 import os
 import shlex
 import subprocess
@@ -43,13 +44,13 @@ SETS = {  # epochs of a DMM and of the models with a GRU, and what both are give
     "nottingham": (6, 3, "--longest 100 --num-particles 30"),
     "nottingham_srnn": (6, 3, "--num-particles 30"),
 }
-LONGER = {  # rows that have a target
+LONGER = {  # the papers' best
     "jsb-dmm-smoother-residual": "--epochs 300 --warm-up 60 --dropout 0.1",
     "nottingham_srnn-srnn-smoother-residual": "--epochs 12 --warm-up 2",
 }
-SPEECH = {  # SRNN cuts the audio book to half a second, 40 frames, and takes the sentences of TIMIT whole
-    "spoken_digits": "--epochs 8 --batch-size 64",
-    "ljspeech_32": "--epochs 20 --batch-size 16 --longest 40 --cut-test",
+SPEECH = {  # the reading is cut to half a second, 40 frames, as SRNN cuts Blizzard's; digits are whole
+    "spoken_digits": (8, "--batch-size 64"),
+    "ljspeech_32": (20, "--batch-size 16 --longest 40 --cut-test"),
 }
 SPOKEN = (
     "--likelihood normal --latent-dim 32 --hidden 128 --recurrent 128 --guide-hidden 128 --first-weight 0 "
@@ -71,13 +72,13 @@ def music(data: str) -> dict[str, str]:
 
 
 def speech(data: str) -> dict[str, str]:
-    epochs = int(SPEECH[data].split()[1])
+    epochs, rest = SPEECH[data]
     systems = {f"srnn-{name}": f"--model srnn --guide {words} --guide-recurrent {128 if 'smoother' in name else 0}"
                for name, words in GUIDES.items() if name not in ("mean-field", "filter-residual")}  # fmt: skip
     systems["vrnn"] = "--model vrnn --guide filter --guide-recurrent 0"
     return {
-        f"{data}-{system}-{seed}": f"--data {data} {arguments} {SPOKEN} {SPEECH[data]} --warm-up {epochs // 3} "
-        f"--seed {seed}"
+        f"{data}-{system}-{seed}": f"--data {data} {arguments} {SPOKEN} --epochs {epochs} {rest} "
+        f"--warm-up {epochs // 3} --seed {seed}"
         for seed in SEEDS
         for system, arguments in systems.items()
     }
@@ -90,15 +91,24 @@ def runs() -> dict[str, str]:
 
 
 def start(name: str, line: str) -> int:
-    if (ROOT / "results" / f"{name}.json").exists():  # another process was quicker
-        return 0
-    command = [sys.executable, "examples/music.py", "--name", name, *shlex.split(line), "--resume"]
-    log = ROOT / "runs" / name / "log.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, check=False,
+    """Runs it, unless it is there by now or another process is at it; goes on with what was begun by the same line."""
+    folder, command = ROOT / "runs" / name, [sys.executable, "examples/music.py", "--name", name, *shlex.split(line)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as long as the run lives, which is given the file
+        except BlockingIOError:
+            return 0
+        if (ROOT / "results" / f"{name}.json").exists():
+            return 0
+        begun = folder / "line.txt"
+        if begun.exists() and begun.read_text() != line:
+            print(f"{name}: begun with other arguments ({begun}): move {folder} away", flush=True)
+            return 1
+        begun.write_text(line)
+        code = subprocess.run([*command, "--resume"], cwd=ROOT, stdout=log, stderr=log, check=False,
                               env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}).returncode  # fmt: skip
-    print(name, "done" if code == 0 else f"ended with {code}: {log}", flush=True)
+    print(name, "done" if code == 0 else f"ended with {code}: {folder / 'log.txt'}", flush=True)
     return code
 
 
@@ -106,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", action="store_true")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", nargs="*", default=[""], metavar="PREFIX")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX")
     args = parser.parse_args()
     commands = runs()
     chosen = dict.fromkeys(name for prefix in args.only for name in commands if name.startswith(prefix))

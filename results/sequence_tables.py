@@ -102,11 +102,19 @@ def order(found: dict[tuple[str, ...], list[dict[str, Any]]]) -> list[str]:
         first, second = ([row["bound_per_sequence"] for row in found.get(key, [])] for key in (better, worse))
         if len(first) > 1 and len(second) > 1:
             between = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-            verdict = "as in the paper" if between.low > 0 else "the other way" if between.high < 0 else "undecided"
+            verdict = "as in SRNN's table" if between.low > 0 else "the other way" if between.high < 0 else "undecided"
             gap = statistics.mean(first) - statistics.mean(second)
             lines.append(f"- {' + '.join(better)} above {' + '.join(worse)}: {verdict}; difference {gap:.1f} nats a "
                          f"sequence, 95 % from {between.low:.1f} to {between.high:.1f}.")  # fmt: skip
     return lines
+
+
+def refuse_mixtures(rows: list[dict[str, Any]]) -> None:
+    """Rows that are averaged differ in their seeds, all of them, and in nothing else that was asked for."""
+    same = ("likelihood", "epochs", "num_particles", "num_sequences")
+    for row in rows:
+        if any(row[name] != rows[0][name] for name in same) or sum(row["seed"] == r["seed"] for r in rows) > 1:
+            raise ValueError(f"{rows[0]['name']} and {row['name']} are not seeds of one run: look at {', '.join(same)}")
 
 
 def mean_bound(rows: list[dict[str, Any]]) -> float:
@@ -120,6 +128,8 @@ def speech_table(folder: Path = RESULTS) -> str:
         found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for row in rows:
             found.setdefault((row["model"], row["guide"], row["family"]), []).append(row)
+        for group in found.values():
+            refuse_mixtures(group)
         cells = []
         for key, group in sorted(found.items(), key=lambda item: mean_bound(item[1]), reverse=True):
             epochs = sorted({f"{row['epochs']:,}" for row in group})

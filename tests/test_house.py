@@ -361,7 +361,7 @@ def test_speech_is_tabled_over_seeds_and_its_order_told(tmp_path):
     ends = 5 - 2.776445 * (2 / 3) ** 0.5, 5 + 2.776445 * (2 / 3) ** 0.5  # equal variances: 4 degrees of freedom
     for part in (
         f"| 11.0 ± {half:.1f} |",
-        f"as in the paper; difference 5.0 nats a sequence, 95 % from {ends[0]:.1f} to {ends[1]:.1f}",
+        f"as in SRNN's table; difference 5.0 nats a sequence, 95 % from {ends[0]:.1f} to {ends[1]:.1f}",
         "srnn + smoother + diagonal above srnn + filter + diagonal: undecided",
         "srnn + smoother + residual above vrnn + filter + diagonal: the other way",
         "| 3 |",
@@ -369,6 +369,9 @@ def test_speech_is_tabled_over_seeds_and_its_order_told(tmp_path):
         assert part in shown, part
     assert shown.index("| vrnn |") < shown.index("| srnn |"), "the best first"
     assert table.sequences_table(tmp_path).startswith("No run"), "music has a table of its own"
+    (tmp_path / "again.json").write_text(json.dumps(spoken | row))
+    with pytest.raises(ValueError, match="are not seeds of one run"):
+        table.speech_table(tmp_path)
 
 
 def test_the_registry_names_objectives_that_exist_and_serve():

@@ -11,7 +11,8 @@ from state_spaces import STATE_SPACES
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
-from guides import Filter, Smoother
+from guides import Filter, MeanField, Residual, Smoother
+from guides.sequence_guide import SequenceGuide
 from zoo import DMM, SRNN, STORN, VRNN
 from zoo.infer import ELBO, IWELBO
 from zoo.parts import rollout
@@ -157,25 +158,64 @@ def test_what_is_under_no_grad_is_not_taken_for_a_graph():
     model, guide, x, _ = shared_pair()
     with torch.no_grad():
         q = guide.posterior(x)
+        assert not q.inputs[0].requires_grad
     p = Trajectory(model, model.transition, x)
     assert p.inputs[0].requires_grad
-    assert not q.inputs[0].requires_grad
 
 
-@pytest.mark.parametrize("name", ["storn", "vrnn", "srnn"])
-def test_a_draw_without_a_graph_is_scored_with_one(name):
-    """What the draw has passed through has no gradients to give then."""
+@pytest.mark.parametrize("drawn_with_graph", [True, False])
+@pytest.mark.parametrize("name", ["dmm", "storn", "vrnn", "srnn"])
+def test_what_was_computed_without_a_graph_is_computed_again_with_one(name, drawn_with_graph):
+    """Scores of a draw have the same gradients whether or not it was looked at under no_grad before."""
     model, x, _ = STATE_SPACES[name].build()
     guide, found = Filter(model, hidden=(5,), recurrent=4), []
-    q, p = guide.posterior(x), Trajectory(model, model.transition, x)
-    with torch.no_grad():
-        z = q.rsample()
-        q.log_prob(z)
-    parameters = [*model.parameters(), *guide.parameters()]
-    for value in (z, z.clone()):
-        score = q.log_prob(value).sum() + p.log_prob(value).sum()
-        found.append(torch.autograd.grad(score, parameters, allow_unused=True, retain_graph=True))
+    for looked in (False, True):
+        q, p = guide.posterior(x), Trajectory(model, model.transition, x)
+        torch.manual_seed(1)
+        with torch.set_grad_enabled(drawn_with_graph):
+            z = q.rsample()
+        if looked:
+            with torch.no_grad():
+                assert (p.log_prob(z) - q.log_prob(z)).isfinite().all()
+        score = q.log_prob(z).sum() + p.log_prob(z).sum()
+        parameters = [*model.parameters(), *guide.parameters()]
+        found.append(torch.autograd.grad(score, parameters, allow_unused=True))
     torch.testing.assert_close(*found)
+
+
+def by(z, density):
+    """The gradient of a score by the trajectory alone."""
+    return torch.autograd.grad(density.log_prob(z).sum(), z, retain_graph=True)[0]
+
+
+@pytest.mark.parametrize("kind", [Filter, MeanField])
+@pytest.mark.parametrize("name", ["dmm", "vrnn", "srnn"])
+def test_the_score_of_a_draw_has_the_gradient_of_any_other_value(name, kind):
+    model, x, _ = STATE_SPACES[name].build()
+    guide = kind(model, hidden=(5,), recurrent=4)
+
+    def prior(x):
+        return Trajectory(model, model.transition, x)
+
+    for source in (guide.posterior, prior):
+        drawn = source(x)
+        z = drawn.rsample()
+        value = z.detach().requires_grad_()
+        torch.testing.assert_close(by(z, drawn), by(value, source(x)))
+        torch.testing.assert_close(by(z, prior(x)), by(value, prior(x)))
+
+
+def test_independent_steps_need_a_family_without_a_prior():
+    class Each(SequenceGuide):
+        markov = False
+
+        def read(self, values, observed):
+            return values
+
+    model, x, _ = STATE_SPACES["dmm"].build()
+    q = Each(model, hidden=(5,), recurrent=0, family=Residual).posterior(x)
+    z = q.rsample()
+    torch.testing.assert_close(q.log_prob_of_draw(z), q.log_prob(z.clone()))
 
 
 @pytest.mark.parametrize("objective", [ELBO(2), ELBO(2, analytic_kl=True), ELBO(2, sticking=True), IWELBO(2, "doubly")])
@@ -189,7 +229,6 @@ def test_sharing_changes_no_value_and_no_gradient(name, objective, monkeypatch):
     for share in (True, False):
         if not share:
             monkeypatch.setattr("zoo.parts.trajectory_density._Seen.serves", lambda *_: False)
-            monkeypatch.setattr(type(model), "keeps", False)
         torch.manual_seed(1)
         value = loss(x, None, mask)
         found.append((value, torch.autograd.grad(value, list(loss.parameters()))))

@@ -47,8 +47,6 @@ class VRNN(StateSpace):
         torch.Size([3, 20, 88])
     """
 
-    keeps = True
-
     def __init__(
         self,
         data_dim: int,

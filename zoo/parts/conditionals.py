@@ -56,9 +56,9 @@ class Normal(nn.Module):
     Args:
         in_features, data_dim: sizes of h and x.
         scale: initial standard deviation.
-        heteroscedastic: log s is a linear function of h as well. Without a floor likelihoods are then unbounded.
-        floor: added to the variance, squared: no standard deviation is below it. SRNN's code has 1e-3 for speech, which
-            is two or three levels of the 16 bits that its z-scored samples were.
+        heteroscedastic: log s is a linear function of h as well.
+        floor: added to the variance, squared: no standard deviation is below it. Without it the likelihood is unbounded
+            where a coordinate is met exactly. 1e-3 is two or three levels of the 16 bits that our z-scored speech was.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Normal(nn.Module):
         floor: float = 0.0,
     ) -> None:
         super().__init__()
-        if not (scale > 0 and 0 <= floor < math.inf):
+        if not (0 < scale < math.inf and 0 <= floor < math.inf):
             raise ValueError(f"Normal: expected scale > 0 and floor >= 0, got {scale} and {floor}")
         self.floor = floor
         self.loc = nn.Linear(in_features, data_dim)

@@ -48,7 +48,6 @@ class StateSpace(PyroModule):
         state_dim: size of `features(s)`.
         encoding_dim: size of `encoding(x, ...)`, data_dim unless the model says otherwise.
         carries: whether a sequence may be taken in chunks. False: `inputs` takes no carry, and does not depend on x.
-        keeps: whether a draw's states are kept for its score, where `advance` runs a network and `states` would again.
 
     Sites, in `pyro.plate("data", N)`: `z` `(T, latent_dim)`; `x` `(T, data_dim)`, observed.
     """
@@ -57,7 +56,6 @@ class StateSpace(PyroModule):
     latent_dim: int
     state_dim: int
     carries: ClassVar[bool] = True
-    keeps: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__("model")

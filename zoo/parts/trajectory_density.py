@@ -22,13 +22,15 @@ class _Seen:
     if no parameter has changed or been frozen since.
     """
 
-    inputs: Any = None
     value: Any = None
-    states: Any = None
-    prior: Any = None
-    with_graph: bool = False  # whether these two have one
 
     offered_for: tuple[tuple, tuple] | None = None  # arguments, and the stamp of the model
+
+    def __init__(self, inputs: tuple[Any, ...] | None = None) -> None:
+        #: inputs, states and prior by name, each with whether it has a graph
+        self.found: dict[str, tuple[Any, bool]] = {}
+        if inputs is not None:
+            self.once("inputs", lambda: inputs)
 
     def serves(self, model: Any, arguments: tuple) -> bool:
         offered, stamp = self.offered_for or ((), ())
@@ -36,10 +38,18 @@ class _Seen:
         return same and stamp == _stamp(model)
 
     def along(self, value: Tensor) -> "_Seen":
-        graph = torch.is_grad_enabled()
-        if self.value is not value or (graph and not self.with_graph):
-            self.value, self.states, self.prior, self.with_graph = value, None, None, graph
+        if self.value is not value:
+            self.value = value
+            for name in ("states", "prior"):
+                self.found.pop(name, None)
         return self
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives; made again where gradients are asked of what was made without."""
+        graph = torch.is_grad_enabled()
+        if name not in self.found or (graph and not self.found[name][1]):
+            self.found[name] = make(), graph
+        return self.found[name][0]
 
 
 _OFFERED: WeakKeyDictionary[Any, ReferenceType[_Seen]] = WeakKeyDictionary()
@@ -55,11 +65,14 @@ class Trajectory(TorchDistribution):
 
     Model and guide build the same object with different conditionals: the prior's is `model.transition`; a guide's may
     use what it has made of the data, `lambda s, c: family(model.transition(s), model.features(s), c)` with
-    `context=(c,)`. Drawing runs over time with `model.advance`; scoring takes all steps at once with `model.states`.
+    `context=(c,)`. Drawing runs over time with `model.advance`, unless the steps are independent; scoring takes all of
+    them at once with `model.states`. It keeps what it has computed: it serves one evaluation, with one set of
+    parameters.
 
     Args:
         model: a `StateSpace`.
         conditional: `(s, *context) -> Distribution` over z_t, event `(latent_dim,)`; called for one step and for all.
+            With `independent` s is None.
         x: `(..., T, data_dim)`; its leading axes are the batch shape. Values under the mask do not matter.
         u: controls.
         mask: as in `StateSpace`. After the last observed frame of a sequence `model.transition` takes the place of
@@ -109,8 +122,7 @@ class Trajectory(TorchDistribution):
         offered = None if offer is None else offer()
         if offered is not None and offered.serves(self.model, arguments):
             return offered
-        seen = _Seen()
-        seen.inputs = inputs
+        seen = _Seen(inputs)
         if not own:
             seen.offered_for = arguments, _stamp(self.model)
             _OFFERED[self.model] = ref(seen)
@@ -136,10 +148,8 @@ class Trajectory(TorchDistribution):
     @property
     def inputs(self) -> tuple[Any, ...]:
         """What `model.inputs` gives, computed once."""
-        if self._seen.inputs is None:
-            carried = () if self.carry is None else (self.carry,)
-            self._seen.inputs = self.model.inputs(self.x, self._u, *carried)
-        return self._seen.inputs
+        carried = () if self.carry is None else (self.carry,)
+        return self._seen.once("inputs", lambda: self.model.inputs(self.x, self._u, *carried))
 
     def _first(self) -> Any:
         """s_1."""
@@ -150,19 +160,17 @@ class Trajectory(TorchDistribution):
 
     def states(self, z: Tensor) -> Any:
         """s_1..s_T along z, computed once for each z: emission and score share them."""
-        seen = self._seen.along(z)
-        if seen.states is None:
-            self._check(z)
-            first = {} if self.carry is None else {"first": self._first()}
-            seen.states = self.model.states(z, self.x, *self.inputs, **first)
-        return seen.states
+        return self._seen.along(z).once("states", lambda: self._states(z))
+
+    def _states(self, z: Tensor) -> Any:
+        self._check(z)
+        first = {} if self.carry is None else {"first": self._first()}
+        return self.model.states(z, self.x, *self.inputs, **first)
 
     def _prior(self, z: Tensor) -> TorchDistribution:
         """The transitions along z."""
-        s, seen = self.states(z), self._seen
-        if seen.prior is None:
-            seen.prior = self.model.transition(s)
-        return seen.prior
+        s = self.states(z)
+        return self._seen.once("prior", lambda: self.model.transition(s))
 
     def along(self, z: Tensor) -> TorchDistribution:
         """The conditionals of all steps along z; where z is the latest draw, those that drew it."""
@@ -171,6 +179,10 @@ class Trajectory(TorchDistribution):
             drawn = self._drawn()
             if drawn is not None:
                 return drawn
+        return self._conditionals(z)
+
+    def _conditionals(self, z: Tensor) -> TorchDistribution:
+        """Of all steps, as functions of z."""
         if self.independent:
             return self.conditional(None, *self.context)
         own = self.conditional == self.model.transition
@@ -190,9 +202,8 @@ class Trajectory(TorchDistribution):
         x, inputs, context = self.x.unbind(-2), at_steps(self.inputs, T), at_steps(self.context, T)
         followed = None if self.followed is None else self.followed.flatten(0, -2).all(0).tolist()
         s = self._first()
-        steps, path, passed = [], [], []
+        steps, path = [], []
         for t in range(T):
-            passed.append(s)
             step = self.conditional(s, *context[t]).expand(shape)
             z = step.rsample()
             steps.append((step, z))
@@ -205,8 +216,6 @@ class Trajectory(TorchDistribution):
                 s = self.model.advance(s, z, x[t], *inputs[t + 1])
         value = torch.stack(path, -2)
         self._draw[:] = value, steps
-        if self.model.keeps:
-            self._seen.along(value).states = _over_time(passed)
         return value
 
     def _rsample_at_once(self, shape: torch.Size) -> Tensor:
@@ -234,7 +243,7 @@ class Trajectory(TorchDistribution):
         if value is self._draw[0] and not torch.is_grad_enabled():
             return self.log_prob_of_draw(value)  # no network twice; and some families score nothing else
         self._check(value)
-        return self._sum(self.along(value).log_prob(value), value)
+        return self._sum(self._conditionals(value).log_prob(value), value)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """`log_prob`; of its own latest draw by the conditionals that drew it, without running a network again."""
@@ -280,15 +289,6 @@ def _stack(steps: list[TorchDistribution]) -> DiagonalNormal | None:
         torch.stack([c.loc for c in steps], -2),
         log_scale=torch.stack([c.log_scale.expand(c.loc.shape) for c in steps], -2),
     )
-
-
-def _over_time(states: list[Any]) -> Any:
-    """The states of all steps as one, with a time axis; what a single step does not have is None."""
-    if isinstance(states[0], Tensor):
-        shape = torch.broadcast_shapes(*(s.shape for s in states))
-        return torch.stack([s.expand(shape) for s in states], -2)
-    parts = zip(*states, strict=True)
-    return type(states[0])(*(None if part[0] is None else _over_time(list(part)) for part in parts))
 
 
 def _followed(mask: Tensor, x: Tensor) -> Tensor | None:
