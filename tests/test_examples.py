@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "results")]
+
+import runs  # noqa: E402
+from words import LIKELIHOODS, MODELS, SEQUENCE_FAMILIES, SEQUENCE_GUIDES  # noqa: E402
+
 FEW = "--epochs 2 --seed 1"
 SMALL = (
     "--epochs 2 --seed 1 --latent-dim 3 --hidden 5 --recurrent 4 --guide-hidden 5 --guide-recurrent 4 "
@@ -111,6 +116,26 @@ def test_music_and_speech_leave_their_rows_and_sounds(arguments, left, tmp_path)
     assert row["convention"] in done.stdout
     assert {"a", "b", "c", "evaluated"} <= row.keys()
     assert (tmp_path / "runs" / "short" / left).stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the files are looked for in $ZOO_DATA")
+def test_srnn_reaches_its_papers_jsb(tmp_path):
+    """c <= 4.74 nats a frame on SRNN's own file (Fraccaro et al. 2016), by the very run of README's table."""
+    name = "jsb_srnn-srnn-smoother-residual"
+    run(f"music.py --name {name} {runs.runs()[name]}", tmp_path)
+    row = json.loads((tmp_path / "results" / f"{name}.json").read_text())
+    assert row["num_frames"] == 9396, "the first frames are not scored"
+    assert row["c"] <= 4.74
+
+
+def test_every_run_of_the_tables_has_words_that_exist():
+    """The commands name models, guides and families that are there."""
+    for name, line in runs.runs().items():
+        words = dict(re.findall(r"--(data|model|guide|family|likelihood) (\S+)", line))
+        assert {"data", "model", "guide"} <= words.keys(), name
+        known = {"model": MODELS, "guide": SEQUENCE_GUIDES, "family": SEQUENCE_FAMILIES, "likelihood": LIKELIHOODS}
+        assert all(word in known[kind] for kind, word in words.items() if kind != "data"), name
 
 
 @pytest.mark.parametrize(
