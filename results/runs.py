@@ -49,8 +49,8 @@ LONGER = {  # the papers' best
     "nottingham_srnn-srnn-smoother-residual": "--epochs 12 --warm-up 2",
 }
 SPEECH = {  # the reading is cut to half a second, 40 frames, as SRNN cuts Blizzard's; digits are whole
-    "spoken_digits": (8, "--batch-size 64"),
-    "ljspeech_32": (20, "--batch-size 16 --longest 40 --cut-test"),
+    "spoken_digits": (10, "--batch-size 16"),
+    "ljspeech_32": (30, "--batch-size 8 --longest 40 --cut-test"),
 }
 SPOKEN = (
     "--likelihood normal --latent-dim 32 --hidden 128 --recurrent 128 --guide-hidden 128 --first-weight 0 "
