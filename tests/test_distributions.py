@@ -70,3 +70,30 @@ def test_no_standard_deviation_of_a_normal_likelihood_is_below_its_floor(heteros
     for wrong in ({"floor": -1.0}, {"floor": float("inf")}, {"scale": 0.0}):
         with pytest.raises(ValueError, match="Normal: expected scale > 0 and floor >= 0"):
             NormalLikelihood(2, 3, **wrong)
+
+
+def test_a_masked_density_whose_scale_overflows_has_finite_gradients():
+    loc, log_scale = torch.randn(4, 3), torch.zeros(4, 3)
+    log_scale[2] = 1e4
+    log_scale.requires_grad_()
+    seen = torch.tensor([True, True, False, True])
+    score = DiagonalNormal(loc, log_scale=log_scale).log_prob(torch.randn(4, 3))
+    assert score.isfinite().all()
+    gradient = torch.autograd.grad((score * seen).sum(), log_scale)[0]
+    assert gradient.isfinite().all()
+    assert not gradient[2].any()
+
+
+@pytest.mark.parametrize("given", ["scale", "log_scale"])
+def test_what_was_looked_at_without_a_graph_has_one_when_it_is_asked_for(given):
+    """The scale and its logarithm are computed when they are needed, and kept."""
+    loc, value = torch.randn(4, 3), torch.rand(4, 3).add(0.5).requires_grad_()
+    q = DiagonalNormal(loc, **{given: value})
+    with torch.no_grad():
+        assert (q.scale > 0).all()
+        torch.testing.assert_close(q.log_scale.exp(), q.scale)
+    for part in (q.scale, q.log_scale):
+        assert torch.autograd.grad(part.sum(), value)[0].all()
+    assert q.scale is q.scale
+    assert q.log_scale is q.log_scale
+    torch.testing.assert_close(q.expand((2, 4)).log_prob(loc + 1), q.log_prob(loc + 1).expand(2, 4))

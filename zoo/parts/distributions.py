@@ -66,7 +66,11 @@ class UnitNormal(VectorDistribution):
 
 
 class DiagonalNormal(VectorDistribution):
-    """q(z) = prod_i N(z_i; loc_i, scale_i^2). Give `scale`, or `log_scale` where that is what a network puts out."""
+    """q(z) = prod_i N(z_i; loc_i, scale_i^2). Give `scale`, or `log_scale` where that is what a network puts out.
+
+    The other one is computed where it is asked for. With `log_scale` a density is not scored by way of the scale: where
+    exp(log_scale) overflows, as it may under a mask, scores and their gradients are still finite.
+    """
 
     has_rsample = True
     support = constraints.real_vector
@@ -78,20 +82,36 @@ class DiagonalNormal(VectorDistribution):
         if log_scale is not None:
             if log_scale.shape != loc.shape:
                 loc, log_scale = torch.broadcast_tensors(loc, log_scale)
-            self.log_scale, self.scale = log_scale, log_scale.exp()
-        elif scale is not None:
-            if scale.shape != loc.shape:
-                loc, scale = torch.broadcast_tensors(loc, scale)
-            self.log_scale, self.scale = scale.log(), scale
-        self.loc = loc
+        elif scale is not None and scale.shape != loc.shape:
+            loc, scale = torch.broadcast_tensors(loc, scale)
+        self.loc, self._scale, self._log_scale, self._by_log = loc, scale, log_scale, scale is None
         super().__init__(loc.shape[:-1], loc.shape[-1])
 
     def _expand(self, batch_shape: torch.Size) -> "DiagonalNormal":
-        new = object.__new__(DiagonalNormal)  # the parameters are there: do not take the exponential again
+        new = object.__new__(DiagonalNormal)  # what is computed of one particle serves all of them
         VectorDistribution.__init__(new, batch_shape, self._event_shape[0])
         shape = batch_shape + self._event_shape
-        new.loc, new.scale, new.log_scale = self.loc.expand(shape), self.scale.expand(shape), self.log_scale
+        new.loc, new._scale, new._log_scale = self.loc.expand(shape), self.scale.expand(shape), self.log_scale
+        new._by_log = self._by_log
         return new
+
+    @property
+    def scale(self) -> Tensor:
+        if self._scale is not None:
+            return self._scale
+        scale = self._log_scale.exp()
+        if torch.is_grad_enabled():  # without a graph it could not be kept
+            self._scale = scale
+        return scale
+
+    @property
+    def log_scale(self) -> Tensor:
+        if self._log_scale is not None:
+            return self._log_scale
+        log_scale = self._scale.log()
+        if torch.is_grad_enabled():
+            self._log_scale = log_scale
+        return log_scale
 
     @property
     def mean(self) -> Tensor:
@@ -113,7 +133,8 @@ class DiagonalNormal(VectorDistribution):
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.log_prob_at((value - self.loc) / self.scale)
+        away = value - self.loc
+        return self.log_prob_at(away * (-self.log_scale).exp() if self._by_log else away / self.scale)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """`log_prob`; of its own latest draw by the noise behind it, with the parameters' gradient in fewer steps.
