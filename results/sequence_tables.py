@@ -7,8 +7,8 @@ from typing import Any
 from cells import RESULTS, duration, markdown, records
 from scipy import stats
 
-# Sequences, -log p in nats per frame, under the papers' own average: Krishnan et al. 2017 (tables 2 to 4: DMM, and for
-# the guides DKS with MF-LR and ST-L), SRNN: Fraccaro et al. 2016 (from memory).
+# -log p in nats per frame under the papers' own average. Krishnan et al. 2017, tables 2 to 4, read again: DMM; for its
+# guides DKS with MF-LR and ST-L; STORN. Fraccaro et al. 2016 from memory: SRNN, on its own files.
 REPORTED_SEQUENCES = {
     ("jsb", "dmm", "smoother", "diagonal"): "a 6.388, b 6.926, c 6.856",
     ("nottingham", "dmm", "smoother", "diagonal"): "a 2.770, b 2.964, c 2.954",
@@ -68,7 +68,7 @@ def sequences_table(folder: Path = RESULTS) -> str:
                 *(row[name] for name in ("name", "model", "guide", "family")),
                 *(f"{row[name]:.3f} ± {row[f'{name}_error']:.3f}" for name in "abc"),
                 str(row["num_particles"]),
-                f"{paper}, reported, unverified" if paper else "–",
+                f"{paper}{', reported, unverified' if row['model'] == 'srnn' else ''}" if paper else "–",
                 f"{row['epochs']:,} (best {row['best_epoch']:,})",
                 duration(row["training_seconds"]),
             ])  # fmt: skip
