@@ -258,16 +258,9 @@ def main() -> None:
         return ROWS[args.row](Size(*json.loads(args.size)))
     began, steps, lengths = time.time(), {}, {}
     few = {"batch": 2, "frames": 6} if args.quick else {}
-    for name in args.sizes:
-        size = SIZES[name]
-        check(size)
-        rows = [row for row in ROWS if row != "scoring"]
-        steps[name] = measure(size._replace(**few), rows, 2 if args.quick else args.rounds)
-        show(f"{name}: batch {size.batch}, T {size.frames}", steps[name])
-    for T in LENGTHS if args.lengths and not args.quick else ():
-        lengths[T] = measure(Size("dmm", 4, T), ["by hand", "zoo", "scoring"], 3)
-        show(f"dmm: batch 4, T {T}", lengths[T])
-    if not args.quick:
+
+    def keep() -> None:
+        """What has been measured by now."""
         record = {
             "command": shlex.join(["python", "-m", "benchmarks.sequence_step", *sys.argv[1:]]),
             "date": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": args.rounds,
@@ -275,9 +268,21 @@ def main() -> None:
             "load": os.getloadavg()[1], "versions": versions(), "sequence_steps": steps, "lengths": lengths,
             "titles": {name: f"{name.upper()}, batch {SIZES[name].batch}, T {SIZES[name].frames}" for name in steps},
         }  # fmt: skip
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
-        if lengths:
-            figure(lengths, args.figure)
+        if not args.quick:
+            args.out.write_text(json.dumps(record, indent=1) + "\n")
+
+    for name in args.sizes:
+        size = SIZES[name]
+        check(size)
+        rows = [row for row in ROWS if row != "scoring"]
+        steps[name] = measure(size._replace(**few), rows, 2 if args.quick else args.rounds)
+        show(f"{name}: batch {size.batch}, T {size.frames}", steps[name])
+        keep()
+    for T in LENGTHS if args.lengths and not args.quick else ():
+        lengths[T] = measure(Size("dmm", 4, T), ["by hand", "zoo", "scoring"], 3)
+        show(f"dmm: batch 4, T {T}", lengths[T])
+        keep()
+        figure(lengths, args.figure)
     return None
 
 
