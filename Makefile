@@ -25,8 +25,9 @@ types: $(VENV)/.installed-dev
 bench: $(VENV)/.installed       ## speed beside hand-written PyTorch; writes results/speed_vae_step.json
 	$(RUN) -m benchmarks.vae_step
 
-bench-sequences: $(VENV)/.installed     ## a step of DMM and SRNN, also over T; writes results/speed_sequence_step.json
-	$(RUN) -m benchmarks.sequence_step --lengths
+bench-sequences: $(VENV)/.installed     ## a step of DMM and SRNN, also over T; writes results/speed_sequence_*.json
+	$(RUN) -m benchmarks.sequence_step
+	$(RUN) -m benchmarks.sequence_step --sizes --lengths --out results/speed_sequence_lengths.json
 
 bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
 

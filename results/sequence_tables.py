@@ -160,10 +160,12 @@ def sequence_speed_table(folder: Path = RESULTS) -> str:
     parts = []
     for run in runs:
         sizes = run["sequence_steps"]
-        cells = []
-        for row in next(iter(sizes.values())):
-            cells.append([row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" for size in sizes.values())])
-        parts.append(markdown(["one training step", *run["titles"].values()], cells))
+        cells = [
+            [row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" for size in sizes.values())]
+            for row in next(iter(sizes.values()), {})
+        ]
+        if cells:
+            parts.append(markdown(["one training step", *run["titles"].values()], cells))
         if run["lengths"]:
             head = ["T", *next(iter(run["lengths"].values()))]
             cells = [[f"{int(T):,}", *map(cost, rows.values())] for T, rows in run["lengths"].items()]

@@ -300,6 +300,19 @@ def test_tables_show_what_the_results_say(tmp_path):
         table.render("no markers here")
 
 
+def test_steps_of_sequences_and_their_lengths_are_tabled(tmp_path):
+    timed = {"cpu_ms": 1384.0, "ratio": 1.01, "quartiles": [1.0, 1.1], "peak_bytes": 42_000_000}
+    record = {"command": "c", "hardware": "an abacus", "versions": {}}
+    record |= {"sequence_steps": {}, "lengths": {}, "titles": {}}
+    steps = {"sequence_steps": {"dmm": {"zoo": timed}}, "titles": {"dmm": "DMM, T 9"}}
+    (tmp_path / "a.json").write_text(json.dumps(record | steps))
+    (tmp_path / "b.json").write_text(json.dumps(record | {"lengths": {"2000": {"zoo": timed}}}))
+    shown = table.sequence_speed_table(tmp_path)
+    for part in ("| one training step | DMM, T 9 |", "1,384 ms, 42 MB, 1.01 ×", "| 2,000 | 1,384 ms, 42 MB |"):
+        assert part in shown, part
+    assert "No timing" in table.sequence_speed_table(tmp_path / "none")
+
+
 SONGS = {
     "name": "y",
     "data": "jsb",
