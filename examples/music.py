@@ -1,8 +1,8 @@
 """One row of README's table of sequences: music or speech under a deep state-space model, to results/<name>.json.
 
-Model, guide and family are words. Data `<set>_srnn` are trained as SRNN trains: 16
-streams, state carried from chunk to chunk, first frames given and not scored. The three averages are printed, each with
-its convention; `cadences` is generated (no file needed) and has an exact log p(x) to hold them against.
+Model, guide and family are words. Data `<set>_srnn` are trained as SRNN trains: 16 streams, state carried from chunk to
+chunk, first frames given and not scored. The three averages are printed, each with its convention; `cadences` is
+generated (no file needed) and has an exact log p(x) to hold them against.
 
     python examples/music.py --name jsb-dmm-smoother --data jsb --model dmm --guide smoother --epochs 300
 """

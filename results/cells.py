@@ -25,3 +25,9 @@ def duration(seconds: float) -> str:
 def records(folder: Path) -> list[dict[str, Any]]:
     """Everything in the results folder."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def provenance(run: dict[str, Any]) -> str:
+    """Under a table of times: the command, and on what it ran."""
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return f"`{run['command']}`; {run['hardware']}; {versions}."

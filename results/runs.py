@@ -19,26 +19,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-GUIDES = {  # what follows --guide
-    "mean-field": "mean-field",
-    "filter": "filter",
-    "smoother": "smoother",
-    "filter-residual": "filter --family residual",
-    "smoother-residual": "smoother --family residual",
+CHAINS = {
+    "dmm-smoother-residual": "--model dmm --guide smoother --family residual",
+    "dmm-smoother": "--model dmm --guide smoother",
+    "dmm-filter": "--model dmm --guide filter",
+    "dmm-mean-field": "--model dmm --guide mean-field",
 }
-DMM = "--model dmm --latent-dim 64 --hidden 200 --guide-hidden 200 --guide-recurrent 200"
-DRIVEN = "--latent-dim 64 --hidden 200 --guide-hidden 200 --recurrent 200"
-SYSTEMS = {
-    **{f"dmm-{name}": f"{DMM} --guide {GUIDES[name]}"
-       for name in ("smoother-residual", "smoother", "filter", "mean-field")},
-    **{f"srnn-{name}": f"--model srnn {DRIVEN} --guide {GUIDES[name]} "
-       f"--guide-recurrent {128 if name.startswith('smoother') else 0}"
-       for name in ("smoother-residual", "smoother", "filter-residual", "filter")},
-    "vrnn": f"--model vrnn {DRIVEN} --guide filter --guide-recurrent 0",
-    "storn": f"--model storn {DRIVEN} --guide filter --guide-recurrent 128",
-}  # fmt: skip
+RECURRENT = {  # with a GRU of their own; --guide-recurrent 0 as in the papers of VRNN and of SRNN's filter
+    "srnn-smoother-residual": "--model srnn --guide smoother --family residual --guide-recurrent 128",
+    "srnn-smoother": "--model srnn --guide smoother --guide-recurrent 128",
+    "srnn-filter-residual": "--model srnn --guide filter --family residual --guide-recurrent 0",
+    "srnn-filter": "--model srnn --guide filter --guide-recurrent 0",
+    "vrnn": "--model vrnn --guide filter --guide-recurrent 0",
+    "storn": "--model storn --guide filter --guide-recurrent 128",
+}
+SIZES = "--latent-dim 64 --hidden 200 --guide-hidden 200"
 RISE = "--learning-rate 3e-3 --weight-decay 0.1 --first-weight 0.01"  # from 0.2 on, as SRNN's, z stays unused for long
-SETS = {  # epochs of a DMM and of the models with a GRU, and what both are given
+SETS = {  # epochs of the chains and of the recurrent models, and what both are given
     "jsb": (70, 35, ""),
     "jsb_srnn": (50, 30, ""),
     "nottingham": (6, 3, "--longest 100 --num-particles 30"),
@@ -60,11 +57,12 @@ SEEDS = range(3)
 
 
 def music(data: str) -> dict[str, str]:
-    chain, driven, rest = SETS[data]
+    chain, recurrent, rest = SETS[data]
+    systems = {name: (f"{line} --guide-recurrent 200", chain) for name, line in CHAINS.items()}
+    systems |= {name: (f"{line} --recurrent 200", recurrent) for name, line in RECURRENT.items()}
     found = {}
-    for system, arguments in SYSTEMS.items():
-        name, line = f"{data}-{system}", f"--data {data} {arguments} {RISE} {rest}".strip()
-        epochs = chain if system.startswith("dmm") else driven
+    for system, (arguments, epochs) in systems.items():
+        name, line = f"{data}-{system}", f"--data {data} {arguments} {SIZES} {RISE} {rest}".strip()
         found[name] = f"{line} --epochs {epochs} --warm-up {-(-epochs // 5)}"
         if name in LONGER:
             found[f"long-{name}"] = f"{line} {LONGER[name]}"
@@ -73,14 +71,11 @@ def music(data: str) -> dict[str, str]:
 
 def speech(data: str) -> dict[str, str]:
     epochs, rest = SPEECH[data]
-    systems = {f"srnn-{name}": f"--model srnn --guide {words} --guide-recurrent {128 if 'smoother' in name else 0}"
-               for name, words in GUIDES.items() if name not in ("mean-field", "filter-residual")}  # fmt: skip
-    systems["vrnn"] = "--model vrnn --guide filter --guide-recurrent 0"
+    budget = f"{SPOKEN} {rest} --epochs {epochs} --warm-up {epochs // 3}"
     return {
-        f"{data}-{system}-{seed}": f"--data {data} {arguments} {SPOKEN} --epochs {epochs} {rest} "
-        f"--warm-up {epochs // 3} --seed {seed}"
+        f"{data}-{system}-{seed}": f"--data {data} {RECURRENT[system]} {budget} --seed {seed}"
         for seed in SEEDS
-        for system, arguments in systems.items()
+        for system in ("srnn-smoother-residual", "srnn-smoother", "srnn-filter", "vrnn")
     }
 
 

@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cells import RESULTS, duration, markdown, records
+from cells import RESULTS, duration, markdown, provenance, records
 from scipy import stats
 
 # -log p in nats per frame under the papers' own average. Krishnan et al. 2017, tables 2 to 4, read again: DMM; for its
@@ -170,6 +170,5 @@ def sequence_speed_table(folder: Path = RESULTS) -> str:
             head = ["T", *next(iter(run["lengths"].values()))]
             cells = [[f"{int(T):,}", *map(cost, rows.values())] for T, rows in run["lengths"].items()]
             parts.append("DMM, batch 4, over the number of frames:\n\n" + markdown(head, cells))
-        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-        parts.append(f"`{run['command']}`; {run['hardware']}; {versions}.")
+        parts.append(provenance(run))
     return "\n\n".join(parts)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cells import RESULTS, ROOT, duration, markdown, records
+from cells import RESULTS, ROOT, duration, markdown, provenance, records
 from sequence_tables import sequence_speed_table, sequences_table, speech_table
 
 # What the papers print for IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
@@ -105,8 +105,7 @@ def speed_table(folder: Path = RESULTS) -> str:
         for size in sizes:
             bound = "ELBO" if size["particles"] == 1 else f"IWELBO({size['particles']})"
             head.append(f"{size['data']}-{size['hidden']}-{size['latent']}, batch {size['batch']}, {bound}")
-        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-        parts.append(f"{markdown(head, list(cells.values()))}\n\n`{run['command']}`; {run['hardware']}; {versions}.")
+        parts += [markdown(head, list(cells.values())), provenance(run)]
     return "\n\n".join(parts)
 
 
@@ -139,8 +138,7 @@ def kalman_speed_table(folder: Path = RESULTS) -> str:
             "Geometric means of peer's time / ours over all measured cells, and in how many we are ahead or behind:\n\n"
             + markdown(["peer", *tasks, "ahead", "behind"], rows)
         )
-        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-        parts.append(f"`{run['command']}`; {run['hardware']}; {versions}.")
+        parts.append(provenance(run))
     return "\n\n".join(parts)
 
 

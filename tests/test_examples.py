@@ -1,5 +1,6 @@
 """Every example runs as a user runs it, with few steps, under several guides, families and objectives."""
 
+import inspect
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "results")]
 
+import music  # noqa: E402
 import runs  # noqa: E402
 from words import LIKELIHOODS, MODELS, SEQUENCE_FAMILIES, SEQUENCE_GUIDES  # noqa: E402
 
@@ -130,10 +132,12 @@ def test_srnn_reaches_its_papers_jsb(tmp_path):
 
 
 def test_every_run_of_the_tables_has_words_that_exist():
-    """The commands name models, guides and families that are there."""
+    """The commands name models, guides and families that are there, and options that music.py has."""
+    options = {option.replace("_", "-") for option in inspect.signature(music.main).parameters}
     for name, line in runs.runs().items():
         words = dict(re.findall(r"--(data|model|guide|family|likelihood) (\S+)", line))
         assert {"data", "model", "guide"} <= words.keys(), name
+        assert set(re.findall(r"--([a-z-]+)", line)) <= options, name
         known = {"model": MODELS, "guide": SEQUENCE_GUIDES, "family": SEQUENCE_FAMILIES, "likelihood": LIKELIHOODS}
         assert all(word in known[kind] for kind, word in words.items() if kind != "data"), name
 

@@ -6,6 +6,7 @@ construction: about 4 points of a training step at MNIST size and 30 on a toy (`
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -97,21 +98,20 @@ class DiagonalNormal(VectorDistribution):
 
     @property
     def scale(self) -> Tensor:
-        if self._scale is not None:
-            return self._scale
-        scale = self._log_scale.exp()
-        if torch.is_grad_enabled():  # without a graph it could not be kept
-            self._scale = scale
-        return scale
+        return self._made("_scale", self._log_scale, torch.exp)
 
     @property
     def log_scale(self) -> Tensor:
-        if self._log_scale is not None:
-            return self._log_scale
-        log_scale = self._scale.log()
-        if torch.is_grad_enabled():
-            self._log_scale = log_scale
-        return log_scale
+        return self._made("_log_scale", self._scale, torch.log)
+
+    def _made(self, name: str, given: Tensor | None, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """What is there or made of what was given; kept, but not without the graph that it should have."""
+        found = getattr(self, name)
+        if found is None:
+            found = make(given)
+            if torch.is_grad_enabled() or not given.requires_grad:
+                setattr(self, name, found)
+        return found
 
     @property
     def mean(self) -> Tensor:

@@ -22,13 +22,10 @@ class _Seen:
     if no parameter has changed or been frozen since.
     """
 
-    value: Any = None
-
-    offered_for: tuple[tuple, tuple] | None = None  # arguments, and the stamp of the model
-
     def __init__(self, inputs: tuple[Any, ...] | None = None) -> None:
-        #: inputs, states and prior by name, each with whether it has a graph
-        self.found: dict[str, tuple[Any, bool]] = {}
+        self.value: Any = None
+        self.offered_for: tuple[tuple, tuple] | None = None  # arguments, and the stamp of the model
+        self.found: dict[str, tuple[Any, bool]] = {}  # inputs, states, prior; each with whether it has a graph
         if inputs is not None:
             self.once("inputs", lambda: inputs)
 
@@ -208,15 +205,19 @@ class Trajectory(TorchDistribution):
             z = step.rsample()
             steps.append((step, z))
             if followed is not None and not followed[t]:
-                with torch.no_grad():
-                    beyond = self.model.transition(s).expand(shape).sample()
-                z = torch.where(self.followed[..., t, None], z, beyond)
+                z = self._beyond(z, s, t)
             path.append(z)
             if t + 1 < T:
                 s = self.model.advance(s, z, x[t], *inputs[t + 1])
         value = torch.stack(path, -2)
         self._draw[:] = value, steps
         return value
+
+    def _beyond(self, z: Tensor, s: Any, t: int) -> Tensor:
+        """z_t, and after the end of a sequence a draw from the transition, without its gradient."""
+        with torch.no_grad():
+            beyond = self.model.transition(s).expand(z.shape[:-1]).sample()
+        return torch.where(self.followed[..., t, None], z, beyond)
 
     def _rsample_at_once(self, shape: torch.Size) -> Tensor:
         every = self.conditional(None, *self.context).expand((*shape, self._event_shape[0]))
@@ -233,8 +234,7 @@ class Trajectory(TorchDistribution):
         s, x, path = self._first(), self.x.unbind(-2), [*z.unbind(-2)]
         for t in range(len(path)):
             if not everywhere[t]:
-                beyond = self.model.transition(s).expand(z.shape[:-2]).sample()
-                path[t] = torch.where(self.followed[..., t, None], path[t], beyond)
+                path[t] = self._beyond(path[t], s, t)
             if t + 1 < len(path):
                 s = self.model.advance(s, path[t], x[t], *inputs[t + 1])
         return torch.stack(path, -2)
