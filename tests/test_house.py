@@ -376,10 +376,11 @@ def test_speech_is_tabled_over_seeds_and_its_order_told(tmp_path):
     shown = table.speech_table(tmp_path)
     half = 4.302653 / 3**0.5  # Student's with 2 degrees of freedom, s.d. 1
     ends = 5 - 2.776445 * (2 / 3) ** 0.5, 5 + 2.776445 * (2 / 3) ** 0.5  # equal variances: 4 degrees of freedom
+    wide = 3.515 * (1 / 3 + 7 / 3) ** 0.5  # variances 1 and 7: (8/3)^2 / ((1/3)^2 / 2 + (7/3)^2 / 2) = 2.56 of them
     for part in (
         f"| 11.0 ± {half:.1f} |",
         f"as in SRNN's table; difference 5.0 nats a sequence, 95 % from {ends[0]:.1f} to {ends[1]:.1f}",
-        "srnn + smoother + diagonal above srnn + filter + diagonal: undecided",
+        f"srnn + filter + diagonal: undecided; difference 0.0 nats a sequence, 95 % from {-wide:.1f} to {wide:.1f}",
         "srnn + smoother + residual above vrnn + filter + diagonal: the other way",
         "| 3 |",
     ):

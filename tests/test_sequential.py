@@ -19,6 +19,7 @@ from zoo.infer.reference import as_reference
 from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
 from zoo.parts.trajectory import Trajectory
+from zoo.parts.transitions import LinearTransition
 
 GUIDES = {"mean field": MeanField, "filter": Filter, "smoother": Smoother}
 FAMILIES = {
@@ -87,6 +88,18 @@ def test_what_is_masked_may_be_anything_and_padding_adds_nothing(name, kind):
         p = Trajectory(model, model.transition, *part)
         log_ratio = p.log_prob(z) - guide.posterior(*part).log_prob(z)
         torch.testing.assert_close(run.log_ratios["z"][:, n], log_ratio[:, 0])
+
+
+@every_guide
+def test_after_its_end_a_sequence_follows_the_transition(kind):
+    """Of a transition with hardly any noise, so that each frame of padding is known from the one before it."""
+    model = DMM(2, LATENT, transition=partial(LinearTransition, scale=1e-9))
+    guide = GUIDES[kind](model, hidden=(7,), recurrent=5)
+    z = guide.posterior(torch.randn(SEQUENCES, FRAMES, 2), None, PADDING).expand((PARTICLES, SEQUENCES)).rsample()
+    ahead = model.step(z[..., :-1, :]).mean
+    beyond = ~PADDING[:, 1:].expand(PARTICLES, -1, -1)
+    torch.testing.assert_close(z[..., 1:, :][beyond], ahead[beyond], rtol=0, atol=1e-7)
+    assert ((z[..., 1:, :] - ahead)[~beyond].abs() > 1e-3).all(), "before its end the guide decides"
 
 
 @every_guide
