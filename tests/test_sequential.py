@@ -342,16 +342,19 @@ def draws_of(guide, x, num):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "reached"),
-    [({}, 1e-3), ({"model": plane, "family": FullRank, "rate": 0.03, "steps": 2000}, 0.01)],
-    ids=["line", "plane"],
-)
-def test_smoother_reaches_the_exact_posterior(options, reached):
-    """Means within 2 % of the posterior sd (root mean square), sds within 2 % at every frame; nats for a frame."""
-    model, guide = trained("smoother", **({"steps": 1000} | options), sticking=True)
+def test_smoother_reaches_the_evidence_in_two_dimensions():
+    """With `FullRank`; not much nearer, as its coefficient of z_{t-1} cannot change in time without a hidden layer."""
+    gap, error = gap_of(*trained("smoother", 2000, plane, FullRank, rate=0.03, sticking=True))
+    assert filter_gap(plane().system(), T) / T > 0.1, "the bound below would say nothing"
+    assert -Z_MAX * error < gap < 0.01
+
+
+@pytest.mark.slow
+def test_smoother_reaches_the_exact_posterior():
+    """Means within 2 % of the posterior sd (root mean square), sds within 2 % at every frame."""
+    model, guide = trained("smoother", 1000, sticking=True)
     gap, error = gap_of(model, guide)
-    assert -Z_MAX * error < gap < reached
+    assert -Z_MAX * error < gap < 1e-3
     _, x = model.generate(256, T)
     exact, num = model.posterior(x), 2000
     sd, z = exact.variance.sqrt(), draws_of(guide, x, num)
