@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -15,7 +16,8 @@ from zoo.parts.networks import mlp
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
 
-class Conditional(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Conditional:
     """family(z_t; p(z_t | s_t), f(s_t, c_t)), its parts looked up once for all steps, which PyroModule is slow at."""
 
     model: StateSpace
@@ -106,9 +108,10 @@ class SequenceGuide(Guide):
         """q(z | x): batch `(N,)`, event `(T, latent_dim)`. Networks read a chunk alone; its s_1 comes of carry."""
         self.model.check(x, u, mask, carry)
         inputs, values, observed = read_frames(self, x, u, mask, carry, self.entry_masks)
-        given = {"context": (self.of_context(self.read(values, observed)),), "inputs": inputs, "carry": carry}
+        context = (self.of_context(self.read(values, observed)),)
         alone = not (self.markov or self.family.uses_prior)
-        return Trajectory(self.model, self.conditional, x, u, mask, independent=alone, **given)
+        return Trajectory(self.model, self.conditional, x, u, mask, context=context, inputs=inputs, carry=carry,
+                          independent=alone)  # fmt: skip
 
     def forward(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None

@@ -79,7 +79,7 @@ class Normal(nn.Module):
         self.scale_weight = nn.Parameter(torch.zeros(data_dim, in_features)) if heteroscedastic else None
 
     def forward(self, h: Tensor) -> DiagonalNormal:
-        log_scale = self.log_scale
+        log_scale: Tensor = self.log_scale
         if self.scale_weight is not None:
             log_scale = log_scale + h @ self.scale_weight.T
         if self.floor:

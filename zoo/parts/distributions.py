@@ -104,7 +104,7 @@ class DiagonalNormal(VectorDistribution):
     def log_scale(self) -> Tensor:
         return self._made("_log_scale", self._scale, torch.log)
 
-    def _made(self, name: str, given: Tensor | None, make: Callable[[Tensor], Tensor]) -> Tensor:
+    def _made(self, name: str, given: Any, make: Callable[[Tensor], Tensor]) -> Tensor:
         """What is there or made of what was given; kept, but not without the graph that it should have."""
         found = getattr(self, name)
         if found is None:
