@@ -46,6 +46,7 @@ def main(
     learning_rate: float = 1e-3,
     last_learning_rate: float = 1e-4,
     weight_decay: float = 0.0,
+    l2: float = 0.0,
     dropout: float = 0.0,
     clip: float = 1000.0,
     warm_up: int = 20,
@@ -62,7 +63,12 @@ def main(
     note: str = "",
 ) -> None:
     """`longest`: frames of a training piece, with `cut_test` of a test piece too; `warm_up`: epochs in which the KL
-    weight rises from `first_weight`."""
+    weight rises from `first_weight`; `l2`: instead of the decoupled `weight_decay`, a penalty of l2/2 |parameters|^2
+    a piece, in the gradient, as in the DMM's published trainings (there for a batch of 20 pieces)."""
+    if l2 and weight_decay:
+        raise ValueError(f"l2 = {l2} and weight_decay = {weight_decay}: give one")
+    if dropout and not guide_recurrent:
+        raise ValueError(f"dropout = {dropout} is that of the guide's recurrence, and guide_recurrent is 0")
     torch.set_num_threads(threads)
     pyro.set_rng_seed(seed)
     music, streams = load(data), data.endswith("_srnn")
@@ -86,9 +92,10 @@ def main(
     bound = ELBO(analytic_kl=family in words.CLOSED_FORM_KL)
     bound = Tempered(bound, (lambda step: min(1.0, first_weight + rise * step)) if warm_up else 1.0)
     loss, folder, began = bound(p, q), Path("runs") / name, time.time()
+    kind, decay = (torch.optim.Adam, l2) if l2 else (torch.optim.AdamW, weight_decay)
     result = fit(
         loss, train, epochs=epochs, batch_size=batch_size, clip=clip, validation=valid, patience=patience, seed=seed,
-        optimizer=partial(torch.optim.AdamW, lr=learning_rate, weight_decay=weight_decay, fused=True),
+        optimizer=partial(kind, lr=learning_rate, weight_decay=decay, fused=True),
         schedule=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps, eta_min=last_learning_rate),
         device=device, out=folder, resume=resume,
     )  # fmt: skip

@@ -35,7 +35,7 @@ RUNS = {
     "amortization_gap": f"amortization_gap.py {FEW} --families diagonal spline --widths 5 --num-test 5 --steps 3",
     "own_model": f"own_model.py {FEW} --num-checked 2",
     "own_model-per-datum": f"own_model.py {FEW} --guide per-datum --num-checked 2",
-    "music": f"music.py --name short {SMALL} --rows 10 --family residual",
+    "music": f"music.py --name short {SMALL} --rows 10 --family residual --l2 0.01 --dropout 0.1",
     "music-srnn": f"music.py --name short {SMALL} --rows 10 --model srnn --guide filter --family iaf --first-given",
     "sequence_posterior": "sequence_posterior.py --frames 6 --steps 3 --draws 10 --warmup 10 --chains 2 --num-test 20",
     "mixture_em": "mixture_em.py",
@@ -140,6 +140,18 @@ def test_every_run_of_the_tables_has_words_that_exist():
         assert set(re.findall(r"--([a-z-]+)", line)) <= options, name
         known = {"model": MODELS, "guide": SEQUENCE_GUIDES, "family": SEQUENCE_FAMILIES, "likelihood": LIKELIHOODS}
         assert all(word in known[kind] for kind, word in words.items() if kind != "data"), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"l2": 0.1, "weight_decay": 0.1}, "l2 = 0.1 and weight_decay = 0.1: give one"),
+        ({"dropout": 0.1, "guide_recurrent": 0}, "dropout = 0.1 is that of the guide's recurrence, and"),
+    ],
+)
+def test_settings_that_would_not_be_used_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        music.main("short", **arguments)
 
 
 @pytest.mark.parametrize(
