@@ -36,7 +36,7 @@ bench-kalman: $(VENV)/.installed $(VENV)-kalman-peers/.installed    ## exact rec
 
 bench-kalman-peers: $(VENV)-kalman-peers/.installed     ## JAX and the other peers of benchmarks/kalman.py
 
-runs: $(VENV)/.installed        ## the rows of music and speech that are not there yet; hours, resumed, needs $$ZOO_DATA
+runs: $(VENV)/.installed        ## the rows of music and speech that are not there yet; hours, resumed
 	$(RUN) results/runs.py --run --jobs 2
 
 table: $(VENV)/.installed       ## README's tables, from tests/pairs.py and results/*.json

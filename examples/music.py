@@ -1,10 +1,12 @@
 """One row of README's table of sequences: music or speech under a deep state-space model, to results/<name>.json.
 
 Model, guide and family are words. Data `<set>_srnn` are trained as SRNN trains: 16 streams, state carried from chunk to
-chunk, first frames given and not scored. The three averages are printed, each with its convention; `cadences` is
-generated (no file needed) and has an exact log p(x) to hold them against.
+chunk, first frames given and not scored, and evaluated a second time as SRNN evaluates: the state is carried from test
+song to test song too. The three averages are printed, each with its convention; `cadences` is generated (no file
+needed) and the log p(x) of what generates it is known.
 
-    python examples/music.py --name jsb-dmm-smoother --data jsb --model dmm --guide smoother --epochs 300
+    python examples/music.py --name mine                    # a DMM under a smoother, on cadences
+    python examples/music.py --name mine --data jsb --first-weight 0.01 --learning-rate 3e-3 --epochs 300
 """
 
 import json
@@ -62,9 +64,10 @@ def main(
     cut_test: bool = False,
     note: str = "",
 ) -> None:
-    """`longest`: frames of a training piece, with `cut_test` of a test piece too; `warm_up`: epochs in which the KL
-    weight rises from `first_weight`; `l2`: instead of the decoupled `weight_decay`, a penalty of l2/2 |parameters|^2
-    a piece, in the gradient, as in the DMM's published trainings (there for a batch of 20 pieces)."""
+    """`longest`: frames of a training piece (`<set>_srnn` are chunks of 100 in batches of 16, whatever this and
+    `batch_size` say), with `cut_test` of a test piece too; `recurrent`: of the models with a GRU; `warm_up`: epochs in
+    which the KL weight rises from `first_weight`; `l2`: instead of the decoupled `weight_decay`, a penalty of l2/2
+    |parameters|^2 a piece, in the gradient, as in the DMM's published trainings (there for a batch of 20 pieces)."""
     if l2 and weight_decay:
         raise ValueError(f"l2 = {l2} and weight_decay = {weight_decay}: give one")
     if dropout and not guide_recurrent:
@@ -102,12 +105,14 @@ def main(
     load_model(loss, folder / "model.safetensors")  # the best epoch by validation
     x, mask, first = (None if v is None else v.to(device) for v in (test.values, test.mask, test.first))
     file, cut_of = next(iter(music.sha256)).split("/")[0], f", cut to {longest} frames" if cut_test else ""
-    value = sequence_log_likelihood(p, q, x, None, mask, data=f"{data} test ({file}{cut_of})", first=first,
-                                    num_particles=num_particles, seed=123)  # fmt: skip
-    print(value)
+    evaluate = partial(sequence_log_likelihood, p, q, x, None, mask, data=f"{data} test ({file}{cut_of})",
+                       first=first, num_particles=num_particles, seed=123)  # fmt: skip
+    value, carried = evaluate(), evaluate(streams=16) if streams else None
+    print(*([value] if carried is None else [value, carried]), sep="\n")
     row = {
         "name": name, "data": data, "model": model, "guide": guide, "family": family, "likelihood": likelihood,
-        **value.row(), "epochs": epochs, "best_epoch": result.best["epoch"], "training_seconds": round(result.seconds),
+        **value.row(), "carried": None if carried is None else carried.row(),
+        "epochs": epochs, "best_epoch": result.best["epoch"], "training_seconds": round(result.seconds),
         "exact": -(cadences_log_prob(test).sum() / test.lengths.sum()).item() if data == "cadences" else None,
         "command": shlex.join(["python", *sys.argv]), "seed": seed,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},

@@ -11,7 +11,8 @@ from zoo.infer import plot_piano_rolls, plot_waveforms, write_wav
 def pictures(folder: Path, data, model, guide, longest: int) -> None:
     """One test sequence: the data, its reconstruction, a new sample, and a forecast of its second half."""
     one = data.test[:1].cut(longest)[:1]
-    x, half = one.values, max(1, one.values.shape[1] // 2)
+    x = one.values if one.first is None else torch.cat([one.first.unsqueeze(1), one.values], 1)
+    half = max(1, x.shape[1] // 2)
     q = guide.posterior(x)
     z = q.sample()
     sample = model.generate(1, x.shape[1])[1][0]

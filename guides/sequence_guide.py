@@ -35,15 +35,15 @@ class SequenceGuide(Guide):
     """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)): a subclass says what the context c_t reads (abstract).
 
     f is a perceptron whose first layer takes s_t and c_t each by a matrix of its own, so that all that does not depend
-    on z is computed for all frames at once. Where x is missing, the networks see zeros and a flag (`read_frames`);
-    after the last observed frame z follows the model's transition, which is exact.
+    on z is computed for all frames at once. Missing x are set to zero before they are encoded, and flagged
+    (`read_frames`); after the last observed frame z follows the model's transition, which is exact.
 
     Args:
         model: any `StateSpace`. What the networks read of a frame is `model.encoding`, x by default, and the controls
             where the model states a `control_dim`.
         family: constructor `(features, context) -> Family`; it is given p(z_t | s_t) as the prior.
         hidden: widths of f, its last layer being the family's; () makes all parameters affine in s_t and c_t.
-        recurrent: width of the network over time; 0: none, c_t is frame t alone.
+        recurrent: width of the network over time; 0: none, c_t is frame t as the model encodes it.
         recurrence: its constructor, called with `(in_features, recurrent, batch_first=True)`; of `(N, T, size)` it
             makes a tuple that begins with `(N, T, recurrent)`: `nn.GRU`, `partial(Dropped, probability=0.1)`, ...
         activation: constructor of f's nonlinearity.

@@ -30,8 +30,8 @@ def read_frames(
 ) -> tuple[tuple[Any, ...], Tensor, Tensor | None]:
     """What the model makes of x and u outside every loop, the frames, and which of them are observed.
 
-    A frame is the model's encoding of x_t, zero where it is missing, with u_t and a flag, 1 where x_t is missing: so a
-    missing frame is told from a silent one.
+    A frame is the model's encoding of x_t, which is set to zero where it is missing, with u_t and a flag, 1 where x_t
+    is missing: so a missing frame is told from a silent one.
 
     Returns:
         `model.inputs`; the frames `(N, T, size)`; None or the frames observed, in whole or in part, `(N, T)`.

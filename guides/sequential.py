@@ -13,8 +13,8 @@ from zoo.parts.trajectory import StateSpace
 class MeanField(SequenceGuide):
     """q(z | x) = prod_t q(z_t | x_{1:T}): independent over time; a network reads forwards and one backwards.
 
-    What it loses, whatever its networks: the dependence of z_t on z_{t-1} under the posterior. With `recurrent=0` it is
-    q(z_t | x_t). Families that look at p(z_t | s_t) would tie z_t to z_{t-1} and are refused.
+    What it loses, whatever its networks: the dependence of z_t on z_{t-1} under the posterior. With `recurrent=0` it
+    reads frame t alone. Families that look at p(z_t | s_t) would tie z_t to z_{t-1} and are refused.
 
     References: Krishnan, Shalit and Sontag 2017 (MF-LR). Arguments: `SequenceGuide`.
     """
@@ -40,7 +40,8 @@ class Filter(SequenceGuide):
     """q(z | x) = prod_t q(z_t | s_t, x_{1:t}): what is known at time t; a network reads forwards.
 
     It cannot reach the posterior, in which z_t depends on later frames too, but serves where frames come one by one.
-    With `recurrent=0` the context is x_t, and the past is what s_t carries: the guides of VRNN and of SRNN's filter.
+    With `recurrent=0` it reads frame t as the model encodes it (SRNN: [f(x_t), d_t]), and the past is what s_t carries:
+    the guides of VRNN and of SRNN's filter.
 
     References: Chung et al. 2015; Fraccaro et al. 2016. Arguments: `SequenceGuide`.
     """

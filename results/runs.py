@@ -1,12 +1,12 @@
 """The runs behind README's tables of sequences: starts those whose results/<name>.json is not there yet.
 
-    python results/runs.py                     # names and commands, nothing is run
-    python results/runs.py --run --jobs 2      # all of them, about four hours on two cores
+    python results/runs.py                     # names and commands of those, nothing is run
+    python results/runs.py --run --jobs 2      # all of them, about five hours on two cores
     python results/runs.py --run --only jsb-   # those whose names begin so
 
-Each is a call of examples/music.py; a run that was stopped goes on where it was. All but
-`cadences` need $ZOO_DATA. Sizes and epochs are what a few minutes of one core allow: a tenth, or less, of the papers'
-training.
+Each is a call of examples/music.py; a run that was stopped goes on where it was. Files are looked for as
+`zoo.data.load` says. Sizes and epochs of all but the long ones are what a few minutes of one core allow: a tenth, or
+less, of the papers' training.
 """
 
 import argparse
@@ -38,7 +38,7 @@ SIZES = "--latent-dim 64 --hidden 200 --guide-hidden 200"
 RISE = "--learning-rate 3e-3 {} --first-weight 0.01"  # from 0.2 on, as SRNN's, z stays unused for long
 DECAY = "--weight-decay 0.1"
 SETS = {  # epochs of the chains and of the recurrent models, and what both are given
-    "cadences": (40, 40, ""),  # generated: the exact value of a is known
+    "cadences": (40, 40, ""),  # generated: log p(x) of what generates them is known
     "jsb": (70, 35, ""),
     "jsb_srnn": (50, 30, ""),
     "nottingham": (6, 3, "--longest 100 --num-particles 30"),
@@ -46,8 +46,8 @@ SETS = {  # epochs of the chains and of the recurrent models, and what both are 
 }
 LONGER = {  # the papers' best: what takes the place of DECAY, and the budget
     "jsb-dmm-smoother": ("--l2 0.01", "--epochs 1400 --warm-up 200 --dropout 0.1 --num-particles 500"),
-    "jsb-dmm-smoother-residual": (DECAY, "--epochs 300 --warm-up 60 --dropout 0.1"),
-    "nottingham_srnn-srnn-smoother-residual": (DECAY, "--epochs 40 --warm-up 4"),
+    "jsb-dmm-smoother-residual": ("--l2 0.01", "--epochs 700 --warm-up 150 --dropout 0.1 --num-particles 500"),
+    "nottingham_srnn-srnn-smoother-residual": ("--l2 0.005", "--epochs 40 --warm-up 4 --dropout 0.1"),
 }
 SPEECH = {  # the reading is cut to half a second, 40 frames, as SRNN cuts Blizzard's; digits are whole
     "spoken_digits": (10, "--batch-size 16"),

@@ -43,7 +43,7 @@ def by_convention(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, 
     parts = []
     for (evaluated, convention), group in sorted(found.items()):
         exact = group[0].get("exact")
-        known = "" if exact is None else f"; the exact value of a is {exact:.3f}"
+        known = "" if exact is None else f"; what generates them has a = {exact:.3f}"
         frames = f"{group[0]['num_sequences']:,} sequences, {group[0]['num_frames']:,} frames; {convention}"
         parts.append((f"**{evaluated}**: {frames}{known}.", group))
     return parts
@@ -57,23 +57,28 @@ def origin(rows: list[dict[str, Any]]) -> str:
     return f"{'; '.join(hardware)}; {'; '.join(versions)}; seed {', '.join(map(str, seeds))}."
 
 
+def averaged(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.3f} ± {row[f'{name}_error']:.3f}"
+
+
 def sequences_table(folder: Path = RESULTS) -> str:
     """A table for each data set and convention of the runs that `examples/music.py` recorded, the best `a` first."""
     parts = []
     for line, rows in by_convention(sequence_records(folder)[0]):
-        cells = []
+        cells, carried = [], [row for row in rows if row.get("carried")]
         for row in sorted(rows, key=lambda row: row["a"]):
             paper = REPORTED_SEQUENCES.get((row["data"], row["model"], row["guide"], row["family"]))
             cells.append([
                 *(row[name] for name in ("name", "model", "guide", "family")),
-                *(f"{row[name]:.3f} ± {row[f'{name}_error']:.3f}" for name in "abc"),
+                *(averaged(row, name) for name in "abc"),
+                *([averaged(row["carried"], "c") if row in carried else "–"] if carried else []),
                 str(row["num_particles"]),
                 f"{paper}{', reported, unverified' if row['model'] == 'srnn' else ''}" if paper else "–",
                 f"{row['epochs']:,} (best {row['best_epoch']:,})",
                 duration(row["training_seconds"]),
             ])  # fmt: skip
-        head = "run, model, guide, family, a, b, c, K, paper, epochs, training"
-        shown = markdown(head.split(", "), cells)
+        head = ["run", "model", "guide", "family", *"abc", *(["c, state carried"] if carried else [])]
+        shown = markdown([*head, "K", "paper", "epochs", "training"], cells)
         notes = [f"- {row['name']}: {row['note']}" for row in rows if row["note"]]
         parts.append("\n".join([line, "", shown, *([""] if notes else []), *notes, "", origin(rows)]))
     return "\n\n".join(parts) or "No run is recorded yet; `python examples/music.py --name cadences` records one."
@@ -92,6 +97,8 @@ ORDER = [
     (("srnn", "smoother", "residual"), ("srnn", "smoother", "diagonal")),
     (("srnn", "smoother", "diagonal"), ("srnn", "filter", "diagonal")),
     (("srnn", "smoother", "residual"), ("vrnn", "filter", "diagonal")),
+    (("srnn", "smoother", "diagonal"), ("vrnn", "filter", "diagonal")),
+    (("srnn", "filter", "diagonal"), ("vrnn", "filter", "diagonal")),
 ]
 
 
@@ -143,8 +150,10 @@ def speech_table(folder: Path = RESULTS) -> str:
                 ", ".join(epochs),
                 duration(statistics.mean(row["training_seconds"] for row in group)),
             ])  # fmt: skip
+        names = [" + ".join(row[:3]) for row in cells]
+        found_order = f"Found, the best first: {' > '.join(names)}. SRNN's table says, each tested by itself:"
         head = "model, guide, family, emission, bound, log p, K, seeds, epochs, training of one"
-        parts.append("\n".join([line, "", markdown(head.split(", "), cells), "", *order(found), "", origin(rows)]))
+        parts.append("\n".join([line, "", markdown(head.split(", "), cells), "", found_order, "", *order(found), "", origin(rows)]))
     return "\n\n".join(parts) or "No run is recorded yet; `python results/runs.py --run --only spoken` records some."
 
 

@@ -83,6 +83,7 @@ def test_forecasts_of_the_linear_case_are_those_of_the_recursions():
     x, mask, num, horizon = torch.randn(N, T, DATA), padding(7, 3, 5, 1), 4000, 3
     draws = deep.forecast(x, horizon, num, Exact(known), None, mask)
     assert draws.z.shape == (num, N, horizon, LATENT)
+    assert draws.start.tolist() == [7, 3, 5, 1]
     for n, length in enumerate((7, 3, 5, 1)):
         exact = known.forecast(x[n : n + 1, :length], horizon)
         variance = exact.observation_covariances[0].diagonal(dim1=-2, dim2=-1)
@@ -101,6 +102,7 @@ def test_imputation_of_the_linear_case_is_exact():
     mask[:, 0] = True
     draws = deep.impute(x.masked_fill(~mask.unsqueeze(-1), math.nan), mask, Exact(known), num)
     assert torch.equal(draws.x[5][mask], x[mask])
+    assert draws.start.tolist() == [0] * N
     expected = known.impute(x, mask)
     score = (draws.x.mean(0) - expected)[~mask] / (draws.x.std(0)[~mask] / math.sqrt(num))
     assert score.abs().max() < Z_MAX

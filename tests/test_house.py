@@ -353,9 +353,14 @@ def test_sequences_are_tabled_under_their_convention(tmp_path):
         assert part in shown, part
     assert shown.count("6.388") == 1, "other data have another number"
     assert "reported" not in shown, "that of DMM's paper was read again"
+    assert "carried" not in shown
     recalled = {"name": "s", "data": "jsb_srnn", "model": "srnn", "family": "residual"}
-    (tmp_path / "s.json").write_text(json.dumps(SONGS | other | recalled))
-    assert "c 4.74, reported, unverified" in table.sequences_table(tmp_path)
+    carried = {"carried": {"c": 6.7, "c_error": 0.04}}
+    (tmp_path / "s.json").write_text(json.dumps(SONGS | other | recalled | carried))
+    shown = table.sequences_table(tmp_path)
+    assert "| 6.800 ± 0.050 | 6.700 ± 0.040 | 100 | c 4.74, reported, unverified |" in shown
+    assert "| 6.800 ± 0.050 | – | 100 |" in shown
+    assert shown.count("c, state carried") == 1
     assert table.results_table(tmp_path).startswith("No run"), "images have a table of their own"
     assert table.speech_table(tmp_path).startswith("No run"), "speech too"
 
@@ -382,6 +387,7 @@ def test_speech_is_tabled_over_seeds_and_its_order_told(tmp_path):
         f"as in SRNN's table; difference 5.0 nats a sequence, 95 % from {ends[0]:.1f} to {ends[1]:.1f}",
         f"srnn + filter + diagonal: undecided; difference 0.0 nats a sequence, 95 % from {-wide:.1f} to {wide:.1f}",
         "srnn + smoother + residual above vrnn + filter + diagonal: the other way",
+        "the best first: vrnn + filter + diagonal > srnn + smoother + residual > srnn + ",
         "| 3 |",
     ):
         assert part in shown, part

@@ -7,7 +7,8 @@ from matplotlib.patches import PathPatch
 from scipy.stats import chi2
 from torch.distributions import Normal
 
-from zoo.infer import Band, draw_band, draw_regions, plot_bands
+from zoo.infer import Band, draw_band, draw_regions, plot_bands, plot_draws
+from zoo.parts.rollout import Draws
 
 
 @pytest.mark.parametrize("mass", [0.5, 0.9, 0.999])
@@ -94,3 +95,48 @@ def test_plot_bands_refuses_what_does_not_fit():
         plot_bands(times, {"a": band}, hidden=torch.zeros(5, 2))
     with pytest.raises(ValueError, match=r"b is \(6, 1\).*\(6, 2\)"):
         plot_bands(times, {"a": band, "b": Band.normal(torch.zeros(6), torch.ones(6))})
+
+
+def drawn(num=50, horizon=3):
+    """Two sequences of 5 frames, the second observed up to the third, with their forecasts."""
+    x = torch.arange(30.0).reshape(2, 5, 3)
+    mask = torch.tensor([[True] * 5, [True, False, True, False, False]])
+    draws = torch.randn(num, 2, horizon, 3, generator=torch.Generator().manual_seed(2))
+    return Draws(torch.zeros(num, 2, horizon, 1), draws, torch.tensor([5, 3])), x, mask
+
+
+def test_a_forecast_stands_behind_what_was_observed():
+    draws, x, mask = drawn()
+    truth = torch.cat([x, 100 + torch.zeros(2, 4, 3)], 1)
+    figure = plot_draws(draws, x, 1, mask=mask, truth=truth, coordinates=[2, 0], mass=0.8)
+    assert [ax.get_ylabel() for ax in figure.axes] == ["x[2]", "x[0]"]
+    for ax, place in zip(figure.axes, (2, 0), strict=True):
+        lines = {line.get_label(): line for line in ax.lines}
+        band = lines["draws, 80 % band"]
+        assert band.get_xdata().tolist() == [3, 4, 5]
+        assert band.get_ydata() == pytest.approx(draws.x[:, 1, :, place].quantile(0.5, dim=0).tolist())
+        seen = torch.tensor(lines["observed"].get_ydata())
+        assert seen.isfinite().nonzero().flatten().tolist() == [0, 2]
+        assert seen[2] == x[1, 2, place]
+        kept = torch.tensor(lines["held out"].get_ydata())
+        assert kept.isfinite().nonzero().flatten().tolist() == [1, 3, 4, 5, 6, 7, 8]
+        assert kept[1] == x[1, 1, place]
+    (ax, *_), band = plot_draws(draws, x).axes, draws.interval()
+    shade = ax.collections[0].get_paths()[0].vertices
+    assert shade[:, 0].min() == 5
+    assert shade[:, 1].max() == pytest.approx(band[1][0, :, 0].max().item())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 2}, "n: there is no sequence 2 of 2"),
+        ({"coordinates": [3]}, r"expected 1 to 16 of 0..2, got \[3\]"),
+        ({"coordinates": [0] * 17}, "got 17 of them"),
+        ({"x": torch.zeros(3, 5, 3)}, r"draws of \(2, 3\) sequences and coordinates, x has \(3, 3\)"),
+    ],
+)
+def test_draws_of_other_data_are_refused(arguments, message):
+    draws, x, _ = drawn()
+    with pytest.raises(ValueError, match=message):
+        plot_draws(draws, **{"x": x, **arguments})

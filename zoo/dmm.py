@@ -19,7 +19,8 @@ class DMM(StateSpace):
     s_t = z_{t-1}; z_0 is learned, from 0 on. With `LinearTransition`, `hidden=()` and a `Normal` likelihood it is an
     `LGSSM`.
 
-    References: Krishnan, Shalit and Sontag 2017. The paper's sizes: z 100, both nets 200; Pyro's example: 100 and 200.
+    References: Krishnan, Shalit and Sontag 2017. The paper's sizes: z 100, both nets 200, in two layers; Pyro's
+    example: 100 (two layers) and 200.
 
     Args:
         data_dim, latent_dim: sizes of x_t and z_t.

@@ -64,8 +64,9 @@ def load(name: str, root: Root = None) -> Dataset[Any]:
     ====================  ===============  ===========================================================
 
     Files are looked for in `$ZOO_DATA`, then in the cache (`$XDG_CACHE_HOME` or `~/.cache`, `/pyro-latent-zoo`),
-    then downloaded there with pooch. With `root`, that folder stands for both. The sha256 of every file's content is
-    checked at each load, wherever it came from. Each data set's own function says how it is split and scaled.
+    then downloaded there with pooch (`ljspeech_32` cannot be). With `root`, that folder stands for both. The sha256 of
+    every file's content is checked at each load, wherever it came from. Each data set's own function says how it is
+    split and scaled.
 
     Args:
         name: one of the names above.

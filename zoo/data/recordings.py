@@ -39,7 +39,8 @@ def spoken_digits(root: Root = None) -> Dataset[Sequences]:
 def ljspeech_32(root: Root = None) -> Dataset[Sequences]:
     """32 sentences read by one speaker at 16 kHz, frames of 200 samples (12.5 ms), z-scored with training statistics.
 
-    24/4/4 in reading order, our split; 222 seconds in all.
+    24/4/4 in reading order, our split; 222 seconds in all. The file is needed: the source is at 22 kHz, and the samples
+    of another resampling would differ.
     """
     parts = fetch(LJSPEECH_32, root)
     return _speech(

@@ -15,7 +15,7 @@ from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_recons
 from zoo.infer.reference import Reference, exact_reference, grid_reference
 from zoo.infer.sequence_plots import plot_piano_rolls, plot_waveforms, write_wav
 from zoo.infer.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
-from zoo.infer.trajectory_plots import Band, draw_band, draw_points, draw_regions, plot_bands
+from zoo.infer.trajectory_plots import Band, draw_band, draw_points, draw_regions, plot_bands, plot_draws
 
 __all__ = [
     "ELBO",
@@ -57,6 +57,7 @@ __all__ = [
     "mask_of",
     "nuts_reference",
     "plot_bands",
+    "plot_draws",
     "plot_elbo_history",
     "plot_images",
     "plot_kl",

@@ -17,8 +17,9 @@ from matplotlib.path import Path
 from torch import Tensor
 
 from zoo.infer.overlay import DRAWS, EXACT, GUIDE
+from zoo.parts.rollout import Draws
 
-__all__ = ["Band", "draw_band", "draw_points", "draw_regions", "plot_bands"]
+__all__ = ["Band", "draw_band", "draw_points", "draw_regions", "plot_bands", "plot_draws"]
 
 HIDDEN = "#2f8f4e"  # what was kept from the model and is held against its bands
 _CYCLE = (EXACT, GUIDE, "#8a4fa3", "#b8860b", "#4a4a4a")
@@ -109,6 +110,58 @@ def plot_bands(
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
+
+
+def plot_draws(
+    draws: Draws,
+    x: Tensor,
+    n: int = 0,
+    *,
+    mask: Tensor | None = None,
+    truth: Tensor | None = None,
+    coordinates: Sequence[int] | None = None,
+    mass: float = 0.9,
+    names: Sequence[str] | None = None,
+    time_label: str = "frame",
+    title: str | None = None,
+) -> Figure:
+    """Sequence n of a `forecast` or an `impute`: median and central intervals of its draws, with what was observed.
+
+    Args:
+        draws: what the model returned.
+        x, mask: what it was given, `(N, T, D)` and `(N, T)`.
+        n: which sequence.
+        truth: `(N, T', D)` from the first frame on: what was kept from the model is shown as rings; NaN is left out.
+        coordinates: of x to show, one panel each; None: all.
+        mass: of the intervals.
+        names: of the coordinates shown, with units.
+
+    Raises:
+        ValueError: an n or coordinates that are not there, more than 16 coordinates, shapes that do not fit.
+    """
+    size = x.shape[-1]
+    chosen = list(range(size)) if coordinates is None else list(coordinates)
+    if draws.x.shape[1:2] + draws.x.shape[3:] != x.shape[::2]:
+        raise ValueError(f"plot_draws: draws of {tuple(draws.x.shape[1::2])} sequences and coordinates, x has "
+                         f"{tuple(x.shape[::2])}")  # fmt: skip
+    if not -len(x) <= n < len(x):
+        raise ValueError(f"plot_draws: n: there is no sequence {n} of {len(x)}")
+    if any(not 0 <= place < size for place in chosen) or not 0 < len(chosen) <= 16:
+        shown = f"{len(chosen)} of them" if len(chosen) > 16 else chosen
+        raise ValueError(f"plot_draws: coordinates: expected 1 to 16 of 0..{size - 1}, got {shown}")
+    seen = torch.ones(x.shape[1], dtype=torch.bool, device=x.device) if mask is None else mask[n]
+    start, drawn = int(draws.start[n]), draws.x[:, n][..., chosen]
+    T = max(start + drawn.shape[1], x.shape[1], 0 if truth is None else truth.shape[1])
+    observed, hidden = x.new_full((2, T, len(chosen)), math.nan)
+    observed[: x.shape[1]] = torch.where(seen.unsqueeze(-1), x[n][:, chosen], math.nan)
+    if truth is not None:
+        hidden[: truth.shape[1]] = truth[n][:, chosen].to(hidden)
+        hidden[: x.shape[1]][seen] = math.nan
+    if names is None and coordinates is not None:
+        names = [f"x[{place}]" for place in chosen]
+    band = Band.of_draws(drawn, mass, torch.arange(start, start + drawn.shape[1]))
+    return plot_bands(torch.arange(T), {"draws": band}, observed=observed, hidden=None if truth is None else hidden,
+                      names=names, time_label=time_label, title=title)  # fmt: skip
 
 
 def draw_band(

@@ -27,13 +27,16 @@ class Carry(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Sampled frames, `(num, N, T, latent_dim)` and `(num, N, T, data_dim)`.
+    """Sampled frames; `zoo.infer.plot_draws` shows them.
 
-    `zoo.infer.plots.Band.of_draws(draws.x[:, n])` is what `plot_bands` takes of sequence n.
+    Attributes:
+        z, x: `(num, N, T, latent_dim)` and `(num, N, T, data_dim)`.
+        start: `(N,)`, the number of frames that come before them: of a forecast all up to the last observed one.
     """
 
     z: Tensor
     x: Tensor
+    start: Tensor
 
     def interval(self, mass: float = 0.9) -> tuple[Tensor, Tensor]:
         """Ends of the central intervals of x, each `(N, T, data_dim)`."""
@@ -130,7 +133,8 @@ def forecast(
     before = time < end
     z, x = roll(model, z, x, before, seen, u)
     future = (end + torch.arange(horizon, device=x.device))[None, :, :, None]
-    return Draws(*(v.gather(-2, future.expand(num, N, horizon, v.shape[-1])) for v in (z, x)))
+    z, x = (v.gather(-2, future.expand(num, N, horizon, v.shape[-1])) for v in (z, x))
+    return Draws(z, x, end.squeeze(-1))
 
 
 @torch.no_grad()
@@ -140,8 +144,10 @@ def impute(model: Any, x: Tensor, mask: Tensor, guide: Callable, num: int, u: Te
         raise ValueError(f"num: expected at least 1, got {num}")
     model.check(x, u, mask)
     z = draws_of(guide, num, x, u, mask)
-    before = torch.arange(x.shape[1], device=x.device) < ends(x, mask).unsqueeze(-1)
-    return Draws(*roll(model, z, x.expand(num, -1, -1, -1), before, _frames(x, mask), u))
+    end = ends(x, mask)
+    before = torch.arange(x.shape[1], device=x.device) < end.unsqueeze(-1)
+    z, x = roll(model, z, x.expand(num, -1, -1, -1), before, _frames(x, mask), u)
+    return Draws(z, x, torch.zeros_like(end))
 
 
 def _frames(x: Tensor, mask: Tensor | None) -> Tensor:
