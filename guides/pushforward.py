@@ -11,6 +11,10 @@ from guides.families import Family
 from zoo.parts.distributions import UnitNormal, VectorDistribution
 
 
+class NoInverseError(ValueError, NotImplementedError):
+    """A value was to be scored that the distribution has not just drawn, and its map has no inverse."""
+
+
 class Pushforward(VectorDistribution):
     """q(z): z = loc + exp(s) * f_n(...f_1(x)), x ~ N(0, I); log q(z) = log N(x) - sum_k log|det f_k'| - sum s.
 
@@ -48,9 +52,9 @@ class Pushforward(VectorDistribution):
         return [*way, torch.addcmul(loc, log_scale.exp(), way[-1])]
 
     def way_back(self, z: Tensor) -> list[Tensor]:
-        """The same list, found from its end: slow, and a `ValueError` where there is no inverse."""
+        """The same list, found from its end: slow, and a `NoInverseError` where there is none."""
         if not self.family.scores_foreign_values:
-            raise ValueError(
+            raise NoInverseError(
                 f"{self.family.__name__} has no inverse: it scores its own latest sample and no other value. "
                 "Where other values are scored (doubly reparameterised gradients, grids, contours) take IAF or Spline"
             )

@@ -153,7 +153,8 @@ def speech_table(folder: Path = RESULTS) -> str:
         names = [" + ".join(row[:3]) for row in cells]
         found_order = f"Found, the best first: {' > '.join(names)}. SRNN's table says, each tested by itself:"
         head = "model, guide, family, emission, bound, log p, K, seeds, epochs, training of one"
-        parts.append("\n".join([line, "", markdown(head.split(", "), cells), "", found_order, "", *order(found), "", origin(rows)]))
+        shown = markdown(head.split(", "), cells)
+        parts.append("\n".join([line, "", shown, "", found_order, "", *order(found), "", origin(rows)]))
     return "\n\n".join(parts) or "No run is recorded yet; `python results/runs.py --run --only spoken` records some."
 
 

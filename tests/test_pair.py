@@ -358,14 +358,25 @@ class Scaled(PyroModule):
             pyro.sample("z", normal(self.dropout(self.weight * x), 0.7))
 
 
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + 0.01 * torch.randn_like(x)
+
+
 @pytest.mark.parametrize("objective", [ELBO(sticking=True), IWELBO(5, gradient="doubly")])
 def test_path_derivatives_need_parameters_that_can_be_frozen_and_one_density(objective):
     module = Scaled()
     objective.differentiable_loss(model, module, X).backward()
     with pytest.raises(ValueError, match="site 'z': the guide's parameters cannot be held constant"):
         objective.differentiable_loss(model, lambda x: module(x), X)
+    for probability in (0.5, 1e-6):
+        with pytest.raises(ValueError, match="guide: dropout drops entries at random, so it is another density"):
+            objective.differentiable_loss(model, Scaled(dropout=probability), X)
+    objective.differentiable_loss(model, Scaled(dropout=0.5).eval(), X)
+    noisy = Scaled()
+    noisy.dropout = Noise()
     with pytest.raises(ValueError, match="site 'z': the guide is another density"):
-        objective.differentiable_loss(model, Scaled(dropout=0.5), X)
+        objective.differentiable_loss(model, noisy, X)
 
 
 def test_values_that_would_blow_up_the_plate_are_refused():

@@ -1,6 +1,8 @@
 """`fit` on sequences: buckets, streams whose state is carried and saved, what is refused."""
 
 import copy
+from dataclasses import replace
+from functools import partial
 
 import pyro
 import pytest
@@ -195,6 +197,15 @@ def test_known_first_frames_are_given_to_the_model():
     assert losses[0] != losses[1]
 
 
+@pytest.mark.parametrize("rows", [Buckets, partial(Streams, num=2)])
+def test_the_state_before_a_known_first_frame_is_learned(rows):
+    for model in (DMM(2, 2, hidden=(4,), likelihood=Normal), SRNN(2, 2, recurrent=3, hidden=(4,), likelihood=Normal)):
+        loss = ELBO()(model, guides.Smoother(model, hidden=(4,), recurrent=3))
+        fit(loss, rows(replace(chunks(), first=torch.randn(8, 2))), epochs=1, **OPTIONS)
+        assert (model.z_0 != 0).all()
+        assert isinstance(model, DMM) or (model.d_0 != 0).all()
+
+
 # Buckets
 
 
@@ -255,8 +266,15 @@ def test_rows_outside_the_support_are_named_as_the_caller_counts_them():
     frames[wrong, 5] = 0.5
     model = DMM(88, 3, hidden=(5,), transition_hidden=(5,))
     loss = ELBO()(model, guides.Filter(model, hidden=(5,), recurrent=4))
-    with pytest.raises(ValueError, match=r"rows \[7\]"):
+    with pytest.raises(ValueError, match=r"data: .*rows \[7\]"):
         fit(loss, Buckets(Sequences(frames, data.lengths, data.columns)), epochs=1, batch_size=4, progress=False)
+    x = torch.zeros(5, 3, 88)
+    for row in range(5):  # of the very first batch too
+        for value, said in ((0.5, rf"data: .*rows \[{row}\]"), (float("nan"), f"data: .*sequence {row}, frame 1")):
+            wrong = x.clone()
+            wrong[row, 1] = value
+            with pytest.raises(ValueError, match=said):
+                fit(loss, (wrong, None, torch.ones(5, 3, dtype=torch.bool)), epochs=1, batch_size=2, progress=False)
 
 
 def test_streams_need_a_model_that_carries_and_batches_of_their_number():

@@ -6,8 +6,9 @@ from state_spaces import linear_gaussian
 from torch import Tensor
 
 import guides
-from zoo import DMM, SRNN
-from zoo.infer import ELBO, log_likelihood, mask_of, sequence_log_likelihood, terms
+from zoo import DMM, LGSSM, SRNN
+from zoo.infer import ELBO, fit, log_likelihood, mask_of, sequence_log_likelihood, terms
+from zoo.parts import kalman
 
 LENGTHS = torch.tensor([3, 9, 1, 6, 9])
 
@@ -197,7 +198,55 @@ def test_no_number_without_its_convention():
         sequence_log_likelihood(model, guide, x, None, mask, data=" ")
 
 
+def per_sequence():
+    """Four sequences, each with a mean of its own; they end at different times."""
+    levels = torch.tensor([0.0, 10.0, 20.0, 30.0])
+    each = torch.ones(4, 1, 1, 1)
+    model = LGSSM(
+        kalman.Parameters, marginal=False, initial_mean=torch.zeros(4, 1), initial_covariance=each[:, 0],
+        transition_matrix=0.5 * each, transition_covariance=each, emission_matrix=each, emission_covariance=each,
+        emission_bias=levels[:, None, None],
+    )  # fmt: skip
+    return model, levels[:, None, None] + torch.randn(4, 5, 1), mask_of(torch.tensor([5, 3, 4, 2]), 5)
+
+
+def test_parameters_of_each_sequence_stay_with_it():
+    model, x, mask = per_sequence()
+    found = sequence_log_likelihood(model, guides.Exact(model), x, None, mask, data="d", num_particles=2, batch_size=2)
+    torch.testing.assert_close(found.log_p, model.log_prob(x, None, mask).double(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="LGSSM has parameters for 4 sequences, each its own"):
+        fit(ELBO()(model, guides.Filter(model, recurrent=4)), x, epochs=1, batch_size=4, progress=False)
+
+
+def test_parameters_that_change_in_time_need_all_frames():
+    torch.manual_seed(0)
+    one = torch.ones(1, 1)
+    model = LGSSM(kalman.Parameters, marginal=False, initial_mean=torch.zeros(1), initial_covariance=one,
+                  transition_matrix=torch.rand(6, 1, 1), transition_covariance=one, emission_matrix=one,
+                  emission_covariance=one)  # fmt: skip
+    x, mask = torch.randn(3, 6, 1), mask_of(torch.tensor([4, 2, 3]), 6)
+    found = sequence_log_likelihood(model, guides.Exact(model), x, None, mask, data="d", num_particles=2)
+    torch.testing.assert_close(found.log_p, model.log_prob(x, None, mask).double(), rtol=1e-5, atol=1e-5)
+
+
 # Bad input
+
+
+def test_values_outside_the_support_are_named_wherever_they_are():
+    model, guide, x, mask = srnn()
+    x[1, 2, 0] = 0.5
+    for batch_size in (1, 2, 5):
+        with pytest.raises(ValueError, match=r"lie outside in rows \[1\]"):
+            sequence_log_likelihood(model, guide, x, None, mask, data="bits", batch_size=batch_size)
+
+
+def test_a_first_frame_that_is_not_finite_is_named():
+    model, guide, x, mask = srnn()
+    first = torch.zeros(5, 4)
+    first[3, 1] = float("nan")
+    with pytest.raises(ValueError, match="first: NaN or infinite, first for sequence 3"):
+        sequence_log_likelihood(model, guide, x, None, mask, data="bits", first=first)
+
 
 BAD = {
     "mask: expected torch.bool": {"mask": torch.ones(5, 9)},
@@ -240,3 +289,18 @@ def test_a_carry_of_another_batch_is_refused():
     carry = model.given(x[:3, 0])
     with pytest.raises(ValueError, match="carry"):
         ELBO()(model, guide)(x, None, mask, carry=carry)
+    z = torch.zeros(5, 9, 3)
+    for few in (1, 3):
+        with pytest.raises(ValueError, match=r"carry.z: expected shape \(5, 3\) for 5 sequences"):
+            model.carry_on(z, x, None, mask, model.given(x[:few, 0]))
+    with pytest.raises(TypeError, match=r"carry: expected a Carry, as of carry_on or given, got tuple"):
+        model(x, None, mask, tuple(carry))
+    bad = model.given(x[:, 0])
+    bad = bad._replace(z=bad.z.masked_fill(torch.arange(5)[:, None] == 2, float("inf")))
+    with pytest.raises(ValueError, match=r"carry.z: NaN or infinite, first for sequence 2"):
+        model(x, None, mask, bad)
+
+
+def test_lengths_are_whole_numbers():
+    with pytest.raises(ValueError, match=r"lengths: expected whole numbers, got torch.float32"):
+        mask_of(torch.tensor([1.5]), 4)

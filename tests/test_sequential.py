@@ -14,7 +14,7 @@ from torch.distributions import Independent, Normal
 from guides import IAF, Diagonal, Filter, FullRank, MeanField, Planar, PrecisionWeighted, Residual, Smoother
 from guides.sequence_guide import SequenceGuide
 from zoo import DMM, LGSSM, VAE
-from zoo.infer import ELBO, IWELBO, log_likelihood, nuts_reference, terms
+from zoo.infer import ELBO, IWELBO, fit, log_likelihood, nuts_reference, terms
 from zoo.infer.reference import as_reference
 from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
@@ -195,6 +195,14 @@ def test_a_flow_without_inverse_is_trained_and_evaluated():
     ELBO(PARTICLES)(model, guide)(x).backward()
     assert all(p.grad is not None for p in guide.parameters())
     assert log_likelihood(model, guide, x, num_particles=20).per_datum.isfinite().all()
+    before = [p.clone() for p in guide.parameters()]
+    fit(ELBO()(model, guide), x, steps=2, batch_size=len(x), progress=False)
+    assert all((p != b).any() for p, b in zip(guide.parameters(), before, strict=True))
+    q = guide.posterior(x)
+    z = q.rsample()
+    torch.testing.assert_close(q.log_prob(z), q.log_prob_of_draw(z))
+    with pytest.raises(ValueError, match="Planar has no inverse"):
+        q.log_prob(z.clone())
 
 
 def test_model_forecasts_and_imputes_with_every_guide():

@@ -160,6 +160,22 @@ def test_a_draw_is_scored_as_any_value(name):
 
 
 @every_model
+def test_what_has_changed_since_is_computed_again(name):
+    """A model's trajectory takes what the guide's has computed only if model and data are as they were."""
+    model, x, u = STATE_SPACES[name].build()
+    guide = Filter(model)
+    q = guide.trajectory(x, u)
+    z = q.sample()
+    x.add_(1.0)
+    scores = [model_score(model, z, x, u) for _ in range(2)]
+    assert torch.equal(*scores)
+
+
+def model_score(model, z, x, u):
+    return poutine.trace(poutine.condition(model, {"z": z})).get_trace(x, u).log_prob_sum()
+
+
+@every_model
 def test_shapes_of_draws_and_scores(name):
     model, x, u = STATE_SPACES[name].build()
     p = Trajectory(model, model.transition, x, u)
@@ -413,6 +429,14 @@ def test_values_and_horizons_that_do_not_fit_are_named():
         Trajectory(model, model.transition, x).log_prob(torch.zeros(4, 5, 2))
     with pytest.raises(ValueError, match="k: expected at least one frame, got 0"):
         model.extend(torch.zeros(4, 6, 2), x, 0)
+    for frames in (5, 7):
+        with pytest.raises(ValueError, match=rf"z: expected shape \(4, 6, 2\) as x has it, got \(4, {frames}, 2\)"):
+            model.extend(torch.zeros(4, frames, 2), x, 1)
+    for num, T in ((0, 3), (3, 0), (-1, 3)):
+        with pytest.raises(ValueError, match=f"at least one sequence and one frame, got num = {num}, T = {T}"):
+            model.generate(num, T)
+    with pytest.raises(TypeError, match=r"mask: expected a torch.Tensor, got list"):
+        model(x, None, [True])
     with pytest.raises(TypeError, match=r"x: expected a torch.Tensor, got list"):
         model([[1.0]])
     with pytest.raises(TypeError, match="StateSpace: abstract; Half states neither advance nor emission nor start"):

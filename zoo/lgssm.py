@@ -13,7 +13,14 @@ from zoo.parts import kalman, kalman_em
 from zoo.parts.ascent import climb
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman_steps import Step, apply, steps
-from zoo.parts.linear_gaussian import GaussianFrames, LinearGaussian, LinearGaussianPosterior, batch_axes, observed
+from zoo.parts.linear_gaussian import (
+    GaussianFrames,
+    LinearGaussian,
+    LinearGaussianPosterior,
+    batch_axes,
+    observed,
+    sizes_of,
+)
 from zoo.parts.trajectory import StateSpace, Trajectory, check_sequences, shift
 
 
@@ -95,7 +102,7 @@ class LGSSM(StateSpace):
         if not isinstance(p, Parameters):
             raise TypeError(f"build: expected a function that gives kalman.Parameters, it gave {type(p).__name__}")
         self.latent_dim = self.state_dim = p.state_dim
-        self.data_dim, self.control_dim = p.data_dim, p.control_dim
+        self.data_dim, self.control_dim, self.sizes = p.data_dim, p.control_dim, sizes_of(p)
 
     def system(self, **given: Tensor) -> Parameters:
         """The parameters as they are now, with `given` in place of those named; priors have no value of their own."""

@@ -25,7 +25,8 @@ class SRNN(StateSpace):
 
     s_t = (z_{t-1}, d_t). d depends on x alone: it is exact under every guide, and all of it is one fused call. What
     guides read is (f(x_t), d_t), as in the paper's a_t = g(a_{t+1}, [d_t, x_t]). z_0 and d_0 are learned, from 0 on;
-    x_0 = 0, or the frame that is `given`: the paper never scores the first one.
+    x_0 = 0. A frame that is `given`, as the paper never scores the first one, is read like any other: it follows the
+    GRU's step on x_0 = 0.
 
     References: Fraccaro, Sønderby, Paquet and Winther 2016. Music: z 100, d 300, nets (500,); TIMIT: z 256, d 1024,
     nets (512, 512).

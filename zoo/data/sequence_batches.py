@@ -86,6 +86,8 @@ class Streams:
 
         The first frame of all is `first` of the first chunk and not scored.
         """
+        if num < 1 or length < 1:
+            raise ValueError(f"Streams: expected at least one stream and one frame, got num = {num}, length = {length}")
         per_stream = (len(sequences.frames) - 1) // (num * length)
         if per_stream < 1:
             raise ValueError(f"Streams: {len(sequences.frames)} frames are too few for {num} chunks of {length}")
@@ -109,7 +111,7 @@ class Streams:
         if batch_size != self.num:
             raise ValueError(
                 f"batch_size {batch_size}: these are {self.num} parallel streams, and the state carried from batch to "
-                f"batch needs batches of that size. Give batch_size={self.num}"
+                f"batch needs batches of that size. Give batch_size={self.num}, to all streams of a training"
             )
         return list(torch.arange(len(self)).split(batch_size))
 

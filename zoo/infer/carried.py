@@ -57,8 +57,7 @@ def given(model: Any, first: Tensor) -> Any:
     """The carry of sequences whose frame x_0, `(N, data_dim)`, is known; None of a model that no frame is fed to."""
     if not (getattr(model, "carries", True) and callable(getattr(model, "given", None))):
         return None
-    with torch.no_grad():
-        return model.given(first)
+    return model.given(first)  # with its graph: the state before the first frame is learned
 
 
 def after(model: Any, latents: dict[str, Tensor], args: tuple, carry: Any, batch: int) -> Any:

@@ -7,6 +7,7 @@ runs need.
 
 import difflib
 import inspect
+import re
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -96,6 +97,21 @@ def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_r
 
     Rows are named as counted from `first_row`, or as their numbers there if it is a tensor.
     """
+    try:
+        return _look_at(model, guide, args, kwargs, first_row)
+    except ValueError as error:
+        # models count sequences within the batch, the caller by the rows of the data
+        said = re.sub(r"\bsequence (\d+)\b", lambda m: f"sequence {_row(int(m[1]), first_row)}", str(error))
+        if said == str(error):
+            raise
+        raise ValueError(said) from error
+
+
+def _row(place: int, first_row: int | Tensor) -> int:
+    return place + first_row if isinstance(first_row, int) else int(first_row[place])
+
+
+def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor) -> Layout:
     for position, value in enumerate(args):
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")

@@ -25,6 +25,7 @@ from zoo.infer import carried
 from zoo.infer.chunks import MAX_BYTES, bytes_of, forked, held, seeded
 from zoo.infer.evaluate import of_sums, pooled_error, standard_error
 from zoo.infer.log_weights import Terms, terms
+from zoo.infer.pair import look_at
 
 __all__ = ["SequenceLikelihood", "mask_of", "sequence_log_likelihood"]
 
@@ -151,7 +152,8 @@ def sequence_log_likelihood(
             frame is fed to do without.
         streams: the state at the end of row i is that at the start of row i + streams, as SRNN evaluates (its chunks,
             and its test songs too, one after the other); None: every sequence from its start. The importance weights
-            are then given the state, which the guide has drawn.
+            are then given the state, which the guide has drawn. A batch ends with its last observed frame; rows that
+            end before go on to there as frames that are missing.
         num_particles: K.
         batch_size: sequences at a time; with `streams`, that many.
         max_bytes: bound on the intermediate results of one piece of particles (estimated from a run with one).
@@ -171,13 +173,20 @@ def sequence_log_likelihood(
     last = torch.arange(1, x.shape[1] + 1, device=x.device).mul(seen).amax(1)
     sums = torch.zeros(4, len(x), dtype=torch.double, device=x.device)
     sums[:2] = -torch.inf
-    order = torch.arange(len(x), device=x.device) if streams else last.sort(stable=True).indices
+    own, own_frames = getattr(model, "sizes", (None, None))
+    if own is not None:  # parameters of their own: in their order, all at once
+        batch_size = len(x)
+    if own_frames is not None:
+        last = torch.full_like(last, x.shape[1])
+    order = torch.arange(len(x), device=x.device) if streams or own else last.sort(stable=True).indices
     carry = None
     with torch.no_grad(), held(model, guide), seeded(x.device, seed):
         for rows in order.split(streams or batch_size):
             T = int(last[rows].max())
             args = tuple(None if v is None else v[rows, :T] for v in (x, u, None if mask is None else observed))
             carry = _begin(model, None if first is None else first[rows], carry, len(rows))
+            with forked(x.device):
+                look_at(model, guide, args, carried.keyword(carry), rows)  # the values of every row
             for log_weights in _weights(model, guide, args, carry, num_particles, max_bytes):
                 sums[0, rows] = torch.logaddexp(sums[0, rows], log_weights.logsumexp(0))
                 sums[1, rows] = torch.logaddexp(sums[1, rows], (2 * log_weights).logsumexp(0))
@@ -206,6 +215,8 @@ def mask_of(lengths: Tensor, T: int) -> Tensor:
     Raises:
         ValueError: a length below 1 or above T; names the sequence.
     """
+    if lengths.is_floating_point():
+        raise ValueError(f"lengths: expected whole numbers, got {lengths.dtype}")
     wrong = ((lengths < 1) | (lengths > T)).nonzero().flatten().tolist()
     if wrong:
         raise ValueError(f"lengths: sequence {wrong[0]} has {int(lengths[wrong[0]])} frames, expected 1 to T = {T}")
@@ -250,6 +261,9 @@ def _checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | N
         )
     if first is not None and first.shape != (len(x), x.shape[-1]):
         raise ValueError(f"first: expected shape ({len(x)}, {x.shape[-1]}), got {tuple(first.shape)}")
+    if first is not None and not first.isfinite().all():
+        bad = int((~first.isfinite()).any(-1).nonzero()[0])
+        raise ValueError(f"first: NaN or infinite, first for sequence {bad}, counted from 0")
     observed = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
     empty = (~observed.flatten(1).any(-1)).nonzero().flatten().tolist()
     if empty:

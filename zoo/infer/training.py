@@ -1,7 +1,6 @@
 """The parts of a training: its optimiser, data and random streams. `zoo.infer.fit` is the loop over them."""
 
 import math
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,12 +47,20 @@ class Training:
         self.model = getattr(loss, "model", None)
         for source in (rows, held_out):
             carried.refuse_uncarried(self.model, source)
+        own = getattr(self.model, "sizes", (None, None))[0]
+        if own is not None:
+            raise ValueError(
+                f"{type(self.model).__name__} has parameters for {own} sequences, each its own, and the batches of a "
+                "training are in another order: train it on all rows at once (maximum_likelihood, em)"
+            )
         self.carry = self.carry_form = None  # the state that goes on from batch to batch
         sizes = {len(index): index for index in reversed(batches_of(rows, batch_size, seed, None))}
         for size in sorted(sizes):
             index = self.mine(sizes[size])
             self.args, self.kwargs = self.batch(rows, index, torch.Generator().manual_seed(self.seed))
             with aside(loss, self.device, self.seed):
+                if isinstance(self.elbo, Objective):  # before the loss is, whose check does not know the rows
+                    self.look_at_batch("data", self.args, self.kwargs, index)
                 value, latents = carried.run(loss, self.args, self.kwargs)
                 if carried.is_carried(rows):
                     self.carry_form = carried.after(self.model, latents, self.args, None, len(index))
@@ -120,12 +127,13 @@ class Training:
         with aside(self.loss, self.device, self.seed):
             for index in batches_of(source, self.batch_size, self.seed, None):
                 args, kwargs = self.batch(source, index, generator)
-                try:
-                    look_at(self.loss.model, self.loss.guide, args, kwargs, index)
-                except ValueError as error:
-                    # models count sequences within the batch, the caller by the rows of the data
-                    said = re.sub(r"\bsequence (\d+)\b", lambda m: f"sequence {int(index[int(m[1])])}", str(error))  # noqa: B023
-                    raise ValueError(f"{name}: {said}") from error
+                self.look_at_batch(name, args, kwargs, index)
+
+    def look_at_batch(self, name: str, args: tuple, kwargs: dict, index: Tensor) -> None:
+        try:
+            look_at(self.loss.model, self.loss.guide, args, kwargs, index)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
     def batch(
         self, source: Rows, index: Tensor, generator: torch.Generator, carry: Any = None

@@ -62,10 +62,13 @@ def check_sequences(
     Raises:
         ValueError: x is not `(N, T, data_dim)`, u not `(N, T, ...)`, mask not boolean `(N, T)` or of the shape of x; x
             or u has not the dtype of `like`, a parameter of the model.
-        TypeError: x is not a tensor.
+        TypeError: x, u or mask is not a tensor.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
+    for name, other in (("u", u), ("mask", mask)):
+        if other is not None and not isinstance(other, Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(other).__name__}")
     if x.ndim != 3 or x.shape[-1] != data_dim:
         raise ValueError(f"x: expected shape (N, T, {data_dim}), got {tuple(x.shape)}")
     if 0 in x.shape:

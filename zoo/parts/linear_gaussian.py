@@ -245,6 +245,15 @@ def batch_axes(parameters: Parameters, *sequences: Tensor) -> Size:
         ) from error
 
 
+def sizes_of(parameters: Parameters) -> tuple[int | None, int | None]:
+    """How many sequences and frames the parameters are of; None where they serve any number."""
+    batch = batch_axes(parameters).numel()
+    timed = [v.shape[-n - 1] for name, n in _TIMED.items()
+             if (v := getattr(parameters, name)) is not None and v.dim() > n]  # fmt: skip
+    frames = max(timed, default=1)
+    return batch if batch > 1 else None, frames if frames > 1 else None
+
+
 def _split(batch: Size, own: Size) -> tuple[Size, Size]:
     """The axes that `expand` added in front, and the rest, where it may have filled axes of length 1."""
     added = len(batch) - len(own)

@@ -37,7 +37,8 @@ class StateSpace(PyroModule):
     `start`. `carry_on` makes the next chunk's from this one's, detached: truncated back-propagation.
 
     Masks: True where x is observed, `(N, T)` for whole frames; models whose emission allows it take `(N, T, data_dim)`
-    for single entries too. x may hold anything, NaN too, where it is False. The mask speaks of x alone: z_t is a latent
+    for single entries too. x may hold anything, NaN too, where it is False: to the model it is zero there, which its
+    emission must be able to score, though the score is not used. The mask speaks of x alone: z_t is a latent
     variable at every t, since what came before and what comes after tell about it. So a frame of padding still has its
     p(z_t | s_t); after the last observed frame of a sequence that is also the exact posterior, a `Trajectory` that
     is given the mask draws z_t from it, and log p - log q of padding is zero. A model that feeds x back is fed zeros
@@ -47,7 +48,10 @@ class StateSpace(PyroModule):
         data_dim, latent_dim: sizes of x_t and z_t.
         state_dim: size of `features(s)`.
         encoding_dim: size of `encoding(x, ...)`, data_dim unless the model says otherwise.
+        control_dim: size of u, where the model takes controls: guides read them too.
         carries: whether a sequence may be taken in chunks. False: `inputs` takes no carry, and does not depend on x.
+        sizes: how many sequences and frames the parameters are of; None where they serve any number, as they do unless
+            the model says otherwise. What shuffles or cuts rows must know.
 
     Sites, in `pyro.plate("data", N)`: `z` `(T, latent_dim)`; `x` `(T, data_dim)`, observed.
     """
@@ -56,6 +60,7 @@ class StateSpace(PyroModule):
     latent_dim: int
     state_dim: int
     carries: ClassVar[bool] = True
+    sizes: tuple[int | None, int | None] = (None, None)
 
     def __init__(self) -> None:
         super().__init__("model")
@@ -125,18 +130,27 @@ class StateSpace(PyroModule):
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> None:
         """Refuses arguments that do not fit, and values that are not finite where x is observed."""
-        check_sequences(x, self.data_dim, next(chain(self.parameters(), self.buffers())), u, mask)
+        check_sequences(x, self.data_dim, self._like(x), u, mask)
         check_frames(x, mask)
         if carry is not None:
             self._check_carry(x, carry)
 
+    def _like(self, other: Tensor | None = None) -> Tensor:
+        """A tensor of the model, for dtype and device; without any, the other, or one of torch's default."""
+        return next(chain(self.parameters(), self.buffers()), torch.empty(0) if other is None else other)
+
     def _check_carry(self, x: Tensor, carry: Carry) -> None:
+        if not isinstance(carry, Carry):
+            raise TypeError(f"carry: expected a Carry, as of carry_on or given, got {type(carry).__name__}")
         if not self.carries:
             raise ValueError(f"carry: {type(self).__name__} takes whole sequences, not chunks")
         for name, value, size in (("z", carry.z, self.latent_dim), ("x", carry.x, self.data_dim)):
             if value.shape[-2:] != (x.shape[-3], size):
                 raise ValueError(f"carry.{name}: expected shape ({x.shape[-3]}, {size}) for {x.shape[-3]} sequences, "
                                  f"got {tuple(value.shape)}")  # fmt: skip
+            if not torch.isfinite(value).all():
+                bad = int((~torch.isfinite(value)).flatten(0, -2).any(-1).nonzero()[0])
+                raise ValueError(f"carry.{name}: NaN or infinite, first for sequence {bad}, counted from 0")
 
     def forward(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
@@ -163,6 +177,8 @@ class StateSpace(PyroModule):
             z: the chunk's trajectories, `(..., N, T, latent_dim)`, a guide's draws.
             x, u, mask, carry: as in `forward`.
         """
+        if carry is not None:
+            self._check_carry(x, carry)
         chunk = Trajectory(self, self.transition, x, u, mask, carry=carry)
         return Carry(each(chunk.states(z), last), last(z), last(chunk.x)).detach()
 
@@ -188,7 +204,14 @@ class StateSpace(PyroModule):
         """
         if k < 1:
             raise ValueError(f"k: expected at least one frame, got {k}")
+        if x.shape[-2]:
+            self.check(x, None if u is None else u[..., : x.shape[-2], :])
+        if z.shape != (*x.shape[:-1], self.latent_dim):
+            raise ValueError(f"z: expected shape {(*x.shape[:-1], self.latent_dim)} as x has it, got {tuple(z.shape)}")
         T = x.shape[-2]
+        if u is not None and u.shape[:-1] != (*x.shape[:-2], T + k):
+            raise ValueError(f"u: expected the controls of {tuple(x.shape[:-2])} sequences and {T} + {k} frames, got "
+                             f"{tuple(u.shape)}")  # fmt: skip
         known = torch.arange(T + k, device=x.device) < T
         z, x = (torch.nn.functional.pad(v, (0, 0, 0, k)) for v in (z, x))
         z, x = rollout.roll(self, z, x, known, known, u)
@@ -196,7 +219,9 @@ class StateSpace(PyroModule):
 
     def generate(self, num: int, T: int, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`num` new sequences of T frames: z `(num, T, latent_dim)` and x `(num, T, data_dim)`."""
-        like = next(chain(self.parameters(), self.buffers()))
+        if num < 1 or T < 1:
+            raise ValueError(f"expected at least one sequence and one frame, got num = {num}, T = {T}")
+        like = self._like()
         return self.extend(like.new_zeros(num, 0, self.latent_dim), like.new_zeros(num, 0, self.data_dim), T, u)
 
     def forecast(

@@ -19,7 +19,7 @@ class _Seen:
 
     A guide's trajectory offers it to the model's own of the same data, which comes next: so nothing of the model that
     both need runs twice in one evaluation of a loss. It is lent once, as long as the guide's trajectory is there, and
-    if no parameter has changed or been frozen since.
+    if no parameter or argument has changed or been frozen since (writes to `.data` cannot be seen).
     """
 
     def __init__(self, inputs: tuple[Any, ...] | None = None) -> None:
@@ -32,7 +32,7 @@ class _Seen:
     def serves(self, model: Any, arguments: tuple) -> bool:
         offered, stamp = self.offered_for or ((), ())
         same = len(offered) == len(arguments) and all(a is b for a, b in zip(offered, arguments, strict=True))
-        return same and stamp == _stamp(model)
+        return same and stamp == _stamp(model, arguments)
 
     def along(self, value: Tensor) -> "_Seen":
         if self.value is not value:
@@ -52,9 +52,10 @@ class _Seen:
 _OFFERED: WeakKeyDictionary[Any, ReferenceType[_Seen]] = WeakKeyDictionary()
 
 
-def _stamp(model: Any) -> tuple:
-    parameters = tuple((id(p), 0 if p.is_inference() else p._version, p.requires_grad) for p in model.parameters())
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), parameters
+def _stamp(model: Any, arguments: tuple) -> tuple:
+    tensors = (*model.parameters(), *(a for a in arguments if isinstance(a, Tensor)))
+    versions = tuple((id(v), 0 if v.is_inference() else v._version, v.requires_grad) for v in tensors)
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), versions
 
 
 class Trajectory(TorchDistribution):
@@ -121,7 +122,7 @@ class Trajectory(TorchDistribution):
             return offered
         seen = _Seen(inputs)
         if not own:
-            seen.offered_for = arguments, _stamp(self.model)
+            seen.offered_for = arguments, _stamp(self.model, arguments)
             _OFFERED[self.model] = ref(seen)
         return seen
 
@@ -243,7 +244,13 @@ class Trajectory(TorchDistribution):
         if value is self._draw[0] and not torch.is_grad_enabled():
             return self.log_prob_of_draw(value)  # no network twice; and some families score nothing else
         self._check(value)
-        return self._sum(self._conditionals(value).log_prob(value), value)
+        try:
+            scores = self._conditionals(value).log_prob(value)
+        except NotImplementedError:  # no inverse (`NoInverseError`): what drew the value scores it
+            if value is not self._draw[0]:
+                raise
+            return self.log_prob_of_draw(value)
+        return self._sum(scores, value)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """`log_prob`; of its own latest draw by the conditionals that drew it, without running a network again."""
