@@ -6,11 +6,6 @@ IWAE's one-layer architecture (Burda et al. 2016): 50 latents, 200-200 tanh in e
     python examples/mnist.py --name vae --objective elbo-analytic --epochs 1000
 """
 
-import json
-import os
-import platform
-import shlex
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -19,6 +14,7 @@ import pyro
 import torch
 import tyro
 import words
+from record import record
 from torch import nn
 
 import guides
@@ -86,7 +82,6 @@ def main(
     value = log_likelihood(model, guide, test, num_particles=5000, seed=123)
     units = active_units(guide, test)["z"].active.sum().item()
     row = {
-        "name": name,
         "data": data,
         "objective": objective + (f"({num_particles})" if num_particles > 1 else ""),
         "family": family,
@@ -100,16 +95,8 @@ def main(
         "best_epoch": result.best["epoch"] if result.best else None,
         "training_seconds": round(result.seconds),
         "evaluation_seconds": round(time.time() - trained),
-        "command": shlex.join(["python", *sys.argv]),
-        "seed": seed,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
-        "hardware": f"{device}, {threads} thread(s) of {os.cpu_count()}, {platform.machine()}",
-        "note": note,
-        "date": time.strftime("%Y-%m-%d", time.localtime(began)),
     }
-    Path("results").mkdir(exist_ok=True)
-    Path("results", f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
-    print(json.dumps(row, indent=1))
+    print(record(name, row, seed=seed, device=device, threads=threads, note=note, began=began))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,6 @@ needed) and the log p(x) of what generates it is known.
     python examples/music.py --name mine --data jsb --first-weight 0.01 --learning-rate 3e-3 --epochs 300
 """
 
-import json
-import os
-import platform
-import shlex
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -23,6 +18,7 @@ import torch
 import tyro
 import words
 from music_pictures import pictures
+from record import record
 
 from zoo.data import Buckets, Streams, load
 from zoo.data.music import cadences_log_prob
@@ -110,17 +106,12 @@ def main(
     value, carried = evaluate(), evaluate(streams=16) if streams else None
     print(*([value] if carried is None else [value, carried]), sep="\n")
     row = {
-        "name": name, "data": data, "model": model, "guide": guide, "family": family, "likelihood": likelihood,
+        "data": data, "model": model, "guide": guide, "family": family, "likelihood": likelihood,
         **value.row(), "carried": None if carried is None else carried.row(),
         "epochs": epochs, "best_epoch": result.best["epoch"], "training_seconds": round(result.seconds),
         "exact": -(cadences_log_prob(test).sum() / test.lengths.sum()).item() if data == "cadences" else None,
-        "command": shlex.join(["python", *sys.argv]), "seed": seed,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
-        "hardware": f"{device}, {threads} thread(s) of {os.cpu_count()}, {platform.machine()}",
-        "note": note, "date": time.strftime("%Y-%m-%d", time.localtime(began)),
     }  # fmt: skip
-    Path("results").mkdir(exist_ok=True)
-    Path("results", f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
+    record(name, row, seed=seed, device=device, threads=threads, note=note, began=began)
     pictures(folder, music, p.cpu(), q.cpu(), longest)
 
 

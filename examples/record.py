@@ -1,0 +1,31 @@
+"""What every row of README's tables says of how it was made, and where it is written."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+
+def record(name: str, values: dict[str, Any], *, seed: int, device: str, threads: int, note: str, began: float) -> str:
+    """Writes results/<name>.json, and returns what is in it; `began`: the time at which the run did."""
+    row = {
+        "name": name,
+        **values,
+        "command": shlex.join(["python", *sys.argv]),
+        "seed": seed,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},
+        "hardware": f"{device}, {threads} thread(s) of {os.cpu_count()}, {platform.machine()}",
+        "note": note,
+        "date": time.strftime("%Y-%m-%d", time.localtime(began)),
+    }
+    Path("results").mkdir(exist_ok=True)
+    text = json.dumps(row, indent=1)
+    Path("results", f"{name}.json").write_text(text + "\n")
+    return text
