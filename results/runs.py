@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CHAINS = {
+CHAINS = {  # Residual not on Nottingham: with a state carried over 92 chunks it ends at once, its z a random walk
     "dmm-smoother-residual": "--model dmm --guide smoother --family residual",
     "dmm-smoother": "--model dmm --guide smoother",
     "dmm-filter": "--model dmm --guide filter",
@@ -41,12 +41,12 @@ SETS = {  # epochs of the chains and of the recurrent models, and what both are 
     "cadences": (40, 40, ""),  # generated: log p(x) of what generates them is known
     "jsb": (70, 35, ""),
     "jsb_srnn": (50, 30, ""),
-    "nottingham": (6, 3, "--longest 100 --num-particles 30"),
+    "nottingham": (4, 2, "--longest 100 --num-particles 30"),
     "nottingham_srnn": (6, 3, "--num-particles 30"),
 }
 LONGER = {  # the papers' best: what takes the place of DECAY, and the budget
     "jsb-dmm-smoother": ("--l2 0.01", "--epochs 1400 --warm-up 200 --dropout 0.1 --num-particles 500"),
-    "jsb-dmm-smoother-residual": ("--l2 0.01", "--epochs 700 --warm-up 150 --dropout 0.1 --num-particles 500"),
+    "jsb-dmm-smoother-residual": (DECAY, "--epochs 300 --warm-up 60 --dropout 0.1"),
     "nottingham_srnn-srnn-smoother-residual": ("--l2 0.02", "--epochs 28 --warm-up 4 --dropout 0.2"),
 }
 SPEECH = {  # the reading is cut to half a second, 40 frames, as SRNN cuts Blizzard's; digits are whole
@@ -62,7 +62,8 @@ SEEDS = range(3)
 
 def music(data: str) -> dict[str, str]:
     chain, recurrent, rest = SETS[data]
-    systems = {name: (f"{line} --guide-recurrent 200", chain) for name, line in CHAINS.items()}
+    systems = {name: (f"{line} --guide-recurrent 200", chain) for name, line in CHAINS.items()
+               if not (data.startswith("nottingham") and "residual" in name)}  # fmt: skip
     systems |= {name: (f"{line} --recurrent 200", recurrent) for name, line in RECURRENT.items()}
     found = {}
     for system, (arguments, epochs) in systems.items():
