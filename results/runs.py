@@ -41,7 +41,7 @@ SETS = {  # epochs of the chains and of the recurrent models, and what both are 
     "cadences": (40, 40, ""),  # generated: log p(x) of what generates them is known
     "jsb": (70, 35, ""),
     "jsb_srnn": (50, 30, ""),
-    "nottingham": (4, 2, "--longest 100 --num-particles 10"),
+    "nottingham": (3, 2, "--longest 100 --num-particles 5"),
     "nottingham_srnn": (6, 3, "--num-particles 30"),
 }
 LONGER = {  # the papers' best: what takes the place of DECAY, and the budget
