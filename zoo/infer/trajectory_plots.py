@@ -17,7 +17,6 @@ from matplotlib.path import Path
 from torch import Tensor
 
 from zoo.infer.overlay import DRAWS, EXACT, GUIDE
-from zoo.parts.rollout import Draws
 
 __all__ = ["Band", "draw_band", "draw_points", "draw_regions", "plot_bands", "plot_draws"]
 
@@ -113,7 +112,7 @@ def plot_bands(
 
 
 def plot_draws(
-    draws: Draws,
+    draws: Any,
     x: Tensor,
     n: int = 0,
     *,
@@ -128,7 +127,7 @@ def plot_draws(
     """Sequence n of a `forecast` or an `impute`: median and central intervals of its draws, with what was observed.
 
     Args:
-        draws: what the model returned.
+        draws: what the model returned, `zoo.parts.rollout.Draws`.
         x, mask: what it was given, `(N, T, D)` and `(N, T)`.
         n: which sequence.
         truth: `(N, T', D)` from the first frame on: what was kept from the model is shown as rings; NaN is left out.
