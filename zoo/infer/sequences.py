@@ -185,8 +185,7 @@ def sequence_log_likelihood(
             T = int(last[rows].max())
             args = tuple(None if v is None else v[rows, :T] for v in (x, u, None if mask is None else observed))
             carry = _begin(model, None if first is None else first[rows], carry, len(rows))
-            with forked(x.device):
-                look_at(model, guide, args, carried.keyword(carry), rows)  # the values of every row
+            look_at(model, guide, args, carried.keyword(carry), rows)  # the values of every row
             for log_weights in _weights(model, guide, args, carry, num_particles, max_bytes):
                 sums[0, rows] = torch.logaddexp(sums[0, rows], log_weights.logsumexp(0))
                 sums[1, rows] = torch.logaddexp(sums[1, rows], (2 * log_weights).logsumexp(0))

@@ -126,8 +126,6 @@ def forecast(
     if u is not None and u.shape[1] != T + horizon:
         raise ValueError(f"u: expected the controls of {T} + {horizon} frames, got {u.shape[1]}")
     past = None if u is None else u[:, :T]
-    if past is not None:
-        model.check(x, past, mask)
     z = draws_of(guide, num, x, past, mask)
     time, end = torch.arange(T + horizon, device=x.device), ends(x, mask).unsqueeze(-1)
     seen = torch.nn.functional.pad(_frames(x, mask), (0, horizon))

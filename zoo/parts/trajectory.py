@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pyro
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import TorchDistribution, is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -148,7 +148,7 @@ class StateSpace(PyroModule):
             if value.shape[-2:] != (x.shape[-3], size):
                 raise ValueError(f"carry.{name}: expected shape ({x.shape[-3]}, {size}) for {x.shape[-3]} sequences, "
                                  f"got {tuple(value.shape)}")  # fmt: skip
-            if not torch.isfinite(value).all():
+            if is_validation_enabled() and not torch.isfinite(value).all():
                 bad = int((~torch.isfinite(value)).flatten(0, -2).any(-1).nonzero()[0])
                 raise ValueError(f"carry.{name}: NaN or infinite, first for sequence {bad}, counted from 0")
 
