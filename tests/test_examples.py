@@ -137,7 +137,7 @@ def test_every_run_of_the_tables_has_words_that_exist():
     for name, line in runs.runs().items():
         words = dict(re.findall(r"--(data|model|guide|family|likelihood) (\S+)", line))
         assert {"data", "model", "guide"} <= words.keys(), name
-        assert set(re.findall(r"--([a-z-]+)", line)) <= options, name
+        assert set(re.findall(r"--([a-z0-9-]+)", line)) <= options, name
         known = {"model": MODELS, "guide": SEQUENCE_GUIDES, "family": SEQUENCE_FAMILIES, "likelihood": LIKELIHOODS}
         assert all(word in known[kind] for kind, word in words.items() if kind != "data"), name
 
