@@ -3,17 +3,20 @@
     python -m benchmarks.sequence_step             # prints the tables, writes results/speed_sequence_step.json
     python -m benchmarks.sequence_step --quick     # a smoke run, writes nothing
     python -m benchmarks.sequence_step --lengths   # step and scoring over T up to 2000: table and figure
+    python -m benchmarks.sequence_step --pyro examples/dmm.py  # of a checkout of Pyro: its classes get a row
 
 Sizes are those of Pyro's dmm.py (z 100, emission 100-100, transition 200, a plain recurrent network and a combiner of
 600, batch 20, T 129) and of SRNN's music code (z 100, d 300, nets 500, batch 16, T 100), 88 keys. "By hand" is the
 same on the same layers, its log p - log q simplified with pencil and paper; that its loss is the zoo's is checked
-before anything is timed. Rows are processes that take turns (`benchmarks.turns`); a ratio is the median over rounds of
-CPU time over the base's.
+before anything is timed. Pyro's program has these sizes too, but parts that the pair has not (a start of the guide's
+own, masks, weight decay in its optimizer), so its loss is not compared. Rows are processes that take turns
+(`benchmarks.turns`); a ratio is the median over rounds of CPU time over the base's.
 """
 
 import argparse
 import json
 import os
+import runpy
 import shlex
 import statistics
 import sys
@@ -23,6 +26,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import Mock, patch
 
 import pyro
 import torch
@@ -180,6 +184,19 @@ def train_sites(size: Size) -> None:
         svi.step(x)
 
 
+def train_program(path: Path, size: Size) -> None:
+    """A step of SVI on the classes of Pyro's dmm.py, as its `main` takes it."""
+    util = Mock(get_data_directory=Mock(return_value=path.parent))  # the real one asks for torchvision, to load images
+    with patch.dict(sys.modules, {"pyro.contrib.examples.util": util}):
+        program = runpy.run_path(str(path))["DMM"]()
+    settings = {"lr": 3e-4, "betas": (0.96, 0.999), "clip_norm": 10.0, "lrd": 0.99996, "weight_decay": 2.0}
+    svi = pyro.infer.SVI(program.model, program.guide, pyro.optim.ClippedAdam(settings), pyro.infer.Trace_ELBO())
+    x, lengths = data(size), torch.full((size.batch,), size.frames)
+    backward = nn.utils.rnn.pack_padded_sequence(x.flip(1), lengths, batch_first=True)
+    for _ in turns():
+        svi.step(x, backward, torch.ones(size.batch, size.frames), lengths)
+
+
 def score(size: Size) -> None:
     """Scoring given trajectories: log p(z) and log q(z | x)."""
     model, guide = pair(size)
@@ -197,11 +214,12 @@ ROWS: dict[str, Callable[[Size], Any]] = {
     "a site per time step, as Pyro's dmm.py is written": train_sites,
     "scoring": score,
 }
+PROGRAM = "Pyro's own dmm.py"
 
 
-def measure(size: Size, rows: list[str], rounds: int) -> dict[str, dict[str, Any]]:
+def measure(size: Size, rows: list[str], rounds: int, *options: str) -> dict[str, dict[str, Any]]:
     """For each row: CPU milliseconds of a step, ratio to the first row with quartiles, bytes of the peak."""
-    command = [sys.executable, "-m", "benchmarks.sequence_step", "--size", json.dumps(size), "--row"]
+    command = [sys.executable, "-m", "benchmarks.sequence_step", *options, "--size", json.dumps(size), "--row"]
     running = {row: Runner([*command, row], {"PYTHONPATH": str(ROOT)}) for row in rows}
     try:
         for runner in running.values():
@@ -250,13 +268,14 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--quick", action="store_true", help="two rounds of a few frames, nothing written")
     parser.add_argument("--lengths", action="store_true")
+    parser.add_argument("--pyro", type=Path, metavar="FILE", help="examples/dmm.py of Pyro: the row of that program")
     parser.add_argument("--out", type=Path, default=ROOT / "results/speed_sequence_step.json")
     parser.add_argument("--figure", type=Path, default=ROOT / "docs/sequence_speed.png")
     parser.add_argument("--size", help=argparse.SUPPRESS)
-    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.row:
-        return ROWS[args.row](Size(*json.loads(args.size)))
+        return (ROWS | {PROGRAM: partial(train_program, args.pyro)})[args.row](Size(*json.loads(args.size)))
     began, steps, lengths = time.time(), {}, {}
     few = {"batch": 2, "frames": 6} if args.quick else {}
 
@@ -275,8 +294,10 @@ def main() -> None:
     for name in args.sizes:
         size = SIZES[name]
         check(size)
-        rows = [row for row in ROWS if row != "scoring"]
-        steps[name] = measure(size._replace(**few), rows, 2 if args.quick else args.rounds)
+        rows, options = [row for row in ROWS if row != "scoring"], []
+        if args.pyro and name == "dmm":
+            rows, options = [*rows, PROGRAM], ["--pyro", str(args.pyro.resolve())]
+        steps[name] = measure(size._replace(**few), rows, 2 if args.quick else args.rounds, *options)
         show(f"{name}: batch {size.batch}, T {size.frames}", steps[name])
         keep()
     for T in LENGTHS if args.lengths and not args.quick else ():

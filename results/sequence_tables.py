@@ -171,7 +171,7 @@ def sequence_speed_table(folder: Path = RESULTS) -> str:
     for run in runs:
         sizes = run["sequence_steps"]
         cells = [
-            [row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" for size in sizes.values())]
+            [row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" if row in size else "" for size in sizes.values())]
             for row in next(iter(sizes.values()), {})
         ]
         if cells:

@@ -35,7 +35,6 @@ def sigint_as_in_a_terminal():
     signal.signal(signal.SIGINT, before)
 
 
-
 class Regression(nn.Module):
     """-sum_n log N(y_n | x_n A + b, 1) up to a constant: no noise, and a solution in closed form."""
 

@@ -304,11 +304,17 @@ def test_steps_of_sequences_and_their_lengths_are_tabled(tmp_path):
     timed = {"cpu_ms": 1384.0, "ratio": 1.01, "quartiles": [1.0, 1.1], "peak_bytes": 42_000_000}
     record = {"command": "c", "hardware": "an abacus", "versions": {}}
     record |= {"sequence_steps": {}, "lengths": {}, "titles": {}}
-    steps = {"sequence_steps": {"dmm": {"zoo": timed}}, "titles": {"dmm": "DMM, T 9"}}
+    rows = {"dmm": {"zoo": timed, "Pyro's own dmm.py": timed}, "srnn": {"zoo": timed}}
+    steps = {"sequence_steps": rows, "titles": {"dmm": "DMM, T 9", "srnn": "SRNN, T 8"}}
     (tmp_path / "a.json").write_text(json.dumps(record | steps))
     (tmp_path / "b.json").write_text(json.dumps(record | {"lengths": {"2000": {"zoo": timed}}}))
     shown = table.sequence_speed_table(tmp_path)
-    for part in ("| one training step | DMM, T 9 |", "1,384 ms, 42 MB, 1.01 ×", "| 2,000 | 1,384 ms, 42 MB |"):
+    for part in (
+        "| one training step | DMM, T 9 | SRNN, T 8 |",
+        "| zoo | 1,384 ms, 42 MB, 1.01 × | 1,384 ms, 42 MB, 1.01 × |",
+        "| Pyro's own dmm.py | 1,384 ms, 42 MB, 1.01 × |  |",
+        "| 2,000 | 1,384 ms, 42 MB |",
+    ):
         assert part in shown, part
     assert "No timing" in table.sequence_speed_table(tmp_path / "none")
 
