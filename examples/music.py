@@ -17,12 +17,13 @@ import pyro
 import torch
 import tyro
 import words
+from music_evaluation import evaluate
 from music_pictures import pictures
 from record import record
 
 from zoo.data import Buckets, Streams, load
 from zoo.data.music import cadences_log_prob
-from zoo.infer import ELBO, Tempered, fit, load_model, sequence_log_likelihood
+from zoo.infer import ELBO, Tempered, fit, load_model
 from zoo.parts.networks import Dropped
 
 
@@ -99,16 +100,12 @@ def main(
         device=device, out=folder, resume=resume,
     )  # fmt: skip
     load_model(loss, folder / "model.safetensors")  # the best epoch by validation
-    x, mask, first = (None if v is None else v.to(device) for v in (test.values, test.mask, test.first))
     file, cut_of = next(iter(music.sha256)).split("/")[0], f", cut to {longest} frames" if cut_test else ""
-    evaluate = partial(sequence_log_likelihood, p, q, x, None, mask, data=f"{data} test ({file}{cut_of})",
-                       first=first, num_particles=num_particles, seed=123)  # fmt: skip
-    value = evaluate()
-    carried = evaluate(streams=16, num_particles=min(num_particles, 5)) if streams else None  # for its bound
-    print(*([value] if carried is None else [value, carried]), sep="\n")
+    value = evaluate(p, q, test, f"{data} test ({file}{cut_of})", streams=streams, num_particles=num_particles,
+                     device=device)  # fmt: skip
     row = {
         "data": data, "model": model, "guide": guide, "family": family, "likelihood": likelihood,
-        **value.row(), "carried": None if carried is None else carried.row(),
+        **value,
         "epochs": epochs, "best_epoch": result.best["epoch"], "training_seconds": round(result.seconds),
         "exact": -(cadences_log_prob(test).sum() / test.lengths.sum()).item() if data == "cadences" else None,
     }  # fmt: skip

@@ -63,7 +63,7 @@ class SequenceGuide(Guide):
         torch.Size([3, 10, 1])
     """
 
-    directions: ClassVar[int] = 1  # networks over time
+    directions: ClassVar[int] = 1  # how many `recurrences` `read` uses; backwards in time by way of `in_reverse`
     markov: ClassVar[bool] = True  # whether q(z_t) depends on s_t
 
     def __init__(
@@ -95,7 +95,7 @@ class SequenceGuide(Guide):
 
     @abstractmethod
     def read(self, values: Tensor, mask: Tensor | None) -> Tensor:
-        """The contexts c_1..c_T from the frames `(N, T, size)`; mask `(N, T)`."""
+        """c_1..c_T, `(N, T, directions * recurrent or size)`, from the frames `(N, T, size)`; mask None or `(N, T)`."""
 
     @property
     def conditional(self) -> Conditional:

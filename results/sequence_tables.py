@@ -65,19 +65,23 @@ def sequences_table(folder: Path = RESULTS) -> str:
     """A table for each data set and convention of the runs that `examples/music.py` recorded, the best `a` first."""
     parts = []
     for line, rows in by_convention(sequence_records(folder)[0]):
-        cells, carried = [], [row for row in rows if row.get("carried")]
+        cells = []
+        resampled, carried = ([row for row in rows if row.get(name)] for name in ("resampled", "carried"))
         for row in sorted(rows, key=lambda row: row["a"]):
             paper = REPORTED_SEQUENCES.get((row["data"], row["model"], row["guide"], row["family"]))
             cells.append([
                 *(row[name] for name in ("name", "model", "guide", "family")),
-                *(averaged(row, name) for name in "abc"),
+                averaged(row, "a"),
+                *([averaged(row["resampled"], "a") if row in resampled else "–"] if resampled else []),
+                *(averaged(row, name) for name in "bc"),
                 *([averaged(row["carried"], "c") if row in carried else "–"] if carried else []),
                 str(row["num_particles"]),
                 f"{paper}{', reported, unverified' if row['model'] == 'srnn' else ''}" if paper else "–",
                 f"{row['epochs']:,} (best {row['best_epoch']:,})",
                 duration(row["training_seconds"]),
             ])  # fmt: skip
-        head = ["run", "model", "guide", "family", *"abc", *(["c, state carried"] if carried else [])]
+        head = ["run", "model", "guide", "family", "a", *(["a, resampled"] if resampled else []), "b", "c"]
+        head += ["c, state carried"] if carried else []
         shown = markdown([*head, "K", "paper", "epochs", "training"], cells)
         notes = [f"- {row['name']}: {row['note']}" for row in rows if row["note"]]
         parts.append("\n".join([line, "", shown, *([""] if notes else []), *notes, "", origin(rows)]))

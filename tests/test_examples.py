@@ -117,6 +117,7 @@ def test_music_and_speech_leave_their_rows_and_sounds(arguments, left, tmp_path)
     row = json.loads((tmp_path / "results" / "short.json").read_text())
     assert row["convention"] in done.stdout
     assert {"a", "b", "c", "evaluated"} <= row.keys()
+    assert row["resampled"]["a"] != row["a"]
     assert (tmp_path / "runs" / "short" / left).stat().st_size > 1000
 
 

@@ -360,12 +360,16 @@ def test_sequences_are_tabled_under_their_convention(tmp_path):
     assert shown.count("6.388") == 1, "other data have another number"
     assert "reported" not in shown, "that of DMM's paper was read again"
     assert "carried" not in shown
+    assert "resampled" not in shown
     recalled = {"name": "s", "data": "jsb_srnn", "model": "srnn", "family": "residual"}
-    carried = {"carried": {"c": 6.7, "c_error": 0.04}}
+    carried = {"carried": {"c": 6.7, "c_error": 0.04}, "resampled": {"a": 6.2, "a_error": 0.06}}
     (tmp_path / "s.json").write_text(json.dumps(SONGS | other | recalled | carried))
     shown = table.sequences_table(tmp_path)
     assert "| 6.800 ± 0.050 | 6.700 ± 0.040 | 100 | c 4.74, reported, unverified |" in shown
     assert "| 6.800 ± 0.050 | – | 100 |" in shown
+    assert "| a | a, resampled | b |" in shown
+    assert "| 6.400 ± 0.050 | 6.200 ± 0.060 | 6.900 ± 0.050 |" in shown
+    assert "| 6.400 ± 0.050 | – | 6.900 ± 0.050 |" in shown
     assert shown.count("c, state carried") == 1
     assert table.results_table(tmp_path).startswith("No run"), "images have a table of their own"
     assert table.speech_table(tmp_path).startswith("No run"), "speech too"

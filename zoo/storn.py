@@ -26,7 +26,8 @@ class STORN(StateSpace):
     """p(x, z) = prod_t N(z_t; 0, I) p(x_t | h_t), h_t = GRU(f(x_{t-1}), z_t, h_{t-1}): noise drives a GRU.
 
     s_t = (h_{t-1}, f(x_{t-1})). The prior knows no time; all that z does is done by the GRU. h_0 is learned, from 0 on.
-    The paper's guide is `guides.Filter`: q(z_t | x_{1:t}) by a recurrent network of its own.
+    Nearest to the paper's q(z_t | x_{1:t}) is `guides.Filter`, which has a recurrent network of its own too, and sees
+    s_t, and so earlier z, besides.
 
     References: Bayer and Osendorfer 2014 (a plain tanh network in place of the GRU).
 

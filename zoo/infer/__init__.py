@@ -11,6 +11,7 @@ from zoo.infer.log_weights import Terms, terms
 from zoo.infer.nuts import NotAReference, nuts_reference
 from zoo.infer.objectives import ELBO, IWELBO, Objective, RenyiELBO, Tempered
 from zoo.infer.overlay import plot_overlay
+from zoo.infer.particle_filter import smc_log_likelihood
 from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_reconstructions
 from zoo.infer.reference import Reference, exact_reference, grid_reference
 from zoo.infer.sequence_plots import plot_piano_rolls, plot_waveforms, write_wav
@@ -67,6 +68,7 @@ __all__ = [
     "plot_waveforms",
     "save_model",
     "sequence_log_likelihood",
+    "smc_log_likelihood",
     "terms",
     "write_wav",
 ]

@@ -2,8 +2,8 @@
 
 Rows with `carried = True` (`zoo.data.Streams`) give chunks of parallel sequences, one batch after the other; rows with
 `first(index)` know the frame before each sequence, an input that is not scored. What a model must offer for it is
-`carry_on(z, x, ..., carry=...)`, the state after a chunk, and `given(x_0)`, that of sequences whose frame x_0 is known;
-model and guide take the keyword `carry`.
+`carry_on(z, x, ..., carry=...)`, the state after a chunk, and `given(x)`, that after a known first frame x; model
+and guide take the keyword `carry`.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def opening(model: Any, rows: Rows, index: Tensor, device: torch.device) -> Any:
 
 
 def given(model: Any, first: Tensor) -> Any:
-    """The carry of sequences whose frame x_0, `(N, data_dim)`, is known; None of a model that no frame is fed to."""
+    """The carry of sequences whose first frame, `(N, data_dim)`, is known; None of a model that no frame is fed to."""
     if not (getattr(model, "carries", True) and callable(getattr(model, "given", None))):
         return None
     return model.given(first)  # with its graph: the state before the first frame is learned

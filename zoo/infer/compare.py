@@ -36,7 +36,8 @@ class Limits(NamedTuple):
     one of its modes, can look well behaved because no draw saw what is missing.
 
     Attributes:
-        gap: log p - ELBO = KL(q || p), nats.
+        gap: log p - ELBO = KL(q || p), nats; of a sequence that of all its frames, so that a limit for each frame is
+            `Limits(gap=0.25 * T, ...)`.
         mean_error: |mean_q - mean_p| of any coordinate, in posterior standard deviations.
         sd_ratio: sd_q / sd_p of any coordinate lies between 1 / sd_ratio and sd_ratio.
         pareto_k: k-hat of the importance weights is below it.

@@ -112,7 +112,7 @@ def gaps(
             if not callable(per_datum):
                 raise ValueError(
                     f"gaps: {type(guide).__name__} offers no per_datum(x); give best=, a guide of the same family "
-                    "with its own parameters for each row of x (guides.PerDatum)"
+                    "with its own parameters for each row of x (guides.PerDatum, where z is a vector)"
                 )
             with torch.no_grad():
                 best = per_datum(x)

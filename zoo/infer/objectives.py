@@ -189,8 +189,8 @@ class Tempered(Objective):
         kl_weight: a number (beta-VAE: Higgins et al. 2017), or a function of the step (warm-up: Sonderby et al. 2016).
             The step counts this objective's gradient evaluations, from 0 (take a new objective for a new training);
             `fit` saves and restores it.
-        free_bits: nats per latent site below which its KL costs nothing; a number for all sites, or a mapping from site
-            to number.
+        free_bits: nats per latent site (a sequence's whole z is one) below which its KL costs nothing; a number for all
+            sites, or a mapping from site to number.
             Each draw's log ratio is compared, as in BIVA's code; with `analytic_kl` it is the KL itself.
         batch_mean: compare the batch's mean KL with `free_bits` (IAF, Kingma et al. 2016) rather than each datum's
             (BIVA).

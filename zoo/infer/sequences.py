@@ -22,10 +22,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from zoo.infer import carried
-from zoo.infer.chunks import MAX_BYTES, bytes_of, forked, held, seeded
+from zoo.infer.chunks import bytes_of, forked, held, seeded
 from zoo.infer.evaluate import of_sums, pooled_error, standard_error
 from zoo.infer.log_weights import Terms, terms
 from zoo.infer.pair import look_at
+
+MAX_BYTES = 2**30  # of all steps of a loop over time: larger pieces, fewer loops
 
 __all__ = ["SequenceLikelihood", "mask_of", "sequence_log_likelihood"]
 
@@ -134,12 +136,13 @@ def sequence_log_likelihood(
     streams: int | None = None,
     num_particles: int = 100,
     batch_size: int = 32,
-    max_bytes: int = 2 * MAX_BYTES,
+    max_bytes: int = MAX_BYTES,
     seed: int | None = None,
 ) -> SequenceLikelihood:
     """The averages a, b and c of a pair whose model and guide take `(x, u, mask)`.
 
     Sequences are taken in batches of about equal length, without the padding that they do not need, in evaluation mode.
+    The log p of long ones is far below what it is with more particles; `smc_log_likelihood` needs few.
 
     Args:
         model, guide: the pair; with `first` or `streams` they take `carry=` too (`zoo.infer.carried`).
@@ -168,21 +171,13 @@ def sequence_log_likelihood(
     if num_particles < 1 or batch_size < 1 or (streams is not None and streams < 1):
         raise ValueError(f"expected at least one particle, sequence and stream, got {num_particles=}, {batch_size=}, "
                          f"{streams=}")  # fmt: skip
-    observed = _checked(x, u, mask, first)
+    observed = checked(x, u, mask, first)
     seen = observed if observed.dim() == 2 else observed.any(-1)
-    last = torch.arange(1, x.shape[1] + 1, device=x.device).mul(seen).amax(1)
     sums = torch.zeros(4, len(x), dtype=torch.double, device=x.device)
     sums[:2] = -torch.inf
-    own, own_frames = getattr(model, "sizes", (None, None))
-    if own is not None:  # parameters of their own: in their order, all at once
-        batch_size = len(x)
-    if own_frames is not None:
-        last = torch.full_like(last, x.shape[1])
-    order = torch.arange(len(x), device=x.device) if streams or own else last.sort(stable=True).indices
     carry = None
     with torch.no_grad(), held(model, guide), seeded(x.device, seed):
-        for rows in order.split(streams or batch_size):
-            T = int(last[rows].max())
+        for rows, T in in_batches(model, seen, streams or batch_size, in_order=bool(streams)):
             args = tuple(None if v is None else v[rows, :T] for v in (x, u, None if mask is None else observed))
             carry = _begin(model, None if first is None else first[rows], carry, len(rows))
             look_at(model, guide, args, carried.keyword(carry), rows)  # the values of every row
@@ -206,6 +201,20 @@ def sequence_log_likelihood(
     ])  # fmt: skip
     return SequenceLikelihood(data, convention, found.per_datum, found.per_datum_error, found.elbo, found.elbo_error,
                               seen.sum(1), num_particles)  # fmt: skip
+
+
+def in_batches(model: Any, seen: Tensor, size: int, *, in_order: bool = False) -> Iterator[tuple[Tensor, int]]:
+    """Rows of about equal length, and the frames up to their last observed one; `seen` `(N, T)`: where any is."""
+    N, T = seen.shape
+    last = torch.arange(1, T + 1, device=seen.device).mul(seen).amax(1)
+    own, own_frames = getattr(model, "sizes", (None, None))
+    if own is not None:  # parameters of their own: in their order, all at once
+        size = N
+    if own_frames is not None:
+        last = torch.full_like(last, T)
+    order = torch.arange(N, device=seen.device) if in_order or own else last.sort(stable=True).indices
+    for rows in order.split(size):
+        yield rows, int(last[rows].max())
 
 
 def mask_of(lengths: Tensor, T: int) -> Tensor:
@@ -246,7 +255,7 @@ def _begin(model: Any, first: Tensor | None, carry: Any, count: int) -> Any:
     return carry if first is None or not hasattr(carry, "_replace") else carry._replace(x=first)
 
 
-def _checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | None) -> Tensor:
+def checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | None) -> Tensor:
     """The mask, after all that can be wrong with the data is refused."""
     if not isinstance(x, Tensor) or x.dim() != 3 or 0 in x.shape:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__

@@ -54,6 +54,11 @@ def each(s: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return change(s) if isinstance(s, Tensor) else type(s)(*(each(part, change) for part in s))
 
 
+def at_steps(values: tuple[Any, ...], T: int) -> list[tuple[Any, ...]]:
+    """Values with a time axis as a list over time. One call for each: indexing at each step copies in backward."""
+    return list(zip(*(v.unbind(-2) for v in values), strict=True)) if values else [()] * T
+
+
 @torch.no_grad()
 def roll(
     model: Any, z: Tensor, x: Tensor, known_z: Tensor, known_x: Tensor, u: Tensor | None = None

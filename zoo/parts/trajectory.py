@@ -17,8 +17,8 @@ from torch import Tensor
 
 from zoo.parts import rollout
 from zoo.parts.checks import check_frames, check_sequences
-from zoo.parts.rollout import Carry, Draws, each
-from zoo.parts.trajectory_density import Trajectory, at_steps, last, shift, side_by_side
+from zoo.parts.rollout import Carry, Draws, at_steps, each
+from zoo.parts.trajectory_density import Trajectory, last, shift, side_by_side
 
 __all__ = ["Carry", "Draws", "StateSpace", "Trajectory", "at_steps", "check_sequences", "shift", "side_by_side"]
 
@@ -30,19 +30,21 @@ class StateSpace(PyroModule):
     a recurrent network otherwise; a tensor, or a NamedTuple of tensors. A model says how it starts and advances, one
     step at a time, and the same once more for all steps at once (`states`), which is what scoring uses.
 
-    What does not depend on z belongs in `inputs`: it is computed once, outside every loop over time. For step t it may
-    use x_1..x_{t-1} and all of u, and nothing later.
+    What does not depend on z belongs in `inputs`: it is computed once, outside every loop over time. What step t of the
+    model uses of it may depend on x_1..x_{t-1} and all of u, and on nothing later; entries that `encoding` alone reads
+    may depend on x_t (VRNN, SRNN: f(x_t)).
 
     Chunks: a `Carry` is the step before the first frame, (s_0, z_0, x_0), and s_1 = f(s_0, z_0, x_0) in place of
     `start`. `carry_on` makes the next chunk's from this one's, detached: truncated back-propagation.
 
-    Masks: True where x is observed, `(N, T)` for whole frames; models whose emission allows it take `(N, T, data_dim)`
-    for single entries too. x may hold anything, NaN too, where it is False: to the model it is zero there, which its
-    emission must be able to score, though the score is not used. The mask speaks of x alone: z_t is a latent
-    variable at every t, since what came before and what comes after tell about it. So a frame of padding still has its
-    p(z_t | s_t); after the last observed frame of a sequence that is also the exact posterior, a `Trajectory` that
-    is given the mask draws z_t from it, and log p - log q of padding is zero. A model that feeds x back is fed zeros
-    where x is missing.
+    Masks: True where x is observed, `(N, T)` for whole frames; models that override `observation` for it, as `LGSSM`
+    does, take `(N, T, data_dim)` for single entries too. x may hold anything, NaN too, where it is False: to the model
+    it is zero there, which its emission must be able to score, though the score is not used. The mask speaks of x
+    alone: z_t is a latent variable at every t, since what came before and what comes after tell about it. So a frame of
+    padding still has its p(z_t | s_t); after the last observed frame of a sequence that is also the exact posterior, a
+    `Trajectory` that is given the mask draws z_t from it, and log p - log q of padding is zero. A model that feeds x
+    back is fed zeros where x is missing: its log p with holes is that of the observed frames given these zeros, not the
+    marginal one.
 
     Attributes:
         data_dim, latent_dim: sizes of x_t and z_t.
@@ -235,6 +237,9 @@ class StateSpace(PyroModule):
     ) -> Draws:
         """`num` continuations of each sequence: z from the guide, then the model's own draws fed back.
 
+        Sequences start at `start`. Of data with a given first frame, put that in front of x: it is then an ordinary
+        frame, with a z of its own, which it has not in SRNN's convention.
+
         Args:
             x: `(N, T, data_dim)`; with a mask `(N, T)` each sequence is continued after its last observed frame.
             horizon: frames to draw.
@@ -249,7 +254,8 @@ class StateSpace(PyroModule):
     def impute(self, x: Tensor, mask: Tensor, guide: Callable, num: int = 1, u: Tensor | None = None) -> Draws:
         """`num` draws of each sequence with its missing frames filled in: z from the guide, drawn frames fed back.
 
-        Observed frames are as they are in x. A guide knows of later frames as far as it looks at them.
+        Observed frames are as they are in x. A guide knows of later frames as far as it looks at them; in a model that
+        feeds x back a filled frame follows z and the past, and is not weighted by the later frames that depend on it.
         """
         return rollout.impute(self, x, mask, guide, num, u)
 

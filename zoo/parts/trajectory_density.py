@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
 from zoo.parts.distributions import DiagonalNormal
-from zoo.parts.rollout import Carry
+from zoo.parts.particle_filter import particle_filter
+from zoo.parts.rollout import Carry, at_steps
 
 
 class _Seen:
@@ -103,6 +104,7 @@ class Trajectory(TorchDistribution):
     ) -> None:
         self.carry, self.independent = carry, independent
         self.model, self.conditional, self.context = model, conditional, context
+        self.observed = mask
         self.x = x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
         self._u = u
         self._draw: list[Any] = [None, None]  # shared by what `expand` makes: the latest draw, and how it was drawn
@@ -149,8 +151,8 @@ class Trajectory(TorchDistribution):
         carried = () if self.carry is None else (self.carry,)
         return self._seen.once("inputs", lambda: self.model.inputs(self.x, self._u, *carried))
 
-    def _first(self) -> Any:
-        """s_1."""
+    def start(self) -> Any:
+        """s_1: the model's, or that after the carry."""
         inputs = at_steps(self.inputs, self._event_shape[0])[0]
         if self.carry is None:
             return self.model.start(self.x, *inputs)
@@ -162,7 +164,7 @@ class Trajectory(TorchDistribution):
 
     def _states(self, z: Tensor) -> Any:
         self._check(z)
-        first = {} if self.carry is None else {"first": self._first()}
+        first = {} if self.carry is None else {"first": self.start()}
         return self.model.states(z, self.x, *self.inputs, **first)
 
     def _prior(self, z: Tensor) -> TorchDistribution:
@@ -199,7 +201,7 @@ class Trajectory(TorchDistribution):
         T = self._event_shape[0]
         x, inputs, context = self.x.unbind(-2), at_steps(self.inputs, T), at_steps(self.context, T)
         followed = None if self.followed is None else self.followed.flatten(0, -2).all(0).tolist()
-        s = self._first()
+        s = self.start()
         steps, path = [], []
         for t in range(T):
             step = self.conditional(s, *context[t]).expand(shape)
@@ -232,13 +234,17 @@ class Trajectory(TorchDistribution):
     def _padded(self, z: Tensor, inputs: list[tuple[Any, ...]]) -> Tensor:
         """z with draws from the transition after the last observed frame of each sequence."""
         everywhere = self.followed.flatten(0, -2).all(0).tolist()
-        s, x, path = self._first(), self.x.unbind(-2), [*z.unbind(-2)]
+        s, x, path = self.start(), self.x.unbind(-2), [*z.unbind(-2)]
         for t in range(len(path)):
             if not everywhere[t]:
                 path[t] = self._beyond(path[t], s, t)
             if t + 1 < len(path):
                 s = self.model.advance(s, path[t], x[t], *inputs[t + 1])
         return torch.stack(path, -2)
+
+    def log_evidence(self, num_particles: int, resample_below: float) -> Tensor:
+        """log of an unbiased estimate of p(x), nats, float64: by a particle filter that draws from this density."""
+        return particle_filter(self, self.observed, num_particles, resample_below)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if value is self._draw[0] and not torch.is_grad_enabled():
@@ -303,11 +309,6 @@ def _followed(mask: Tensor, x: Tensor) -> Tensor | None:
     observed = mask.any(-1) if mask.ndim == x.ndim else mask
     until_last = observed.flip(-1).long().cumsum(-1).flip(-1) > 0
     return None if bool(until_last.all()) else until_last
-
-
-def at_steps(values: tuple[Any, ...], T: int) -> list[tuple[Any, ...]]:
-    """Values with a time axis as a list over time. One call for each: indexing at each step copies in backward."""
-    return list(zip(*(v.unbind(-2) for v in values), strict=True)) if values else [()] * T
 
 
 def shift(z: Tensor, first: Tensor) -> Tensor:

@@ -1,0 +1,30 @@
+"""What examples/music.py measures of a trained pair on the test sequences: prints it, and gives it as a row."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from zoo.data import Sequences
+from zoo.infer import sequence_log_likelihood, smc_log_likelihood
+
+
+def evaluate(
+    model: Any, guide: Any, test: Sequences, data: str, *, streams: bool, num_particles: int, device: str
+) -> dict[str, Any]:
+    """The three averages; a by a particle filter too; and, of streams, all once more with the state carried."""
+    x, mask, first = (None if v is None else v.to(device) for v in (test.values, test.mask, test.first))
+    given = {"first": first, "seed": 123}
+    averages = partial(sequence_log_likelihood, model, guide, x, None, mask, data=data, **given)
+    value = averages(num_particles=num_particles)
+    filtered = smc_log_likelihood(model, guide, x, None, mask, num_particles=num_particles, **given)
+    resampled = replace(value, log_p=filtered)
+    carried = averages(streams=16, num_particles=min(num_particles, 5)) if streams else None  # for its bound
+    print(value)
+    print(f"a, resampled, {num_particles} particles: {resampled.a:.3f} +- {resampled.errors[0]:.3f}")
+    if carried is not None:
+        print(carried)
+    return {
+        **value.row(),
+        "resampled": {"a": resampled.a, "a_error": resampled.errors[0]},
+        "carried": None if carried is None else carried.row(),
+    }
