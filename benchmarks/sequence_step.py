@@ -39,6 +39,7 @@ from benchmarks.turns import Runner, processor, turns
 from zoo import DMM, SRNN
 from zoo.infer import ELBO
 from zoo.infer.settings import versions
+from zoo.parts.trajectory import at_steps
 
 ROOT = Path(__file__).parents[1]
 
@@ -208,13 +209,33 @@ def score(size: Size) -> None:
             model.observation(z, model.states(z, x, *model.inputs(x))).log_prob(x)
 
 
+def score_by_step(size: Size) -> None:
+    """The same scores, a step at a time: what `states` saves."""
+    model, guide = pair(size)
+    x = data(size)
+    with torch.no_grad():
+        z = guide.posterior(x).sample().unbind(1)
+        for _ in turns():
+            q = guide.posterior(x)
+            inputs, context = at_steps(q.inputs, size.frames), at_steps(q.context, size.frames)
+            s = q.start()
+            for t in range(size.frames):
+                q.conditional(s, *context[t]).log_prob(z[t])
+                model.transition(s).log_prob(z[t])
+                model.emission(z[t], s).log_prob(x[:, t])
+                if t + 1 < size.frames:
+                    s = model.advance(s, z[t], x[:, t], *inputs[t + 1])
+
+
 ROWS: dict[str, Callable[[Size], Any]] = {
     "by hand": lambda size: train(ByHand(*pair(size)), data(size)),
     "zoo": lambda size: train(ELBO()(*pair(size)), data(size)),
     "a site per time step, as Pyro's dmm.py is written": train_sites,
     "scoring": score,
+    "scoring, step by step": score_by_step,
 }
 PROGRAM = "Pyro's own dmm.py"
+OVER_TIME = ["by hand", "zoo", "scoring", "scoring, step by step"]
 
 
 def measure(size: Size, rows: list[str], rounds: int, *options: str) -> dict[str, dict[str, Any]]:
@@ -253,7 +274,7 @@ def figure(lengths: dict[int, dict[str, Any]], path: Path) -> None:
 
     drawn = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = drawn.subplots(1, 2)
-    for row in ("by hand", "zoo", "scoring"):
+    for row in OVER_TIME:
         left.plot(list(lengths), [r[row]["cpu_ms"] / 1e3 for r in lengths.values()], "o-", label=row)
         right.plot(list(lengths), [r[row]["peak_bytes"] / 1e6 for r in lengths.values()], "o-", label=row)
     left.set(xlabel="frames T", ylabel="CPU seconds", title="time of a step")
@@ -294,14 +315,14 @@ def main() -> None:
     for name in args.sizes:
         size = SIZES[name]
         check(size)
-        rows, options = [row for row in ROWS if row != "scoring"], []
+        rows, options = [row for row in ROWS if not row.startswith("scoring")], []
         if args.pyro and name == "dmm":
             rows, options = [*rows, PROGRAM], ["--pyro", str(args.pyro.resolve())]
         steps[name] = measure(size._replace(**few), rows, 2 if args.quick else args.rounds, *options)
         show(f"{name}: batch {size.batch}, T {size.frames}", steps[name])
         keep()
     for T in LENGTHS if args.lengths and not args.quick else ():
-        lengths[T] = measure(Size("dmm", 4, T), ["by hand", "zoo", "scoring"], 3)
+        lengths[T] = measure(Size("dmm", 4, T), OVER_TIME, 3)
         show(f"dmm: batch 4, T {T}", lengths[T])
         keep()
         figure(lengths, args.figure)

@@ -13,6 +13,7 @@ def pictures(folder: Path, data, model, guide, longest: int) -> None:
     one = data.test[:1].cut(longest)[:1]
     x = one.values if one.first is None else torch.cat([one.first.unsqueeze(1), one.values], 1)
     half = max(1, x.shape[1] // 2)
+    guide.eval()
     q = guide.posterior(x)
     z = q.sample()
     sample = model.generate(1, x.shape[1])[1][0]

@@ -18,8 +18,8 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 from torch import nn
 
-from guides import Amortized
-from zoo import VAE
+from guides import Amortized, Smoother
+from zoo import DMM, PPCA, VAE
 from zoo.infer import ELBO, IWELBO, Tempered, fit, load_model, save_model
 from zoo.infer.batches import epoch_order
 from zoo.infer.compiled import compiled
@@ -296,6 +296,40 @@ def autoguide():
     torch.manual_seed(2)
     model = Model()
     return ELBO()(model, AutoNormal(pyro.poutine.block(model, hide=["x"]))), data(32), {"batch_size": 32}
+
+
+def test_pyros_autoguides_keep_their_rows():
+    """Their parameters are of the rows in order: each epoch's permutation would give every row all posteriors' mean."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    model = PPCA(2, 1)
+    x = 20.0 * torch.arange(6.0)[:, None] + torch.randn(6, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.ones(2, 1))
+    model.requires_grad_(False)
+    auto = AutoNormal(model)
+    loss = ELBO()(model, auto)
+    fit(loss, x, epochs=400, batch_size=6, optimizer=functools.partial(torch.optim.Adam, lr=0.2), progress=False)
+    exact = model.posterior(x).mean
+    assert ((auto.locs.z - exact).abs() < 2.0).all(), (auto.locs.z, exact)
+    for options in ({"batch_size": 4}, {"batch_size": 6, "validation": x}):
+        with pytest.raises(
+            ValueError, match=r"AutoNormal has parameters for each row of the data, in order: give batch"
+        ):
+            fit(loss, x, epochs=1, **options)
+
+
+@pytest.mark.slow
+def test_whole_sequences_train_on_a_compiled_graph():
+    torch.manual_seed(0)
+    model = DMM(3, 2, hidden=(4,), transition_hidden=(4,))
+    loss = ELBO(20)(model, Smoother(model, hidden=(4,), recurrent=4))
+    x = (torch.rand(4, 3, 3) < 0.5).float()
+    graph = compiled(loss, x)
+    runs = torch.tensor([[call(x).item() for call in (graph, loss)] for _ in range(200)])
+    gap = runs[:, 0] - runs[:, 1]
+    assert gap.mean().abs() < 5 * gap.std() / len(gap) ** 0.5
+    quiet(loss, x, steps=3, batch_size=4, compile=True)
 
 
 @pytest.mark.parametrize("case", [plain, everything, autoguide])

@@ -255,6 +255,8 @@ def test_nan_under_a_mask_does_not_matter_and_outside_it_is_named():
     wrong[3, 2] = float("nan")
     with pytest.raises(ValueError, match=r"data: x: NaN or infinite in 1 observed frames.*sequence 3, frame 2"):
         fit(loss, (wrong, None, mask), steps=4, **OPTIONS)
+    with pytest.raises(ValueError, match=r"NaN or infinite values in 1 of 6 rows: 3; the first is sequence 3, frame 2"):
+        fit(loss, wrong, steps=4, **OPTIONS)
     with pytest.raises(ValueError, match=r"mask: expected torch\.bool"):
         fit(loss, (x, None, mask[:, :4]), steps=4, **OPTIONS)
 

@@ -311,6 +311,72 @@ def test_forecast_continues_each_sequence_after_its_own_end():
     assert torch.equal(draws.x, torch.tensor([1.0, 0.0, 1.0, 0.0]).expand_as(draws.x))
 
 
+@pytest.mark.parametrize("name", ["storn", "vrnn", "srnn"])
+def test_a_hole_before_the_end_is_drawn_and_fed_on(name):
+    model = MODELS[name]()
+    guide, mask = Smoother(model, hidden=(5,), recurrent=4), torch.ones(N, T, dtype=torch.bool)
+    mask[1, 2] = False
+    x = torch.zeros(N, T, DATA).masked_fill(~mask.unsqueeze(-1), float("nan"))
+    assert model.forecast(x, 3, 2, guide, None, mask).x.isfinite().all()
+    assert model.impute(x, mask, guide, 2).x.isfinite().all()
+
+
+def test_what_is_drawn_is_drawn_without_dropout():
+    """`fit` leaves a pair in training mode; one dropout would be common to all draws of a forecast."""
+    model = MODELS["srnn"]()
+    guide = Smoother(model, hidden=(5,), recurrent=4, recurrence=partial(Dropped, probability=0.9))
+    x, found = torch.ones(N, T, DATA), []
+    mask = torch.arange(T) < torch.tensor([[5], [2], [3]])
+    for mode in (True, False):
+        guide.train(mode)
+        torch.manual_seed(0)
+        found.append((model.forecast(x, 2, 3, guide, None, mask), model.impute(x, mask, guide)))
+        assert guide.training is mode
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.z, other.z)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "num", "message"),
+    [(2.0, 1, "horizon: expected a whole number"), (0, 1, "horizon: expected"), (1, True, "num: expected a whole")],
+)
+def test_counts_are_whole_numbers(horizon, num, message):
+    model = MODELS["srnn"]()
+    with pytest.raises(ValueError, match=message):
+        model.forecast(torch.zeros(N, T, DATA), horizon, num, Smoother(model, hidden=(5,), recurrent=4))
+
+
+def test_a_guide_of_another_models_sizes_is_refused():
+    model, x = MODELS["srnn"](), torch.zeros(N, T, DATA)
+    wider = Smoother(SRNN(DATA, LATENT, 9, (5,)), hidden=(5,), recurrent=4)
+    message = r"guide: Smoother was built for a SRNN of state_dim = 11; this SRNN has \d"
+    for use in (
+        lambda: ELBO()(model, wider)(x),
+        lambda: model.forecast(x, 2, 1, wider),
+        lambda: model.impute(x, torch.ones(N, T, dtype=torch.bool), wider),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+def test_a_carry_of_another_model_or_batch_is_refused():
+    model, x = MODELS["srnn"](), torch.zeros(N, T, DATA)
+    guide, carry = Smoother(model, hidden=(5,), recurrent=4), model.given(x[:, 0])
+    loss, wider, dmm = ELBO()(model, guide), SRNN(DATA, LATENT, 9, (5,)), MODELS["dmm"]()
+    few = carry._replace(s=type(carry.s)(*(v[:2] if v.dim() > 1 else v for v in carry.s)))
+    for wrong, message in (
+        (few, rf"carry.s: expected the states of {N} sequences, of size {model.state_dim}, got shape \(2, "),
+        (wider.given(x[:, 0]), r"carry.s: expected the states of .* got shape \(.*11\)"),
+        (dmm.given(x[:, 0]), r"carry.s: expected the states of .* got shape \(2,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loss(x, carry=wrong)
+    with pytest.raises(ValueError, match=r"mask: expected \(3, 5\) as x has it, got \(3, 4\)"):
+        model.carry_on(torch.zeros(N, T, LATENT), x, None, torch.ones(N, T - 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"z: expected shape \(\.\.\., 3, 5, 2\) as x has it, got \(2, 5, 2\)"):
+        dmm.carry_on(torch.zeros(2, T, LATENT), x)
+
+
 @pytest.mark.parametrize("model", [STORN, VRNN, SRNN])
 def test_recurrent_models_refuse_controls(model):
     x = torch.zeros(N, T, DATA)

@@ -1,14 +1,19 @@
 """The averages a, b, c: exact where the posterior is, by hand elsewhere; conventions; bad input."""
 
+from functools import partial
+
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from state_spaces import linear_gaussian
 from torch import Tensor
 
 import guides
 from zoo import DMM, LGSSM, SRNN
-from zoo.infer import ELBO, fit, log_likelihood, mask_of, sequence_log_likelihood, terms
+from zoo.infer import ELBO, fit, log_likelihood, mask_of, sequence_log_likelihood, smc_log_likelihood, terms
 from zoo.parts import kalman
+from zoo.parts.conditionals import Normal
+from zoo.parts.networks import Dropped
 
 LENGTHS = torch.tensor([3, 9, 1, 6, 9])
 
@@ -301,6 +306,70 @@ def test_a_carry_of_another_batch_is_refused():
         model(x, None, mask, bad)
 
 
+def test_pyros_autoguides_keep_their_rows():
+    """They hold a posterior for each row, in order: by length in batches, rows would meet those of others."""
+    torch.manual_seed(0)
+    model = DMM(2, 1, likelihood=Normal)
+    x, mask = torch.randn(5, 9, 2), mask_of(torch.tensor([9, 2, 7, 4, 6]), 9)
+    auto = AutoNormal(model, init_scale=1e-4)
+    auto(x, None, mask)
+    auto.locs.z.data = 10.0 * torch.arange(5.0)[:, None, None] + torch.randn(5, 9, 1)
+    options = {"num_particles": 2, "seed": 0}
+    found = sequence_log_likelihood(model, auto, x, None, mask, data="random", batch_size=2, **options)
+    expected = log_likelihood(model, auto, x, None, mask, **options)
+    assert torch.allclose(found.bound, expected.elbo.double(), rtol=0.01)
+    assert (found.bound[:, None] / found.bound - 1).abs().fill_diagonal_(1).min() > 0.05, "or rows could be exchanged"
+
+
+def test_dropout_is_that_of_training_alone():
+    torch.manual_seed(0)
+    model, _, x, mask = srnn()
+    guide = guides.Smoother(model, hidden=(6,), recurrent=5, recurrence=partial(Dropped, probability=0.9))
+    found = []
+    for mode in (True, False):
+        guide.train(mode)
+        value = sequence_log_likelihood(model, guide, x, None, mask, data="random", num_particles=3, seed=0)
+        found.append(torch.stack([value.log_p, smc_log_likelihood(model, guide, x, None, mask, seed=0)]))
+        assert guide.training is mode
+    assert torch.equal(*found)
+
+
+def test_a_carried_state_meets_the_songs_own_first_frame():
+    """`streams` with `first`: what is carried is the state, and x before the first frame is the one given."""
+    torch.manual_seed(0)
+    model = SRNN(4, 2, recurrent=5, hidden=(6,))
+    guide = guides.Smoother(model, family=guides.Residual, hidden=(6,), recurrent=5)
+    with torch.no_grad():
+        for parameter in model.feature.parameters():
+            parameter.mul_(20.0)  # so that x_0 matters
+        model.prior.network[0].weight[:, :2] = 0.0  # and the z that is carried, another in each draw, does not
+        guide.of_state.weight[:, :2] = 0.0
+    x, first = (torch.rand(2, 4, 4) < 0.5).float(), torch.tensor([[1.0, 1, 1, 1], [0, 0, 0, 0]])
+    x[0, -1] = 1.0  # not the frame that the second song starts after
+    options = {"num_particles": 20_000, "seed": 0}
+    found = sequence_log_likelihood(model, guide, x, data="two songs", first=first, streams=1, **options)
+
+    def second(carry):
+        with torch.no_grad():
+            return torch.stack([terms(model, guide, x[1:], num_particles=200, carry=carry).log_weights.mean()
+                                for _ in range(100)])  # fmt: skip
+
+    with torch.no_grad():
+        start = model.given(first[:1])
+        z = guide.posterior(x[:1], carry=start).sample()
+        carry = model.carry_on(z, x[:1], carry=start)
+    right, wrong = second(carry._replace(x=first[1:])), second(carry)
+    error = (right.var() / 100).sqrt() + found.bound_error[1]
+    assert (right.mean() - wrong.mean()).abs() > 10 * error, "or the two could not be told apart"
+    assert (found.bound[1] - right.mean()).abs() < 5 * error
+
+
+@pytest.mark.parametrize("lengths", [[1, 2], torch.tensor([[1], [2]]), torch.tensor([True, False])])
+def test_lengths_are_a_tensor_of_whole_numbers(lengths):
+    with pytest.raises(ValueError, match=r"lengths: expected a tensor \(N,\) of whole numbers, got"):
+        mask_of(lengths, 4)
+
+
 def test_lengths_are_whole_numbers():
-    with pytest.raises(ValueError, match=r"lengths: expected whole numbers, got torch.float32"):
+    with pytest.raises(ValueError, match=r"lengths: expected a tensor .* of whole numbers, got torch.float32"):
         mask_of(torch.tensor([1.5]), 4)

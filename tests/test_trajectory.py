@@ -171,6 +171,34 @@ def test_what_has_changed_since_is_computed_again(name):
     assert torch.equal(*scores)
 
 
+@pytest.mark.parametrize("change", [lambda model: model.emission_bias.add_(5.0), lambda model: model.eval()])
+def test_buffers_and_the_mode_are_looked_at_too(change):
+    """Fixed values of an LGSSM are buffers."""
+    torch.manual_seed(0)
+    model = linear_gaussian(learn=lambda v: v)
+    x, u = torch.randn(SEQUENCES, FRAMES, DATA), torch.randn(SEQUENCES, FRAMES, 2)
+    q = Filter(model).trajectory(x, u)
+    z = q.rsample().detach()
+    offered = q.inputs
+    change(model)
+    assert Trajectory(model, model.transition, x, u).inputs is not offered
+    assert torch.equal(model_score(model, z, x, u), model_score(model, z, x, u))
+
+
+@every_model
+def test_scoring_has_no_loop_over_time(name, monkeypatch):
+    model, x, u = STATE_SPACES[name].build()
+    q, p, calls = Filter(model).trajectory(x, u), Trajectory(model, model.transition, x, u), []
+    z = torch.randn(SEQUENCES, FRAMES, LATENT)
+    for part in ("advance", "transition", "emission"):
+        own = getattr(type(model), part)
+        monkeypatch.setattr(type(model), part, lambda *args, own=own, part=part: (calls.append(part), own(*args))[1])
+    q.log_prob(z), p.log_prob(z), model.observation(z, p.states(z)).log_prob(x)
+    assert calls.count("advance") == 0
+    assert calls.count("transition") <= 2
+    assert calls.count("emission") == 1
+
+
 def model_score(model, z, x, u):
     return poutine.trace(poutine.condition(model, {"z": z})).get_trace(x, u).log_prob_sum()
 
@@ -354,6 +382,26 @@ def test_analytic_kl_has_the_gradient_of_each_step(name):
     torch.testing.assert_close(-value, (run.log_likelihood - steps).mean(0).sum())
     gradients = torch.autograd.grad(value, list(loss.parameters()))
     assert all(g.isfinite().all() for g in gradients)
+
+
+@every_model
+def test_analytic_kl_of_padding_is_nothing(name):
+    """Value: the KL of the steps up to the last observed frame; padding has none, a hole has its own."""
+    if name.startswith("lgssm"):
+        return
+    model, x, u = STATE_SPACES[name].build()
+    guide, mask = Filter(model), torch.arange(FRAMES) < torch.tensor([[6], [2], [4], [1]])
+    mask[2, 1] = False
+    torch.manual_seed(1)
+    value = ELBO(PARTICLES, analytic_kl=True)(model, guide)(x, u, mask)
+    torch.manual_seed(1)
+    run = terms(model, guide, x, u, mask, num_particles=PARTICLES)
+    z, filled = run.latents["z"], x.masked_fill(~mask.unsqueeze(-1), 0.0)
+    s = model.states(z, filled, *model.inputs(filled, u))
+    steps = kl_divergence(guide.conditional(s, filled), model.transition(s))
+    kl = torch.stack([steps[:, n, :T].sum(-1) for n, T in enumerate((6, 2, 4, 1))], -1)
+    torch.testing.assert_close(-value, (run.log_likelihood - kl).mean(0).sum())
+    assert (steps[:, 1, 2:] > 1e-3).any(), "or padding could not be seen"
 
 
 @every_model

@@ -51,7 +51,10 @@ class TensorRows:
                 if bad:
                     which = f"{name}[{i}]" if len(tensors) > 1 else name
                     shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-                    raise ValueError(f"{which}: NaN or infinite values in {len(bad)} of {len(tensor)} rows: {shown}")
+                    first = "" if tensor.dim() != 3 else _first_frame(tensor)
+                    raise ValueError(
+                        f"{which}: NaN or infinite values in {len(bad)} of {len(tensor)} rows: {shown}{first}"
+                    )
         self.tensors, self.device = tuple(arguments), tensors[0].device
 
     def __len__(self) -> int:
@@ -60,6 +63,11 @@ class TensorRows:
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor | None, ...]:
         # index_select: a quarter of the time of t[index]
         return tuple([None if t is None else t.index_select(0, index) for t in self.tensors])
+
+
+def _first_frame(sequences: Tensor) -> str:
+    sequence, frame = (~sequences.isfinite()).any(-1).nonzero()[0].tolist()
+    return f"; the first is sequence {sequence}, frame {frame}, both counted from 0"
 
 
 def rows_of(data: Tensor | Sequence[Tensor | None] | Rows, name: str = "data") -> Rows:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -36,7 +37,8 @@ class Compiled(nn.Module):
         if hasattr(self.elbo, "captured"):
             self.elbo.captured = True
         try:
-            graph = make_fx(flat)(list(named.values()), *args, *kwargs.values())
+            with pyro.validation_enabled(False):  # no values to look at; the call above has looked
+                graph = make_fx(flat)(list(named.values()), *args, *kwargs.values())
         finally:
             if hasattr(self.elbo, "captured"):
                 del self.elbo.captured

@@ -115,6 +115,8 @@ def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_
     for position, value in enumerate(args):
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
+    if callable(known := getattr(model, "check_guide", None)):
+        known(guide)
     takes_index = "index" in kwargs and _takes_index(model)
     model_kwargs = {n: v for n, v in kwargs.items() if n != "index" or takes_index}
     cuda = {value.device.index for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_cuda}

@@ -51,7 +51,7 @@ def smc_log_likelihood(
         raise ValueError(f"mask: frames are weighted as a whole, expected shape (N, T), got {tuple(observed.shape)}")
     found = torch.zeros(len(x), dtype=torch.double, device=x.device)
     with torch.no_grad(), held(model, guide), seeded(x.device, seed):
-        for rows, T in in_batches(model, observed, batch_size):
+        for rows, T in in_batches(model, guide, observed, batch_size):
             args = tuple(None if v is None else v[rows, :T] for v in (x, u, None if mask is None else observed))
             carry = None if first is None else carried.given(model, first[rows])
             look_at(model, guide, args, carried.keyword(carry), rows)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -177,7 +178,7 @@ def sequence_log_likelihood(
     sums[:2] = -torch.inf
     carry = None
     with torch.no_grad(), held(model, guide), seeded(x.device, seed):
-        for rows, T in in_batches(model, seen, streams or batch_size, in_order=bool(streams)):
+        for rows, T in in_batches(model, guide, seen, streams or batch_size, in_order=bool(streams)):
             args = tuple(None if v is None else v[rows, :T] for v in (x, u, None if mask is None else observed))
             carry = _begin(model, None if first is None else first[rows], carry, len(rows))
             look_at(model, guide, args, carried.keyword(carry), rows)  # the values of every row
@@ -203,16 +204,19 @@ def sequence_log_likelihood(
                               seen.sum(1), num_particles)  # fmt: skip
 
 
-def in_batches(model: Any, seen: Tensor, size: int, *, in_order: bool = False) -> Iterator[tuple[Tensor, int]]:
+def in_batches(
+    model: Any, guide: Any, seen: Tensor, size: int, *, in_order: bool = False
+) -> Iterator[tuple[Tensor, int]]:
     """Rows of about equal length, and the frames up to their last observed one; `seen` `(N, T)`: where any is."""
     N, T = seen.shape
     last = torch.arange(1, T + 1, device=seen.device).mul(seen).amax(1)
     own, own_frames = getattr(model, "sizes", (None, None))
-    if own is not None:  # parameters of their own: in their order, all at once
-        size = N
-    if own_frames is not None:
+    whole = isinstance(guide, AutoGuide)
+    if own is not None or whole:  # parameters of their own: in their order, all at once
+        size, in_order = N, True
+    if own_frames is not None or whole:
         last = torch.full_like(last, T)
-    order = torch.arange(N, device=seen.device) if in_order or own else last.sort(stable=True).indices
+    order = torch.arange(N, device=seen.device) if in_order else last.sort(stable=True).indices
     for rows in order.split(size):
         yield rows, int(last[rows].max())
 
@@ -223,8 +227,10 @@ def mask_of(lengths: Tensor, T: int) -> Tensor:
     Raises:
         ValueError: a length below 1 or above T; names the sequence.
     """
-    if lengths.is_floating_point():
-        raise ValueError(f"lengths: expected whole numbers, got {lengths.dtype}")
+    whole = isinstance(lengths, Tensor) and not (lengths.is_floating_point() or lengths.dtype == torch.bool)
+    if not whole or lengths.dim() != 1:
+        got = f"{lengths.dtype} {tuple(lengths.shape)}" if isinstance(lengths, Tensor) else type(lengths).__name__
+        raise ValueError(f"lengths: expected a tensor (N,) of whole numbers, got {got}")
     wrong = ((lengths < 1) | (lengths > T)).nonzero().flatten().tolist()
     if wrong:
         raise ValueError(f"lengths: sequence {wrong[0]} has {int(lengths[wrong[0]])} frames, expected 1 to T = {T}")
@@ -262,6 +268,9 @@ def checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | No
         raise ValueError(f"x: expected a tensor (N, T, D) with at least one sequence and one frame, got {got}")
     if u is not None and u.shape[:2] != x.shape[:2]:
         raise ValueError(f"u: expected shape ({len(x)}, {x.shape[1]}, control_dim), got {tuple(u.shape)}")
+    for name, value in (("u", u), ("mask", mask), ("first", first)):
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if mask is not None and (mask.dtype != torch.bool or mask.shape not in (x.shape[:2], x.shape)):
         raise ValueError(
             f"mask: expected torch.bool of shape {tuple(x.shape[:2])} or {tuple(x.shape)}, True where x is observed, "

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from zoo.infer import carried
@@ -44,7 +45,13 @@ class Training:
             raise ValueError("the guide has parameters for each row of the data (`index`): no validation on other rows")
         # The first evaluation of each shape checks the pair, which must not happen amid the training (a batch norm
         # would notice), and makes the parameters of autoguides before the optimiser needs them.
-        self.model = getattr(loss, "model", None)
+        self.model, guide = getattr(loss, "model", None), getattr(loss, "guide", None)
+        self.whole = isinstance(self.elbo, Objective) and isinstance(guide, AutoGuide)
+        if self.whole and (batch_size < len(rows) or held_out is not None or together.world > 1):
+            raise ValueError(
+                f"{type(guide).__name__} has parameters for each row of the data, in order: give batch_size={len(rows)}"
+                f" (not {batch_size}), no validation on other rows, and one process"
+            )
         for source in (rows, held_out):
             carried.refuse_uncarried(self.model, source)
         own = getattr(self.model, "sizes", (None, None))[0]
@@ -54,7 +61,7 @@ class Training:
                 "training are in another order: train it on all rows at once (maximum_likelihood, em)"
             )
         self.carry = self.carry_form = None  # the state that goes on from batch to batch
-        sizes = {len(index): index for index in reversed(batches_of(rows, batch_size, seed, None))}
+        sizes = {len(index): index for index in reversed(self.batches(seed, None))}
         for size in sorted(sizes):
             index = self.mine(sizes[size])
             self.args, self.kwargs = self.batch(rows, index, torch.Generator().manual_seed(self.seed))
@@ -125,7 +132,7 @@ class Training:
         """Checks the values of every row before the training spends time on them."""
         generator = torch.Generator().manual_seed(self.seed)
         with aside(self.loss, self.device, self.seed):
-            for index in batches_of(source, self.batch_size, self.seed, None):
+            for index in self.batches(self.seed, None, source):
                 args, kwargs = self.batch(source, index, generator)
                 self.look_at_batch(name, args, kwargs, index)
 
@@ -149,8 +156,11 @@ class Training:
         """This rank's rows of a global batch; if there are fewer rows than ranks, one to take part with, weight 0."""
         return self.together.share(index) if len(index) > self.together.rank else index[:1]
 
-    def batches(self, seed: int, epoch: int) -> list[Tensor]:
-        return batches_of(self.rows, self.batch_size, seed, epoch)
+    def batches(self, seed: int, epoch: int | None, source: Rows | None = None) -> list[Tensor]:
+        source = self.rows if source is None else source
+        if self.whole:
+            return [torch.arange(len(source), device=getattr(source, "device", "cpu"))]
+        return batches_of(source, self.batch_size, seed, epoch)
 
     def step(self, index: Tensor, progress: Progress) -> None:
         """One optimiser step on a global batch."""

@@ -148,6 +148,12 @@ def plot_draws(
     if any(not 0 <= place < size for place in chosen) or not 0 < len(chosen) <= 16:
         shown = f"{len(chosen)} of them" if len(chosen) > 16 else chosen
         raise ValueError(f"plot_draws: coordinates: expected 1 to 16 of 0..{size - 1}, got {shown}")
+    if mask is not None and mask.shape != x.shape[:2]:
+        raise ValueError(f"plot_draws: mask: expected shape {tuple(x.shape[:2])}, got {tuple(mask.shape)}")
+    if truth is not None and truth.shape[::2] != x.shape[::2]:
+        raise ValueError(f"plot_draws: truth: expected shape ({len(x)}, T', {size}), got {tuple(truth.shape)}")
+    if names is not None and len(names) != len(chosen):
+        raise ValueError(f"plot_draws: names: expected {len(chosen)}, one for each coordinate shown, got {len(names)}")
     seen = torch.ones(x.shape[1], dtype=torch.bool, device=x.device) if mask is None else mask[n]
     start, drawn = int(draws.start[n]), draws.x[:, n][..., chosen]
     T = max(start + drawn.shape[1], x.shape[1], 0 if truth is None else truth.shape[1])

@@ -1,6 +1,8 @@
 """Networks: the last axis is mapped, every leading axis (particles, enumeration) is broadcast."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,19 @@ def mlp(
     if out_features is not None:
         layers.append(nn.Linear(in_features, out_features))
     return nn.Sequential(*layers)
+
+
+@contextmanager
+def evaluating(*modules: Any) -> Iterator[None]:
+    """The modules among these in evaluation mode, all their parts; put back as they were, whatever happens."""
+    modes = [(m, m.training) for module in modules if isinstance(module, nn.Module) for m in module.modules()]
+    try:
+        for m, _ in modes:
+            m.training = False
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
 
 
 class GRU(nn.Module):

@@ -8,6 +8,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from zoo.parts.networks import evaluating
+
 
 class Carry(NamedTuple):
     """The step before the first frame of a chunk: all that the chunk needs to know of what came before it.
@@ -110,7 +112,7 @@ def draws_of(guide: Callable, num: int, x: Tensor, u: Tensor | None, mask: Tenso
     arguments: tuple[Tensor | None, ...] = (x, u, mask)
     while arguments[-1] is None:
         arguments = arguments[:-1]  # a guide may take x alone
-    with pyro.plate("draws", num, dim=-2):
+    with evaluating(guide), pyro.plate("draws", num, dim=-2):  # one dropout would be common to all draws
         trace = poutine.trace(guide).get_trace(*arguments)
     if "z" not in trace.nodes:
         raise ValueError("guide: it samples no site 'z'")
@@ -123,14 +125,13 @@ def forecast(
     model: Any, x: Tensor, horizon: int, num: int, guide: Callable, u: Tensor | None, mask: Tensor | None
 ) -> Draws:
     """See `StateSpace.forecast`."""
-    for name, value in (("horizon", horizon), ("num", num)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    _at_least_one(horizon=horizon, num=num)
     model.check(x, None, mask)
     N, T = x.shape[:2]
     if u is not None and u.shape[1] != T + horizon:
         raise ValueError(f"u: expected the controls of {T} + {horizon} frames, got {u.shape[1]}")
     past = None if u is None else u[:, :T]
+    model.check_guide(guide)
     z = draws_of(guide, num, x, past, mask)
     time, end = torch.arange(T + horizon, device=x.device), ends(x, mask).unsqueeze(-1)
     seen = torch.nn.functional.pad(_frames(x, mask), (0, horizon))
@@ -145,14 +146,20 @@ def forecast(
 @torch.no_grad()
 def impute(model: Any, x: Tensor, mask: Tensor, guide: Callable, num: int, u: Tensor | None) -> Draws:
     """See `StateSpace.impute`."""
-    if num < 1:
-        raise ValueError(f"num: expected at least 1, got {num}")
+    _at_least_one(num=num)
     model.check(x, u, mask)
+    model.check_guide(guide)
     z = draws_of(guide, num, x, u, mask)
     end = ends(x, mask)
     before = torch.arange(x.shape[1], device=x.device) < end.unsqueeze(-1)
     z, x = roll(model, z, x.expand(num, -1, -1, -1), before, _frames(x, mask), u)
     return Draws(z, x, torch.zeros_like(end))
+
+
+def _at_least_one(**counts: int) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a whole number, at least 1, got {value}")
 
 
 def _frames(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -137,6 +137,17 @@ class StateSpace(PyroModule):
         if carry is not None:
             self._check_carry(x, carry)
 
+    def check_guide(self, guide: Any) -> None:
+        """Refuses a sequence guide that was built for a model of other sizes."""
+        other = getattr(guide, "model", None)
+        if other is self or not hasattr(guide, "conditional"):
+            return
+        for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim"):
+            theirs, ours = getattr(other, name, None), getattr(self, name)
+            if theirs != ours:
+                raise ValueError(f"guide: {type(guide).__name__} was built for a {type(other).__name__} of {name} = "
+                                 f"{theirs}; this {type(self).__name__} has {ours}")  # fmt: skip
+
     def _like(self, other: Tensor | None = None) -> Tensor:
         """A tensor of the model, for dtype and device; without any, the other, or one of torch's default."""
         return next(chain(self.parameters(), self.buffers()), torch.empty(0) if other is None else other)
@@ -153,6 +164,14 @@ class StateSpace(PyroModule):
             if is_validation_enabled() and not torch.isfinite(value).all():
                 bad = int((~torch.isfinite(value)).flatten(0, -2).any(-1).nonzero()[0])
                 raise ValueError(f"carry.{name}: NaN or infinite, first for sequence {bad}, counted from 0")
+
+        try:
+            size = tuple(self.features(carry.s).shape)
+        except (AttributeError, TypeError, RuntimeError) as error:
+            raise ValueError(f"carry.s: {type(carry.s).__name__} is no state of a {type(self).__name__}") from error
+        if size[-1] != self.state_dim or size[-2:-1] not in ((), (1,), (x.shape[-3],)):
+            raise ValueError(f"carry.s: expected the states of {x.shape[-3]} sequences, of size {self.state_dim}, got "
+                             f"shape {size}")  # fmt: skip
 
     def forward(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
@@ -179,6 +198,11 @@ class StateSpace(PyroModule):
             z: the chunk's trajectories, `(..., N, T, latent_dim)`, a guide's draws.
             x, u, mask, carry: as in `forward`.
         """
+        if z.shape[-3:] != (*x.shape[-3:-1], self.latent_dim):
+            raise ValueError(f"z: expected shape (..., {x.shape[-3]}, {x.shape[-2]}, {self.latent_dim}) as x has it, "
+                             f"got {tuple(z.shape)}")  # fmt: skip
+        if mask is not None and mask.shape[:2] != x.shape[-3:-1]:
+            raise ValueError(f"mask: expected {tuple(x.shape[-3:-1])} as x has it, got {tuple(mask.shape)}")
         if carry is not None:
             self._check_carry(x, carry)
         chunk = Trajectory(self, self.transition, x, u, mask, carry=carry)

@@ -54,9 +54,9 @@ _OFFERED: WeakKeyDictionary[Any, ReferenceType[_Seen]] = WeakKeyDictionary()
 
 
 def _stamp(model: Any, arguments: tuple) -> tuple:
-    tensors = (*model.parameters(), *(a for a in arguments if isinstance(a, Tensor)))
+    tensors = (*model.parameters(), *model.buffers(), *(a for a in arguments if isinstance(a, Tensor)))
     versions = tuple((id(v), 0 if v.is_inference() else v._version, v.requires_grad) for v in tensors)
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), versions
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), model.training, versions
 
 
 class Trajectory(TorchDistribution):
