@@ -303,15 +303,17 @@ def test_pyros_autoguides_keep_their_rows():
     pyro.clear_param_store()
     torch.manual_seed(0)
     model = PPCA(2, 1)
-    x = 20.0 * torch.arange(6.0)[:, None] + torch.randn(6, 2)
+    x = 5.0 * torch.arange(6.0)[:, None] + torch.randn(6, 2)
     with torch.no_grad():
         model.weight.copy_(torch.ones(2, 1))
-    model.requires_grad_(False)
     auto = AutoNormal(model)
+    auto(x)
+    model.requires_grad_(False)  # after the guide's first call, which thaws it
     loss = ELBO()(model, auto)
     fit(loss, x, epochs=400, batch_size=6, optimizer=functools.partial(torch.optim.Adam, lr=0.2), progress=False)
     exact = model.posterior(x).mean
-    assert ((auto.locs.z - exact).abs() < 2.0).all(), (auto.locs.z, exact)
+    assert (exact.diff(dim=0) > 2.0).all()
+    assert ((auto.locs.z - exact).abs() < 1.0).all(), (auto.locs.z, exact)
     for options in ({"batch_size": 4}, {"batch_size": 6, "validation": x}):
         with pytest.raises(
             ValueError, match=r"AutoNormal has parameters for each row of the data, in order: give batch"
