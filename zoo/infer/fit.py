@@ -71,7 +71,8 @@ def fit(
 
     Args:
         loss: a module whose `loss(*batch)` is the loss summed over the batch, a tensor without axes: `ELBO()(model,
-            guide)`. A guide whose `forward` has an argument `index` is given the row numbers of the batch.
+            guide)`. A guide whose `forward` has an argument `index` is given the row numbers of the batch. One of
+            Pyro's autoguides has parameters for each row, in order: then `batch_size` must be all of them.
         data: a tensor, a tuple of tensors with a common first axis (None: an argument left out), or an object with
             `__len__` and `batch(index, generator)` (`zoo.infer.batches.Rows`). Tensors stay where they are and batches
             are moved to `device`; put small data there yourself to save the transfers. Sequences come as

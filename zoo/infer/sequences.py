@@ -266,11 +266,11 @@ def checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | No
     if not isinstance(x, Tensor) or x.dim() != 3 or 0 in x.shape:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x: expected a tensor (N, T, D) with at least one sequence and one frame, got {got}")
-    if u is not None and u.shape[:2] != x.shape[:2]:
-        raise ValueError(f"u: expected shape ({len(x)}, {x.shape[1]}, control_dim), got {tuple(u.shape)}")
     for name, value in (("u", u), ("mask", mask), ("first", first)):
         if value is not None and not isinstance(value, Tensor):
             raise ValueError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if u is not None and u.shape[:2] != x.shape[:2]:
+        raise ValueError(f"u: expected shape ({len(x)}, {x.shape[1]}, control_dim), got {tuple(u.shape)}")
     if mask is not None and (mask.dtype != torch.bool or mask.shape not in (x.shape[:2], x.shape)):
         raise ValueError(
             f"mask: expected torch.bool of shape {tuple(x.shape[:2])} or {tuple(x.shape)}, True where x is observed, "
@@ -279,8 +279,8 @@ def checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | No
     if first is not None and first.shape != (len(x), x.shape[-1]):
         raise ValueError(f"first: expected shape ({len(x)}, {x.shape[-1]}), got {tuple(first.shape)}")
     if first is not None and not first.isfinite().all():
-        bad = int((~first.isfinite()).any(-1).nonzero()[0])
-        raise ValueError(f"first: NaN or infinite, first for sequence {bad}, counted from 0")
+        row = int((~first.isfinite()).any(-1).nonzero()[0])
+        raise ValueError(f"first: NaN or infinite, first for sequence {row}, counted from 0")
     observed = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
     empty = (~observed.flatten(1).any(-1)).nonzero().flatten().tolist()
     if empty:

@@ -164,14 +164,13 @@ class StateSpace(PyroModule):
             if is_validation_enabled() and not torch.isfinite(value).all():
                 bad = int((~torch.isfinite(value)).flatten(0, -2).any(-1).nonzero()[0])
                 raise ValueError(f"carry.{name}: NaN or infinite, first for sequence {bad}, counted from 0")
-
         try:
-            size = tuple(self.features(carry.s).shape)
+            shape = tuple(self.features(carry.s).shape)
         except (AttributeError, TypeError, RuntimeError) as error:
             raise ValueError(f"carry.s: {type(carry.s).__name__} is no state of a {type(self).__name__}") from error
-        if size[-1] != self.state_dim or size[-2:-1] not in ((), (1,), (x.shape[-3],)):
+        if shape[-1] != self.state_dim or shape[-2:-1] not in ((), (1,), (x.shape[-3],)):
             raise ValueError(f"carry.s: expected the states of {x.shape[-3]} sequences, of size {self.state_dim}, got "
-                             f"shape {size}")  # fmt: skip
+                             f"shape {shape}")  # fmt: skip
 
     def forward(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
