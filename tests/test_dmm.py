@@ -171,8 +171,8 @@ def test_values_that_are_not_finite_are_found():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, x, g: m.forecast(x, 0, 3, g), "horizon: expected at least 1, got 0"),
-        (lambda m, x, g: m.forecast(x, 3, 0, g), "num: expected at least 1, got 0"),
+        (lambda m, x, g: m.forecast(x, 0, 3, g), "horizon: expected a whole number, at least 1, got 0"),
+        (lambda m, x, g: m.forecast(x, 3, 0, g), "num: expected a whole number, at least 1, got 0"),
         (lambda m, x, g: m.forecast(x[0], 3, 2, g), r"x: expected shape \(N, T, 3\)"),
         (lambda m, x, g: m.forecast(x, 3, 2, lambda x: None), "guide: it samples no site 'z'"),
         (lambda m, x, g: m.impute(x, x[..., 0], g), "mask: expected torch.bool"),

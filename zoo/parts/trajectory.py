@@ -139,11 +139,11 @@ class StateSpace(PyroModule):
 
     def check_guide(self, guide: Any) -> None:
         """Refuses a sequence guide that was built for a model of other sizes."""
-        other = getattr(guide, "model", None)
-        if other is self or not hasattr(guide, "conditional"):
+        if not hasattr(guide, "conditional"):
             return
+        other = getattr(guide, "model", self)
         for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim"):
-            theirs, ours = getattr(other, name, None), getattr(self, name)
+            theirs, ours = getattr(other, name, getattr(self, name)), getattr(self, name)
             if theirs != ours:
                 raise ValueError(f"guide: {type(guide).__name__} was built for a {type(other).__name__} of {name} = "
                                  f"{theirs}; this {type(self).__name__} has {ours}")  # fmt: skip
