@@ -134,6 +134,9 @@ def test_a_forecast_stands_behind_what_was_observed():
         ({"coordinates": [3]}, r"expected 1 to 16 of 0..2, got \[3\]"),
         ({"coordinates": [0] * 17}, "got 17 of them"),
         ({"x": torch.zeros(3, 5, 3)}, r"draws of \(2, 3\) sequences and coordinates, x has \(3, 3\)"),
+        ({"mask": torch.ones(2, 4, dtype=torch.bool)}, r"mask: expected shape \(2, 5\), got \(2, 4\)"),
+        ({"truth": torch.zeros(1, 9, 3)}, r"truth: expected shape \(2, T', 3\), got \(1, 9, 3\)"),
+        ({"names": ["a", "b"]}, "names: expected 3, one for each coordinate shown, got 2"),
     ],
 )
 def test_draws_of_other_data_are_refused(arguments, message):
