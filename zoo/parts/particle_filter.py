@@ -22,12 +22,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from zoo.parts.rollout import at_steps
 
 
-def particle_filter(q: Any, observed: Tensor | None, num_particles: int, resample_below: float) -> Tensor:
+def particle_filter(q: Any, num_particles: int, resample_below: float) -> Tensor:
     """log of the estimate for each sequence, float64, `(N,)`, nats.
 
     Args:
         q: a guide's `Trajectory`, batch `(N,)`. After the last observed frame it is the prior, and nothing changes.
-        observed: bool `(N, T)`; None: everywhere.
         num_particles: K.
         resample_below: see `zoo.infer.smc_log_likelihood`.
     """
@@ -41,8 +40,8 @@ def particle_filter(q: Any, observed: Tensor | None, num_particles: int, resampl
         z = step.rsample()
         ratio = model.transition(s).log_prob(z) - getattr(step, "log_prob_of_draw", step.log_prob)(z)
         frame = model.emission(z, s).log_prob(x[t])
-        if observed is not None:
-            frame = torch.where(observed[:, t], frame, 0.0)
+        if q.observed is not None:
+            frame = torch.where(q.observed[:, t], frame, 0.0)
         if q.followed is not None:
             ratio = torch.where(q.followed[:, t], ratio, 0.0)
         weights = weights + ratio + frame

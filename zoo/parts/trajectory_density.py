@@ -244,7 +244,7 @@ class Trajectory(TorchDistribution):
 
     def log_evidence(self, num_particles: int, resample_below: float) -> Tensor:
         """log of an unbiased estimate of p(x), nats, float64: by a particle filter that draws from this density."""
-        return particle_filter(self, self.observed, num_particles, resample_below)
+        return particle_filter(self, num_particles, resample_below)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if value is self._draw[0] and not torch.is_grad_enabled():
