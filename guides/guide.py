@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from pyro.nn import PyroModule
+from zoo.parts.store_keys import RootModule
 
 
-class Guide(PyroModule):
+
+class Guide(RootModule):
     """q(latents | data): a Pyro program with the model's signature that samples all its latent sites (abstract).
 
     A guide sees the model (`self.model`) and may call its conditionals, but does not own it: the model's parameters

@@ -6,12 +6,12 @@ from typing import ClassVar, NamedTuple, Protocol
 import pyro
 import torch
 from pyro.distributions import Categorical, MultivariateNormal, TorchDistribution, constraints
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from zoo.parts.checks import check_data, check_shape
 from zoo.parts.distributions import DiagonalNormal
+from zoo.parts.store_keys import RootModule
 
 
 class Covariance(Protocol):
@@ -148,7 +148,7 @@ class MixtureStatistics(NamedTuple):
     responsibilities: Tensor
 
 
-class GaussianMixture(PyroModule):
+class GaussianMixture(RootModule):
     """p(x, k) = pi_k N(x; mu_k, Sigma_k), so p(x) = sum_k pi_k N(x; mu_k, Sigma_k).
 
     The posterior of k is the responsibility, exact. EM: `zoo.infer.em(model, x, restarts=10)`; or gradients

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import pyro
 import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from zoo.parts.checks import check_data, check_shape
 from zoo.parts.distributions import UnitNormal
+from zoo.parts.store_keys import RootModule
 
 
 class PPCAStatistics(NamedTuple):
@@ -27,7 +27,7 @@ class PPCAStatistics(NamedTuple):
     observed: Tensor  # number of observed entries, ()
 
 
-class PPCA(PyroModule):
+class PPCA(RootModule):
     """p(x, z) = N(z; 0, I) N(x; W z + mu, sigma^2 I), so p(x) = N(x; mu, W W' + sigma^2 I).
 
     The posterior is p(z | x) = N(M^-1 W'(x - mu), sigma^2 M^-1) with M = W'W + sigma^2 I, where a missing

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 
 import pyro
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from zoo.parts.conditionals import Bernoulli, StandardNormal
 from zoo.parts.networks import mlp
+from zoo.parts.store_keys import RootModule
 
 
-class VAE(PyroModule):
+class VAE(RootModule):
     """p(x, z) = p(z) p(x | z): a latent vector for each data point, decoded by a multilayer perceptron.
 
     References: Kingma and Welling 2014; Rezende, Mohamed and Wierstra 2014; the deck's "VAE".

@@ -9,7 +9,7 @@ from zoo.infer.gaps import Gaps, gaps
 from zoo.infer.hmc import hmc_reference
 from zoo.infer.log_weights import Terms, terms
 from zoo.infer.nuts import NotAReference, nuts_reference
-from zoo.infer.objectives import ELBO, IWELBO, Objective, RenyiELBO, Tempered
+from zoo.infer.objectives import ELBO, IWELBO, MAP, Objective, RenyiELBO, Tempered
 from zoo.infer.overlay import plot_overlay
 from zoo.infer.particle_filter import smc_log_likelihood
 from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_reconstructions
@@ -23,6 +23,7 @@ __all__ = [
     "FAIR",
     "GOOD",
     "IWELBO",
+    "MAP",
     "Band",
     "Comparison",
     "EMError",

@@ -6,23 +6,29 @@ For latents z_1..z_L and data x, one run of guide and model over K particles giv
 
 This needs every site to have a value for each datum, so all sites must stand in one batch plate: a latent outside it
 has no per-datum weight, and an importance-weighted bound computed with it is one bound for the whole batch (Pyro's
-`RenyiELBO` does that silently). The pair is checked once for each shape of its arguments (`zoo.infer.pair`); after
-that a run costs two light messengers and no traces.
+`RenyiELBO` does that silently). The pair's structure is checked once for each shape of its arguments
+(`zoo.infer.pair`), values in every run; besides that a run costs two light messengers and no traces.
 """
 
+import math
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.distributions import is_validation_enabled
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
-from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
-from zoo.infer.pair import Layout, check_pair, program, reordered
+from zoo.infer.closed_form import closed_form_kl, reordered
+from zoo.infer.pair import Layout, check_pair, check_values
+from zoo.infer.path import Frozen, has_own, own_parameters, refuse_no_path
+from zoo.infer.site_values import refuse_nan
+from zoo.infer.store import refuse_claimed_keys
+from zoo.infer.support import log_prob_within
 
 
 class Terms(NamedTuple):
@@ -64,26 +70,13 @@ class _Record(Messenger):
             return
         if type(msg["fn"]) is _Subsample:
             if msg["value"] is None and msg["fn"].subsample_size in (None, msg["fn"].size):
-                msg["value"], msg["done"] = _rows(msg["fn"].size, msg["fn"].device), True
+                msg["value"], msg["done"] = torch.arange(msg["fn"].size, device=msg["fn"].device), True
         elif not msg["is_observed"] and msg["name"] in self.values:
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
     def _postprocess_message(self, msg: Any) -> None:
         if msg["type"] == "sample" and type(msg["fn"]) is not _Subsample and not msg["infer"].get("_deterministic"):
             self.sites[msg["name"]] = msg
-
-
-_ROWS: dict[tuple[int, Any], Tensor] = {}
-
-
-def _rows(size: int, device: Any) -> Tensor:
-    """The indices 0..size-1 of an unsubsampled plate, made once."""
-    key = (size, str(device))
-    if key not in _ROWS:
-        if len(_ROWS) > 64:
-            _ROWS.clear()
-        _ROWS[key] = torch.arange(size, device=device)
-    return _ROWS[key]
 
 
 def _run(fn: Callable, args: tuple, kwargs: dict, num_particles: int, dim: int, values: Any = None) -> dict[str, Any]:
@@ -98,112 +91,42 @@ def _run(fn: Callable, args: tuple, kwargs: dict, num_particles: int, dim: int, 
 
 
 def _per_datum(site: Any, log_prob: Tensor, layout: Layout, num_particles: int) -> Tensor:
-    """`(K, N)`: masked, and summed over plates inside the batch plate."""
+    """`(K, N)`: masked, summed over plates inside the batch plate, and for each datum also where all have one value."""
     if site["mask"] is not None:
         log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
     if layout.nesting > 1:
         inner = [d for d in range(-layout.nesting, 0) if d != layout.batch_dim and -d <= log_prob.dim()]
         log_prob = log_prob.sum(inner) if inner else log_prob
-    return log_prob.unsqueeze(0) if num_particles == 1 else log_prob
+    shape = (num_particles, layout.batch_size)
+    return log_prob if log_prob.shape == shape else log_prob.expand(shape)
 
 
-def log_density(site: Any, layout: Layout, num_particles: int, drawn: bool = False) -> Tensor:
+def log_density(site: Any, layout: Layout, num_particles: int, *, drawn: bool = False, path: bool = False) -> Tensor:
     """log density of a recorded site at its value, `(K, N)`; names the site when its distribution cannot tell.
 
-    With `drawn` the distribution has drawn the value, and no derivative is wanted but that of its parameters.
+    Args:
+        drawn: the distribution has drawn the value, and no derivative is wanted but that of its parameters.
+        path: an estimator scores the guide at values that it has not just drawn.
     """
     fn = site["fn"]
-    log_prob_of = getattr(fn, "log_prob_of_draw", fn.log_prob) if drawn else fn.log_prob
     try:
-        log_prob = log_prob_of(site["value"], *site["args"], **site["kwargs"])
+        if layout.found.get(f"support of {site['name']}"):
+            log_prob = log_prob_within(fn, site["value"])
+        else:
+            log_prob_of = getattr(fn, "log_prob_of_draw", fn.log_prob) if drawn else fn.log_prob
+            log_prob = log_prob_of(site["value"], *site["args"], **site["kwargs"])
     except (KeyError, NotImplementedError, ValueError) as error:
+        hint = (
+            ". Estimators that score the guide at values it has not just drawn (`sticking`, `doubly`) need a family "
+            "with an inverse"
+        )
         raise ValueError(
-            f"site {site['name']!r}: {type(fn).__name__} cannot score this value ({error}). Estimators that "
-            "score the guide at values it has not just drawn (`sticking`, `doubly`) need a family with an inverse"
+            f"site {site['name']!r}: {type(fn).__name__} cannot score this value ({error}){hint if path else ''}"
         ) from error
     return _per_datum(site, log_prob, layout, num_particles)
 
 
-class _DetachParams(Messenger):
-    def _pyro_post_param(self, msg: Any) -> None:
-        msg["value"] = msg["value"].detach()
-
-
-class _Frozen:
-    """Makes the parameters of the modules, and `pyro.param`s, constants; graphs made before are not touched."""
-
-    def __init__(self, *modules: Any) -> None:
-        self.parameters = [p for m in modules if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
-        self.store = _DetachParams()
-
-    def __enter__(self) -> None:
-        for p in self.parameters:
-            p.requires_grad_(False)
-        self.store.__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        self.store.__exit__(*exception)
-        for p in self.parameters:
-            p.requires_grad_(True)
-
-
-def _closed_form_kl(p: Any, q: Any, late: dict[str, str]) -> Tensor:
-    name = q["name"]
-    if name in late:
-        raise ValueError(
-            f"site {name!r}: no closed-form KL, its parent {late[name]!r} in the model comes after it in "
-            "the guide (a bottom-up guide), and the KL at a fixed parent is then wrong. Use analytic_kl=False"
-        )
-    if not _same_mask(p["mask"], q["mask"]):
-        raise ValueError(f"site {name!r}: masked differently in model and guide, so its closed-form KL is ambiguous")
-    try:
-        return kl_divergence(q["fn"], p["fn"])
-    except NotImplementedError as error:
-        raise ValueError(
-            f"site {name!r}: no closed-form KL from {type(q['fn']).__name__} to {type(p['fn']).__name__}. "
-            "Use analytic_kl=False"
-        ) from error
-
-
-def _same_mask(p: Any, q: Any) -> bool:
-    return p is q or (isinstance(p, Tensor) and isinstance(q, Tensor) and torch.equal(p, q))
-
-
-def _check_path(model: Callable, guide: Callable, args: tuple, kwargs: dict, layout: Layout) -> None:
-    """Refuses guides that cannot be scored under frozen parameters; once, before the first path derivative.
-
-    A guide that is no Module has parameters that are not found here, so its score would leak into the gradient. One
-    that is random beyond its sites (dropout) is another density when it is run again, and log p - log q no bound.
-    """
-    modules = guide.named_modules() if isinstance(guide, nn.Module) else ()
-    for name, module in modules:  # by name, as it may change hardly anything before training and much after it
-        if isinstance(module, _Dropout) and module.training and module.p > 0:
-            raise ValueError(
-                f"guide: {name} drops entries at random, so it is another density when it is run again, and `sticking` "
-                "and `doubly` give no bound. Use eval mode or the plain estimator"
-            )
-    if layout.batch_dim != -layout.nesting:
-        raise ValueError(f"plate {layout.batch_plate!r}: `sticking` and `doubly` need it outside all other plates")
-    bare, dim = program(guide), -1 - layout.nesting
-    with torch.random.fork_rng(devices=[]):
-        with torch.no_grad():
-            first = _run(bare, args, kwargs, 1, dim)
-            drawn = {name: log_density(site, layout, 1) for name, site in first.items()}
-            values = {name: site["value"].clone() for name, site in first.items()}
-        with torch.enable_grad(), _Frozen(model, guide):
-            again = _run(bare, args, kwargs, 1, dim, values)
-            frozen = {name: log_density(site, layout, 1) for name, site in again.items()}
-    for name, log_q in frozen.items():
-        if log_q.requires_grad:
-            raise ValueError(
-                f"site {name!r}: the guide's parameters cannot be held constant for `sticking` or `doubly`: it is a "
-                "function, not a Module that holds them. Make it a PyroModule"
-            )
-        if not torch.allclose(log_q, drawn[name], rtol=1e-2, atol=1e-2):
-            raise ValueError(
-                f"site {name!r}: the guide is another density when it is run again (dropout?), so `sticking` and "
-                "`doubly` give no bound. Use eval mode or the plain estimator"
-            )
+_RUNNING = threading.RLock()  # two runs at once would write into each other's messages
 
 
 def run(
@@ -214,7 +137,9 @@ def run(
     num_particles: int,
     *,
     copy: Callable[[Tensor], Tensor] | None = None,
+    weighted: bool = False,
     analytic_kl: bool = False,
+    point_mass: bool = False,
     differentiable: bool = False,
     registered: bool = False,
 ) -> Terms:
@@ -222,50 +147,113 @@ def run(
 
     Args:
         copy: the path-derivative form. The guide draws z in its own chain; model and guide score `copy(z)`, the guide
-            with its parameters held constant, so that gradients reach the guide's parameters through the samples alone.
-            Copies are what makes it right for hierarchical guides: a hook on z itself would weight the path z_1 -> z_2
-            twice.
+            with its own parameters held constant, so that gradients reach these through the samples alone. Copies are
+            what makes it right for hierarchical guides: a hook on z itself would weight the path z_1 -> z_2 twice.
+        weighted: the copies weigh gradients, for which *every* parameter of the guide must be held constant, those of
+            the model too. A guide without parameters of its own, or with sites marked `from_model`, is run plainly.
         analytic_kl: give minus the closed-form KL in place of log p - log q.
+        point_mass: the guide gives points, no densities: log q = 0. Otherwise they are refused.
         differentiable: the result will be differentiated, so every guide site must have a reparameterised sample.
         registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires; otherwise past it (5
             to 10 % of a step).
     """
-    layout = check_pair(model, guide, args, kwargs, num_particles)
+    if not _RUNNING.acquire(blocking=False):
+        raise RuntimeError(
+            "another thread is running a model and a guide. Pyro's handlers are one stack for the whole process, so "
+            "two runs at once give wrong numbers: evaluate in one thread, or in several processes"
+        )
+    try:
+        layout = check_pair(model, guide, args, kwargs, num_particles)
+        _check_purpose(layout, point_mass, differentiable)
+        run_model: Any = model.forward if layout.direct[0] and not registered else model
+        run_guide: Any = guide.forward if layout.direct[1] and not registered else guide
+        refuse_claimed_keys(run_model)
+        refuse_claimed_keys(run_guide)
+        model_kwargs = kwargs
+        if "index" in kwargs and not layout.model_takes_index:
+            model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
+        if copy is not None and (weighted and layout.from_model or not has_own(model, guide, args, kwargs, layout)):
+            copy = None
+        if analytic_kl and "reordered" not in layout.found:
+            late = {} if layout.in_order else reordered(model, guide, args, kwargs, model_kwargs)
+            layout.found["reordered"] = late
+
+        dim = -1 - layout.nesting
+
+        def log_q_at(values: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            sites = _run(run_guide, args, kwargs, 1, dim, values)
+            log_q = {n: log_density(s, layout, 1, path=True) for n, s in sites.items() if n not in layout.from_model}
+            return {name: site["value"] for name, site in sites.items()}, log_q
+
+        if copy is not None and "path" not in layout.found:
+            refuse_no_path(model, guide, args, kwargs, layout, log_q_at)
+            layout.found["path"] = True
+        q = _run(run_guide, args, kwargs, num_particles, dim)
+        values = {name: site["value"] for name, site in q.items()}
+        log_q: dict[str, Tensor] = {}
+        if copy is not None:
+            values = {name: copy(value) if value.requires_grad else value for name, value in values.items()}
+            owned = _all_parameters(model, guide) if weighted else own_parameters(model, guide)
+            # scored within: a distribution may hold parameters and use them in `log_prob` only
+            with Frozen(owned, () if weighted else layout.statements):
+                for name, site in _run(run_guide, args, kwargs, num_particles, dim, values).items():
+                    if name not in layout.from_model:
+                        log_q[name] = log_density(site, layout, num_particles, path=True)
+        else:
+            for name in layout.auxiliary if analytic_kl else q:
+                if name not in layout.from_model:
+                    log_q[name] = log_density(q[name], layout, num_particles, drawn=differentiable)
+        p = _run(run_model, args, model_kwargs, num_particles, dim, values)
+        if is_validation_enabled():
+            check_values(model, guide, args, kwargs, layout, p, q)
+        return _terms(layout, num_particles, p, q, values, log_q, analytic_kl)
+    finally:
+        _RUNNING.release()
+
+
+def _check_purpose(layout: Layout, point_mass: bool, differentiable: bool) -> None:
+    """Refuses guides of which the objective makes no sense."""
+    if point_mass and (densities := [n for n in layout.latents if n not in layout.point_masses]):
+        raise ValueError(
+            f"site {densities[0]!r}: MAP wants a point, a Delta of the guide (AutoDelta), and the guide draws from a "
+            "density; ELBO and its like take densities"
+        )
+    if layout.point_masses and not point_mass:
+        raise ValueError(
+            f"site {layout.point_masses[0]!r}: the guide's Delta is a point and has no density over a continuous "
+            "latent, so log p - log q is no bound and no weight. zoo.infer.MAP() maximises log p(x, z) at the point"
+        )
     if differentiable and layout.no_path:
         name, family = next(iter(layout.no_path.items()))
         raise ValueError(
             f"site {name!r}: {family} has no reparameterised sample, so the guide would get no gradient through it"
         )
-    run_model, run_guide = (model, guide) if registered else (program(model), program(guide))
-    model_kwargs = kwargs
-    if "index" in kwargs and not layout.model_takes_index:
-        model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
-    if copy is not None and "path" not in layout.found:
-        _check_path(model, guide, args, kwargs, layout)
-        layout.found["path"] = True
-    if analytic_kl and "reordered" not in layout.found:
-        late = {} if layout.in_order else reordered(model, guide, args, kwargs, model_kwargs)
-        layout.found["reordered"] = late
 
-    dim = -1 - layout.nesting
-    q = _run(run_guide, args, kwargs, num_particles, dim)
-    values = {name: site["value"] for name, site in q.items()}
-    log_q: dict[str, Tensor] = {}
-    if copy is not None:
-        values = {name: copy(value) if value.requires_grad else value for name, value in values.items()}
-        with _Frozen(model, guide):  # scored within: a distribution may hold parameters and use them in `log_prob` only
-            frozen = _run(run_guide, args, kwargs, num_particles, dim, values)
-            log_q = {name: log_density(site, layout, num_particles) for name, site in frozen.items()}
-    else:
-        scored = layout.auxiliary if analytic_kl else q
-        log_q = {name: log_density(q[name], layout, num_particles, drawn=differentiable) for name in scored}
-    p = _run(run_model, args, model_kwargs, num_particles, dim, values)
 
+def _all_parameters(*modules: Any) -> list[nn.Parameter]:
+    return [p for m in modules if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
+
+
+def _terms(
+    layout: Layout,
+    num_particles: int,
+    p: dict[str, Any],
+    q: dict[str, Any],
+    values: dict[str, Tensor],
+    log_q: dict[str, Tensor],
+    analytic_kl: bool,
+) -> Terms:
+    """The terms of two recorded runs."""
+    shape = (num_particles, layout.batch_size)
     log_likelihood: Any = 0.0
     log_ratios: dict[str, Tensor] = {}
     for name, site in p.items():
-        if name in q and analytic_kl:
-            kl = _closed_form_kl(site, q[name], layout.found["reordered"])
+        if site["scale"] != 1.0:
+            raise ValueError(f"site {name!r}: scaled by {site['scale']}, and was not when the pair was checked")
+        if name in layout.from_model:
+            log_ratios[name] = site["value"].new_zeros(shape, dtype=_floating(site["value"]))
+        elif name in q and analytic_kl:
+            kl = closed_form_kl(site, q[name], layout.found["reordered"])
             log_ratios[name] = -_per_datum(q[name], kl, layout, num_particles)
         elif name in q:
             log_ratios[name] = log_density(site, layout, num_particles) - log_q[name]
@@ -274,12 +262,20 @@ def run(
         else:
             log_likelihood = log_likelihood + log_density(site, layout, num_particles)
     for name, owner in layout.auxiliary.items():  # an autoguide's unconstrained site is part of the site it serves
-        log_ratios[owner] = log_ratios[owner] - log_q[name] if owner in log_ratios else -log_q[name]
-
+        log_ratios[owner] = log_ratios[owner] - log_q[name]
     if not isinstance(log_likelihood, Tensor):
         log_likelihood = torch.zeros_like(next(iter(log_ratios.values())))
     keep = {n: (v.unsqueeze(0) if num_particles == 1 else v) for n, v in values.items() if n not in layout.auxiliary}
-    return Terms(log_likelihood, log_ratios, keep)
+    found = Terms(log_likelihood, log_ratios, keep)
+    if is_validation_enabled() and math.isnan(found.log_weights.detach().sum().item()):
+        for name, site in q.items():
+            if site["value"].isnan().any():
+                refuse_nan(name, site, site["value"], 0)
+    return found
+
+
+def _floating(value: Tensor) -> torch.dtype:
+    return value.dtype if value.is_floating_point() else torch.get_default_dtype()
 
 
 def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, **kwargs: Any) -> Terms:
@@ -287,7 +283,8 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
 
     Args:
         model: a model of the zoo, or any Pyro program whose sites all stand in one batch plate.
-        guide: a guide of the zoo, a Pyro autoguide, or any callable with the model's arguments.
+        guide: a guide of the zoo, a Pyro autoguide, or any callable with the model's arguments. A site that is drawn
+            from the model's own conditional is marked `infer={"from_model": True}`: its ratio is 0 and not computed.
         *args, **kwargs: the arguments of both, the batch first. `index` (row numbers of the batch in the data set) goes
             to the guide alone: it is for guides with own parameters for each data point.
         num_particles: K >= 1.
@@ -296,7 +293,9 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
         `Terms`, in nats, every entry `(K, N)`.
 
     Raises:
-        ValueError: the pair does not fit together; names the site and the reason (`zoo.infer.pair`).
+        ValueError: the pair does not fit together, or a value is none of its site's; names the site and the reason
+            (`zoo.infer.pair`). Values are not looked at under `pyro.enable_validation(False)`.
+        RuntimeError: another thread is running a pair.
 
     Example:
         >>> import torch, guides

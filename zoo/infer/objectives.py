@@ -6,6 +6,7 @@
 | `IWELBO` | log mean_k w_k | Burda et al. 2015 |
 | `RenyiELBO` | 1/(1-alpha) log mean_k w_k^(1-alpha) | Li and Turner 2016 |
 | `Tempered` | any of them on tempered weights | Higgins et al. 2017; Kingma et al. 2016; Maaloe et al. 2019 |
+| `MAP` | no bound: log p(x, z) at a point z | Bishop 2006, section 1.2.5 |
 
 Losses follow Pyro's convention: minus the bound, summed over the batch. Whatever estimates the gradient, the value is
 the bound.
@@ -32,6 +33,8 @@ class Objective(pyro.infer.ELBO):
     """
 
     analytic_kl = False
+    point_mass = False  # whether the guide gives points, as `MAP` wants them, and no densities
+    quantity = "bound"  # what the value is, in words, for what is printed
     capturable = True  # whether a captured graph has the gradient: not where hooks or frozen parameters shape it
     captured = False  # set while a graph is captured, whose owner advances the state (`zoo.infer.compiled`)
 
@@ -46,7 +49,7 @@ class Objective(pyro.infer.ELBO):
 
     def evaluate(self, terms_of: Callable[..., Terms]) -> Tensor:
         """The bound with the gradient that trains: by default plain differentiation. `terms_of` runs the pair."""
-        return self.bound(terms_of(analytic_kl=self.analytic_kl))
+        return self.bound(terms_of(analytic_kl=self.analytic_kl, point_mass=self.point_mass))
 
     def advance(self) -> None:
         """Called once before each gradient evaluation: where a schedule moves on."""
@@ -91,7 +94,8 @@ class ELBO(Objective):
             site's name, where there is no closed form and where the guide's order makes it wrong (bottom-up guides).
         sticking: sticking the landing (Roeder et al. 2017): leave out the score of log q, whose expectation is zero;
             the gradient's variance vanishes as q comes to the posterior. Only here, as it is biased for
-            importance-weighted bounds.
+            importance-weighted bounds. It is left out of the parameters that the guide owns alone; those that it shares
+            with the model keep theirs, which cancels against the model's.
     """
 
     def __init__(self, num_particles: int = 1, analytic_kl: bool = False, sticking: bool = False) -> None:
@@ -119,7 +123,10 @@ class IWELBO(Objective):
         gradient: "iwae" differentiates the bound; "doubly" reparameterises the score of log q a second time (Tucker et
             al. 2018): the same expectation, with a signal-to-noise ratio of the encoder's gradient that does not fall
             with K. Right for hierarchical guides too: the weights multiply the gradient at *copies* of the samples, and
-            the guide's own chain is left alone.
+            the guide's own chain is left alone. Of a guide without parameters of its own (an exact posterior), or with
+            sites marked `from_model`, it is "iwae". Of one that owns some and shares others with the model it is
+            unbiased, but for those shared the score of log q is left out, which would cancel against the model's: near
+            the posterior their gradient is noisier than that of "iwae", which is then the better choice.
     """
 
     def __init__(self, num_particles: int, gradient: str = "iwae") -> None:
@@ -142,9 +149,26 @@ class IWELBO(Objective):
             z.register_hook(lambda g: g * weights[0].reshape(*batch, *(1,) * (g.dim() - len(batch))))
             return z
 
-        terms = terms_of(copy=copy)
+        terms = terms_of(copy=copy, weighted=True)
         weights.append(torch.softmax(terms.log_weights.detach(), 0))
         return self.bound(terms)
+
+
+class MAP(Objective):
+    """log p(x, z) at the guide's point z, the log joint: maximum a posteriori for the latents. No bound on log p(x).
+
+    The guide draws every continuous latent from a Delta: `pyro.infer.autoguide.AutoDelta`, or an encoder's output. The
+    maximum depends on the coordinates in which z is written. `log_likelihood` and the bounds refuse such a guide.
+    """
+
+    point_mass = True
+    quantity = "log joint"
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def bound(self, terms: Terms) -> Tensor:
+        return terms.log_weights.mean(0)
 
 
 class RenyiELBO(Objective):
@@ -221,6 +245,7 @@ class Tempered(Objective):
         super().__init__(objective.num_particles)
         self.objective, self.kl_weight, self.free_bits, self.batch_mean = objective, kl_weight, free_bits, batch_mean
         self.analytic_kl, self.capturable = objective.analytic_kl, objective.capturable
+        self.point_mass, self.quantity = objective.point_mass, objective.quantity
         self.step = 0
         self.weight = torch.tensor(self.kl_weight_now)  # changed in place, so that a captured graph sees the schedule
 

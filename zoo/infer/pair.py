@@ -1,25 +1,30 @@
-"""What is checked once about a model/guide pair, so that a wrong bound is an error and not a number.
+"""What is checked about a model/guide pair, so that a wrong bound is an error and not a number.
 
-The check runs guide and model once for each new shape of their arguments, without gradients and without moving the
-random stream, and raises `ValueError` with the site's name and the reason. What it finds (`Layout`) is all that later
-runs need.
+Structure is looked at once for each shape of the arguments and each combination of training modes: guide and model run
+with one particle and with two, without gradients, and without moving the random stream or a buffer. What is found
+(`Layout`) is all that later runs need. Values are looked at in every run (`zoo.infer.site_values`).
 """
 
-import difflib
 import inspect
 import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
+import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.infer.inspect import get_dependencies
 from pyro.nn import PyroModule
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
+
+from zoo.infer import site_sets
+from zoo.infer.random_state import buffers_kept
+from zoo.infer.site_values import holds, outside, refuse_drawn, refuse_nan, refuse_observed, same_support
+from zoo.infer.support import depends_on_latents
 
 
 @dataclass(frozen=True)
@@ -27,29 +32,55 @@ class Layout:
     """Where a pair's sites stand.
 
     Attributes:
-        batch_plate, batch_dim: name and dim of the plate that holds one datum per index.
+        batch_plate, batch_dim, batch_size: name, dim and size of the plate that holds one datum per index.
         nesting: number of dims that the plates take; the particles stand to the left of them.
+        latents: the model's latent sites that are continuous, in its order.
         auxiliary: guide-only site -> latent site that it serves (Pyro's autoguides).
+        point_masses: guide sites that are a point, not a density, over a continuous latent.
+        from_model: guide sites that are marked as the model's own conditional.
         no_path: guide sites without a reparameterised sample -> name of their distribution.
+        looked: latents whose draws are looked at in each run, as guide and model state other supports.
         in_order: whether the guide draws the latents in the model's order.
         model_takes_index: whether the model has an argument `index` of its own.
-        found: what is looked into only when an objective asks for it (`reordered`, the path check).
+        direct: whether model and guide are called past Pyro's parameter store.
+        statements: names of the model's own `pyro.param` statements.
+        found: what is looked into only when it is asked for (`reordered`, the path check, supports that depend on z).
     """
 
     batch_plate: str
     batch_dim: int
+    batch_size: int
     nesting: int
+    latents: tuple[str, ...] = ()
     auxiliary: dict[str, str] = field(default_factory=dict)
+    point_masses: tuple[str, ...] = ()
+    from_model: frozenset[str] = frozenset()
     no_path: dict[str, str] = field(default_factory=dict)
+    looked: frozenset[str] = frozenset()
     in_order: bool = True
     model_takes_index: bool = False
+    direct: tuple[bool, bool] = (True, True)
+    statements: frozenset[str] = frozenset()
     found: dict[str, Any] = field(default_factory=dict)
 
 
 _CHECKED: "weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, dict[tuple, Layout]]]" = (
     weakref.WeakKeyDictionary()
 )
-_DIRECT: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+
+
+def _modes(fn: Any) -> list[int]:
+    """The modes of all parts of a module: 1 where one is training, + 2 where it has `PyroSample` attributes.
+
+    `modules()` takes five times as long.
+    """
+    todo = [fn] if isinstance(fn, nn.Module) else []
+    found = []
+    for module in todo:
+        attributes = module.__dict__
+        found.append(attributes["training"] + 2 * bool(attributes.get("_pyro_samples")))
+        todo.extend([part for part in attributes["_modules"].values() if part is not None])
+    return found
 
 
 def program(fn: Callable) -> Callable:
@@ -57,11 +88,8 @@ def program(fn: Callable) -> Callable:
 
     Pyro's context registers every parameter at each call; only a module with `PyroSample` attributes needs it.
     """
-    direct = _DIRECT.get(fn) if isinstance(fn, PyroModule) else False
-    if direct is None:
-        direct = not any(m._pyro_samples for m in fn.modules() if isinstance(m, PyroModule))
-        _DIRECT[fn] = direct
-    return fn.forward if direct else fn
+    samples = not isinstance(fn, PyroModule) or any(mode > 1 for mode in _modes(fn))
+    return fn if samples else fn.forward
 
 
 def _kind(value: Any) -> Any:
@@ -77,28 +105,34 @@ def _anchor(fn: Callable) -> tuple[Any, Any]:
 
 
 def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_particles: int = 1) -> Layout:
-    """The pair's `Layout`; checked at the first call with such arguments, looked up afterwards."""
+    """The pair's `Layout`; checked at the first call with such arguments and modes, looked up afterwards."""
     if num_particles < 1 or num_particles != int(num_particles):
         raise ValueError(f"num_particles must be an integer >= 1, got {num_particles}")
     (p, p_method), (q, q_method) = _anchor(model), _anchor(guide)
-    kinds = (p_method, q_method, tuple(map(_kind, args)), tuple((n, _kind(v)) for n, v in kwargs.items()))
+    modes = (*_modes(p), None, *_modes(q))
+    named = tuple([(n, _kind(v)) for n, v in kwargs.items()]) if kwargs else ()
+    kinds = (p_method, q_method, modes, tuple([_kind(v) for v in args]), named)
     try:
         layouts = _CHECKED.setdefault(p, weakref.WeakKeyDictionary()).setdefault(q, {})
     except TypeError:  # a callable without hash or weak references is checked each time
-        return look_at(model, guide, args, kwargs)
+        return look_at(model, guide, args, kwargs, several=True)
     layout = layouts.get(kinds)
     if layout is None:
-        layout = layouts[kinds] = look_at(model, guide, args, kwargs)
+        layout = layouts[kinds] = look_at(model, guide, args, kwargs, several=True)
     return layout
 
 
-def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor = 0) -> Layout:
+def look_at(
+    model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor = 0, *, several: bool = False
+) -> Layout:
     """The check itself: of the program, and of the values in these arguments.
 
-    Rows are named as counted from `first_row`, or as their numbers there if it is a tensor.
+    Rows are named as counted from `first_row`, or as their numbers there if it is a tensor. With `several` the pair
+    runs with two particles as well.
     """
     try:
-        return _look_at(model, guide, args, kwargs, first_row)
+        with _aside(model, guide, args, kwargs):
+            return _look_at(model, guide, args, kwargs, first_row, several)
     except ValueError as error:
         # models count sequences within the batch, the caller by the rows of the data
         said = re.sub(r"\bsequence (\d+)\b", lambda m: f"sequence {_row(int(m[1]), first_row)}", str(error))
@@ -107,11 +141,22 @@ def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_r
         raise ValueError(said) from error
 
 
+@contextmanager
+def _aside(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Iterator[None]:
+    """A run that leaves random streams and buffers as they are, without gradients."""
+    cuda = {value.device.index for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_cuda}
+    devices = sorted(i for i in cuda if i is not None)
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), buffers_kept(model, guide):
+        yield
+
+
 def _row(place: int, first_row: int | Tensor) -> int:
     return place + first_row if isinstance(first_row, int) else int(first_row[place])
 
 
-def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor) -> Layout:
+def _look_at(
+    model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor, several: bool
+) -> Layout:
     for position, value in enumerate(args):
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
@@ -119,111 +164,83 @@ def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_
         known(guide)
     takes_index = "index" in kwargs and _takes_index(model)
     model_kwargs = {n: v for n, v in kwargs.items() if n != "index" or takes_index}
-    cuda = {value.device.index for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_cuda}
-    with torch.random.fork_rng(devices=sorted(i for i in cuda if i is not None)), torch.no_grad():
-        guide_trace = poutine.trace(program(guide)).get_trace(*args, **kwargs)
-        drawn = {n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
-        drawn = {n: s for n, s in drawn.items() if not s["infer"].get("_deterministic")}
-        replayed = poutine.replay(program(model), trace=guide_trace)
-        trace = poutine.trace(replayed).get_trace(*args, **model_kwargs)
-        stated = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+    guide_trace = site_sets.traced(program(guide), args, kwargs)
+    trace = site_sets.traced(poutine.replay(program(model), trace=guide_trace), args, model_kwargs)
+    drawn = {n: s for n, s in _sites(guide_trace).items() if not s["infer"].get("_deterministic")}
+    stated = _sites(trace)
 
-    auxiliary = _check_site_sets(stated, drawn)
+    auxiliary = site_sets.check(stated, drawn)
     scored = {n: s for n, s in stated.items() if not s["infer"].get("_deterministic")}
     everywhere = [*scored.items(), *drawn.items()]
-    batch = _batch_plate(everywhere, args)
+    batch = site_sets.batch_plate(everywhere, args)
     for name, site in everywhere:
         _check_site(name, site, first_row)
     latents = [n for n, s in scored.items() if not s["is_observed"]]
-    order = [n for n in drawn if n not in auxiliary]
     nesting = max(-frame.dim for _, site in everywhere for frame in site["cond_indep_stack"] if frame.vectorized)
-    return Layout(
+    layout = Layout(
         batch_plate=batch.name,
         batch_dim=batch.dim,
+        batch_size=batch.size,
         nesting=nesting,
+        latents=tuple(n for n in latents if not scored[n]["fn"].support.is_discrete),
         auxiliary=auxiliary,
-        no_path={n: _name(s["fn"]) for n, s in drawn.items() if not getattr(s["fn"], "has_rsample", False)},
-        in_order=latents == order,
+        point_masses=site_sets.point_masses(scored, drawn, auxiliary),
+        from_model=site_sets.from_model(scored, drawn),
+        no_path={n: site_sets.name_of(s["fn"]) for n, s in drawn.items() if not getattr(s["fn"], "has_rsample", False)},
+        looked=frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support)),
+        in_order=latents == [n for n in drawn if n not in auxiliary],
         model_takes_index=takes_index,
+        direct=(program(model) is not model, program(guide) is not guide),
+        statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
     )
+    check_values(model, guide, args, kwargs, layout, stated, drawn, first_row)
+    if several:
+        order = [*drawn, *(n for n in scored if n not in drawn)]
+        _check_particles(model, guide, args, kwargs, model_kwargs, layout, order)
+    return layout
+
+
+def _sites(trace: Any) -> dict[str, Any]:
+    return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
 
 
 def _takes_index(model: Callable) -> bool:
     return "index" in inspect.signature(model.forward if isinstance(model, torch.nn.Module) else model).parameters
 
 
-def _name(fn: Any) -> str:
-    while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
-        fn = fn.base_dist
-    return type(fn).__name__
+def check_values(
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: dict,
+    layout: Layout,
+    stated: dict[str, Any],
+    drawn: dict[str, Any],
+    first_row: int | Tensor = 0,
+) -> None:
+    """Refuses observed values, and draws of the guide, that the model's distributions do not have; names the rows.
 
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """', did you mean ...?' for a misspelt word, or nothing."""
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def _check_site_sets(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
-    latents = {n for n, s in stated.items() if not s["is_observed"]}
-    auxiliary: dict[str, str] = {}
-    for name, site in drawn.items():
-        if site["is_observed"]:
-            raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
-        if site["infer"].get("enumerate"):
-            raise ValueError(f"site {name!r}: enumerated in the guide, not summed out here: use TraceEnum_ELBO")
-        if name in latents:
+    An observed value may lie outside a support that depends on the latents: its weight is then 0, which is right.
+    """
+    for name, site in stated.items():
+        value, support = site["value"], site["fn"].support
+        if not (site["is_observed"] or name in layout.looked) or site["mask"] is False or holds(support, value):
             continue
-        if site["infer"].get("is_auxiliary"):
-            served = name.removesuffix("_unconstrained")
-            auxiliary[name] = served if served in latents else name
-        elif name in stated:
-            raise ValueError(f"site {name!r}: sampled by the guide but observed in the model")
-        else:
-            raise ValueError(
-                f"site {name!r}: sampled by the guide but not a latent site of the model {sorted(latents)}"
-                f"{nearest(name, latents)}"
-            )
-    for name in latents - drawn.keys():
-        if stated[name]["infer"].get("enumerate"):
-            raise ValueError(
-                f"site {name!r}: enumerated in the model. These objectives do not sum a site out: use TraceEnum_ELBO, "
-                "the model's own log_prob, or a guide that samples it (guides.Exact)"
-            )
-        raise ValueError(
-            f"site {name!r}: a latent site of the model that the guide does not sample; it samples {sorted(drawn)}"
-        )
-    return auxiliary
+        refuse_nan(name, site, value, first_row)
+        wrong = outside(site, value)
+        if not wrong.any():
+            continue
+        if not site["is_observed"]:
+            refuse_drawn(name, site, drawn[name], wrong, first_row)
+        if f"support of {name}" not in layout.found:
+            with _aside(model, guide, args, kwargs):
+                found = depends_on_latents(name, program(model), program(guide), args, kwargs, layout.model_takes_index)
+            layout.found[f"support of {name}"] = found
+        if not layout.found[f"support of {name}"]:
+            refuse_observed(name, site, wrong, first_row)
 
 
-def _batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
-    """The vectorised plate in which every site stands; the one of the batch's size if there are several."""
-    frames = [{f for f in s["cond_indep_stack"] if f.vectorized} for _, s in sites]
-    size = next((len(a) for a in args if isinstance(a, Tensor) and a.dim()), None)
-    common = set.intersection(*frames) if frames else set()
-    seen = set.union(*frames) if frames else set()
-    if not sites:
-        raise ValueError("the model has no sample site")
-    if not seen:
-        name = sites[0][0]
-        raise ValueError(f'site {name!r}: no site stands in a plate; put all in one `pyro.plate("data", len(x))`')
-    if not common:
-        count = {frame: sum(frame in f for f in frames) for frame in seen}
-        most = max(seen, key=lambda frame: (frame.size == size, count[frame]))
-        outside = next(name for (name, _), f in zip(sites, frames, strict=True) if most not in f)
-        joint = outside.startswith("_Auto")
-        hint = " (a joint autoguide treats the batch as one latent; use AutoNormal)" if joint else ""
-        elsewhere = next((f.name for f in frames[[n for n, _ in sites].index(outside)]), None)
-        if elsewhere is not None and not joint:
-            hint = f" (it stands in plate {elsewhere!r}: model and guide must give the batch plate one name)"
-        raise ValueError(
-            f"site {outside!r}: stands outside the batch plate {most.name!r}, so it has no per-datum weight{hint}. "
-            "All sites must stand in one plate of the batch size"
-        )
-    return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
-
-
-def _check_site(name: str, site: Any, first_row: int | Tensor) -> None:
+def _check_site(name: str, site: Any, first_row: int | Tensor, two: str = "") -> None:
     scale = site["scale"]
     if isinstance(scale, Tensor) or scale != 1.0:
         raise ValueError(
@@ -236,11 +253,10 @@ def _check_site(name: str, site: Any, first_row: int | Tensor) -> None:
     shape = tuple(plates.get(d, 1) for d in range(min(plates, default=0), 0))
     if tuple(fn.batch_shape) != shape:
         raise ValueError(
-            f"site {name!r}: batch shape {tuple(fn.batch_shape)} does not match its plates {shape}; "
+            f"site {name!r}{two}: batch shape {tuple(fn.batch_shape)} does not match its plates {shape}; "
             "declare the other axes as the event, with .to_event(...)"
         )
-    mask = site["mask"]
-    if mask is False or not isinstance(value, Tensor):
+    if site["mask"] is False or not isinstance(value, Tensor):
         return
     fits = value.dim() >= fn.event_dim and value.shape[value.dim() - fn.event_dim :] == fn.event_shape
     try:  # one value may serve several entries of a plate, but must not make the plate larger
@@ -248,37 +264,31 @@ def _check_site(name: str, site: Any, first_row: int | Tensor) -> None:
     except RuntimeError:
         fits = False
     if not fits or (value.shape != expected and not site["is_observed"]):
-        raise ValueError(f"site {name!r}: expected values of shape {tuple(expected)}, got {tuple(value.shape)}")
-    value = value.expand(expected)
-    scored = torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
-    if isinstance(mask, Tensor):
-        scored = scored & mask
-    nan = torch.isnan(value).reshape(*fn.batch_shape, -1).any(-1)
-    if (nan & scored).any():
-        raise ValueError(f"site {name!r}: the value is NaN in rows {_rows(nan & scored, first_row)}")
-    if site["is_observed"]:
-        inside = fn.support.check(value)
-        if not inside[scored].all():
-            outside = ~inside & scored
-            raise ValueError(
-                f"site {name!r}: {_name(fn)} has support {fn.support}, the observed values lie outside in rows "
-                f"{_rows(outside, first_row)} (values between {value.min().item():.4g} and {value.max().item():.4g}). "
-                "Grey pixels need binarising (zoo.data.Binarized) or another likelihood"
-            )
+        raise ValueError(f"site {name!r}{two}: expected values of shape {tuple(expected)}, got {tuple(value.shape)}")
+    if value.is_floating_point() and value.isnan().any():
+        refuse_nan(name, site, value, first_row)
 
 
-def _rows(wrong: Tensor, first_row: int | Tensor) -> str:
-    found = wrong.nonzero()[:, 0].unique()
-    rows = (found + first_row if isinstance(first_row, int) else first_row[found]).tolist()
-    return f"{rows[:5]}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
-
-
-def reordered(model: Callable, guide: Callable, args: tuple, kwargs: dict, model_kwargs: dict) -> dict[str, str]:
-    """Latents of which a parent in the model is a descendant in the guide: E_q[log q/p] is no KL at fixed parents."""
-    parents = get_dependencies(program(model), args, model_kwargs)["prior_dependencies"]
-    direct = get_dependencies(program(guide), args, kwargs)["prior_dependencies"]
-    ancestors: dict[str, set[str]] = {}
-    for name in direct:
-        above = set(direct.get(name, ())) - {name}
-        ancestors[name] = above.union(*(ancestors.get(a, set()) for a in above))
-    return {z: parent for z in direct for parent in set(parents.get(z, ())) - {z} if z in ancestors.get(parent, set())}
+def _check_particles(
+    model: Callable, guide: Callable, args: tuple, kwargs: dict, model_kwargs: dict, layout: Layout, order: list[str]
+) -> None:
+    """Refuses a program that does not run, or has other shapes, with particles in front of the batch."""
+    two = " with two particles"
+    guide_trace = None
+    for fn, named in ((program(guide), kwargs), (program(model), model_kwargs)):
+        with poutine.trace() as tracer, nullcontext() if guide_trace is None else poutine.replay(trace=guide_trace):
+            try:
+                with pyro.plate("num_particles", 2, dim=-1 - layout.nesting):
+                    fn(*args, **named)
+            except Exception as error:
+                reached = {*tracer.trace.nodes, *(() if guide_trace is None else guide_trace.nodes)}
+                name = next((n for n in order if n not in reached), order[-1])
+                raise ValueError(
+                    f"site {name!r}{two}: the program fails on the way to it ({type(error).__name__}: {error}). "
+                    "Particles stand in front of the batch, (K, N, ...): networks must map the last axes and keep all "
+                    "others, so flatten these before a layer that takes one batch axis, and unflatten after it"
+                ) from error
+        guide_trace = tracer.trace
+        for name, site in _sites(tracer.trace).items():
+            if not site["infer"].get("_deterministic"):
+                _check_site(name, site, 0, two)

@@ -46,6 +46,19 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 @contextmanager
+def buffers_kept(*modules: Any) -> Iterator[None]:
+    """Runs within leave the buffers of the modules as they were: those of a batch norm move at each run in training."""
+    buffers = [b for m in modules if isinstance(m, nn.Module) for b in m.buffers()]
+    before = [b.clone() for b in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+
+
+@contextmanager
 def aside(loss: nn.Module, device: torch.device, seed: int | None = None) -> Iterator[None]:
     """An evaluation beside the training: no gradient, eval mode, and generators and modes as before once it is over."""
     modes = [(module, module.training) for module in loss.modules()]

@@ -12,18 +12,18 @@ from typing import Any, ClassVar
 import pyro
 import torch
 from pyro.distributions import TorchDistribution, is_validation_enabled
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from zoo.parts import rollout
 from zoo.parts.checks import check_frames, check_sequences
 from zoo.parts.rollout import Carry, Draws, at_steps, each
+from zoo.parts.store_keys import RootModule
 from zoo.parts.trajectory_density import Trajectory, last, shift, side_by_side
 
 __all__ = ["Carry", "Draws", "StateSpace", "Trajectory", "at_steps", "check_sequences", "shift", "side_by_side"]
 
 
-class StateSpace(PyroModule):
+class StateSpace(RootModule):
     """p(x, z) = prod_t p(z_t | s_t) p(x_t | z_t, s_t), s_{t+1} = f(s_t, z_t, x_t): a model of sequences (abstract).
 
     The state s_t is all that step t needs to know of what came before: z_{t-1} in a Markov model, the hidden vector of

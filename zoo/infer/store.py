@@ -1,0 +1,52 @@
+"""Keys of Pyro's parameter store that two modules claim: an error, where Pyro shares the tensor without a word."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+from pyro.nn import PyroModule
+from pyro.params.param_store import param_with_module_name
+from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from zoo.parts.store_keys import RootModule
+
+_OWNER = WeakTensorKeyDictionary()  # parameter in the store -> class, for the error: the store knows tensors alone
+
+
+def refuse_claimed_keys(module: Any) -> None:
+    """ValueError where the store holds another tensor under the name of one of the module's parameters.
+
+    Modules of the zoo have keys that no other module has (`RootModule`); one's own have those of their name.
+    """
+    if not isinstance(module, PyroModule) or isinstance(module, RootModule):
+        return
+    held = pyro.get_param_store()._params
+    for key, parameter in _keys(module, module._pyro_name):
+        if key not in held:
+            _OWNER[parameter] = type(module).__name__
+        elif held[key] is not parameter:
+            other = _OWNER.get(held[key], "another module")
+            name = module._pyro_name or "no name"
+            raise ValueError(
+                f"{type(module).__name__} ({name}): Pyro's parameter store holds a tensor of {other} under {key!r}, "
+                "and shares it by name, so that one of the two would not be trained. Give each module a name of its "
+                'own, super().__init__("name"), or call pyro.clear_param_store() when the other has done its work'
+            )
+
+
+def _keys(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """Each parameter of a PyroModule with its key in the store."""
+    for own, parameter in module._parameters.items():
+        if parameter is not None:
+            yield _join(name, own.removesuffix("_unconstrained")), parameter
+    for own, part in module._modules.items():
+        if isinstance(part, PyroModule):
+            yield from _keys(part, _join(name, own))
+        elif part is not None:
+            for inner, parameter in part.named_parameters():
+                yield param_with_module_name(_join(name, own), inner), parameter
+
+
+def _join(name: str, own: str) -> str:
+    return f"{name}.{own}" if name else own
