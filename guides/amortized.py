@@ -1,7 +1,7 @@
 """One latent vector for each data point, inferred by an encoder."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyro
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.per_datum import PerDatum
+from zoo.parts.checks import check_rows, parameter_of
 from zoo.parts.networks import mlp
 
 
@@ -30,11 +31,16 @@ class Amortized(Guide):
         family: constructor `(features, context) -> Family`: `guides.Diagonal` (default), `guides.FullRank`,
             `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`.
         hidden: widths of the encoder's hidden layers, from x towards z.
-        encoder: a network of your own, x -> features; then `context` is the size of its output.
+        encoder: a network of your own, called with all arguments of the program, x first; it gives features
+            `(N, context)`.
+        context: their size.
         activation: constructor of the nonlinearity.
         site: name of the latent site in the model.
 
     Sites: `z` (N, latent_dim) in `pyro.plate("data", N)`.
+
+    Raises:
+        ValueError: x is not `(N, data_dim)`; the program has further arguments, and there is no `encoder` for them.
 
     Example:
         >>> import torch, guides
@@ -63,22 +69,34 @@ class Amortized(Guide):
         self.encoder = mlp(model.data_dim, hidden, activation=activation) if encoder is None else encoder
         if context is None:
             context = hidden[-1] if hidden else model.data_dim
+        self.own, self.context = encoder is not None, context
         self.family = family(model.latent_dim, context)
 
-    def posterior(self, x: Tensor):
+    def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""
-        if x.shape[-1] != self.model.data_dim:
-            raise ValueError(
-                f"Amortized: the last axis of x must be data_dim = {self.model.data_dim}, got shape {tuple(x.shape)}"
-            )
         prior = self.model.prior() if self.family.uses_prior else None
-        return self.family(prior, self.encoder(x))
+        return self.family(prior, self._features(x, args, kwargs))
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def _features(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        if not self.own:
+            hint = "Give it an encoder= that takes them, with context=, the size of what it gives"
+            self.refuse_arguments(args, kwargs, hint)
+            check_rows(x, self.model.data_dim, parameter_of(self))
+            return self.encoder(x)
+        features = self.encoder(x, *args, **kwargs)
+        if features.shape != (len(x), self.context):
+            raise ValueError(
+                f"Amortized: expected features of shape ({len(x)}, {self.context}) from {type(self.encoder).__name__}, "
+                f"a row for each of x, got {tuple(features.shape)}"
+            )
+        return features
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with pyro.plate("data", len(x)):
-            return pyro.sample(self.site, self.posterior(x))
+            return pyro.sample(self.site, self.posterior(x, *args, **kwargs))
 
     @torch.no_grad()
-    def per_datum(self, x: Tensor) -> PerDatum:
+    def per_datum(self, x: Tensor, *args: Any, **kwargs: Any) -> PerDatum:
         """A guide of the same family with own parameters for each row of x, started at the amortised solution."""
-        return PerDatum.started_at(self.model, self.family, self.family.head(self.encoder(x)), site=self.site)
+        parameters = self.family.head(self._features(x, args, kwargs))
+        return PerDatum.started_at(self.model, self.family, parameters, site=self.site)

@@ -1,9 +1,11 @@
 """What every guide of the zoo is."""
 
+import inspect
 from typing import Any
 
-from zoo.parts.store_keys import RootModule
+from torch import nn
 
+from zoo.parts.store_keys import RootModule
 
 
 class Guide(RootModule):
@@ -23,3 +25,20 @@ class Guide(RootModule):
     @property
     def model(self) -> Any:
         return self._model[0]
+
+    def refuse_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: str) -> None:
+        """Refuses what the program was called with besides x, for a guide that reads x alone; None is nothing given.
+
+        Raises:
+            ValueError: names the argument.
+        """
+        given = [position for position, value in enumerate(args) if value is not None]
+        named = [name for name, value in kwargs.items() if value is not None]
+        if given or named:
+            program = self.model.forward if isinstance(self.model, nn.Module) else self.model
+            names = [*inspect.signature(program).parameters][1:]
+            given_names = [names[i] if i < len(names) else f"argument {i + 1}" for i in given]
+            raise ValueError(
+                f"{type(self).__name__}: reads x alone, and was given {', '.join(given_names + named)} too, which the "
+                f"posterior of {type(self.model).__name__} depends on. {hint}"
+            )

@@ -9,7 +9,7 @@ from pyro.distributions import Categorical, MultivariateNormal, TorchDistributio
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from zoo.parts.checks import check_data, check_shape
+from zoo.parts.checks import check_data, check_rows
 from zoo.parts.distributions import DiagonalNormal
 from zoo.parts.store_keys import RootModule
 
@@ -214,7 +214,7 @@ class GaussianMixture(RootModule):
         return self.covariance.density(self.means[k], self.scale, k)
 
     def forward(self, x: Tensor) -> None:
-        check_shape(x, self.data_dim, self.means)
+        check_rows(x, self.data_dim, self.means)
         with pyro.plate("data", len(x)):
             k = pyro.sample("k", self.prior(), infer={"enumerate": "parallel"})
             pyro.sample("x", self.likelihood(k), obs=x)

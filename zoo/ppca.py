@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor, nn
 
-from zoo.parts.checks import check_data, check_shape
+from zoo.parts.checks import check_data, check_rows
 from zoo.parts.distributions import UnitNormal
 from zoo.parts.store_keys import RootModule
 
@@ -85,7 +85,7 @@ class PPCA(RootModule):
         return (p if mask is None else p.mask(mask)).to_event(1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> None:
-        check_shape(x, self.data_dim, self.weight, mask)
+        check_rows(x, self.data_dim, self.weight, mask)
         if mask is not None:
             x = x.masked_fill(~mask, 0.0)  # a masked NaN has a NaN gradient
         with pyro.plate("data", len(x)):

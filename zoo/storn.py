@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from zoo.parts.checks import widths
 from zoo.parts.conditionals import Bernoulli
 from zoo.parts.distributions import UnitNormal
 from zoo.parts.networks import GRU, mlp
@@ -59,6 +60,7 @@ class STORN(StateSpace):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        hidden = widths(hidden)
         width = hidden[-1] if hidden else None
         fed = width or data_dim
         self.data_dim, self.latent_dim, self.state_dim = data_dim, latent_dim, recurrent + fed

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import pyro
 from torch import Tensor, nn
 
+from zoo.parts.checks import check_rows, parameter_of
 from zoo.parts.conditionals import Bernoulli, StandardNormal
 from zoo.parts.networks import mlp
 from zoo.parts.store_keys import RootModule
@@ -26,6 +27,10 @@ class VAE(RootModule):
         activation: constructor of the nonlinearity.
 
     Sites: `z` (N, latent_dim), `x` (N, data_dim), both in `pyro.plate("data", N)`.
+
+    Raises:
+        TypeError: `likelihood` or `hidden` is of another kind.
+        ValueError: x is not `(N, data_dim)`, or of another dtype than the parameters.
 
     Example:
         >>> import pyro, torch
@@ -57,6 +62,7 @@ class VAE(RootModule):
         return self.emission(self.decoder(z))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_rows(x, self.data_dim, parameter_of(self))
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", self.likelihood(z), obs=x)

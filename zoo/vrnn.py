@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from zoo.parts.checks import widths
 from zoo.parts.conditionals import Bernoulli
 from zoo.parts.networks import GRU, mlp
 from zoo.parts.trajectory import Carry, StateSpace, shift, side_by_side
@@ -58,6 +59,7 @@ class VRNN(StateSpace):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        hidden = widths(hidden)
         width = hidden[-1] if hidden else None
         self.data_dim, self.latent_dim, self.state_dim = data_dim, latent_dim, recurrent
         self.h_0 = nn.Parameter(torch.zeros(recurrent))

@@ -55,7 +55,9 @@ class TensorRows:
                     raise ValueError(
                         f"{which}: NaN or infinite values in {len(bad)} of {len(tensor)} rows: {shown}{first}"
                     )
-        self.tensors, self.device = tuple(arguments), tensors[0].device
+        # data that require a gradient would gather one of their own size at each step
+        self.tensors = tuple([None if t is None else t.detach() for t in arguments])
+        self.device = tensors[0].device
 
     def __len__(self) -> int:
         return next(len(t) for t in self.tensors if t is not None)
@@ -98,13 +100,19 @@ def epoch_order(num: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
 
 
-def batches_of(rows: Rows, batch_size: int, seed: int, epoch: int | None) -> list[Tensor]:
-    """The row numbers of each batch of an epoch; None: in a fixed order, for evaluation."""
+def batches_of(
+    rows: Rows, batch_size: int, seed: int, epoch: int | None, *, drop_last: bool = False
+) -> list[Tensor]:
+    """The row numbers of each batch of an epoch; None: in a fixed order, for evaluation.
+
+    `drop_last`: without a last batch that is smaller than the others, where the rows do not make their own batches.
+    """
     device = getattr(rows, "device", "cpu")
     if callable(own := getattr(rows, "batches", None)):
         return [index.to(device) for index in own(batch_size, seed, epoch)]
     order = torch.arange(len(rows)) if epoch is None else epoch_order(len(rows), seed, epoch)
-    return list(order.to(device).split(batch_size))
+    batches = list(order.to(device).split(batch_size))
+    return batches[:-1] if drop_last and len(batches[-1]) < batch_size else batches
 
 
 def takes_index(loss: nn.Module) -> bool:

@@ -17,6 +17,8 @@ from zoo.infer.checkpoint import Folder, load_model, shapes_of, tensors_of
 from zoo.infer.interrupt import Interrupt
 from zoo.infer.nonfinite import refuse_nonfinite_parameters
 from zoo.infer.parallel import Parallel
+from zoo.infer.preflight import check_arguments
+from zoo.infer.random_state import streams_kept
 from zoo.infer.settings import versions
 from zoo.infer.training import Progress, Training
 
@@ -46,6 +48,7 @@ class Fit:
     seconds: float
 
 
+@streams_kept()
 def fit(
     loss: nn.Module,
     data: Tensor | Sequence[Tensor | None] | Rows,
@@ -66,6 +69,7 @@ def fit(
     compile: bool = False,
     fabric: Any = None,
     tensorboard: bool = False,
+    drop_last: bool = False,
 ) -> Fit:
     """Minimise the mean loss per datum over mini-batches. The parameters of `loss` change in place.
 
@@ -88,7 +92,8 @@ def fit(
             parameters of the best epoch are kept in model.safetensors, and `loss` holds them when the training ends
             by itself.
         patience: stop after so many epochs without a better validation loss.
-        seed: of batch order and noise; Pyro's global generators are set. Each process adds an offset to the noise's.
+        seed: of batch order and noise. The global generators are used, and put back when the training is over. Each
+            process adds an offset to the noise's.
         device: where to train, such as "cuda"; by default where the loss is.
         out: folder for config.json, metrics.jsonl, model.safetensors and last.pt, written at the end of each epoch.
             A kill at any moment loses at most the current epoch. The files of an older training there are kept as
@@ -101,24 +106,32 @@ def fit(
             started by torchrun (or with `torch.distributed` initialised) train together by DistributedDataParallel.
             The first process writes; resuming, all read.
         tensorboard: also write the records to `out`/tensorboard.
+        drop_last: leave out the last batch of an epoch where it is smaller than the others.
 
     Returns:
         `Fit`. Ctrl-C stops after the current step, saves that very point, says where, and returns with `interrupted`
         set and the latest parameters in `loss`; a second Ctrl-C aborts. Resuming from there is bit-equal as well.
 
     Raises:
+        TypeError: `loss`, `optimizer` or `schedule` is of another kind.
         ValueError: bad data or settings; a checkpoint that is damaged, of another pair, or of other settings (which).
         FloatingPointError: the loss is not finite; names site, rows and step. Parameters and checkpoint stay good.
         OSError: `out` cannot be written, found at the start if it is so by then. The loss keeps its parameters.
     """
     rows = rows_of(data)
     held_out = None if validation is None else rows_of(validation, "validation")
-    _check(steps, epochs, batch_size, clip, patience, seed, held_out, out, resume, tensorboard, len(rows))
+    counted = {"steps": (steps, 1), "epochs": (epochs, 1), "batch_size": (batch_size, 1), "patience": (patience, 1)}
+    check_arguments(
+        loss=loss, whole=counted | {"seed": (seed, 0)}, steps=steps, epochs=epochs, clip=clip, held_out=held_out,
+        out=out, needs_out={"resume": resume, "tensorboard": tensorboard}, num_rows=len(rows),
+    )  # fmt: skip
     together = Parallel(loss, device, fabric)
     optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3, fused=True)
-    training = Training(loss, rows, held_out, together, seed, batch_size, optimizer, schedule, clip, compile)
+    training = Training(
+        loss, rows, held_out, together, int(seed), int(batch_size), optimizer, schedule, clip, compile, drop_last
+    )
     per_epoch = len(training.batches(seed, 0))
-    total = steps or (epochs or 0) * per_epoch
+    total = int(steps or (epochs or 0) * per_epoch)
     state, interrupted = Progress(), False
     history: list[dict[str, Any]] = []
     best: dict[str, Tensor] | None = None
@@ -220,21 +233,3 @@ def _tensorboard(path: Path, step: int) -> Any:
     except ImportError as error:
         raise ImportError("tensorboard=True needs the extra: pip install 'pyro-latent-zoo[tensorboard]'") from error
     return SummaryWriter(path / "tensorboard", purge_step=step + 1)
-
-
-def _check(steps, epochs, batch_size, clip, patience, seed, held_out, out, resume, tensorboard, num_rows) -> None:
-    if (steps is None) == (epochs is None):
-        raise ValueError(f"give either steps or epochs, got steps={steps} and epochs={epochs}")
-    for name, value in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip must be a positive number, got {clip!r}")
-    if batch_size > num_rows:
-        raise ValueError(f"batch_size {batch_size} is larger than the data, {num_rows} rows")
-    if patience is not None and held_out is None:
-        raise ValueError("patience counts epochs without a better validation loss: give validation=")
-    if out is None and (resume or tensorboard):
-        raise ValueError(f"{'resume' if resume else 'tensorboard'} needs the folder of the training: give out=")

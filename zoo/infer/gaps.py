@@ -96,7 +96,7 @@ def gaps(
         model, guide: the pair; the guide is the amortised one.
         x, *args, **kwargs: the data and the other arguments of both.
         best: a guide with its own parameters for each row of x, trained here in place. By default
-            `guide.per_datum(x)`, which starts at the amortised solution.
+            `guide.per_datum(x, ...)`, which starts at the amortised solution.
         log_p: `(batch,)`, where it is known. Otherwise `model.log_prob(x, ...)` if the model offers it (it is taken to
             be exact); otherwise by importance sampling from both guides, the larger estimate.
         steps, learning_rate, step_particles: of the optimisation.
@@ -115,7 +115,7 @@ def gaps(
                     "with its own parameters for each row of x (guides.PerDatum, where z is a vector)"
                 )
             with torch.no_grad():
-                best = per_datum(x)
+                best = per_datum(x, *args, **kwargs)
         history = _optimise(model, best, x, args, kwargs, steps, learning_rate, step_particles)
         options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes}
         amortised = log_likelihood(model, guide, x, *args, **options, **kwargs)

@@ -130,8 +130,8 @@ _RUNNING = threading.RLock()  # two runs at once would write into each other's m
 
 
 def run(
-    model: Callable,
-    guide: Callable,
+    model: Any,
+    guide: Any,
     args: tuple,
     kwargs: dict,
     num_particles: int,
@@ -172,7 +172,7 @@ def run(
         model_kwargs = kwargs
         if "index" in kwargs and not layout.model_takes_index:
             model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
-        if copy is not None and (weighted and layout.from_model or not has_own(model, guide, args, kwargs, layout)):
+        if copy is not None and ((weighted and layout.from_model) or not has_own(model, guide, args, kwargs, layout)):
             copy = None
         if analytic_kl and "reordered" not in layout.found:
             late = {} if layout.in_order else reordered(model, guide, args, kwargs, model_kwargs)

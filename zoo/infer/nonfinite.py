@@ -8,7 +8,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from zoo.infer.log_weights import terms
+from zoo.infer.log_weights import run
 
 
 def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], index: Tensor) -> str | None:
@@ -25,9 +25,10 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
         return None
     num_particles = getattr(getattr(loss, "elbo", None), "num_particles", 1)
     with torch.no_grad(), pyro.validation_enabled(False):
-        found = terms(model, guide, *args, num_particles=num_particles, **kwargs)
+        point_mass = getattr(getattr(loss, "elbo", None), "point_mass", False)
+        found = run(model, guide, args, kwargs, num_particles, point_mass=point_mass)
     for name, z in found.latents.items():
-        wrong = ~z.isfinite().flatten(2).all(-1).all(0)
+        wrong = ~z.isfinite().reshape(*z.shape[:2], -1).all(-1).all(0)
         if wrong.any():
             return f"site {name!r}: the guide samples non-finite values {data_rows(index, wrong)}"
     bad = ~found.log_weights.isfinite()

@@ -61,7 +61,7 @@ class Objective(pyro.infer.ELBO):
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Minus the bound summed over the batch, a number."""
         with torch.no_grad():
-            return self._loss(model, guide, args, kwargs, registered=True).item()
+            return self._loss(model, guide, args, kwargs, registered=False).item()
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """`loss`, and its gradient added to the parameters'. What `pyro.infer.SVI` calls."""

@@ -1,8 +1,9 @@
 """What is checked about a model/guide pair, so that a wrong bound is an error and not a number.
 
 Structure is looked at once for each shape of the arguments and each combination of training modes: guide and model run
-with one particle and with two, without gradients, and without moving the random stream or a buffer. What is found
-(`Layout`) is all that later runs need. Values are looked at in every run (`zoo.infer.site_values`).
+with one particle, and with two before the first run with several, without gradients, and without moving the random
+stream or a buffer. What is found (`Layout`) is all that later runs need. Values are looked at in every run
+(`zoo.infer.site_values`).
 """
 
 import inspect
@@ -34,6 +35,7 @@ class Layout:
     Attributes:
         batch_plate, batch_dim, batch_size: name, dim and size of the plate that holds one datum per index.
         nesting: number of dims that the plates take; the particles stand to the left of them.
+        order: all sites, the guide's and then the model's others.
         latents: the model's latent sites that are continuous, in its order.
         auxiliary: guide-only site -> latent site that it serves (Pyro's autoguides).
         point_masses: guide sites that are a point, not a density, over a continuous latent.
@@ -51,6 +53,7 @@ class Layout:
     batch_dim: int
     batch_size: int
     nesting: int
+    order: tuple[str, ...] = ()
     latents: tuple[str, ...] = ()
     auxiliary: dict[str, str] = field(default_factory=dict)
     point_masses: tuple[str, ...] = ()
@@ -83,7 +86,7 @@ def _modes(fn: Any) -> list[int]:
     return found
 
 
-def program(fn: Callable) -> Callable:
+def program(fn: Any) -> Callable:
     """The bare program of a PyroModule (its `forward`, past the parameter store), or `fn` itself.
 
     Pyro's context registers every parameter at each call; only a module with `PyroSample` attributes needs it.
@@ -115,24 +118,25 @@ def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_
     try:
         layouts = _CHECKED.setdefault(p, weakref.WeakKeyDictionary()).setdefault(q, {})
     except TypeError:  # a callable without hash or weak references is checked each time
-        return look_at(model, guide, args, kwargs, several=True)
+        layouts = {}
     layout = layouts.get(kinds)
     if layout is None:
-        layout = layouts[kinds] = look_at(model, guide, args, kwargs, several=True)
+        layout = layouts[kinds] = look_at(model, guide, args, kwargs)
+    if num_particles > 1 and "several" not in layout.found:
+        with _aside(model, guide, args, kwargs):
+            _check_particles(model, guide, args, kwargs, layout)
+        layout.found["several"] = True
     return layout
 
 
-def look_at(
-    model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor = 0, *, several: bool = False
-) -> Layout:
+def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor = 0) -> Layout:
     """The check itself: of the program, and of the values in these arguments.
 
-    Rows are named as counted from `first_row`, or as their numbers there if it is a tensor. With `several` the pair
-    runs with two particles as well.
+    Rows are named as counted from `first_row`, or as their numbers there if it is a tensor.
     """
     try:
         with _aside(model, guide, args, kwargs):
-            return _look_at(model, guide, args, kwargs, first_row, several)
+            return _look_at(model, guide, args, kwargs, first_row)
     except ValueError as error:
         # models count sequences within the batch, the caller by the rows of the data
         said = re.sub(r"\bsequence (\d+)\b", lambda m: f"sequence {_row(int(m[1]), first_row)}", str(error))
@@ -154,9 +158,7 @@ def _row(place: int, first_row: int | Tensor) -> int:
     return place + first_row if isinstance(first_row, int) else int(first_row[place])
 
 
-def _look_at(
-    model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor, several: bool
-) -> Layout:
+def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_row: int | Tensor) -> Layout:
     for position, value in enumerate(args):
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
@@ -182,6 +184,7 @@ def _look_at(
         batch_dim=batch.dim,
         batch_size=batch.size,
         nesting=nesting,
+        order=(*drawn, *(n for n in scored if n not in drawn)),
         latents=tuple(n for n in latents if not scored[n]["fn"].support.is_discrete),
         auxiliary=auxiliary,
         point_masses=site_sets.point_masses(scored, drawn, auxiliary),
@@ -194,9 +197,6 @@ def _look_at(
         statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
     )
     check_values(model, guide, args, kwargs, layout, stated, drawn, first_row)
-    if several:
-        order = [*drawn, *(n for n in scored if n not in drawn)]
-        _check_particles(model, guide, args, kwargs, model_kwargs, layout, order)
     return layout
 
 
@@ -269,11 +269,10 @@ def _check_site(name: str, site: Any, first_row: int | Tensor, two: str = "") ->
         refuse_nan(name, site, value, first_row)
 
 
-def _check_particles(
-    model: Callable, guide: Callable, args: tuple, kwargs: dict, model_kwargs: dict, layout: Layout, order: list[str]
-) -> None:
+def _check_particles(model: Callable, guide: Callable, args: tuple, kwargs: dict, layout: Layout) -> None:
     """Refuses a program that does not run, or has other shapes, with particles in front of the batch."""
     two = " with two particles"
+    model_kwargs = {n: v for n, v in kwargs.items() if n != "index" or layout.model_takes_index}
     guide_trace = None
     for fn, named in ((program(guide), kwargs), (program(model), model_kwargs)):
         with poutine.trace() as tracer, nullcontext() if guide_trace is None else poutine.replay(trace=guide_trace):
@@ -282,7 +281,7 @@ def _check_particles(
                     fn(*args, **named)
             except Exception as error:
                 reached = {*tracer.trace.nodes, *(() if guide_trace is None else guide_trace.nodes)}
-                name = next((n for n in order if n not in reached), order[-1])
+                name = next((n for n in layout.order if n not in reached), layout.order[-1])
                 raise ValueError(
                     f"site {name!r}{two}: the program fails on the way to it ({type(error).__name__}: {error}). "
                     "Particles stand in front of the batch, (K, N, ...): networks must map the last axes and keep all "

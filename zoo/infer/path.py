@@ -85,7 +85,7 @@ def leaves(value: Tensor) -> list[Tensor]:
 
 
 def refuse_no_path(
-    model: Any, guide: Any, args: tuple, kwargs: dict, layout: Layout, log_q: Callable[[Any], dict[str, Tensor]]
+    model: Any, guide: Any, args: tuple, kwargs: dict, layout: Layout, log_q: Callable[[Any], tuple[dict, dict]]
 ) -> None:
     """Refuses guides that cannot be scored under frozen parameters; once, before the first path derivative.
 

@@ -46,6 +46,19 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 @contextmanager
+def streams_kept() -> Iterator[None]:
+    """Runs within leave the random generators of torch, numpy and python where they were."""
+    cpu = random_state(torch.device("cpu"))
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        set_random_state(cpu, torch.device("cpu"))
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
 def buffers_kept(*modules: Any) -> Iterator[None]:
     """Runs within leave the buffers of the modules as they were: those of a batch norm move at each run in training."""
     buffers = [b for m in modules if isinstance(m, nn.Module) for b in m.buffers()]

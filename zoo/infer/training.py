@@ -1,6 +1,8 @@
 """The parts of a training: its optimiser, data and random streams. `zoo.infer.fit` is the loop over them."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,10 +14,12 @@ from torch import Tensor
 from zoo.infer import carried
 from zoo.infer.batches import Rows, batches_of, takes_index
 from zoo.infer.compiled import compiled
-from zoo.infer.log_weights import terms
+from zoo.infer.log_weights import run, terms
 from zoo.infer.nonfinite import culprit, data_rows, refuse_nonfinite_parameters
 from zoo.infer.objectives import Objective, Tempered
 from zoo.infer.pair import look_at
+from zoo.infer.path import leaves
+from zoo.infer.preflight import optimizer_of, refuse_batches_of_one, scheduler_of
 from zoo.infer.random_state import aside, random_state, set_random_state, set_torch_state, torch_state
 from zoo.infer.settings import describe, describe_optimizer
 
@@ -36,9 +40,12 @@ class Progress:
 class Training:
     """A loss with its optimiser, data and random streams: what one step, one epoch's record and one checkpoint need."""
 
-    def __init__(self, loss, rows, held_out, together, seed, batch_size, optimizer, schedule, clip, compile) -> None:
+    def __init__(
+        self, loss, rows, held_out, together, seed, batch_size, optimizer, schedule, clip, compile, drop_last
+    ) -> None:
         self.loss, self.rows, self.held_out, self.together = loss.to(together.device), rows, held_out, together
         self.seed, self.batch_size, self.clip, self.device = together.seed(seed), batch_size, clip, together.device
+        self.drop_last = drop_last
         self.indexed, self.elbo = takes_index(loss), getattr(loss, "elbo", None)
         self.paired = hasattr(loss, "model") and hasattr(loss, "guide")
         if self.indexed and held_out is not None:
@@ -62,10 +69,11 @@ class Training:
             )
         self.carry = self.carry_form = None  # the state that goes on from batch to batch
         sizes = {len(index): index for index in reversed(self.batches(seed, None))}
+        refuse_batches_of_one(loss, sizes)
         for size in sorted(sizes):
             index = self.mine(sizes[size])
             self.args, self.kwargs = self.batch(rows, index, torch.Generator().manual_seed(self.seed))
-            with aside(loss, self.device, self.seed):
+            with self.evaluating():
                 if isinstance(self.elbo, Objective):  # before the loss is, whose check does not know the rows
                     self.look_at_batch("data", self.args, self.kwargs, index)
                 value, latents = carried.run(loss, self.args, self.kwargs)
@@ -82,7 +90,7 @@ class Training:
         self.trained = [p for p in loss.parameters() if p.requires_grad]
         if not self.trained:
             raise ValueError("the loss has no parameter that requires a gradient")
-        self.optimizer = optimizer(self.trained)
+        self.optimizer = optimizer_of(optimizer, self.trained)
         self.settings = {
             "data": {
                 "rows": len(rows),
@@ -99,8 +107,10 @@ class Training:
             "guide": describe(getattr(loss, "guide", None)),
             "optimizer": describe_optimizer(self.optimizer),
         }
-        self.scheduler = None if schedule is None else schedule(self.optimizer)
+        self.scheduler = scheduler_of(schedule, self.optimizer)
         self.settings["schedule"] = describe(self.scheduler)
+        if drop_last:
+            self.settings["drop_last"] = True
         if compile and (self.carry_form is not None or any(t is None for t in self.args)):
             raise ValueError("compile: a graph has one shape and no state; not for sequences in buckets or streams")
         call = compiled(loss, *self.args, **self.kwargs) if compile else loss
@@ -108,20 +118,21 @@ class Training:
         self.generator = torch.Generator().manual_seed(self.seed)
         pyro.set_rng_seed(self.seed)  # last, so that nothing above has a say in the noise
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """An evaluation beside the training; with gradients for Pyro's own objectives, which give nothing without."""
+        pyros = isinstance(self.elbo, pyro.infer.ELBO) and not isinstance(self.elbo, Objective)
+        with aside(self.loss, self.device, self.seed), torch.set_grad_enabled(pyros):
+            yield
+
     def refuse_strangers(self) -> None:
         """A parameter that the loss does not hold (a `pyro.param`, a network in a closure) would silently not train."""
         held = {id(p) for p in self.loss.parameters()}
         with aside(self.loss, self.device, self.seed), torch.enable_grad():
-            value = terms(self.loss.model, self.loss.guide, *self.args, **self.kwargs).log_weights.sum()
-        todo, seen, strangers = [value.grad_fn], set(), []
-        while todo:
-            node = todo.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if hasattr(node, "variable") and id(node.variable) not in held:
-                strangers.append(list(node.variable.shape))
-            todo += [following for following, _ in node.next_functions]
+            point_mass = self.elbo.point_mass
+            found = run(self.loss.model, self.loss.guide, self.args, self.kwargs, 1, point_mass=point_mass)
+            value = found.log_weights.sum()
+        strangers = [list(leaf.shape) for leaf in leaves(value) if id(leaf) not in held]
         if strangers:
             raise ValueError(
                 f"model or guide use parameters that the loss does not hold, of shapes {strangers[:5]}: they would not "
@@ -160,7 +171,7 @@ class Training:
         source = self.rows if source is None else source
         if self.whole:
             return [torch.arange(len(source), device=getattr(source, "device", "cpu"))]
-        return batches_of(source, self.batch_size, seed, epoch)
+        return batches_of(source, self.batch_size, seed, epoch, drop_last=self.drop_last and source is self.rows)
 
     def step(self, index: Tensor, progress: Progress) -> None:
         """One optimiser step on a global batch."""
@@ -231,7 +242,8 @@ class Training:
 
     def summary(self, progress: Progress, history: list[dict[str, Any]]) -> str:
         """For the bar: the epoch's mean loss so far, the KL of the epoch before, the KL weight."""
-        parts = [f"{progress.loss / max(progress.rows, 1):.3f} nats"]
+        mean, quantity = progress.loss / max(progress.rows, 1), getattr(self.elbo, "quantity", "bound")
+        parts = [f"{mean:.3f} nats" if quantity == "bound" else f"{quantity} {-mean:.3f} nats"]
         if history and history[-1]["kl"]:
             parts.append(f"KL {sum(history[-1]['kl'].values()):.2f}")
         if getattr(self.elbo, "kl_weight_now", None) is not None:
@@ -247,7 +259,7 @@ class Training:
         score = self.elbo.objective(self.loss.model, self.loss.guide) if tempered else self.loss
         generator, total, count = torch.Generator().manual_seed(self.seed), 0.0, 0
         carry, goes_on = None, carried.is_carried(self.held_out)
-        with aside(self.loss, self.device, self.seed):
+        with self.evaluating():
             for index in batches_of(self.held_out, min(self.batch_size, len(self.held_out)), self.seed, None):
                 mine = self.together.share(index)
                 if len(mine):

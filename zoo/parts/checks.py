@@ -1,16 +1,19 @@
 """Checks of data at a model's door: an error here names the argument, what was expected and what came."""
 
+from collections.abc import Sequence
+from operator import index
+
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def check_shape(x: Tensor, data_dim: int, like: Tensor, mask: Tensor | None = None) -> None:
+def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | None = None) -> None:
     """Refuses what can be told without looking at a value: cheap enough for every training step.
 
     Args:
         x: data, `(..., data_dim)`.
-        like: a parameter of the model; x must have its dtype.
+        like: a parameter of the model; x must have its dtype. None: of a model without any.
         mask: boolean, the shape of x, True where observed.
 
     Raises:
@@ -23,13 +26,53 @@ def check_shape(x: Tensor, data_dim: int, like: Tensor, mask: Tensor | None = No
         raise ValueError(f"x: expected shape (..., {data_dim}), got {tuple(x.shape)}")
     if x.numel() == 0:
         raise ValueError(f"x: expected at least one row, got shape {tuple(x.shape)}")
-    if x.dtype != like.dtype:
+    if like is not None and x.dtype != like.dtype:
         raise ValueError(f"x: expected {like.dtype} like the model's parameters, got {x.dtype}; convert one of the two")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape):
         raise ValueError(
             f"mask: expected torch.bool of shape {tuple(x.shape)}, True where x is observed, "
             f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )
+
+
+def check_rows(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | None = None) -> None:
+    """`check_shape`, for programs whose batch is the one axis in front: refuses a single row without it.
+
+    Raises:
+        ValueError: as `check_shape`; x is not `(N, data_dim)`.
+        TypeError: x is not a tensor.
+    """
+    check_shape(x, data_dim, like, mask)
+    if x.ndim != 2:
+        hint = "; x.unsqueeze(0) makes a batch of one row" if x.ndim == 1 else ""
+        raise ValueError(f"x: expected shape (N, {data_dim}), got {tuple(x.shape)}{hint}")
+
+
+def parameter_of(module: nn.Module) -> Tensor | None:
+    """The first parameter of a module, for its dtype; None without any. (`parameters()` takes ten times as long.)"""
+    for parameter in module.__dict__["_parameters"].values():
+        if parameter is not None:
+            return parameter
+    for part in module.__dict__["_modules"].values():
+        if part is not None and (found := parameter_of(part)) is not None:
+            return found
+    return None
+
+
+def widths(hidden: Sequence[int]) -> tuple[int, ...]:
+    """The widths of hidden layers as integers.
+
+    Raises:
+        TypeError: not a sequence of whole numbers.
+        ValueError: a width below 1.
+    """
+    try:
+        found = tuple(index(width) for width in hidden)
+    except TypeError as error:
+        raise TypeError(f"hidden: expected a tuple of layer widths such as (100,), got {hidden!r}") from error
+    if any(width < 1 for width in found):
+        raise ValueError(f"hidden: expected widths >= 1, got {found}")
+    return found
 
 
 def check_data(x: Tensor, data_dim: int, like: Tensor, mask: Tensor | None = None) -> Tensor:

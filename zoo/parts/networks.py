@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.parts.checks import widths
+
 
 def mlp(
     in_features: int,
@@ -23,7 +25,7 @@ def mlp(
         activation: constructor of the nonlinearity, called once for each hidden layer.
     """
     layers: list[nn.Module] = []
-    for width in hidden:
+    for width in widths(hidden):
         layers += [nn.Linear(in_features, width), activation()]
         in_features = width
     if out_features is not None:

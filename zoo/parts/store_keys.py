@@ -61,7 +61,7 @@ class RootModule(PyroModule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         context, name = self._pyro_context, self._pyro_name
-        root, mark, rest = name.partition("#")
+        root, _, rest = name.partition("#")
         if not isinstance(context, _Numbered) or "." in rest:
             return  # a part of another module
         for part in self.modules():

@@ -1,0 +1,105 @@
+"""What `fit` refuses before its first step."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from numbers import Integral
+from typing import Any
+
+import pyro
+import torch
+from pyro.optim import PyroOptim
+from torch import nn
+
+
+def check_arguments(
+    *,
+    loss: Any,
+    whole: dict[str, Any],
+    steps: int | None,
+    epochs: int | None,
+    clip: float | None,
+    held_out: Any,
+    out: Any,
+    needs_out: dict[str, bool],
+    num_rows: int,
+) -> None:
+    """Refuses arguments of `fit` that make no sense, alone or together.
+
+    Args:
+        whole: those that must be integers, with the least that they may be.
+    """
+    if isinstance(loss, pyro.infer.ELBO):
+        name = type(loss).__name__
+        raise TypeError(f"loss: {name} has no pair yet; expected {name}(...)(model, guide)")
+    if not isinstance(loss, nn.Module):
+        raise TypeError(f"loss: expected a torch.nn.Module, objective(model, guide), got {type(loss).__name__}")
+    if (steps is None) == (epochs is None):
+        raise ValueError(f"give either steps or epochs, got steps={steps} and epochs={epochs}")
+    for name, (value, least) in whole.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < least):
+            raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be a positive number, got {clip!r}")
+    batch_size, patience = whole["batch_size"][0], whole["patience"][0]
+    if batch_size > num_rows:
+        raise ValueError(f"batch_size {batch_size} is larger than the data, {num_rows} rows")
+    if patience is not None and held_out is None:
+        raise ValueError("patience counts epochs without a better validation loss: give validation=")
+    for name, needed in needs_out.items():
+        if needed and out is None:
+            raise ValueError(f"{name} needs the folder of the training: give out=")
+
+
+def optimizer_of(make: Any, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of a constructor; refuses what is none, is made already, or wants more than a gradient."""
+    wanted = "a constructor parameters -> torch.optim.Optimizer, such as partial(torch.optim.Adam, lr=1e-3)"
+    if isinstance(make, torch.optim.Optimizer):
+        raise TypeError(f"optimizer: expected {wanted}, got a {type(make).__name__} that is made already")
+    if isinstance(make, PyroOptim) or getattr(make, "__module__", "").startswith("pyro.optim"):
+        raise TypeError(f"optimizer: expected {wanted}, got one of pyro.optim, which is for pyro.infer.SVI")
+    if not callable(make):
+        raise TypeError(f"optimizer: expected {wanted}, got {make!r}")
+    made = make(parameters)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise TypeError(f"optimizer: expected {wanted}, it made a {type(made).__name__}")
+    if lacking := _needed(made.step):
+        raise TypeError(
+            f"optimizer: {type(made).__name__} wants {lacking} at each step, a loss that can be evaluated again, which "
+            "draws of a guide are not; expected one that takes the gradient alone, such as Adam"
+        )
+    return made
+
+
+def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
+    """The learning-rate schedule of a constructor; refuses what is none, or wants more than the step."""
+    wanted = "a constructor optimizer -> LRScheduler, such as partial(lr_scheduler.ExponentialLR, gamma=0.99)"
+    if make is None:
+        return None
+    if isinstance(make, torch.optim.lr_scheduler.LRScheduler) or not callable(make) or isinstance(make, PyroOptim):
+        raise TypeError(f"schedule: expected {wanted}, got a {type(make).__name__} that is made already")
+    made = make(optimizer)
+    if not callable(getattr(made, "step", None)):
+        raise TypeError(f"schedule: expected {wanted}, it made a {type(made).__name__}")
+    if lacking := _needed(made.step):
+        raise TypeError(
+            f"schedule: {type(made).__name__} wants {lacking} at each step; expected one that counts steps alone"
+        )
+    return made
+
+
+def _needed(method: Callable) -> str:
+    """The arguments that a method cannot do without."""
+    free = inspect.Parameter.empty
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(method).parameters.values()
+    return ", ".join(p.name for p in parameters if p.default is free and p.kind not in kinds)
+
+
+def refuse_batches_of_one(loss: nn.Module, sizes: Iterable[int]) -> None:
+    """A batch norm has no variance of one row; found before the training, not at the end of its first epoch."""
+    norms = [name for name, m in loss.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    if norms and 1 in sizes:
+        raise ValueError(
+            f"batch_size: one row is left over for the last batch, of which the batch norm {norms[0]} has no variance; "
+            "choose another batch_size, or drop_last=True"
+        )
