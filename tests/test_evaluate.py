@@ -16,11 +16,6 @@ from zoo.infer.gaps import gaps
 from zoo.infer.log_weights import terms
 
 
-@pytest.fixture(autouse=True)
-def _own_parameters():
-    pyro.clear_param_store()
-
-
 @pytest.fixture
 def model():
     return LinearGaussian()

@@ -292,7 +292,6 @@ def everything():
 
 
 def autoguide():
-    pyro.clear_param_store()
     torch.manual_seed(2)
     model = Model()
     return ELBO()(model, AutoNormal(pyro.poutine.block(model, hide=["x"]))), data(32), {"batch_size": 32}
@@ -300,7 +299,6 @@ def autoguide():
 
 def test_pyros_autoguides_keep_their_rows():
     """Their parameters are of the rows in order: each epoch's permutation would give every row all posteriors' mean."""
-    pyro.clear_param_store()
     torch.manual_seed(0)
     model = PPCA(2, 1)
     x = 5.0 * torch.arange(6.0)[:, None] + torch.randn(6, 2)

@@ -24,9 +24,8 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 
 from zoo.infer.closed_form import closed_form_kl, reordered
-from zoo.infer.pair import Layout, check_pair, check_values
+from zoo.infer.pair import Layout, check_pair, check_values, refuse_nan_draws
 from zoo.infer.path import Frozen, has_own, own_parameters, refuse_no_path
-from zoo.infer.site_values import refuse_nan
 from zoo.infer.store import refuse_claimed_keys
 from zoo.infer.support import log_prob_within
 
@@ -166,7 +165,8 @@ def run(
         layout = check_pair(model, guide, args, kwargs, num_particles)
         _check_purpose(layout, point_mass, differentiable)
         run_model: Any = model.forward if layout.direct[0] and not registered else model
-        run_guide: Any = guide.forward if layout.direct[1] and not registered else guide
+        bare_guide: Any = guide.forward if layout.direct[1] else guide
+        run_guide = guide if registered else bare_guide
         refuse_claimed_keys(run_model)
         refuse_claimed_keys(run_guide)
         model_kwargs = kwargs
@@ -181,7 +181,7 @@ def run(
         dim = -1 - layout.nesting
 
         def log_q_at(values: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            sites = _run(run_guide, args, kwargs, 1, dim, values)
+            sites = _run(bare_guide, args, kwargs, 1, dim, values)
             log_q = {n: log_density(s, layout, 1, path=True) for n, s in sites.items() if n not in layout.from_model}
             return {name: site["value"] for name, site in sites.items()}, log_q
 
@@ -196,7 +196,7 @@ def run(
             owned = _all_parameters(model, guide) if weighted else own_parameters(model, guide)
             # scored within: a distribution may hold parameters and use them in `log_prob` only
             with Frozen(owned, () if weighted else layout.statements):
-                for name, site in _run(run_guide, args, kwargs, num_particles, dim, values).items():
+                for name, site in _run(bare_guide, args, kwargs, num_particles, dim, values).items():
                     if name not in layout.from_model:
                         log_q[name] = log_density(site, layout, num_particles, path=True)
         else:
@@ -268,9 +268,7 @@ def _terms(
     keep = {n: (v.unsqueeze(0) if num_particles == 1 else v) for n, v in values.items() if n not in layout.auxiliary}
     found = Terms(log_likelihood, log_ratios, keep)
     if is_validation_enabled() and math.isnan(found.log_weights.detach().sum().item()):
-        for name, site in q.items():
-            if site["value"].isnan().any():
-                refuse_nan(name, site, site["value"], 0)
+        refuse_nan_draws(q)
     return found
 
 

@@ -176,7 +176,7 @@ def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_
     everywhere = [*scored.items(), *drawn.items()]
     batch = site_sets.batch_plate(everywhere, args)
     for name, site in everywhere:
-        _check_site(name, site, first_row)
+        _check_site(name, site)
     latents = [n for n, s in scored.items() if not s["is_observed"]]
     nesting = max(-frame.dim for _, site in everywhere for frame in site["cond_indep_stack"] if frame.vectorized)
     layout = Layout(
@@ -197,6 +197,7 @@ def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_
         statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
     )
     check_values(model, guide, args, kwargs, layout, stated, drawn, first_row)
+    refuse_nan_draws(drawn, first_row)
     return layout
 
 
@@ -240,7 +241,14 @@ def check_values(
             refuse_observed(name, site, wrong, first_row)
 
 
-def _check_site(name: str, site: Any, first_row: int | Tensor, two: str = "") -> None:
+def refuse_nan_draws(drawn: dict[str, Any], first_row: int | Tensor = 0) -> None:
+    """Refuses draws of the guide that are NaN; after the observed values, which may be why."""
+    for name, site in drawn.items():
+        if site["value"].is_floating_point() and site["value"].isnan().any():
+            refuse_nan(name, site, site["value"], first_row)
+
+
+def _check_site(name: str, site: Any, two: str = "") -> None:
     scale = site["scale"]
     if isinstance(scale, Tensor) or scale != 1.0:
         raise ValueError(
@@ -265,8 +273,6 @@ def _check_site(name: str, site: Any, first_row: int | Tensor, two: str = "") ->
         fits = False
     if not fits or (value.shape != expected and not site["is_observed"]):
         raise ValueError(f"site {name!r}{two}: expected values of shape {tuple(expected)}, got {tuple(value.shape)}")
-    if value.is_floating_point() and value.isnan().any():
-        refuse_nan(name, site, value, first_row)
 
 
 def _check_particles(model: Callable, guide: Callable, args: tuple, kwargs: dict, layout: Layout) -> None:
@@ -290,4 +296,4 @@ def _check_particles(model: Callable, guide: Callable, args: tuple, kwargs: dict
         guide_trace = tracer.trace
         for name, site in _sites(tracer.trace).items():
             if not site["infer"].get("_deterministic"):
-                _check_site(name, site, 0, two)
+                _check_site(name, site, two)

@@ -59,7 +59,7 @@ def optimizer_of(make: Any, parameters: Iterable[nn.Parameter]) -> torch.optim.O
         raise TypeError(f"optimizer: expected {wanted}, got one of pyro.optim, which is for pyro.infer.SVI")
     if not callable(make):
         raise TypeError(f"optimizer: expected {wanted}, got {make!r}")
-    made = make(parameters)
+    made = _made(make, parameters, f"optimizer: expected {wanted}")
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"optimizer: expected {wanted}, it made a {type(made).__name__}")
     if lacking := _needed(made.step):
@@ -77,7 +77,7 @@ def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
         return None
     if isinstance(make, torch.optim.lr_scheduler.LRScheduler) or not callable(make) or isinstance(make, PyroOptim):
         raise TypeError(f"schedule: expected {wanted}, got a {type(make).__name__} that is made already")
-    made = make(optimizer)
+    made = _made(make, optimizer, f"schedule: expected {wanted}")
     if not callable(getattr(made, "step", None)):
         raise TypeError(f"schedule: expected {wanted}, it made a {type(made).__name__}")
     if lacking := _needed(made.step):
@@ -85,6 +85,14 @@ def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
             f"schedule: {type(made).__name__} wants {lacking} at each step; expected one that counts steps alone"
         )
     return made
+
+
+def _made(make: Callable, argument: Any, expected: str) -> Any:
+    try:
+        return make(argument)
+    except Exception as error:
+        name = getattr(make, "__name__", type(make).__name__)
+        raise TypeError(f"{expected}; {name} of that alone failed ({type(error).__name__}: {error})") from error
 
 
 def _needed(method: Callable) -> str:

@@ -44,7 +44,8 @@ def _opener() -> str:
     while frame is not None:
         owner, code = frame.f_locals.get("self"), frame.f_code
         if isinstance(owner, PyroModule) and code.co_name == "forward":
-            return type(owner).__name__
+            site = getattr(owner, "site", None)
+            return type(owner).__name__ + ("" if site is None else f"(site={site!r})")
         if not function and not frame.f_globals.get("__name__", "").startswith(("pyro.", "zoo.infer.", "contextlib")):
             function = code.co_name
         frame = frame.f_back  # type: ignore[assignment]
