@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
 .PHONY: demo test slow lint types bench bench-sequences runs bench-peers bench-kalman bench-kalman-peers table
@@ -42,22 +43,22 @@ runs: $(VENV)/.installed        ## the rows of music and speech that are not the
 table: $(VENV)/.installed       ## README's tables, from tests/pairs.py and results/*.json
 	$(RUN) results/table.py
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) cannot make virtual environments. Debian, Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --editable '.[test]'
+	$(RUN) $(INSTALL) --editable '.[test]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(RUN) -m pip install --quiet --editable '.[dev]'
+	$(RUN) $(INSTALL) --editable '.[dev]'
 	@touch $@
 
 $(VENV)-peers/.installed:
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip install --quiet pythae
+	$(VENV)-peers/bin/python $(INSTALL) pythae
 	@touch $@
 
 # versions that work together; torch no newer than ours, or it brings gigabytes of CUDA along

@@ -1,18 +1,20 @@
 """What is refused about a pair, each with the site's name; and what must go through."""
 
 import functools
+import threading
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pairs import lgssm
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import nn
 
 import guides
-from zoo import VAE
+from zoo import DMM, VAE
 from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, Terms, fit, log_likelihood, terms
 from zoo.infer.compiled import compiled
 from zoo.parts.conditionals import Normal
@@ -98,6 +100,47 @@ def no_plate(x):
     pyro.sample("x", normal(z).to_event(1), obs=x)
 
 
+def with_auxiliary(name, of):
+    def auxiliary(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample(name, normal(0.5 * x), infer={"is_auxiliary": True})
+            pyro.sample("z", of(a))
+
+    return auxiliary
+
+
+def observing(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", normal(0.5 * x), obs=x)
+
+
+def of_the_data(x):
+    guide(x)
+    with pyro.plate("others", len(x)):
+        pyro.sample("x", normal(x))
+
+
+def enumerating(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("k", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+
+
+def half(x, name):
+    with pyro.plate("data", len(x)):
+        pyro.sample(name, normal(0.5 * x))
+
+
+def two_plates(x):
+    half(x, "z")
+    half(x, "y")
+
+
+def twice(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", normal(0.5 * x))
+        pyro.sample("z", normal(0.5 * x))
+
+
 NAN = X.clone()
 NAN[3, 1] = float("nan")
 
@@ -113,6 +156,18 @@ REFUSED = {
     "enumerated": (enumerated, silent, X, "site 'k': enumerated in the model"),
     "no event dim": (no_event, guide, X, "site '[zx]': .*to_event|invalid|shape|Shape"),
     "grey pixels": (binary, guide, X.sigmoid(), r"site 'x': Bernoulli .*rows \[0, 1, 2, 3, 4\].*Binarized"),
+    "an auxiliary site of nothing": (
+        model, with_auxiliary("a", normal), X, "site 'a': auxiliary, sampled by the guide alone"
+    ),
+    "an auxiliary site of a density": (
+        model, with_auxiliary("z_unconstrained", normal), X, "site 'z_unconstrained': auxiliary, sampled by the guide"
+    ),
+    "an observation in the guide": (model, observing, X, "site 'z': the guide observes a value"),
+    "a site of both kinds": (model, of_the_data, X, "site 'x': sampled by the guide but observed in the model"),
+    "enumerated in the guide": (enumerated, enumerating, X, "site 'k': enumerated in the guide"),
+    "no site": (silent, silent, X, "the model has no sample site"),
+    "two plates of one name": (model, two_plates, X, "plate 'data': opened twice in one program, by half and by half"),
+    "a site twice": (model, twice, X, "site 'z': sampled twice in one program, by twice and by twice"),
     "NaN in the data": (model, lambda x: guide(x.nan_to_num()), NAN, r"site 'x': the value is NaN in rows \[3\]"),
     "empty batch": (model, guide, X[:0], "the batch is empty"),
 }
@@ -535,3 +590,176 @@ def test_fit_looks_at_every_row_and_at_every_parameter():
 
     with pytest.raises(ValueError, match="parameters that the loss does not hold"):
         fit(ELBO()(stock, closure), torch.ones(100, 2), epochs=1, batch_size=50, progress=False)
+
+
+# --- what sends the user the right way --------------------------------------------------------------------------------
+
+
+def test_an_auxiliary_site_that_is_the_draw_of_a_point_counts_once():
+    """As Pyro's autoguides have it: z = f(a) is a Delta with the log-determinant of f, a carries the density."""
+
+    def by_hand(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("z_unconstrained", normal(0.2 * x, 0.5), infer={"is_auxiliary": True})
+            log_det = -torch.tensor(2.0).log() * 2
+            pyro.sample("z", dist.Delta(2 * a, log_density=log_det.expand(a.shape[:-1]), event_dim=1))
+
+    torch.manual_seed(0)
+    found = terms(model, by_hand, X, num_particles=4)
+    torch.manual_seed(0)
+    expected = terms(model, lambda x: half(0.8 * x, "z"), X, num_particles=4)
+    torch.testing.assert_close(found.log_weights, expected.log_weights)
+    assert set(found.log_ratios) == {"z"}
+
+
+class Two(PyroModule):
+    """Two stock guides side by side, each of which opens the plate."""
+
+    def __init__(self, own):
+        super().__init__("two")
+        self.first = guides.Amortized(own, site="z_1", hidden=(3,))
+        self.second = guides.Amortized(own, site="z_2", hidden=(3,))
+
+    def forward(self, x):
+        self.first(x)
+        self.second(x)
+
+
+class Written(Two):
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z_1", self.first.posterior(x))
+            pyro.sample("z_2", self.second.posterior(x))
+
+
+def test_two_stock_guides_in_one_program_are_named_with_the_way_to_write_it():
+    stock = VAE(2, 2, (3,), likelihood=Normal)
+    said = r"plate 'data': opened twice .* Amortized\(site='z_1'\) and by Amortized\(site='z_2'\)\. .*posterior\(x\)"
+    with pytest.raises(ValueError, match=said):
+        ELBO()(bottom_up_model, Two(stock))(X)
+    assert ELBO()(bottom_up_model, Written(stock))(X).isfinite()
+
+
+class Convolutional(PyroModule):
+    """A decoder that takes one batch axis, with and without the care that particles ask for."""
+
+    data_dim, latent_dim = 16, 2
+
+    def __init__(self, careful):
+        super().__init__("convolutional")
+        self.linear, self.layer, self.careful = nn.Linear(2, 16), nn.Conv2d(1, 1, 3, padding=1), careful
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(x.new_zeros(2)))
+            h = self.linear(z).unflatten(-1, (1, 4, 4))
+            h = self.layer(h.flatten(0, -4)).unflatten(0, h.shape[:-3]) if self.careful else self.layer(h)
+            pyro.sample("x", normal(h.flatten(-3)), obs=x)
+
+
+def test_a_decoder_that_takes_no_particles_is_named_before_they_come():
+    x = torch.randn(5, 16)
+    for careful in (True, False):
+        own = Convolutional(careful)
+        pair = own, guides.Amortized(own, hidden=(3,))
+        ELBO()(*pair)(x).backward()  # one particle
+        if careful:
+            assert log_likelihood(*pair, x, num_particles=10).per_datum.isfinite().all()
+            continue
+        for call in (lambda: log_likelihood(*pair, x, num_particles=10), lambda: IWELBO(3)(*pair)(x)):  # noqa: B023
+            with pytest.raises(ValueError, match=r"site 'x' with two particles: the program fails .*Runtime.*flatten"):
+                call()
+
+
+def test_a_guide_that_does_not_broadcast_particles_is_named():
+    def narrow(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(torch.zeros(2)))
+            wrong = torch.cat([z.reshape(-1, 2)[: len(x)]])
+            pyro.sample("x", normal(wrong).expand((len(x),)).mask(True), obs=x)
+
+    ELBO().loss(narrow, guide, X)
+    assert terms(narrow, guide, X, num_particles=3).log_weights.shape == (3, 5)
+
+
+def test_two_threads_at_once_are_an_error_and_no_wrong_number():
+    entered, released, found = threading.Event(), threading.Event(), []
+
+    def slow(x):
+        entered.set()
+        assert released.wait(30)
+        guide(x)
+
+    thread = threading.Thread(target=lambda: found.append(ELBO().loss(model, slow, X)))
+    thread.start()
+    assert entered.wait(30)
+    with pytest.raises(RuntimeError, match=r"another thread is running a model and a guide.*one stack"):
+        ELBO().loss(model, guide, X)
+    released.set()
+    thread.join()
+    assert len(found) == 1
+    assert ELBO().loss(model, guide, X) > 0
+
+
+def by_aot(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
+def normed():
+    torch.manual_seed(0)
+    stock = VAE(2, 1, (3,), likelihood=Normal)
+    stock.decoder = nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3), nn.ReLU())
+    return ELBO()(stock, guides.Amortized(stock, hidden=(3,)))
+
+
+def test_a_capture_leaves_buffers_alone_and_training_on_it_moves_them_as_without(monkeypatch):
+    by_aot(monkeypatch)
+    losses, x = [normed(), normed()], torch.randn(20, 2)
+    before = [b.clone() for b in losses[1].buffers()]
+    compiled(losses[1], x)
+    assert all(torch.equal(b, old) for b, old in zip(losses[1].buffers(), before, strict=True))
+    for loss, compile in zip(losses, (False, True), strict=True):
+        fit(loss, x, steps=5, batch_size=20, progress=False, compile=compile)
+    for (name, one), two in zip(losses[0].named_buffers(), losses[1].buffers(), strict=True):
+        torch.testing.assert_close(one, two, msg=name)
+
+
+def test_a_captured_graph_looks_at_values_too(monkeypatch):
+    by_aot(monkeypatch)
+    stock = VAE(2, 1, (3,))
+    loss, bits = ELBO()(stock, guides.Amortized(stock, hidden=(3,))), (X > 0).float()
+    graph = compiled(loss, bits)
+    graph(bits).backward()
+    with pytest.raises(ValueError, match=r"site 'x': IndependentBernoulli .* rows \[0, 1, 2, 3, 4\]"):
+        graph(X.sigmoid())
+
+
+class Masked(nn.Module):
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, x, mask):
+        return self.loss(x, None, mask)
+
+
+def test_what_cannot_be_captured_is_named():
+    kalman, x = lgssm(), torch.randn(3, 4, 6)
+    with pytest.raises(ValueError, match=r"compiled: \w+ of zoo\.parts\.kalman\S* cannot be captured, since"):
+        compiled(ELBO()(kalman, guides.Exact(kalman)), x)
+    deep = DMM(6, 2, hidden=(3,), transition_hidden=(3,))
+    loss = ELBO()(deep, guides.Smoother(deep, hidden=(3,), recurrent=4))
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    mask[0, 3] = False
+    with pytest.raises(ValueError, match=r"compiled: \w+ of \S+ cannot be captured, since Python looks at values"):
+        compiled(Masked(loss), (x > 0).float(), mask)
+
+
+def test_no_cache_keeps_a_tensor_of_inference_mode():
+    stock = VAE(2, 1, (3,), likelihood=Normal)
+    with torch.inference_mode():
+        ELBO()(stock, guides.Amortized(stock, hidden=(3,)))(X)
+        log_likelihood(stock, guides.Amortized(stock, hidden=(3,)), X, num_particles=3)
+    later = VAE(2, 1, (3,), likelihood=Normal)
+    IWELBO(3, gradient="doubly")(later, guides.Amortized(later, hidden=(3,)))(X).backward()
+    assert all(p.grad is not None for p in later.parameters())

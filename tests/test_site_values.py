@@ -27,7 +27,7 @@ def vae(**options):
 
 
 def message(call):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="site") as caught:
         call()
     return str(caught.value)
 

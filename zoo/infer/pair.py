@@ -167,8 +167,9 @@ def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_
     takes_index = "index" in kwargs and _takes_index(model)
     model_kwargs = {n: v for n, v in kwargs.items() if n != "index" or takes_index}
     guide_trace = site_sets.traced(program(guide), args, kwargs)
-    trace = site_sets.traced(poutine.replay(program(model), trace=guide_trace), args, model_kwargs)
     drawn = {n: s for n, s in _sites(guide_trace).items() if not s["infer"].get("_deterministic")}
+    site_sets.check_drawn(drawn)
+    trace = site_sets.traced(poutine.replay(program(model), trace=guide_trace), args, model_kwargs)
     stated = _sites(trace)
 
     auxiliary = site_sets.check(stated, drawn)

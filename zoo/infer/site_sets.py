@@ -65,15 +65,20 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
-def check(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
-    """The guide's auxiliary sites and the latents that they serve; refuses sites that do not belong together."""
-    latents = {n for n, s in stated.items() if not s["is_observed"]}
-    auxiliary: dict[str, str] = {}
+def check_drawn(drawn: dict[str, Any]) -> None:
+    """Refuses what a guide's sites may not be, whatever the model."""
     for name, site in drawn.items():
         if site["is_observed"]:
             raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
         if site["infer"].get("enumerate"):
             raise ValueError(f"site {name!r}: enumerated in the guide, not summed out here: use TraceEnum_ELBO")
+
+
+def check(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
+    """The guide's auxiliary sites and the latents that they serve; refuses sites that do not belong together."""
+    latents = {n for n, s in stated.items() if not s["is_observed"]}
+    auxiliary: dict[str, str] = {}
+    for name, site in drawn.items():
         if name in latents:
             continue
         if site["infer"].get("is_auxiliary"):

@@ -1,0 +1,242 @@
+"""What `fit` refuses before its first step, each by its kind; what it leaves as it was; Pyro's own objectives."""
+
+import functools
+import math
+import random
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import TraceEnum_ELBO
+from pyro.nn import PyroModule
+from torch import nn
+from torch.optim import lr_scheduler
+
+import guides
+from zoo import DMM, VAE, VRNN
+from zoo.infer import ELBO, IWELBO, MAP, fit
+from zoo.mixture import GaussianMixture
+
+BITS = (torch.rand(9, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+
+
+def pair(objective=None):
+    torch.manual_seed(0)
+    model = VAE(6, 2, (4,))
+    return (objective or ELBO())(model, guides.Amortized(model, hidden=(4,)))
+
+
+def train(loss=None, data=BITS, **options):
+    options = {"batch_size": len(data), "progress": False} | options
+    if "epochs" not in options:
+        options.setdefault("steps", 2)
+    return fit(pair() if loss is None else loss, data, **options)
+
+
+OPTIMIZERS = {
+    "made": (lambda: torch.optim.Adam(pair().parameters()), "got a Adam that is made already"),
+    "of pyro": (lambda: pyro.optim.Adam({"lr": 0.1}), "one of pyro.optim, which is for pyro.infer.SVI"),
+    "a constructor of pyro": (lambda: pyro.optim.ClippedAdam, "one of pyro.optim"),
+    "a word": (lambda: "adam", "got 'adam'"),
+    "LBFGS": (lambda: torch.optim.LBFGS, "LBFGS wants closure at each step"),
+    "another thing": (lambda: lambda parameters: nn.Linear(1, 1), "it made a Linear"),
+    "one that fails": (lambda: functools.partial(torch.optim.SGD, lr=-1.0), r"failed \(ValueError: Invalid learning"),
+}
+SCHEDULES = {
+    "plateau": (lambda: lr_scheduler.ReduceLROnPlateau, "ReduceLROnPlateau wants metrics at each step"),
+    "made": (lambda: lr_scheduler.ExponentialLR(torch.optim.Adam(pair().parameters()), 0.9), "made already"),
+    "of pyro": (lambda: pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9}),
+                "made already"),
+    "incomplete": (lambda: lr_scheduler.ExponentialLR, r"ExponentialLR of that alone failed \(TypeError: .*gamma"),
+    "another thing": (lambda: lambda optimizer: 3, "it made a int"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_optimisers_of_another_kind(kind):
+    make, said = OPTIMIZERS[kind]
+    with pytest.raises(TypeError, match=rf"optimizer: .*{said}"):
+        train(optimizer=make())
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_schedules_of_another_kind(kind):
+    make, said = SCHEDULES[kind]
+    with pytest.raises(TypeError, match=rf"schedule: .*{said}"):
+        train(schedule=make())
+
+
+def test_a_loss_without_its_pair():
+    with pytest.raises(TypeError, match=r"loss: IWELBO has no pair yet; expected IWELBO\(\.\.\.\)\(model, guide\)"):
+        train(IWELBO(3))
+    with pytest.raises(TypeError, match=r"loss: expected a torch.nn.Module, objective\(model, guide\), got function"):
+        train(lambda x: x.sum())
+
+
+@pytest.mark.parametrize("make", [lambda h: VAE(6, 2, hidden=h), lambda h: DMM(6, 2, hidden=h),
+                                  lambda h: VRNN(6, 2, hidden=h), lambda h: guides.Amortized(VAE(6, 2), hidden=h),
+                                  lambda h: DMM(6, 2, transition_hidden=h)])  # fmt: skip
+def test_widths_that_are_no_tuple(make):
+    with pytest.raises(TypeError, match=r"hidden: expected a tuple of layer widths such as \(100,\), got 100"):
+        make(100)
+    with pytest.raises(TypeError, match="hidden: expected a tuple of layer widths"):
+        make((4.5,))
+    with pytest.raises(ValueError, match=r"hidden: expected widths >= 1, got \(4, 0\)"):
+        make((4, 0))
+    assert make(np.array([4]))
+
+
+def test_numpys_integers_are_integers():
+    one, two = train(steps=np.int64(2), seed=np.int32(3), batch_size=np.int64(9)), train(steps=2, seed=3)
+    assert one.history[-1]["train"] == two.history[-1]["train"]
+    assert type(one.step) is int
+    assert VAE(np.int64(6), np.int64(2))(BITS).shape == (9, 6)
+
+
+@pytest.mark.parametrize("value", [0, 2.0, True])
+@pytest.mark.parametrize("name", ["steps", "batch_size"])
+def test_other_numbers_are_not(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be an integer >= 1, got {value}"):
+        train(**{name: value})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.long, torch.bool, torch.float16])
+def test_rows_of_another_type(dtype):
+    x, loss = BITS.to(dtype), pair()
+    said = f"x: expected torch.float32 like the model's parameters, got {dtype}; convert one of the two"
+    for door in (loss, loss.model, loss.guide, loss.guide.posterior, lambda x: train(loss, x)):
+        with pytest.raises(ValueError, match=said):
+            door(x)
+
+
+def test_a_row_without_its_batch_axis_is_refused_at_every_door():
+    loss, row = pair(), BITS[0]
+    mixture = GaussianMixture(6, 2)
+    for door in (loss, loss.model, loss.guide, loss.guide.posterior, loss.guide.per_datum, mixture):
+        with pytest.raises(ValueError, match=r"x: expected shape \(N, 6\), got \(6,\); x.unsqueeze\(0\) makes"):
+            door(row)
+    for door in (loss, loss.guide, mixture):
+        with pytest.raises(ValueError, match=r"x: expected shape \(N, 6\), got \(1, 9, 6\)$"):
+            door(BITS[None])
+    own = guides.Amortized(loss.model, encoder=nn.Linear(6, 3), context=3)
+    with pytest.raises(ValueError, match=r"expected features of shape \(6, 3\) from Linear, a row for each of x"):
+        own(row)
+
+
+def normed():
+    loss = pair()
+    loss.model.decoder = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU())
+    return loss
+
+
+def test_one_row_left_over_for_a_batch_norm():
+    with pytest.raises(ValueError, match=r"batch_size: one row is left over .* the batch norm model\.decoder\.1"):
+        train(normed(), batch_size=4, epochs=2)
+    assert train(normed(), batch_size=4, epochs=3, drop_last=True).step == 6
+    assert train(normed(), batch_size=3, epochs=3, drop_last=True).step == 9
+    assert train(normed().eval(), batch_size=4, epochs=1).step == 3
+    assert train(batch_size=4, epochs=1).step == 3
+
+
+def test_drop_last_is_part_of_the_settings(tmp_path):
+    train(batch_size=4, epochs=1, drop_last=True, out=tmp_path)
+    with pytest.raises(ValueError, match=r"drop_last: True, absent"):
+        train(batch_size=4, epochs=2, out=tmp_path, resume=True)
+
+
+def test_data_that_require_a_gradient_are_data():
+    x = BITS.clone().requires_grad_()
+    assert train(data=x).step == 2
+    assert x.grad is None
+    assert train().history[-1]["train"] == train(data=x).history[-1]["train"]
+
+
+def test_the_random_streams_are_where_they_were():
+    """Data sets simulated between trainings would all be the same one."""
+
+    def draws():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random() for _ in range(3)]  # noqa: NPY002
+
+    losses = [pair() for _ in range(3)]
+    pyro.set_rng_seed(5)
+    expected = [draws(), draws()]
+    pyro.set_rng_seed(5)
+    train(losses[0])
+    first = draws()
+    with pytest.raises(FloatingPointError):
+        train(losses[1], optimizer=functools.partial(torch.optim.SGD, lr=math.inf))
+    train(losses[2], validation=BITS)
+    assert [first, draws()] == expected
+
+
+def silent(x):
+    """A guide of a model whose only latent is summed out."""
+
+
+def test_pyros_objective_for_summed_out_latents_trains():
+    torch.manual_seed(0)
+    x = torch.cat([torch.randn(40, 2), torch.randn(40, 2) + 6])
+    model = GaussianMixture(2, 2)
+    before = model.log_prob(x).mean().item()
+    loss = TraceEnum_ELBO(max_plate_nesting=1)(model, silent)
+    adam = functools.partial(torch.optim.Adam, lr=0.1)
+    found = train(loss, x, steps=60, optimizer=adam, validation=x)
+    assert found.history[-1]["train"] < -before
+    assert found.best["validation"] == pytest.approx(-model.log_prob(x).mean().item(), rel=1e-5)
+
+
+class Point(PyroModule):
+    def __init__(self):
+        super().__init__("point")
+        self.linear = nn.Linear(6, 2)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(self.linear(x)).to_event(1))
+
+
+def test_map_is_trained_and_shown_as_a_log_joint(capsys):
+    torch.manual_seed(0)
+    model, guide = VAE(6, 2, (4,)), Point()
+    found = train(MAP()(model, guide), steps=30, progress=True, validation=BITS)
+    assert found.history[-1]["train"] < found.history[0]["train"]
+    assert found.history[0]["kl"] == {}
+    z = guide.linear(BITS)
+    joint = dist.Normal(0.0, 1.0).log_prob(z).sum(-1) + model.likelihood(z).log_prob(BITS)
+    assert found.history[-1]["validation"] == pytest.approx(-joint.mean().item(), rel=1e-5)
+    assert "log joint -" in capsys.readouterr().err
+
+
+class Scalar(PyroModule):
+    """A latent without an event axis; `blow` makes its density overflow."""
+
+    def __init__(self, blow=1.0):
+        super().__init__("scalar")
+        self.blow = blow
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(self.blow * z.exp(), 1.0), obs=x)
+
+
+class ScalarGuide(PyroModule):
+    def __init__(self):
+        super().__init__("scalar_guide")
+        self.loc = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.loc + 0 * x, 1.0))
+
+
+def test_a_failing_step_of_scalar_latents_names_the_site():
+    x = torch.randn(20)
+    with pytest.raises(FloatingPointError, match=r"site 'x' \(observed\): log p is -inf in rows"):
+        train(ELBO()(Scalar(1e30), ScalarGuide()), x)
+    guide = ScalarGuide()
+    sgd = functools.partial(torch.optim.SGD, lr=math.inf)
+    with pytest.raises(FloatingPointError, match=r"parameters became NaN or infinite|samples non-finite values"):
+        train(ELBO(2)(Scalar(), guide), x, optimizer=sgd)
