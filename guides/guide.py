@@ -37,7 +37,7 @@ class Guide(RootModule):
         if given or named:
             program = self.model.forward if isinstance(self.model, nn.Module) else self.model
             names = [*inspect.signature(program).parameters][1:]
-            given_names = [names[i] if i < len(names) else f"argument {i + 1}" for i in given]
+            given_names = [names[i] if i < len(names) else f"argument {i + 2}" for i in given]
             raise ValueError(
                 f"{type(self).__name__}: reads x alone, and was given {', '.join(given_names + named)} too, which the "
                 f"posterior of {type(self.model).__name__} depends on. {hint}"

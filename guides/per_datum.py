@@ -61,14 +61,17 @@ class PerDatum(Guide):
         return PerDatum.started_at(self.model, self.family, self.table[index], site=self.site)
 
     def forward(self, x: Tensor, *args: object, index: Tensor | None = None, **kwargs: object) -> Tensor:
+        # the other arguments, as x itself, are what lambda is fitted to, and not read
         if index is None and len(x) != len(self.table):
             raise ValueError(
                 f"PerDatum: a batch of {len(x)} rows out of {len(self.table)} data points needs row numbers: index="
             )
         if index is not None and len(index) != len(x):
             raise ValueError(f"PerDatum: index must name the {len(x)} rows of x, got {len(index)} numbers")
-        if index is not None and not index.is_cuda and int(index.max()) >= len(self.table):
-            raise ValueError(f"PerDatum: row {int(index.max())} of {len(self.table)} data points")
+        if index is not None and not index.is_cuda:
+            low, high = (int(end) for end in index.aminmax())
+            if low < 0 or high >= len(self.table):
+                raise ValueError(f"PerDatum: row {low if low < 0 else high} of {len(self.table)} data points")
         parameters = self.table if index is None else self.table[index]
         prior = self.model.prior() if self.family.uses_prior else None
         with pyro.plate("data", len(x)):

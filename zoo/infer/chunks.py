@@ -51,8 +51,10 @@ def held(*modules: Any) -> Iterator[None]:
 def forked(device: torch.device, seed: int | None = None) -> Iterator[None]:
     """A random stream of its own, so that what runs inside does not shift the caller's; seeded if a seed is given."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if seed is not None:
-            torch.manual_seed(seed)
+        if seed is not None:  # torch.manual_seed would seed devices that are not put back
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.default_generators[device.index or 0].manual_seed(seed)
         yield
 
 
