@@ -1,6 +1,5 @@
 """What `fit` trains on: rows of tensors, or an object that makes its batches itself."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -113,11 +112,3 @@ def batches_of(
     order = torch.arange(len(rows)) if epoch is None else epoch_order(len(rows), seed, epoch)
     batches = list(order.to(device).split(batch_size))
     return batches[:-1] if drop_last and len(batches[-1]) < batch_size else batches
-
-
-def takes_index(loss: nn.Module) -> bool:
-    """Whether the guide has parameters of its own for each data point and asks for the row numbers (`index`)."""
-    guide: Any = getattr(loss, "guide", None)
-    if guide is None:
-        return False
-    return "index" in inspect.signature(guide.forward if isinstance(guide, nn.Module) else guide).parameters

@@ -4,7 +4,6 @@ Nothing here is random but the guide's own draws, and every estimator of `evalua
 these pieces.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo.infer.log_weights import Terms, terms
-from zoo.infer.pair import look_at
+from zoo.infer.pair import look_at, takes_index
 
 MAX_BYTES = 2**25  # about the size of the caches: larger pieces are slower, not faster
 
@@ -152,10 +151,7 @@ def draws(
 
 def with_index(guide: Callable, x: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
     """`kwargs`, with the row numbers for a guide that takes `index` and was not given them."""
-    if "index" in kwargs:
-        return kwargs
-    call = guide.forward if isinstance(guide, nn.Module) else guide
-    if "index" not in inspect.signature(call).parameters:
+    if "index" in kwargs or not takes_index(guide):
         return kwargs
     return kwargs | {"index": torch.arange(len(x), device=x.device)}
 

@@ -9,6 +9,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from zoo.infer.log_weights import run
+from zoo.infer.pair import program, takes_index
 
 
 def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], index: Tensor) -> str | None:
@@ -34,11 +35,11 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
     bad = ~found.log_weights.isfinite()
     if not bad.any():
         return None
-    particle = bad.any(1).nonzero()[0].item()  # one with the trouble; the model's sites are scored for it one by one
+    particle = int(bad.any(1).nonzero()[0])  # one with the trouble; the model's sites are scored for it one by one
     latents = {name: z[particle] for name, z in found.latents.items()}
-    model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
+    model_kwargs = {name: value for name, value in kwargs.items() if name != "index" or takes_index(model)}
     with torch.no_grad(), pyro.validation_enabled(False):
-        trace = poutine.trace(pyro.condition(model, data=latents)).get_trace(*args, **model_kwargs)
+        trace = poutine.trace(pyro.condition(program(model), data=latents)).get_trace(*args, **model_kwargs)
         for name, site in trace.nodes.items():
             if site["type"] == "sample" and not site_is_subsample(site):
                 log_p = site["fn"].log_prob(site["value"])

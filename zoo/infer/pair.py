@@ -164,8 +164,8 @@ def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
     if callable(known := getattr(model, "check_guide", None)):
         known(guide)
-    takes_index = "index" in kwargs and _takes_index(model)
-    model_kwargs = {n: v for n, v in kwargs.items() if n != "index" or takes_index}
+    model_takes_index = "index" in kwargs and takes_index(model)
+    model_kwargs = {n: v for n, v in kwargs.items() if n != "index" or model_takes_index}
     guide_trace = site_sets.traced(program(guide), args, kwargs)
     drawn = {n: s for n, s in _sites(guide_trace).items() if not s["infer"].get("_deterministic")}
     site_sets.check_drawn(drawn)
@@ -193,7 +193,7 @@ def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_
         no_path={n: site_sets.name_of(s["fn"]) for n, s in drawn.items() if not getattr(s["fn"], "has_rsample", False)},
         looked=frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support)),
         in_order=latents == [n for n in drawn if n not in auxiliary],
-        model_takes_index=takes_index,
+        model_takes_index=model_takes_index,
         direct=(program(model) is not model, program(guide) is not guide),
         statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
     )
@@ -206,8 +206,9 @@ def _sites(trace: Any) -> dict[str, Any]:
     return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
 
 
-def _takes_index(model: Callable) -> bool:
-    return "index" in inspect.signature(model.forward if isinstance(model, torch.nn.Module) else model).parameters
+def takes_index(fn: Callable | None) -> bool:
+    """Whether a program asks for the numbers of the batch's rows in the data set: it has parameters for each."""
+    return fn is not None and "index" in inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
 
 
 def check_values(

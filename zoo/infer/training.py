@@ -12,12 +12,12 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from zoo.infer import carried
-from zoo.infer.batches import Rows, batches_of, takes_index
+from zoo.infer.batches import Rows, batches_of
 from zoo.infer.compiled import compiled
 from zoo.infer.log_weights import run, terms
 from zoo.infer.nonfinite import culprit, data_rows, refuse_nonfinite_parameters
 from zoo.infer.objectives import Objective, Tempered
-from zoo.infer.pair import look_at
+from zoo.infer.pair import look_at, takes_index
 from zoo.infer.path import leaves
 from zoo.infer.preflight import optimizer_of, refuse_batches_of_one, scheduler_of
 from zoo.infer.random_state import aside, random_state, set_random_state, set_torch_state, torch_state
@@ -46,7 +46,7 @@ class Training:
         self.loss, self.rows, self.held_out, self.together = loss.to(together.device), rows, held_out, together
         self.seed, self.batch_size, self.clip, self.device = together.seed(seed), batch_size, clip, together.device
         self.drop_last = drop_last
-        self.indexed, self.elbo = takes_index(loss), getattr(loss, "elbo", None)
+        self.indexed, self.elbo = takes_index(getattr(loss, "guide", None)), getattr(loss, "elbo", None)
         self.paired = hasattr(loss, "model") and hasattr(loss, "guide")
         if self.indexed and held_out is not None:
             raise ValueError("the guide has parameters for each row of the data (`index`): no validation on other rows")
