@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import pyro
 import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import guides
 from zoo import DMM, LGSSM, SRNN, STORN, VAE, VRNN
-from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered
+from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
 from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixtureOfNormals, MixturePrior, Normal
 from zoo.parts.kalman import Parameters
@@ -74,7 +75,8 @@ class Pair:
         guide = self.guide(model)
         x = self.batch()
         if not self.builds_itself:
-            guide(x)
+            pyro.clear_param_store()  # Pyro's autoguides all go by the name of their class
+            terms(model, guide, x)
         return model, guide, x
 
 

@@ -142,7 +142,7 @@ def test_autoguides_and_functions_work_in_pieces(model):
     x = model.data(4)
     means = init_to_value(values={"z": model.posterior(x).mean.detach()})
     auto = AutoNormal(model, init_loc_fn=means, init_scale=1.0)
-    auto(x)
+    terms(model, auto, x)
 
     def by_hand(x):
         with pyro.plate("data", len(x)):
@@ -333,7 +333,7 @@ def test_active_units_of_a_per_datum_guide_and_an_autoguide(model):
     found = active_units(guide, x, num_particles=2)["z"].variance
     torch.testing.assert_close(found, exact.var(0).detach())  # the site's own mean: no Monte Carlo error
     auto = AutoNormal(model)
-    auto(x)
+    terms(model, auto, x)
     assert list(active_units(auto, x)) == ["z"]
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from guides import Amortized, Smoother
 from zoo import DMM, PPCA, VAE
-from zoo.infer import ELBO, IWELBO, Tempered, fit, load_model, save_model
+from zoo.infer import ELBO, IWELBO, Tempered, fit, load_model, save_model, terms
 from zoo.infer.batches import epoch_order
 from zoo.infer.compiled import compiled
 
@@ -305,7 +305,7 @@ def test_pyros_autoguides_keep_their_rows():
     with torch.no_grad():
         model.weight.copy_(torch.ones(2, 1))
     auto = AutoNormal(model)
-    auto(x)
+    terms(model, auto, x)
     model.requires_grad_(False)  # after the guide's first call, which thaws it
     loss = ELBO()(model, auto)
     fit(loss, x, epochs=400, batch_size=6, optimizer=functools.partial(torch.optim.Adam, lr=0.2), progress=False)

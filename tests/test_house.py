@@ -71,7 +71,7 @@ def inside(module, packages):
 
 ARROW = [  # folder -> our own packages that it may import; the first match counts
     ("zoo/parts/", ["zoo.parts"]),
-    ("zoo/infer/", ["zoo.infer"]),
+    ("zoo/infer/", ["zoo.infer", "zoo.parts"]),
     ("zoo/data/", ["zoo.data"]),
     ("zoo/__init__.py", ["zoo"]),
     ("zoo/", ["zoo.parts"]),

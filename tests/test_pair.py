@@ -315,6 +315,7 @@ def test_autoguides_in_the_plate_work_unchanged(objective):
 
 
 def test_autonormal_counts_its_auxiliary_site_once():
+    pyro.clear_param_store()  # Pyro's own loss goes by the store, autoguides by the name of their class
     pyro.set_rng_seed(0)
     auto = AutoNormal(model)
     auto(X)
@@ -667,7 +668,7 @@ def test_a_decoder_that_takes_no_particles_is_named_before_they_come():
             assert log_likelihood(*pair, x, num_particles=10).per_datum.isfinite().all()
             continue
         for call in (lambda: log_likelihood(*pair, x, num_particles=10), lambda: IWELBO(3)(*pair)(x)):  # noqa: B023
-            with pytest.raises(ValueError, match=r"site 'x' with two particles: the program fails .*Runtime.*flatten"):
+            with pytest.raises(ValueError, match=r"site 'x' with \d+ particles: the program fails .*Runtime.*flatten"):
                 call()
 
 

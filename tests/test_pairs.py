@@ -166,8 +166,6 @@ def test_copy_move_and_save_keep_the_pair(name):
 def test_svi_trains_model_and_guide(name):
     """With the same root name, one of two PyroModules under `pyro.infer.SVI` would never be trained, silently."""
     model, guide, x = PAIRS[name].build()
-    if not PAIRS[name].builds_itself:
-        pyro.clear_param_store()  # autoguides go by the name of their class
     parameters = list(ELBO()(model, guide).named_parameters())
     before = [p.detach().clone() for _, p in parameters]
     value = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), ELBO(PARTICLES)).step(x, **PAIRS[name].keywords)

@@ -16,7 +16,6 @@ from torch import nn
 import guides
 from zoo import DMM, LGSSM, VAE
 from zoo.infer import ELBO, IWELBO, terms
-from zoo.mixture import GaussianMixture
 from zoo.parts.structural import local_level
 from zoo.ppca import PPCA
 
@@ -112,10 +111,13 @@ def test_names_of_random_attributes_bear_no_number(again):
 
 
 def test_a_model_with_random_attributes_still_gives_terms_by_its_call():
-    model = GaussianMixture(6, 1)
-    model.means = PyroSample(lambda self: dist.Normal(torch.zeros(1, 6), 1.0).to_event(2))
-    with pytest.raises(ValueError, match=r"site 'model\.means'"):  # outside the batch plate
-        terms(model, lambda x: None, BITS)
+    model = PPCA(6, 2)
+    guide = guides.Amortized(model, hidden=(3,))
+    assert terms(model, guide, BITS).log_weights.isfinite().all()
+    del model.mean
+    model.mean = PyroSample(dist.Normal(torch.zeros(6), 1.0).to_event(1))  # noticed, though the pair was run before
+    with pytest.raises(ValueError, match=r"site 'model\.mean': a latent site of the model that the guide does not"):
+        terms(model, guide, BITS)
 
 
 class Own(PyroModule):

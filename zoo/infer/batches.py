@@ -1,11 +1,11 @@
 """What `fit` trains on: rows of tensors, or an object that makes its batches itself."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @runtime_checkable

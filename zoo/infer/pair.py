@@ -1,7 +1,7 @@
 """What is checked about a model/guide pair, so that a wrong bound is an error and not a number.
 
 Structure is looked at once for each shape of the arguments and each combination of training modes: guide and model run
-with one particle, and with two before the first run with several, without gradients, and without moving the random
+with one particle, and with several before the first run with so many, without gradients, and without moving the random
 stream or a buffer. What is found (`Layout`) is all that later runs need. Values are looked at in every run
 (`zoo.infer.site_values`).
 """
@@ -124,7 +124,7 @@ def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_
         layout = layouts[kinds] = look_at(model, guide, args, kwargs)
     if num_particles > 1 and "several" not in layout.found:
         with _aside(model, guide, args, kwargs):
-            _check_particles(model, guide, args, kwargs, layout)
+            _check_particles(model, guide, args, kwargs, layout, num_particles)
         layout.found["several"] = True
     return layout
 
@@ -250,7 +250,7 @@ def refuse_nan_draws(drawn: dict[str, Any], first_row: int | Tensor = 0) -> None
             refuse_nan(name, site, site["value"], first_row)
 
 
-def _check_site(name: str, site: Any, two: str = "") -> None:
+def _check_site(name: str, site: Any, several: str = "") -> None:
     scale = site["scale"]
     if isinstance(scale, Tensor) or scale != 1.0:
         raise ValueError(
@@ -263,7 +263,7 @@ def _check_site(name: str, site: Any, two: str = "") -> None:
     shape = tuple(plates.get(d, 1) for d in range(min(plates, default=0), 0))
     if tuple(fn.batch_shape) != shape:
         raise ValueError(
-            f"site {name!r}{two}: batch shape {tuple(fn.batch_shape)} does not match its plates {shape}; "
+            f"site {name!r}{several}: batch shape {tuple(fn.batch_shape)} does not match its plates {shape}; "
             "declare the other axes as the event, with .to_event(...)"
         )
     if site["mask"] is False or not isinstance(value, Tensor):
@@ -274,28 +274,31 @@ def _check_site(name: str, site: Any, two: str = "") -> None:
     except RuntimeError:
         fits = False
     if not fits or (value.shape != expected and not site["is_observed"]):
-        raise ValueError(f"site {name!r}{two}: expected values of shape {tuple(expected)}, got {tuple(value.shape)}")
+        found = tuple(value.shape)
+        raise ValueError(f"site {name!r}{several}: expected values of shape {tuple(expected)}, got {found}")
 
 
-def _check_particles(model: Callable, guide: Callable, args: tuple, kwargs: dict, layout: Layout) -> None:
+def _check_particles(
+    model: Callable, guide: Callable, args: tuple, kwargs: dict, layout: Layout, num_particles: int
+) -> None:
     """Refuses a program that does not run, or has other shapes, with particles in front of the batch."""
-    two = " with two particles"
+    several = f" with {num_particles} particles"
     model_kwargs = {n: v for n, v in kwargs.items() if n != "index" or layout.model_takes_index}
     guide_trace = None
     for fn, named in ((program(guide), kwargs), (program(model), model_kwargs)):
         with poutine.trace() as tracer, nullcontext() if guide_trace is None else poutine.replay(trace=guide_trace):
             try:
-                with pyro.plate("num_particles", 2, dim=-1 - layout.nesting):
+                with pyro.plate("num_particles", num_particles, dim=-1 - layout.nesting):
                     fn(*args, **named)
             except Exception as error:
                 reached = {*tracer.trace.nodes, *(() if guide_trace is None else guide_trace.nodes)}
                 name = next((n for n in layout.order if n not in reached), layout.order[-1])
                 raise ValueError(
-                    f"site {name!r}{two}: the program fails on the way to it ({type(error).__name__}: {error}). "
+                    f"site {name!r}{several}: the program fails on the way to it ({type(error).__name__}: {error}). "
                     "Particles stand in front of the batch, (K, N, ...): networks must map the last axes and keep all "
                     "others, so flatten these before a layer that takes one batch axis, and unflatten after it"
                 ) from error
         guide_trace = tracer.trace
         for name, site in _sites(tracer.trace).items():
             if not site["infer"].get("_deterministic"):
-                _check_site(name, site, two)
+                _check_site(name, site, several)
