@@ -192,6 +192,7 @@ class Training:
                 self.carry = carried.after(self.model, latents, self.args, self.kwargs.get("carry"), len(mine))
         except ValueError as error:  # of a distribution that was handed a NaN, most often
             self.explain(noise, mine, progress, "cannot be computed", error)
+            error.add_note(f"The batch has the data {data_rows(mine)}; row numbers above count from 0 within it.")
             raise
         self.together.backward(total, weight)
         value = total.item()  # the one point per step that waits for the device; the update comes after it

@@ -1,6 +1,7 @@
 """Rolling a sequence model forward step by step, its own draws fed back: what generates, forecasts and imputes."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import pyro
@@ -158,7 +159,7 @@ def impute(model: Any, x: Tensor, mask: Tensor, guide: Callable, num: int, u: Te
 
 def _at_least_one(**counts: int) -> None:
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}: expected a whole number, at least 1, got {value}")
 
 
