@@ -69,7 +69,7 @@ def test_data_that_are_none():
 
 
 def test_streams_of_nothing():
-    with pytest.raises(ValueError, match="Streams: expected at least one stream .* num = 0, length = 5"):
+    with pytest.raises(ValueError, match=r"Streams: expected at least one stream .* num = 0, length = 5"):
         Streams.joined(load("cadences").train, 0, 5)
 
 
