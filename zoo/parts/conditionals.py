@@ -29,6 +29,7 @@ from zoo.parts.distributions import (
     MixtureOfNormalsDensity,
     UnitNormal,
 )
+from zoo.parts.vector_distribution import no_closed_form
 
 
 class Bernoulli(nn.Module):
@@ -171,6 +172,21 @@ class MixturePrior(nn.Module):
         return MixtureSameFamily(_Categorical(logits=self.logits), components)
 
 
+class FlowDensity(TransformedDistribution):
+    """The density that a `FlowPrior` gives; of its moments it knows none."""
+
+    @property
+    def mean(self) -> Tensor:
+        no_closed_form("FlowPrior", "mean")
+
+    @property
+    def variance(self) -> Tensor:
+        no_closed_form("FlowPrior", "variance")
+
+    def entropy(self) -> Tensor:
+        no_closed_form("FlowPrior", "entropy")
+
+
 class FlowPrior(nn.Module):
     """p(z) = N(f^{-1}(z); 0, I) |det df^{-1}/dz|, f a stack of affine couplings (Dinh et al. 2017).
 
@@ -191,9 +207,9 @@ class FlowPrior(nn.Module):
         self.register_buffer("like", torch.zeros(()), persistent=False)
         self.register_buffer("order", torch.arange(latent_dim).flip(0), persistent=False)
 
-    def forward(self) -> TransformedDistribution:
+    def forward(self) -> FlowDensity:
         flip = Permute(self.order)
         transforms: list[Transform] = []  # made afresh: a coupling remembers the last value it saw
         for network in self.networks:
             transforms += [AffineCoupling(self.split, network, log_scale_min_clip=-3.0), flip]
-        return TransformedDistribution(UnitNormal(self.latent_dim, self.like), transforms)
+        return FlowDensity(UnitNormal(self.latent_dim, self.like), transforms)
