@@ -23,6 +23,7 @@ from guides.flows import IAF, Planar, Radial, Spline
 from guides.normal_mixture import NormalMixture
 from guides.pushforward import Pushforward
 from zoo.infer import terms
+from zoo.parts.conditionals import Categorical as CategoricalLikelihood
 from zoo.parts.conditionals import DiscretizedLogistic, FlowPrior, MixturePrior
 from zoo.parts.conditionals import Normal as NormalLikelihood
 from zoo.parts.distributions import (
@@ -475,8 +476,9 @@ def test_levels_of_a_discretised_logistic_sum_to_one_and_have_its_mean():
         assert drawn.max() <= levels - 1
         z = (drawn.mean(0) - q.mean) / (q.variance / len(drawn)).sqrt().clamp(min=1e-6)
         assert z.abs().max() < 5
-    with pytest.raises(ValueError, match="at least 2 levels, got 1"):
-        DiscretizedLogistic(4, 3, levels=1)(torch.zeros(2, 4))
+    for likelihood in (DiscretizedLogistic, CategoricalLikelihood):
+        with pytest.raises(ValueError, match="at least 2 levels, got 1"):
+            likelihood(4, 3, levels=1)
 
 
 def test_what_a_density_must_say_is_asked_for():

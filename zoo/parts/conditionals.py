@@ -119,6 +119,8 @@ class Categorical(nn.Module):
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
         super().__init__()
+        if levels < 2:
+            raise ValueError(f"Categorical: expected at least 2 levels, got {levels}")
         self.levels = levels
         self.logits = nn.Linear(in_features, data_dim * levels)
 
@@ -134,6 +136,8 @@ class DiscretizedLogistic(nn.Module):
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
         super().__init__()
+        if levels < 2:
+            raise ValueError(f"DiscretizedLogistic: expected at least 2 levels, got {levels}")
         self.levels = levels
         self.loc = nn.Linear(in_features, data_dim)
         self.log_scale = nn.Parameter(torch.full((data_dim,), levels / 16.0).log())

@@ -194,9 +194,8 @@ class IndependentDiscretizedLogistic(VectorDistribution):
     """
 
     def __init__(self, loc: Tensor, log_scale: Tensor, levels: int = 256) -> None:
-        if levels < 2:
-            raise ValueError(f"{self._name}: expected at least 2 levels, got {levels}")
-        self.loc, self.log_scale, self.levels = *torch.broadcast_tensors(loc, log_scale), levels
+        self.loc, self.log_scale = torch.broadcast_tensors(loc, log_scale)
+        self.levels = levels
         super().__init__(self.loc.shape[:-1], self.loc.shape[-1])
 
     @property
