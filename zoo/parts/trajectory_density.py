@@ -242,7 +242,7 @@ class Trajectory(TorchDistribution):
                 s = self.model.advance(s, path[t], x[t], *inputs[t + 1])
         return torch.stack(path, -2)
 
-    def log_evidence(self, num_particles: int, resample_below: float) -> Tensor:
+    def log_evidence(self, num_particles: int, resample_below: float | None) -> Tensor:
         """log of an unbiased estimate of p(x), nats, float64: by a particle filter that draws from this density."""
         return particle_filter(self, num_particles, resample_below)
 
