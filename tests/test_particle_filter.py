@@ -236,10 +236,13 @@ def test_a_plan_has_the_least_noise_of_all_plans():
 
         every = itertools.chain.from_iterable(itertools.combinations(range(1, T), k) for k in range(T))
         found = noises(tuple((plan[:, n].nonzero() + 1).flatten().tolist()))
-        assert sum(found) == pytest.approx(min(sum(noises(steps)) for steps in every), abs=1e-6)
-        assert worst[n].item() == pytest.approx(max(found), abs=1e-6)
+        assert sum(found) == pytest.approx(min(sum(noises(steps)) for steps in every), abs=1e-5)
+        assert worst[n].item() == pytest.approx(max(found), abs=1e-5)
     assert not plan[:, 4].any()
     assert plan[:, :4].any()
+    rare = resampling_plan(torch.randn(2501, 32, 2, dtype=torch.double).cumsum(0), K)[0].nonzero()[:, 0] + 1
+    assert len(rare) > 800
+    assert ((2501 - rare) % 3 == 0).all(), "of 2501 steps every third is looked at, the last one among them"
     for wrong in (math.nan, -math.inf):
         logs[3:, :4, 0] = wrong
         assert torch.equal(resampling_plan(logs, K)[0][:, 1:], plan[:, 1:])

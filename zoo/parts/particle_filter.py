@@ -35,6 +35,9 @@ PILOT = 32, 100
 #: variance, nats^2, that a stretch between two resamplings may add to log p(x): larger ones are not told by a pilot
 TRUSTED = 2.0
 
+#: steps that a plan chooses from, at most: its cost grows with their square, and passes that of the run itself
+MOST = 1000
+
 Rule = Callable[[int, Tensor], Tensor]  # of t and the log weights `(K, N)` after it: which sequences to resample
 
 
@@ -71,16 +74,6 @@ def _by_pilot(q: Any, num_particles: int) -> Rule:
     plan, worst = resampling_plan(torch.stack(logs), num_particles)
     by_size = _by_size(0.5)
     return lambda t, weights: torch.where(worst < TRUSTED, plan[t], by_size(t, weights))
-
-
-def noise_of_mean(logs: Tensor, num_particles: int) -> Tensor:
-    """Variance of the logarithm of a mean of K weights, about, by the logarithms of some, `(..., particles)`.
-
-    That of Gaussian logarithms of variance v is log(1 + (exp(v) - 1) / K). v is taken from those above the mean: bad
-    guides have many weights that are far too small, of which the mean knows nothing.
-    """
-    v = 2 * (logs - logs.mean(-1, keepdim=True)).relu().square().mean(-1)
-    return torch.logaddexp(v, v.new_tensor(num_particles - 1.0).log()) - math.log(num_particles)
 
 
 def _run(q: Any, K: int, resamples: Rule) -> Tensor:
@@ -120,8 +113,10 @@ def _run(q: Any, K: int, resamples: Rule) -> Tensor:
 def resampling_plan(log_weights: Tensor, num_particles: int) -> tuple[Tensor, Tensor]:
     """The steps after which to resample each sequence that make the estimate least noisy.
 
-    From one of them to the next, from step a to b, the estimate gains as a factor the mean of K weights, which have the
-    logarithms L_b - L_a: `noise_of_mean`. The steps with the least sum are found by dynamic programming.
+    From one of them to the next, from step a to b, the estimate gains as a factor the mean of K weights. If these have
+    Gaussian logarithms of variance v, that of their mean has the variance log(1 + (exp(v) - 1) / K), about. v is taken
+    from the L_b - L_a above their mean: bad guides have many weights far too small, of which a mean knows nothing. The
+    steps with the least sum are found by dynamic programming.
 
     Args:
         log_weights: L_1, ..., L_T of a run without resampling, `(T, particles, N)`.
@@ -132,20 +127,24 @@ def resampling_plan(log_weights: Tensor, num_particles: int) -> tuple[Tensor, Te
     """
     T, _, N = log_weights.shape
     # what no particle should weigh is far off, but not infinitely, nor is NaN: the run itself will show it
-    L = torch.nan_to_num(log_weights, nan=0.0, neginf=-1e6).permute(2, 0, 1)
-    L = torch.nn.functional.pad(L, (0, 0, 1, 0))  # (N, T + 1, particles)
-    least, worst = L.new_zeros(2, N, T + 1)  # sum and largest of the stretches up to t, where one ends
-    last = torch.zeros(N, T + 1, dtype=torch.long, device=L.device)  # and where that one begins
-    for t in range(1, T + 1):
-        noise = noise_of_mean(L[:, t, None] - L[:, :t], num_particles) + 1e-9  # of equals the one with fewer steps
-        least[:, t], last[:, t] = (least[:, :t] + noise).min(-1)
-        worst[:, t] = torch.maximum(noise, worst[:, :t]).gather(1, last[:, t, None]).squeeze(-1)
+    L = torch.nan_to_num(log_weights, nan=0.0, neginf=-1e6)
+    L = torch.nn.functional.pad((L - L.mean(1, keepdim=True)).permute(2, 0, 1), (0, 0, 1, 0))
+    steps = torch.arange(T, 0, -max(1, -(-T // MOST)), device=L.device).flip(0)  # of long sequences every so many
+    L = L[:, torch.nn.functional.pad(steps, (1, 0))].float()  # (N, 1 + len(steps), particles)
+    least, worst = log_weights.new_zeros(2, *L.shape[:2])  # sum and largest of the stretches up to a step
+    last = torch.zeros(L.shape[:2], dtype=torch.long, device=L.device)  # and where the last of them begins
+    others = least.new_tensor(num_particles - 1.0).log()
+    for b in range(1, L.shape[1]):
+        v = 2 * (L[:, b, None] - L[:, :b]).relu().square().mean(-1).double()
+        noise = torch.logaddexp(v, others) - math.log(num_particles) + 1e-9  # of equals the one with fewer steps
+        least[:, b], last[:, b] = (least[:, :b] + noise).min(-1)
+        worst[:, b] = torch.maximum(noise, worst[:, :b]).gather(1, last[:, b, None]).squeeze(-1)
     plan = torch.zeros(N, T + 1, dtype=torch.bool, device=L.device)
-    begin = last[:, T]
+    begin = last[:, -1]
     while bool(begin.any()):
-        plan.scatter_(1, begin.unsqueeze(-1), True)
+        plan.scatter_(1, torch.where(begin > 0, steps[begin - 1], 0).unsqueeze(-1), True)
         begin = last.gather(1, begin.unsqueeze(-1)).squeeze(-1)  # that of 0 is 0
-    return plan[:, 1:].T, worst[:, T]
+    return plan[:, 1:].T, worst[:, -1]
 
 
 def _take(v: Tensor, parents: Tensor) -> Tensor:
