@@ -214,6 +214,17 @@ def test_model_forecasts_and_imputes_with_every_guide():
         assert torch.equal(filled[0][HOLES], x[HOLES])
 
 
+@pytest.mark.parametrize("kind", GUIDES)
+def test_an_affine_guide_starts_as_a_head_does(kind):
+    """Locations follow the frames in full; all else, and all that is made of z and fed back, starts at a tenth."""
+    guide = GUIDES[kind](DMM(3, 4), hidden=(), recurrent=400)
+    largest = guide.of_context.weight.abs().amax(1) * guide.of_context.in_features**0.5
+    assert (largest[:4] > 0.9).all()
+    assert (largest[4:] < 0.1001).all()
+    small = [guide.of_context.bias] + ([] if kind == "mean field" else [guide.of_state.weight * 2 / 400**0.5])
+    assert all(v.abs().max() * 400**0.5 < 0.1001 for v in small)
+
+
 # --- families --------------------------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ from zoo.parts.distributions import (
     MixtureOfNormalsDensity,
     UnitNormal,
 )
+from zoo.parts.networks import start_small
 from zoo.parts.vector_distribution import no_closed_form
 
 
@@ -195,7 +196,8 @@ class FlowPrior(nn.Module):
     """p(z) = N(f^{-1}(z); 0, I) |det df^{-1}/dz|, f a stack of affine couplings (Dinh et al. 2017).
 
     Couplings, not an autoregressive flow: a prior is sampled in generation *and* scored at the guide's values in
-    training, and a coupling does both in one pass.
+    training, and a coupling does both in one pass. The last layers of its networks start at a tenth of torch's, so that
+    p(z) starts near N(0, I): in full, some eight couplings map a tail of N(0, I) to where no density is left.
     """
 
     like: Tensor
@@ -208,6 +210,8 @@ class FlowPrior(nn.Module):
         self.split = latent_dim // 2
         shape = (self.split, list(hidden), [latent_dim - self.split] * 2)
         self.networks = nn.ModuleList(DenseNN(*shape) for _ in range(num_flows))
+        for coupling in self.networks.children():
+            start_small(*list(coupling.parameters())[-2:])
         self.register_buffer("like", torch.zeros(()), persistent=False)
         self.register_buffer("order", torch.arange(latent_dim).flip(0), persistent=False)
 
