@@ -254,7 +254,7 @@ EMPTY = r"components \[2\] were responsible for no datum and have been started a
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_an_empty_component_is_started_again(iris, form, dtype):
-    """One mean so far off that it gets no datum: with a warning EM ends between scikit-learn's best with two and with three
+    """One mean so far off that it gets no datum: with a warning EM ends between the best of scikit-learn with 2 and 3
     components, and every one has its share; it stayed at the origin, a spike, before."""
     x = iris.to(dtype) + 20.0
     model = started(x, FORMS[form]())
