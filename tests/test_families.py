@@ -501,6 +501,8 @@ def test_bad_arguments_are_named():
         Diagonal(0, 3)
     with pytest.raises(ValueError, match="num_components >= 1"):
         Mixture(2, 3, num_components=0)
+    with pytest.raises(ValueError, match="FlowPrior: a coupling needs latent_dim >= 2, got 1"):
+        FlowPrior(1)
     with pytest.raises(ValueError, match="Hidden dimension"):
         IAF(8, 3, hidden=(4,))
     with pytest.raises(ValueError, match="FullRank over 3 features takes 9 parameters, got 6"):

@@ -310,3 +310,22 @@ def test_a_guide_must_draw_step_by_step():
     model = linear_gaussian()
     with pytest.raises(ValueError, match=r"guide: expected one that draws step by step .* got Exact"):
         smc_log_likelihood(model, guides.Exact(model), torch.zeros(2, 4, 3), torch.zeros(2, 4, 2))
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.5])
+def test_weights_that_are_no_numbers_are_refused(share):
+    """The data are lost after the door."""
+    torch.manual_seed(0)
+    model = DMM(3, 2)
+    guide = small(guides.Smoother, model)
+    posterior = guide.posterior
+
+    def lost(*args, **kwargs):
+        q = posterior(*args, **kwargs)
+        q.x = q.x.clone()
+        q.x[1] = math.nan  # after the door
+        return q
+
+    guide.posterior = lost
+    with pytest.raises(ValueError, match=r"the log weights of sequences \[1\] \(1 in all\) are NaN"):
+        smc_log_likelihood(model, guide, torch.zeros(3, 4, 3), num_particles=5, resample_below=share)

@@ -534,3 +534,29 @@ def test_values_and_horizons_that_do_not_fit_are_named():
         model([[1.0]])
     with pytest.raises(TypeError, match="StateSpace: abstract; Half states neither advance nor emission nor start"):
         type("Half", (StateSpace,), {"transition": id, "states": id})()
+
+
+def test_a_carry_that_is_lost_or_of_another_kind_is_named():
+    model, x, _ = STATE_SPACES["srnn"].build()
+    carry = model.given(x[:, 0])
+    lost = carry._replace(z=carry.z.masked_fill(torch.arange(SEQUENCES)[:, None] == 2, math.nan))
+    for wrong, error, message in (
+        (tuple(carry), TypeError, "carry: expected a Carry, as of carry_on or given, got tuple"),
+        (lost, ValueError, "carry.z: NaN or infinite, first for sequence 2, counted from 0"),
+        (carry._replace(s="s_0"), ValueError, "carry.s: str is no state of a SRNN"),
+        (carry._replace(x=carry.x[:, :1]), ValueError, r"carry.x: expected shape .* for 4 sequences, got \(4, 1\)"),
+    ):
+        with pytest.raises(error, match=message):
+            model(x, carry=wrong)
+    model, x, u = STATE_SPACES["lgssm-both"].build()
+    with pytest.raises(ValueError, match=r"u: expected the controls of .* sequences and 6 \+ 2 frames, got"):
+        model.extend(torch.zeros(*x.shape[:-1], LATENT), x, 2, u[:, :3].repeat(1, 3, 1))
+
+
+def test_a_divergence_draws_where_nothing_was_drawn():
+    model, x, u = STATE_SPACES["dmm"].build()
+    q = Filter(model).trajectory(x, u)
+    kl = kl_divergence(q, Trajectory(model, model.transition, x, u))
+    assert kl.shape == (SEQUENCES,)
+    assert (kl > 0).all()
+    assert q._draw[0] is not None
