@@ -9,7 +9,6 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from zoo.infer.log_weights import terms
-from zoo.parts.trajectory import StateSpace
 
 _BOUNDED = ("Each step makes z larger: take hidden layers in the guide in place of hidden=(), a bounded transition, "
             "`clip=` or a lower learning rate")  # fmt: skip
@@ -87,7 +86,7 @@ def refuse_nonfinite_parameters(loss: nn.Module, where: str) -> None:
     if wrong:
         shown = ", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
         why = "(often sqrt or log at 0, or a masked-out NaN)"
-        if isinstance(getattr(loss, "model", None), StateSpace):  # in which what is masked out is never NaN
+        if hasattr(getattr(loss, "model", None), "advance"):  # a state space, in which what is masked out is zero
             why = f"through all steps of a trajectory, so the trajectory explodes. {_BOUNDED}"
         raise FloatingPointError(
             f"{where}: parameters became NaN or infinite though the loss was finite: {shown}. A gradient is not finite "
