@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from guides.families import Family, scatter
 from guides.pushforward import Pushforward
+from zoo.parts.networks import start_small
 
 
 class Planar(Family):
@@ -55,7 +56,8 @@ class Planar(Family):
     start: Tensor
 
     def __init__(self, features: int, context: int, *, num_flows: int = 8) -> None:
-        super().__init__(features, context, 2 * features + num_flows * (2 * features + 1))
+        num_parameters = 2 * features + num_flows * (2 * features + 1)
+        super().__init__(features, context, num_parameters, locations=slice(features))
         self.register_buffer("start", scatter(num_flows, features), persistent=False)
 
     def density(self, parameters: Tensor, prior: Any) -> Pushforward:
@@ -83,7 +85,8 @@ class Radial(Family):
     start: Tensor
 
     def __init__(self, features: int, context: int, *, num_flows: int = 8) -> None:
-        super().__init__(features, context, 2 * features + num_flows * (features + 2))
+        num_parameters = 2 * features + num_flows * (features + 2)
+        super().__init__(features, context, num_parameters, locations=slice(features))
         self.register_buffer("start", scatter(num_flows, features), persistent=False)
 
     def density(self, parameters: Tensor, prior: Any) -> Pushforward:
@@ -99,9 +102,7 @@ def _network(kind: type[ConditionalAutoRegressiveNN], flow: int, *sizes: Any, **
     with catch_warnings():
         simplefilter("ignore")  # one feature: Pyro recommends an affine map, which is what it then is
         network = kind(*sizes, permutation=order.flip(0) if flow % 2 else order, **kwargs)
-    with torch.no_grad():  # start near the identity, as Kingma et al.'s code does
-        for parameter in network.layers[-1].parameters():
-            parameter.mul_(0.1)
+    start_small(*network.layers[-1].parameters())  # near the identity, as Kingma et al.'s code does
     return network
 
 
@@ -133,7 +134,7 @@ class IAF(Family):
     def __init__(
         self, features: int, context: int, *, num_flows: int = 4, hidden: Sequence[int] = (320,), embedding: int = 64
     ) -> None:
-        super().__init__(features, context, 2 * features + embedding)
+        super().__init__(features, context, 2 * features + embedding, locations=slice(features))
         sizes = features, embedding, list(hidden)
         networks = (_network(GatedNetwork, k, *sizes) for k in range(num_flows))
         self.flows = nn.ModuleList(ConditionalAffineAutoregressive(network) for network in networks)
@@ -177,7 +178,7 @@ class Spline(Family):
         num_bins: int = 8,
         bound: float = 5.0,
     ) -> None:
-        super().__init__(features, context, 2 * features + embedding)
+        super().__init__(features, context, 2 * features + embedding, locations=slice(features))
         sizes = features, embedding, list(hidden)
         made = partial(_network, SplineNetwork, param_dims=[num_bins, num_bins, num_bins - 1])
         self.flows = nn.ModuleList(made(k, *sizes) for k in range(num_flows))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pyro.distributions import constraints
 from torch import Tensor
 
-from zoo.parts.distributions import VectorDistribution
+from zoo.parts.vector_distribution import VectorDistribution
 
 
 class NormalMixture(VectorDistribution):
@@ -32,7 +32,10 @@ class NormalMixture(VectorDistribution):
     support = constraints.real_vector
 
     def __init__(self, loc: Tensor, log_scale: Tensor, logits: Tensor) -> None:
-        super().__init__(loc.shape[:-2], loc.shape[-1])
+        shape = torch.broadcast_shapes(loc.shape, log_scale.shape)
+        if logits.shape[-1:] != shape[-2:-1]:
+            raise ValueError(f"NormalMixture: {tuple(logits.shape)} logits for components of shape {tuple(shape)}")
+        super().__init__(torch.broadcast_shapes(logits.shape[:-1], shape[:-2]), shape[-1])
         self.loc, self.log_scale, self.log_weight = loc, log_scale, logits.log_softmax(-1)
 
     def _expand(self, batch_shape: torch.Size) -> "NormalMixture":
@@ -52,11 +55,11 @@ class NormalMixture(VectorDistribution):
 
     def _standardised(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Each component's (z - m) / s and log N(z_i; m_i, s_i), `(..., components, features)`."""
-        y = (value.unsqueeze(-2) - self.loc) * (-self.log_scale).exp()
+        y = (self._vectors(value).unsqueeze(-2) - self.loc) * (-self.log_scale).exp()
         return y, -0.5 * y**2 - self.log_scale - 0.5 * math.log(2 * math.pi)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return (self.log_weight + self._standardised(value)[1].sum(-1)).logsumexp(-1)
+        return self._full((self.log_weight + self._standardised(value)[1].sum(-1)).logsumexp(-1))
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():

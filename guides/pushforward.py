@@ -8,7 +8,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from guides.families import Family
-from zoo.parts.distributions import UnitNormal, VectorDistribution
+from zoo.parts.distributions import UnitNormal
+from zoo.parts.vector_distribution import VectorDistribution, version_of
 
 
 class NoInverseError(ValueError, NotImplementedError):
@@ -34,6 +35,11 @@ class Pushforward(VectorDistribution):
         super().__init__(affine.shape[:-1], affine.shape[-1] // 2)
         self.affine, self.transforms, self.family = affine, transforms, family
         self._way: list[Tensor] = []
+        self._version = 0  # of the latest sample
+
+    @property
+    def _name(self) -> str:
+        return self.family.__name__
 
     def _expand(self, batch_shape: torch.Size) -> "Pushforward":
         affine = self.affine.expand(batch_shape + self.affine.shape[-1:])
@@ -41,6 +47,7 @@ class Pushforward(VectorDistribution):
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         self._way = self.way(UnitNormal(self.event_shape[0], self.affine, self.batch_shape).rsample(sample_shape))
+        self._version = version_of(self._way[-1])
         return self._way[-1]
 
     def way(self, x: Tensor) -> list[Tensor]:
@@ -65,8 +72,8 @@ class Pushforward(VectorDistribution):
         return way
 
     def log_prob(self, value: Tensor) -> Tensor:
-        own = bool(self._way) and value is self._way[-1]
-        way = self._way if own else self.way_back(value)
+        own = bool(self._way) and value is self._way[-1] and self._version == version_of(value)
+        way = self._way if own else self.way_back(self._vectors(value).to(self.affine.dtype))
         log_scale = self.affine.chunk(2, -1)[1]
         log_prob = UnitNormal(self.event_shape[0], self.affine).log_prob(way[0]) - log_scale.sum(-1)
         for transform, x, y in zip(self.transforms, way, way[1:], strict=False):

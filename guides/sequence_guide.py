@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyro
-import torch
 from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.sequence_input import read_frames, size_of_frames
-from zoo.parts.networks import mlp
+from zoo.parts.networks import mlp, start_small
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
 
@@ -88,10 +87,9 @@ class SequenceGuide(Guide):
         self.of_context = nn.Linear(self.directions * recurrent or size, width)
         self.of_state = nn.Linear(model.state_dim, width, bias=False) if self.markov else None
         self.rest = nn.Sequential(activation(), *mlp(width, hidden[1:], activation=activation)) if hidden else None
-        if not hidden:  # the start of a family's own layer
-            with torch.no_grad():
-                for parameter in (*self.of_context.parameters(), *(self.of_state or nn.Identity()).parameters()):
-                    parameter.mul_(0.1)
+        if not hidden:  # the start of a family's own layer; small in z too, which is fed back T times
+            start_small(self.of_context.weight, but=self.family.locations)
+            start_small(self.of_context.bias, *(self.of_state or nn.Identity()).parameters())
 
     @abstractmethod
     def read(self, values: Tensor, mask: Tensor | None) -> Tensor:

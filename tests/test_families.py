@@ -17,6 +17,7 @@ from torch.autograd.functional import jacobian
 
 from guides.families import Diagonal, Family, FullRank, Mixture
 from guides.flows import IAF, Planar, Radial, Spline
+from zoo.parts.conditionals import FlowPrior
 
 FAMILIES = {
     "diagonal": Diagonal,
@@ -221,7 +222,7 @@ def test_zero_weights_give_the_unit_normal(name, features, context):
 @CONTEXTS
 @pytest.mark.parametrize("name", FAMILIES)
 def test_starts_near_the_unit_normal_with_no_two_parts_alike(name, context):
-    """KL below 0.15 nats a feature as constructed; parts (components, flows) differ in their gradients."""
+    """KL below half a nat a feature as constructed; parts (components, flows) differ in their gradients."""
     torch.manual_seed(0)
     features = 4
     family = FAMILIES[name](features, context).double()
@@ -230,7 +231,7 @@ def test_starts_near_the_unit_normal_with_no_two_parts_alike(name, context):
     q = family.density(parameters, None)
     z = q.rsample((5000,))
     log_ratio = q.log_prob(z) - log_unit_normal(z)
-    assert log_ratio.mean().abs() < 0.15 * features
+    assert log_ratio.mean().abs() < 0.5 * features
     (z[..., 0] ** 3 + z.prod(-1) + log_ratio).mean().backward()
     if name in ("mixture", *NO_INVERSE):
         first = 0 if name == "mixture" else 2 * features
@@ -238,6 +239,65 @@ def test_starts_near_the_unit_normal_with_no_two_parts_alike(name, context):
         gradient = parameters.grad.sum(0)[first:]
         parts = gradient[number:].reshape(2, number, -1)[0] if name == "mixture" else gradient.reshape(number, -1)
         assert torch.pdist(parts).min() > 1e-3 * parts.abs().max()
+
+
+STARTS = {"diagonal": [Diagonal], "full rank": [FullRank]}
+STARTS["mixture"] = [partial(Mixture, num_components=num) for num in (1, 3, 20)]
+STARTS |= {kind.__name__: [partial(kind, num_flows=num) for num in (1, 4, 16)] for kind in (Planar, Radial, IAF)}
+STARTS["Spline"] = [partial(Spline, num_flows=num, hidden=(64,)) for num in (1, 2, 8)]
+
+
+@pytest.mark.parametrize("features", [2, 20, 64])
+@pytest.mark.parametrize("name", STARTS)
+def test_every_size_starts_within_a_nat_a_feature_of_the_unit_normal(name, features):
+    """In float32, for contexts of order one: the divergence from N(0, I), and the entropy against that of N(0, I)."""
+    for make in STARTS[name]:
+        if name == "Spline" and features == 64 and make.keywords["num_flows"] == 8:
+            continue  # seconds
+        for seed in range(3):
+            torch.manual_seed(seed)
+            q = make(features, 100)(None, torch.randn(32, 100))
+            z = q.rsample((5,))
+            log_q = q.log_prob(z)
+            entropy = Independent(Normal(torch.zeros(features), 1.0), 1).entropy()
+            assert (log_q - log_unit_normal(z)).mean().abs() < features, (make, seed)
+            assert (-log_q.mean() - entropy).abs() < features, (make, seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("hidden", [(8,), (64,), (200, 200)], ids=str)
+@pytest.mark.parametrize("latent_dim", [2, 20, 64])
+@pytest.mark.parametrize("num_flows", [1, 4, 8, 16])
+def test_a_flow_prior_starts_within_a_nat_a_dimension_of_the_unit_normal(num_flows, latent_dim, hidden, dtype):
+    """Draws of N(0, I), which a guide gives at its start, had 98 to 4 million nats of -log p under eight flows in 20
+    dimensions."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        p = FlowPrior(latent_dim, num_flows=num_flows, hidden=hidden).to(dtype)()
+        z = torch.randn(500, latent_dim, dtype=dtype)
+        cost = -p.log_prob(z).float().mean() + log_unit_normal(z.float()).mean()
+        assert cost.abs() < latent_dim, seed
+        assert log_unit_normal(p.sample((500,)).float()).mean() > -2.5 * latent_dim, seed
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_locations_start_in_full_and_all_else_at_a_tenth(name):
+    """Measured by `benchmarks.starts`: with locations at a tenth a VAE is 10 to 20 nats behind after an epoch."""
+    torch.manual_seed(0)
+    features, context = 4, 400
+    family = FAMILIES[name](features, context)
+    assert not family.head.bias.any()
+    largest, where = family.head.weight.abs().amax(1) * context**0.5, family.locations
+    moved = torch.zeros(family.num_parameters, dtype=torch.bool)
+    moved[where] = True
+    assert ((largest[moved] > 0.9) & (largest[moved] < 1.001)).all(), "torch draws from +-1 / sqrt(context)"
+    assert (largest[~moved] < 0.1001).all()
+    components = getattr(family, "num_components", 1)
+    assert moved.sum() == features * components
+    with torch.no_grad():  # and these are the ones that move q
+        parameters = torch.zeros(1, family.num_parameters)
+        parameters[:, where] = 3.0
+        assert (family.density(parameters, None).rsample((2000,)).mean(0) - 3).abs().max() < 0.3
 
 
 @pytest.mark.parametrize("name", ["mixture", *NO_INVERSE])
@@ -441,6 +501,8 @@ def test_bad_arguments_are_named():
         Diagonal(0, 3)
     with pytest.raises(ValueError, match="num_components >= 1"):
         Mixture(2, 3, num_components=0)
+    with pytest.raises(ValueError, match="FlowPrior: a coupling needs latent_dim >= 2, got 1"):
+        FlowPrior(1)
     with pytest.raises(ValueError, match="Hidden dimension"):
         IAF(8, 3, hidden=(4,))
     with pytest.raises(ValueError, match="FullRank over 3 features takes 9 parameters, got 6"):

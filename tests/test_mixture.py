@@ -1,6 +1,7 @@
 """The mixture of Gaussians against scikit-learn, scipy, Pyro's enumeration, and its gradients."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -245,6 +246,74 @@ def test_a_collapse_is_an_error_without_a_floor_and_none_with_one(form):
     torch.manual_seed(0)
     assert em(floored, x, restarts=1).converged
     np.testing.assert_allclose(covariances(floored)[:, 3, 3], 1e-4, rtol=1e-6)
+
+
+EMPTY = r"components \[2\] were responsible for no datum and have been started again"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_an_empty_component_is_started_again(iris, form, dtype):
+    """One mean so far off that it gets no datum: with a warning EM ends between the best of scikit-learn with 2 and 3
+    components, and every one has its share; it stayed at the origin, a spike, before."""
+    x = iris.to(dtype) + 20.0
+    model = started(x, FORMS[form]())
+    with torch.no_grad():
+        model.means[2] = -1e3
+    assert model.responsibilities(x)[:, 2].max() == 0
+    with pytest.warns(UserWarning, match=EMPTY):
+        result = em(model, x, tolerance=1e-6)
+    assert result.converged
+    assert model.prior().probs.min() > 0.02, "more than three of the 150"
+    assert (model.means - x.mean(0)).abs().max() < 5
+    best = Sklearn(3, covariance_type=form, n_init=10, random_state=0).fit(x.double().numpy())
+    two = Sklearn(2, covariance_type=form, n_init=10, random_state=0).fit(x.double().numpy())
+    assert result.log_likelihood > two.score(x.double().numpy()), "three explain more than two"
+    assert result.log_likelihood < best.score(x.double().numpy()) + 0.01
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_new_start_costs_is_announced(iris, form):
+    model = started(iris, FORMS[form]())
+    with torch.no_grad():
+        model.means[2] = -1e3
+    statistics, before = model.e_step(iris)
+    with pytest.warns(UserWarning, match=EMPTY):
+        announced = model.m_step(statistics)
+    assert (before - model.log_prob(iris)).sum() <= announced + 1e-9 * before.abs().sum()
+    with warnings.catch_warnings():  # once: after that it has its data
+        warnings.simplefilter("error")
+        em(model, iris)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("distinct", [1, 2, 3])
+def test_fewer_distinct_data_than_components(form, distinct):
+    """k-means leaves clusters empty; their components double others, and p(x) is that of the distinct data."""
+    points = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).double()[:distinct]
+    x = points.repeat(20, 1)
+    model = GaussianMixture(4, 5, covariance=FORMS[form](floor=1e-2)).double()
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="were responsible for no datum"):
+        result = em(model, x, restarts=2)
+    assert result.converged
+    assert model.responsibilities(x).isfinite().all()
+    nearest = torch.cdist(model.means.detach(), points).min(1).values
+    assert (nearest * (model.prior().probs > 1e-3)).max() < 0.3
+    if form != "spherical":  # N(0; 0, 0.01 I), each point a component's own
+        at_a_point = -0.5 * 4 * math.log(2 * math.pi * 1e-2) - math.log(distinct)
+        assert result.log_likelihood == pytest.approx(at_a_point, abs=0.02)
+
+
+@pytest.mark.parametrize("form", ["full", "diag", "spherical"])
+def test_a_small_component_is_where_its_data_are(form):
+    """In float32 a share of 1e-3 of a datum had its mean drawn a thousandth of the way to the origin."""
+    x = 1000 + torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    model = GaussianMixture(4, 2, covariance=FORMS[form](floor=1e-2))
+    responsibilities = torch.full((50, 2), 1.0)
+    responsibilities[:, 1] = 2e-5
+    model.m_step(MixtureStatistics(x, responsibilities))
+    torch.testing.assert_close(model.means.detach(), x.mean(0).expand(2, 4), rtol=1e-6, atol=0)
 
 
 def test_sites_and_samples(iris):

@@ -1,6 +1,7 @@
 """Guides of sequences: what each conditions on, masks, chunks, families; and how near they come to exact posteriors."""
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from guides import IAF, Diagonal, Filter, FullRank, MeanField, Planar, Precision
 from guides.sequence_guide import SequenceGuide
 from zoo import DMM, LGSSM, VAE
 from zoo.infer import ELBO, IWELBO, fit, log_likelihood, nuts_reference, terms
+from zoo.infer.nonfinite import culprit, refuse_nonfinite_parameters
 from zoo.infer.reference import as_reference
 from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
@@ -44,6 +46,77 @@ def pair(name, kind, **options):
     model, x, u = STATE_SPACES[name].build()
     torch.manual_seed(1)
     return model, GUIDES[kind](model, **{"hidden": (7,), "recurrent": 5} | options), x, u
+
+
+# --- trajectories that explode ---------------------------------------------------------------------------------------
+
+
+def exploding(factor, frames=60):
+    """z_t grows by that factor at every step of the guide."""
+    torch.manual_seed(0)
+    model = DMM(3, 2, transition=LinearTransition)
+    guide = Smoother(model, hidden=(), recurrent=4)
+    loss, x = ELBO()(model, guide), torch.bernoulli(torch.full((8, frames, 3), 0.5))
+    assert loss(x).isfinite()  # the pair is checked before it goes astray
+    with torch.no_grad():
+        guide.of_state.weight.zero_()
+        guide.of_state.weight[:2] = factor * torch.eye(2)
+        model.step.linear.weight.zero_()
+    return loss, x
+
+
+def named(loss, x):
+    torch.manual_seed(0)
+    return culprit(loss, (x,), {}, torch.arange(len(x)))
+
+
+@pytest.mark.parametrize(("factor", "first"), [(1e7, 2), (1e3, 3), (10.0, 7)])
+def test_an_exploding_trajectory_is_named_with_its_first_step(factor, first):
+    """z_1 is about 1, so |z_t| about factor^(t - 1); that times 10^6 is passed at step `first`, or one beside it."""
+    text = named(*exploding(factor, frames=400))
+    assert text.startswith("site 'z': the guide samples non-finite values in rows 0, 1, 2, 3, 4 and 3 more. The traj")
+    growth = r"The trajectory explodes: \|z\| is \S+ at step 1, .* at step (\d+), not finite from step (\d+) on"
+    found = re.search(growth, text)
+    assert found is not None, text
+    assert abs(int(found[1]) - first) <= 1
+    assert abs(int(found[2]) - 1 - 308 / math.log10(factor)) <= 2
+    assert "hidden=()" in text
+
+
+def test_a_trajectory_too_large_to_be_scored_is_named_too():
+    """z is finite and its square is not."""
+    text = named(*exploding(1e4, frames=50))
+    assert re.search(
+        r"'z' \(latent\): log p is -inf in rows .*The trajectory explodes.* at step 3\. Each step", text
+    ), text
+
+
+def test_a_trajectory_that_explodes_in_training_is_no_masked_out_nan():
+    loss, x = exploding(0.1)
+    with pytest.raises(FloatingPointError, match=r"site 'z': .*The trajectory explodes: \|z\| is .*hidden=\(\)"):
+        fit(loss, x, epochs=9, batch_size=4, optimizer=partial(torch.optim.SGD, lr=30.0), progress=False)
+    loss, _ = exploding(0.1)  # where the gradient is lost before z is
+    with torch.no_grad():
+        loss.guide.of_state.weight[0, 0] = math.nan
+    with pytest.raises(
+        FloatingPointError, match=r"step 3: parameters .*of_state.* so the trajectory explodes"
+    ) as error:
+        refuse_nonfinite_parameters(loss, "step 3")
+    assert "masked" not in str(error.value)
+
+
+def test_a_trajectory_lost_at_once_does_not_explode():
+    loss, x = exploding(0.1)
+
+    def lost(module, args, output):
+        output = output.clone()
+        output[:, 30] = math.nan  # of what the guide reads of frame 31
+        return output
+
+    loss.guide.of_context.register_forward_hook(lost)
+    text = named(loss, x)
+    assert "whose trajectories are finite up to step 30" in text
+    assert "explodes" not in text
 
 
 # --- every guide on every model --------------------------------------------------------------------------------------
@@ -212,6 +285,17 @@ def test_model_forecasts_and_imputes_with_every_guide():
         assert model.forecast(x, 3, 4, built).x.shape == (4, SEQUENCES, 3, x.shape[-1])
         filled = model.impute(x, HOLES, built, 4).x
         assert torch.equal(filled[0][HOLES], x[HOLES])
+
+
+@pytest.mark.parametrize("kind", GUIDES)
+def test_an_affine_guide_starts_as_a_head_does(kind):
+    """Locations follow the frames in full; all else, and all that is made of z and fed back, starts at a tenth."""
+    guide = GUIDES[kind](DMM(3, 4), hidden=(), recurrent=400)
+    largest = guide.of_context.weight.abs().amax(1) * guide.of_context.in_features**0.5
+    assert (largest[:4] > 0.9).all()
+    assert (largest[4:] < 0.1001).all()
+    small = [guide.of_context.bias] + ([] if kind == "mean field" else [guide.of_state.weight * 2 / 400**0.5])
+    assert all(v.abs().max() * 400**0.5 < 0.1001 for v in small)
 
 
 # --- families --------------------------------------------------------------------------------------------------------

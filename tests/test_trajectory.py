@@ -160,6 +160,51 @@ def test_a_draw_is_scored_as_any_value(name):
 
 
 @every_model
+@pytest.mark.parametrize("padded", [False, True])
+def test_values_and_batches_broadcast(name, padded):
+    """Values that nobody drew, with more and with fewer axes than the batch, against one sequence's worth at a time."""
+    model, x, u = STATE_SPACES[name].build()
+    guide, mask = Filter(model), PADDING if padded else None
+    z = torch.randn(PARTICLES, SEQUENCES, FRAMES, LATENT)
+
+    def each(values):
+        return torch.stack([guide.trajectory(x, u, mask).log_prob(v.expand(SEQUENCES, -1, -1)) for v in values])
+
+    q = guide.trajectory(x, u, mask)
+    wide = q.expand((PARTICLES, SEQUENCES))
+    one = each(z[:1, :1])
+    for found, expected in (
+        (q.log_prob(z), each(z)),
+        (wide.log_prob(z), each(z)),
+        (wide.log_prob(z[0]), each(z[:1]).expand(PARTICLES, SEQUENCES)),
+        (q.log_prob(z[0, :1]), one[0]),
+        (q.log_prob(z[0, 0]), one[0]),
+        (wide.log_prob(z[0, 0]), one.expand(PARTICLES, SEQUENCES)),
+        (q.log_prob(z[:, :1]), each(z[:, :1])),
+    ):
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected)
+
+
+@every_model
+def test_a_draw_that_was_written_to_is_scored_anew(name):
+    """By the guide, and by the model along the same states."""
+    model, x, u = STATE_SPACES[name].build()
+    guide = Filter(model)
+    q = guide.trajectory(x, u)
+    z = q.rsample()
+    q.log_prob_of_draw(z)
+    q.states(z)
+    with torch.no_grad():
+        z += 1.0
+        expected = guide.trajectory(x, u).log_prob(z.clone())
+        for score in (q.log_prob_of_draw, q.log_prob):
+            torch.testing.assert_close(score(z), expected)
+        torch.testing.assert_close(q.along(z).log_prob(z).sum(-1), expected)
+        torch.testing.assert_close(model_score(model, z, x, u), model_score(model, z.clone(), x.clone(), u))
+
+
+@every_model
 def test_what_has_changed_since_is_computed_again(name):
     """A model's trajectory takes what the guide's has computed only if model and data are as they were."""
     model, x, u = STATE_SPACES[name].build()
@@ -489,3 +534,29 @@ def test_values_and_horizons_that_do_not_fit_are_named():
         model([[1.0]])
     with pytest.raises(TypeError, match="StateSpace: abstract; Half states neither advance nor emission nor start"):
         type("Half", (StateSpace,), {"transition": id, "states": id})()
+
+
+def test_a_carry_that_is_lost_or_of_another_kind_is_named():
+    model, x, _ = STATE_SPACES["srnn"].build()
+    carry = model.given(x[:, 0])
+    lost = carry._replace(z=carry.z.masked_fill(torch.arange(SEQUENCES)[:, None] == 2, math.nan))
+    for wrong, error, message in (
+        (tuple(carry), TypeError, "carry: expected a Carry, as of carry_on or given, got tuple"),
+        (lost, ValueError, "carry.z: NaN or infinite, first for sequence 2, counted from 0"),
+        (carry._replace(s="s_0"), ValueError, "carry.s: str is no state of a SRNN"),
+        (carry._replace(x=carry.x[:, :1]), ValueError, r"carry.x: expected shape .* for 4 sequences, got \(4, 1\)"),
+    ):
+        with pytest.raises(error, match=message):
+            model(x, carry=wrong)
+    model, x, u = STATE_SPACES["lgssm-both"].build()
+    with pytest.raises(ValueError, match=r"u: expected the controls of .* sequences and 6 \+ 2 frames, got"):
+        model.extend(torch.zeros(*x.shape[:-1], LATENT), x, 2, u[:, :3].repeat(1, 3, 1))
+
+
+def test_a_divergence_draws_where_nothing_was_drawn():
+    model, x, u = STATE_SPACES["dmm"].build()
+    q = Filter(model).trajectory(x, u)
+    kl = kl_divergence(q, Trajectory(model, model.transition, x, u))
+    assert kl.shape == (SEQUENCES,)
+    assert (kl > 0).all()
+    assert q._draw[0] is not None

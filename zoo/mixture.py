@@ -1,5 +1,6 @@
 """p(x, k) = pi_k N(x; mu_k, Sigma_k): the mixture of Gaussians, with the covariances' form as a part handed in."""
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -241,7 +242,9 @@ class GaussianMixture(RootModule):
 
         self._check_count(check_data(x, self.data_dim, self.means))
         seed = int(torch.randint(2**31 - 1, (), device="cpu"))
-        kmeans = KMeans(self.num_components, n_init=1, random_state=seed).fit(x.detach().cpu().numpy())
+        with warnings.catch_warnings():  # fewer distinct data than components: `m_step` says what comes of it
+            warnings.filterwarnings("ignore", "Number of distinct clusters")
+            kmeans = KMeans(self.num_components, n_init=1, random_state=seed).fit(x.detach().cpu().numpy())
         clusters = torch.as_tensor(kmeans.labels_, dtype=torch.long, device=x.device)
         self.m_step(MixtureStatistics(x, nn.functional.one_hot(clusters, self.num_components).to(x.dtype)))
 
@@ -260,26 +263,48 @@ class GaussianMixture(RootModule):
     def m_step(self, statistics: MixtureStatistics) -> Tensor:
         """Weighted means and covariances; sets the parameters.
 
+        A component that is responsible for no datum has neither. It is started again, as if it were responsible for one
+        datum's worth of all of them: at one of those that have the least log p(x), with their covariance about it; a
+        warning names it.
+
         Returns:
             By how many nats, summed over the data, the floor e may lower the log-likelihood. With it the step
             maximises Q - (e/2) sum_k N_k tr Sigma_k^-1, hence Q, and so the log-likelihood, falls at most by
-            the fall of the second term.
+            the fall of the second term; where a component was started again, what that has cost.
 
         Raises:
             ValueError: a covariance is singular in spite of the floor; names the components. The parameters
                 are kept.
         """
         x, responsibilities = statistics
-        count = (
-            responsibilities.sum(0) + 10 * torch.finfo(x.dtype).eps
-        )  # as sklearn: an empty component divides by this
+        count = responsibilities.sum(0)
+        empty = count <= 10 * torch.finfo(x.dtype).eps * len(x)  # a weight that is lost in the sum of all
+        before = self.log_prob(x).sum() if empty.any() else None
+        if before is not None:
+            responsibilities = responsibilities.masked_fill(empty, 1 / len(x))
+            count = responsibilities.sum(0)
         mean = (responsibilities.T @ x) / count.unsqueeze(-1)
+        if before is not None:
+            mean[empty] = self._worst_explained(x, int(empty.sum()))
         scale = self.covariance.maximise(x, responsibilities, count, mean)
         change = self.covariance.trace_precision(self.scale) - self.covariance.trace_precision(scale)
         self.logits.copy_((count / count.sum()).log())
         self.means.copy_(mean)
         self.unconstrained_scale.copy_(transform_to(self.covariance.constraint).inv(scale))
-        return 0.5 * self.covariance.floor * (count * change).sum()
+        announced = 0.5 * self.covariance.floor * (count * change).sum()
+        if before is None:
+            return announced
+        warnings.warn(
+            f"GaussianMixture: components {empty.nonzero().flatten().tolist()} were responsible for no datum and have "
+            "been started again, each at a datum that the others explain badly", stacklevel=2,
+        )  # fmt: skip
+        return torch.maximum(announced, before - self.log_prob(x).sum())
+
+    def _worst_explained(self, x: Tensor, num: int) -> Tensor:
+        """That many of the distinct data, those of least log p(x) first; over again where there are fewer."""
+        distinct = torch.unique(x, dim=0)
+        order = self.log_prob(distinct).argsort()
+        return distinct[order[torch.arange(num, device=x.device) % len(order)]]
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log p(x, k), `(..., K)`."""

@@ -23,7 +23,7 @@ def smc_log_likelihood(
     *,
     first: Tensor | None = None,
     num_particles: int = 100,
-    resample_below: float = 0.5,
+    resample_below: float | None = None,
     batch_size: int = 32,
     seed: int | None = None,
 ) -> Tensor:
@@ -36,15 +36,17 @@ def smc_log_likelihood(
             `Smoother`, your own.
         x, u, mask, first, batch_size, seed: as in `sequence_log_likelihood`; masks are of whole frames, `(N, T)`.
         num_particles: K, all of them in memory at once for a batch.
-        resample_below: particles are drawn anew where the effective sample size 1 / sum_k w_k^2 of the normalised
-            weights is below this share of K; 0: never, which is plain importance sampling; 1: at every step.
+        resample_below: when particles are drawn anew. None: after the steps that are best for each sequence, by a
+            pilot run of 32 to 100 particles; with guides that look ahead that may be none. A share: where the effective
+            sample size 1 / sum_k w_k^2 of the normalised weights is below it times K, which misleads with
+            smoothers (`zoo.parts.particle_filter`); 0: never, which is plain importance sampling; 1: at every step.
 
     Raises:
         ValueError: a guide of another kind or of another model; what `sequence_log_likelihood` refuses.
     """
     if num_particles < 1 or batch_size < 1:
         raise ValueError(f"expected at least one particle and sequence, got {num_particles=}, {batch_size=}")
-    if not 0 <= resample_below <= 1:
+    if resample_below is not None and not 0 <= resample_below <= 1:
         raise ValueError(f"resample_below: expected a share of the particles, 0 to 1, got {resample_below}")
     observed = checked(x, u, mask, first)
     if observed.dim() == 3:

@@ -29,6 +29,8 @@ from zoo.parts.distributions import (
     MixtureOfNormalsDensity,
     UnitNormal,
 )
+from zoo.parts.networks import start_small
+from zoo.parts.vector_distribution import no_closed_form
 
 
 class Bernoulli(nn.Module):
@@ -118,6 +120,8 @@ class Categorical(nn.Module):
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
         super().__init__()
+        if levels < 2:
+            raise ValueError(f"Categorical: expected at least 2 levels, got {levels}")
         self.levels = levels
         self.logits = nn.Linear(in_features, data_dim * levels)
 
@@ -133,6 +137,8 @@ class DiscretizedLogistic(nn.Module):
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
         super().__init__()
+        if levels < 2:
+            raise ValueError(f"DiscretizedLogistic: expected at least 2 levels, got {levels}")
         self.levels = levels
         self.loc = nn.Linear(in_features, data_dim)
         self.log_scale = nn.Parameter(torch.full((data_dim,), levels / 16.0).log())
@@ -171,11 +177,27 @@ class MixturePrior(nn.Module):
         return MixtureSameFamily(_Categorical(logits=self.logits), components)
 
 
+class FlowDensity(TransformedDistribution):
+    """The density that a `FlowPrior` gives; of its moments it knows none."""
+
+    @property
+    def mean(self) -> Tensor:
+        no_closed_form("FlowPrior", "mean")
+
+    @property
+    def variance(self) -> Tensor:
+        no_closed_form("FlowPrior", "variance")
+
+    def entropy(self) -> Tensor:
+        no_closed_form("FlowPrior", "entropy")
+
+
 class FlowPrior(nn.Module):
     """p(z) = N(f^{-1}(z); 0, I) |det df^{-1}/dz|, f a stack of affine couplings (Dinh et al. 2017).
 
     Couplings, not an autoregressive flow: a prior is sampled in generation *and* scored at the guide's values in
-    training, and a coupling does both in one pass.
+    training, and a coupling does both in one pass. The last layers of its networks start at a tenth of torch's, so that
+    p(z) starts near N(0, I): in full, some eight couplings map a tail of N(0, I) to where no density is left.
     """
 
     like: Tensor
@@ -188,12 +210,14 @@ class FlowPrior(nn.Module):
         self.split = latent_dim // 2
         shape = (self.split, list(hidden), [latent_dim - self.split] * 2)
         self.networks = nn.ModuleList(DenseNN(*shape) for _ in range(num_flows))
+        for coupling in self.networks.children():
+            start_small(*list(coupling.parameters())[-2:])
         self.register_buffer("like", torch.zeros(()), persistent=False)
         self.register_buffer("order", torch.arange(latent_dim).flip(0), persistent=False)
 
-    def forward(self) -> TransformedDistribution:
+    def forward(self) -> FlowDensity:
         flip = Permute(self.order)
         transforms: list[Transform] = []  # made afresh: a coupling remembers the last value it saw
         for network in self.networks:
             transforms += [AffineCoupling(self.split, network, log_scale_min_clip=-3.0), flip]
-        return TransformedDistribution(UnitNormal(self.latent_dim, self.like), transforms)
+        return FlowDensity(UnitNormal(self.latent_dim, self.like), transforms)

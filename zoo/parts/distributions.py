@@ -5,36 +5,20 @@ construction: about 4 points of a training step at MNIST size and 30 on a toy (`
 `pyro.plate` of their own batch shape they are used as they are (`expand` returns the same object).
 """
 
+import copy
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pyro.distributions import MultivariateNormal, TorchDistribution, constraints
+from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence, register_kl
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence, register_kl
+
+from zoo.parts.vector_distribution import VectorDistribution, version_of
 
 _LOG_2PI = math.log(2 * math.pi)
-
-
-class VectorDistribution(TorchDistribution):
-    """Common ground (abstract): shapes are set, not derived, and validation is left to the check of the pair."""
-
-    has_rsample = False
-    arg_constraints: ClassVar[dict] = {}
-
-    def __init__(self, batch_shape: torch.Size, dim: int) -> None:
-        self._batch_shape = batch_shape
-        self._event_shape = torch.Size((dim,))
-        self._validate_args = False
-
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "VectorDistribution":
-        batch_shape = torch.Size(batch_shape)
-        return self if batch_shape == self._batch_shape else self._expand(batch_shape)
-
-    def _expand(self, batch_shape: torch.Size) -> "VectorDistribution":
-        raise TypeError(f"{type(self).__name__} does not say how it expands to {tuple(batch_shape)}")
 
 
 class UnitNormal(VectorDistribution):
@@ -63,54 +47,61 @@ class UnitNormal(VectorDistribution):
         return torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return (value * value).sum(-1) * -0.5 - 0.5 * _LOG_2PI * self._event_shape[0]
+        value = self._vectors(value)
+        return self._full((value * value).sum(-1) * -0.5 - 0.5 * _LOG_2PI * self._event_shape[0])
+
+    def entropy(self) -> Tensor:
+        return self.like.new_full(self._batch_shape, 0.5 * (1 + _LOG_2PI) * self._event_shape[0])
 
 
 class DiagonalNormal(VectorDistribution):
     """q(z) = prod_i N(z_i; loc_i, scale_i^2). Give `scale`, or `log_scale` where that is what a network puts out.
 
-    The other one is computed where it is asked for. With `log_scale` a density is not scored by way of the scale: where
+    The other one is computed when it is asked for. With `log_scale` a density is not scored by way of the scale: where
     exp(log_scale) overflows, as it may under a mask, scores and their gradients are still finite.
     """
 
     has_rsample = True
     support = constraints.real_vector
-    _drawn: tuple[Any, Any] = (None, None)
+    _drawn: tuple[Any, Any, int] = (None, None, 0)  # the latest draw, its noise, and how often it was written to
+    _made_of = 0  # the same of what the other one was made of
+    _scale: Any
+    _log_scale: Any
 
     def __init__(self, loc: Tensor, scale: Tensor | None = None, *, log_scale: Tensor | None = None) -> None:
         if (scale is None) == (log_scale is None):
             raise ValueError("DiagonalNormal takes `scale` or `log_scale`, one of the two")
-        if log_scale is not None:
-            if log_scale.shape != loc.shape:
-                loc, log_scale = torch.broadcast_tensors(loc, log_scale)
-        elif scale is not None and scale.shape != loc.shape:
-            loc, scale = torch.broadcast_tensors(loc, scale)
-        self.loc, self._scale, self._log_scale, self._by_log = loc, scale, log_scale, scale is None
+        self._by_log = by_log = scale is None
+        given: Any = log_scale if scale is None else scale
+        if given.shape != loc.shape:
+            loc, given = torch.broadcast_tensors(loc, given)
+        self.loc, self._scale, self._log_scale = loc, None if by_log else given, given if by_log else None
         super().__init__(loc.shape[:-1], loc.shape[-1])
 
     def _expand(self, batch_shape: torch.Size) -> "DiagonalNormal":
         new = object.__new__(DiagonalNormal)  # what is computed of one particle serves all of them
         VectorDistribution.__init__(new, batch_shape, self._event_shape[0])
         shape = batch_shape + self._event_shape
-        new.loc, new._scale, new._log_scale = self.loc.expand(shape), self.scale.expand(shape), self.log_scale
-        new._by_log = self._by_log
+        new.loc, new._scale, new._log_scale = (v.expand(shape) for v in (self.loc, self.scale, self.log_scale))
+        new._by_log, new._made_of = self._by_log, self._made_of
         return new
 
     @property
     def scale(self) -> Tensor:
-        return self._made("_scale", self._log_scale, torch.exp)
+        return self._made("_scale", self._log_scale, torch.exp) if self._by_log else self._scale
 
     @property
     def log_scale(self) -> Tensor:
-        return self._made("_log_scale", self._scale, torch.log)
+        return self._log_scale if self._by_log else self._made("_log_scale", self._scale, torch.log)
 
     def _made(self, name: str, given: Any, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """What is there or made of what was given; kept, but not without the graph that it should have."""
-        found = getattr(self, name)
-        if found is None:
+        """The other one, kept while nobody writes to what was given, but not without the graph that it should have."""
+        found: Any = getattr(self, name)
+        if found is None or version_of(given) != self._made_of:
             found = make(given)
             if torch.is_grad_enabled() or not given.requires_grad:
                 setattr(self, name, found)
+                self._made_of = version_of(given)
         return found
 
     @property
@@ -129,11 +120,11 @@ class DiagonalNormal(VectorDistribution):
         shape = torch.Size(sample_shape) + self.loc.shape
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         value = torch.addcmul(self.loc, self.scale, noise)
-        self._drawn = value, noise
+        self._drawn = value, noise, version_of(value)
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
-        away = value - self.loc
+        away = self._vectors(value) - self.loc
         return self.log_prob_at(away * (-self.log_scale).exp() if self._by_log else away / self.scale)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
@@ -142,8 +133,9 @@ class DiagonalNormal(VectorDistribution):
         They move the draw along: their effects on (value - loc) / scale cancel, that on -log scale is left. The value
         itself gets no gradient.
         """
-        drawn, noise = self._drawn
-        return self.log_prob_at(noise) if value is drawn and value.requires_grad else self.log_prob(value)
+        drawn, noise, version = self._drawn
+        own = value is drawn and value.requires_grad and version == version_of(value)
+        return self.log_prob_at(noise) if own else self.log_prob(value)
 
     @property
     def noise_of_draw(self) -> Tensor:
@@ -155,7 +147,7 @@ class DiagonalNormal(VectorDistribution):
         return -0.5 * _LOG_2PI * self._event_shape[0] - torch.addcmul(self.log_scale, noise, noise, value=0.5).sum(-1)
 
     def entropy(self) -> Tensor:
-        return (self.log_scale.sum(-1) + 0.5 * (1 + _LOG_2PI) * self._event_shape[0]).expand(self._batch_shape)
+        return self.log_scale.sum(-1) + 0.5 * (1 + _LOG_2PI) * self._event_shape[0]
 
 
 class IndependentBernoulli(VectorDistribution):
@@ -183,8 +175,15 @@ class IndependentBernoulli(VectorDistribution):
             return torch.bernoulli(self.mean.expand(torch.Size(sample_shape) + self.logits.shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        target = value.expand_as(self.logits)  # one x under many particles
-        return -F.binary_cross_entropy_with_logits(self.logits, target, reduction="none").sum(-1)
+        logits, target = self.logits, self._vectors(value)
+        if target.shape != logits.shape:  # one x under many particles, or many under one
+            logits, target = torch.broadcast_tensors(logits, target)
+        if target.dtype != logits.dtype:  # torch's loss would have the target's
+            target = target.to(torch.promote_types(target.dtype, logits.dtype))
+        return -F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
+
+    def entropy(self) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.logits, self.mean, reduction="none").sum(-1)
 
 
 class IndependentDiscretizedLogistic(VectorDistribution):
@@ -209,7 +208,19 @@ class IndependentDiscretizedLogistic(VectorDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.loc.clamp(0, self.levels - 1)
+        return self._sum_over_levels(lambda level: level)
+
+    @property
+    def variance(self) -> Tensor:
+        mean = self.mean
+        return self._sum_over_levels(lambda level: (level - mean) ** 2)
+
+    def _sum_over_levels(self, term: Callable[[Any], Any]) -> Tensor:
+        """sum_l term(l) p(x_i = l); one level at a time, as all at once may be too many for the memory."""
+        total = torch.zeros_like(self.loc)
+        for level in range(self.levels):
+            total = total + term(level) * self._each(torch.full_like(self.loc, level)).exp()
+        return total
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
@@ -218,12 +229,16 @@ class IndependentDiscretizedLogistic(VectorDistribution):
             return (loc + self.log_scale.exp() * torch.logit(uniform)).round().clamp(0, self.levels - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        return self._each(self._vectors(value)).sum(-1)
+
+    def _each(self, value: Tensor) -> Tensor:
+        """log p(x_i)."""
         rate = torch.exp(-self.log_scale)
         upper, lower = (value + 0.5 - self.loc) * rate, (value - 0.5 - self.loc) * rate
         # log(F(u) - F(l)) = log F(u) + log F(-l) + log(1 - exp(l - u)), exact and without cancellation
         inner = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-rate))
         first, last = value < 0.5, value > self.levels - 1.5
-        return torch.where(first, F.logsigmoid(upper), torch.where(last, F.logsigmoid(-lower), inner)).sum(-1)
+        return torch.where(first, F.logsigmoid(upper), torch.where(last, F.logsigmoid(-lower), inner))
 
 
 class MixtureOfNormalsDensity(VectorDistribution):
@@ -237,13 +252,21 @@ class MixtureOfNormalsDensity(VectorDistribution):
     support = constraints.real_vector
 
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
-        super().__init__(loc.shape[:-2], loc.shape[-1])
-        self.logits, self.loc, self.scale = logits.log_softmax(-1), loc, scale
+        loc, scale = torch.broadcast_tensors(loc, scale)
+        if logits.shape[-1:] != loc.shape[-2:-1]:
+            raise ValueError(f"{self._name}: {tuple(logits.shape)} logits for components of shape {tuple(loc.shape)}")
+        super().__init__(torch.broadcast_shapes(logits.shape[:-1], loc.shape[:-2]), loc.shape[-1])
+        self.logits, self.loc, self.scale = self._of_batch(logits.log_softmax(-1), loc, scale)
+
+    def _of_batch(self, logits: Tensor, *normal: Tensor) -> tuple[Tensor, ...]:
+        batch = self._batch_shape
+        return logits.expand(*batch, -1), *(v.expand(*batch, -1, -1) for v in normal)
 
     def _expand(self, batch_shape: torch.Size) -> "MixtureOfNormalsDensity":
-        shapes = (batch_shape + v.shape[len(self._batch_shape) :] for v in (self.logits, self.loc, self.scale))
-        parts = zip((self.logits, self.loc, self.scale), shapes, strict=True)
-        return MixtureOfNormalsDensity(*(v.expand(shape) for v, shape in parts))
+        new = copy.copy(self)
+        new._batch_shape = batch_shape
+        new.logits, new.loc, new.scale = new._of_batch(self.logits, self.loc, self.scale)
+        return new
 
     @property
     def mean(self) -> Tensor:
@@ -264,14 +287,14 @@ class MixtureOfNormalsDensity(VectorDistribution):
             return torch.addcmul(loc, scale, torch.randn_like(loc))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        noise = (value.unsqueeze(-2) - self.loc) / self.scale
+        noise = (self._vectors(value).unsqueeze(-2) - self.loc) / self.scale
         each = -torch.addcmul(self.scale.log(), noise, noise, value=0.5).sum(-1)
         return torch.logsumexp(self.logits + each, -1) - 0.5 * _LOG_2PI * self._event_shape[0]
 
 
 @register_kl(DiagonalNormal, UnitNormal)
 def _kl_diagonal_unit(q: DiagonalNormal, p: UnitNormal) -> Tensor:
-    return 0.5 * ((q.scale**2 + q.loc**2 - 1).sum(-1) - 2 * q.log_scale.sum(-1))
+    return p._full(0.5 * ((q.scale**2 + q.loc**2 - 1).sum(-1) - 2 * q.log_scale.sum(-1)))
 
 
 @register_kl(DiagonalNormal, DiagonalNormal)
@@ -287,7 +310,7 @@ def _kl_unit_diagonal(q: UnitNormal, p: DiagonalNormal) -> Tensor:
 
 @register_kl(UnitNormal, UnitNormal)
 def _kl_unit_unit(q: UnitNormal, p: UnitNormal) -> Tensor:
-    return q.like.new_zeros(q.batch_shape)
+    return p._full(q.like.new_zeros(q.batch_shape))
 
 
 def _dense(p: DiagonalNormal | UnitNormal) -> MultivariateNormal:
@@ -297,7 +320,7 @@ def _dense(p: DiagonalNormal | UnitNormal) -> MultivariateNormal:
 def _light(fn: Independent) -> DiagonalNormal:
     """`Normal(loc, scale).to_event(1)` as the light density that it equals."""
     if fn.reinterpreted_batch_ndims != 1 or not isinstance(fn.base_dist, Normal):
-        raise NotImplementedError
+        raise NotImplementedError(f"no closed-form KL with {fn}: expected Normal(loc, scale).to_event(1)")
     return DiagonalNormal(fn.base_dist.loc, fn.base_dist.scale)
 
 

@@ -33,6 +33,14 @@ def mlp(
     return nn.Sequential(*layers)
 
 
+def start_small(*parameters: Tensor, but: slice = slice(0)) -> None:
+    """Makes parameters, whose first axis is what a layer puts out, a tenth of what they are, but for these entries."""
+    with torch.no_grad():
+        for parameter in parameters:
+            kept = parameter[but].clone()
+            parameter.mul_(0.1)[but] = kept
+
+
 @contextmanager
 def evaluating(*modules: Any) -> Iterator[None]:
     """The modules among these in evaluation mode, all their parts; put back as they were, whatever happens."""

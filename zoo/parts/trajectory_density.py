@@ -9,10 +9,12 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
+from torch.utils._pytree import tree_leaves
 
 from zoo.parts.distributions import DiagonalNormal
 from zoo.parts.particle_filter import particle_filter
 from zoo.parts.rollout import Carry, at_steps
+from zoo.parts.vector_distribution import version_of
 
 
 class _Seen:
@@ -25,6 +27,7 @@ class _Seen:
 
     def __init__(self, inputs: tuple[Any, ...] | None = None) -> None:
         self.value: Any = None
+        self.version = 0  # of the value: how often it was written to
         self.offered_for: tuple[tuple, tuple] | None = None  # arguments, and the stamp of the model
         self.found: dict[str, tuple[Any, bool]] = {}  # inputs, states, prior; each with whether it has a graph
         if inputs is not None:
@@ -36,8 +39,8 @@ class _Seen:
         return same and stamp == _stamp(model, arguments)
 
     def along(self, value: Tensor) -> "_Seen":
-        if self.value is not value:
-            self.value = value
+        if self.value is not value or self.version != version_of(value):
+            self.value, self.version = value, version_of(value)
             for name in ("states", "prior"):
                 self.found.pop(name, None)
         return self
@@ -54,8 +57,8 @@ _OFFERED: WeakKeyDictionary[Any, ReferenceType[_Seen]] = WeakKeyDictionary()
 
 
 def _stamp(model: Any, arguments: tuple) -> tuple:
-    tensors = (*model.parameters(), *model.buffers(), *(a for a in arguments if isinstance(a, Tensor)))
-    versions = tuple((id(v), 0 if v.is_inference() else v._version, v.requires_grad) for v in tensors)
+    tensors = (*model.parameters(), *model.buffers(), *(a for a in tree_leaves(arguments) if isinstance(a, Tensor)))
+    versions = tuple((id(v), version_of(v), v.requires_grad) for v in tensors)
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), model.training, versions
 
 
@@ -107,7 +110,8 @@ class Trajectory(TorchDistribution):
         self.observed = mask
         self.x = x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
         self._u = u
-        self._draw: list[Any] = [None, None]  # shared by what `expand` makes: the latest draw, and how it was drawn
+        # shared by what `expand` makes: the latest draw, how it was drawn, and how often it had been written to
+        self._draw: list[Any] = [None, None, 0]
         own = conditional == model.transition
         # of the prior too every frame follows the transition
         self.followed: Any = None if mask is None or own else _followed(mask, x)
@@ -142,7 +146,7 @@ class Trajectory(TorchDistribution):
         new = memo[id(self)] = object.__new__(Trajectory)
         kept = {name: v for name, v in self.__dict__.items() if name not in ("_seen", "_draw")}
         new.__dict__.update({name: copy.deepcopy(v, memo) for name, v in kept.items()})
-        new._seen, new._draw = _Seen(), [None, None]
+        new._seen, new._draw = _Seen(), [None, None, 0]
         return new
 
     @property
@@ -174,12 +178,14 @@ class Trajectory(TorchDistribution):
 
     def along(self, z: Tensor) -> TorchDistribution:
         """The conditionals of all steps along z; where z is the latest draw, those that drew it."""
-        value = self._draw[0]
-        if value is z and (value.requires_grad or not torch.is_grad_enabled()):
+        if self._is_draw(z) and (z.requires_grad or not torch.is_grad_enabled()):
             drawn = self._drawn()
             if drawn is not None:
                 return drawn
         return self._conditionals(z)
+
+    def _is_draw(self, value: Tensor) -> bool:
+        return value is self._draw[0] and version_of(value) == self._draw[2]
 
     def _conditionals(self, z: Tensor) -> TorchDistribution:
         """Of all steps, as functions of z."""
@@ -213,7 +219,7 @@ class Trajectory(TorchDistribution):
             if t + 1 < T:
                 s = self.model.advance(s, z, x[t], *inputs[t + 1])
         value = torch.stack(path, -2)
-        self._draw[:] = value, steps
+        self._draw[:] = value, steps, version_of(value)
         return value
 
     def _beyond(self, z: Tensor, s: Any, t: int) -> Tensor:
@@ -227,7 +233,7 @@ class Trajectory(TorchDistribution):
         z = value = every.rsample()
         if self.followed is not None:
             value = torch.where(self.followed.unsqueeze(-1), z, self._padded(z, at_steps(self.inputs, z.shape[-2])))
-        self._draw[:] = value, [(every, z)]
+        self._draw[:] = value, [(every, z)], version_of(value)
         return value
 
     @torch.no_grad()
@@ -242,27 +248,27 @@ class Trajectory(TorchDistribution):
                 s = self.model.advance(s, path[t], x[t], *inputs[t + 1])
         return torch.stack(path, -2)
 
-    def log_evidence(self, num_particles: int, resample_below: float) -> Tensor:
+    def log_evidence(self, num_particles: int, resample_below: float | None) -> Tensor:
         """log of an unbiased estimate of p(x), nats, float64: by a particle filter that draws from this density."""
         return particle_filter(self, num_particles, resample_below)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if value is self._draw[0] and not torch.is_grad_enabled():
+        if self._is_draw(value) and not torch.is_grad_enabled():
             return self.log_prob_of_draw(value)  # no network twice; and some families score nothing else
         self._check(value)
         try:
             scores = self._conditionals(value).log_prob(value)
         except NotImplementedError:  # no inverse (`NoInverseError`): what drew the value scores it
-            if value is not self._draw[0]:
+            if not self._is_draw(value):
                 raise
             return self.log_prob_of_draw(value)
         return self._sum(scores, value)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """`log_prob`; of its own latest draw by the conditionals that drew it, without running a network again."""
-        drawn, steps = self._draw
-        if value is not drawn or (torch.is_grad_enabled() and not value.requires_grad):
+        if not self._is_draw(value) or (torch.is_grad_enabled() and not value.requires_grad):
             return self.log_prob(value)
+        steps = self._draw[1]
         stacked = None if self.independent else self._drawn()
         if stacked is not None:
             return self._sum(stacked.log_prob_at(torch.stack([c.noise_of_draw for c, _ in steps], -2)), value)
@@ -300,7 +306,7 @@ def _stack(steps: list[TorchDistribution]) -> DiagonalNormal | None:
         return None
     return DiagonalNormal(
         torch.stack([c.loc for c in steps], -2),
-        log_scale=torch.stack([c.log_scale.expand(c.loc.shape) for c in steps], -2),
+        log_scale=torch.stack([c.log_scale for c in steps], -2),
     )
 
 
