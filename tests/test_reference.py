@@ -11,7 +11,7 @@ import pytest
 import torch
 from gaussian_pairs import Z_MAX, LinearGaussian, NoLogProb
 
-from zoo.infer.inference_data import diagnose, pareto_k, posterior_draws, to_inference_data
+from zoo.infer.inference_data import diagnose, posterior_draws, to_inference_data
 from zoo.infer.log_joint import LogJoint, entries
 from zoo.infer.reference import (
     NotAReference,
@@ -338,83 +338,7 @@ def test_hmc_agrees_with_nuts_on_a_decoder():
     assert ((nuts.sd / hmc.sd).log().abs() / sizes.sqrt()).max() < Z_MAX
 
 
-# --- diagnostics -----------------------------------------------------------------------------------------------------
-
-
-def test_diagnose_does_not_let_stuck_chains_pass():
-    draws = torch.randn(4, 200, 3, generator=torch.Generator().manual_seed(0))
-    draws[2, :, 1] = 0.7  # one chain never moved
-    draws[0, 5, 2] = math.nan
-    found = diagnose({"z": draws})
-    assert found.rhat["z"][0] < 1.05
-    assert found.rhat["z"][1:].isinf().all()
-    assert (found.ess_bulk["z"][1:] == 0).all()
-    assert (found.ess_tail["z"][1:] == 0).all()
-
-
-def test_one_chain_is_judged_by_its_halves_and_many_short_ones_are_no_scandal():
-    generator = torch.Generator().manual_seed(0)
-    still = torch.randn(1, 400, 2, generator=generator)
-    drifting = still + torch.linspace(0, 3, 400).reshape(1, 400, 1)
-    assert diagnose({"z": still}).rhat["z"].max() < 1.05
-    assert diagnose({"z": drifting}).rhat["z"].min() > 1.2
-    short = torch.randn(64, 20, 3, 1, generator=generator)
-    assert as_reference(to_inference_data({"z": short})).mean_error.max() < 0.1
-
-
-def test_ess_of_an_autoregression():
-    """AR(1) with coefficient a: ESS / n = (1 - a) / (1 + a)."""
-    torch.manual_seed(0)
-    n, a = 20000, 0.6
-    noise = torch.randn(4, n, dtype=torch.float64)
-    draws = torch.zeros(4, n, dtype=torch.float64)
-    for t in range(1, n):
-        draws[:, t] = a * draws[:, t - 1] + math.sqrt(1 - a**2) * noise[:, t]
-    found = diagnose({"z": draws.unsqueeze(-1)})
-    # the estimate's own relative error, about sqrt(2 * lags / n) with some 20 lags
-    assert found.ess_bulk["z"].item() / (4 * n) == pytest.approx((1 - a) / (1 + a), rel=Z_MAX * math.sqrt(40 / (4 * n)))
-
-
-@pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
-def test_pareto_k_of_pareto_weights(k):
-    """Weights with a Pareto tail of shape k: asymptotic sd of the tail fit (1 + k) / sqrt(tail), tail 3 sqrt(K)."""
-    num = 20000
-    weights = torch.rand(num, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** -k
-    found = pareto_k(weights.log())
-    sd = (1 + k) / math.sqrt(3 * math.sqrt(num))
-    assert ((found - k).abs() < Z_MAX * sd).all()
-    assert abs(found.mean().item() - k) < Z_MAX * sd / math.sqrt(8) + 0.02  # 0.02: arviz draws k a little to 0.5
-
-
-def test_pareto_k_at_the_limits():
-    equal = torch.full((100, 1), -3.0)
-    rounded = equal + 1e-7 * torch.randn(100, 1, generator=torch.Generator().manual_seed(0))
-    broken = torch.randn(100, 1)
-    broken[3] = math.nan
-    found = pareto_k(torch.cat([equal, rounded, broken], 1))
-    assert found.tolist() == [-math.inf, -math.inf, math.inf]
-    with pytest.raises(ValueError, match="too few"):
-        pareto_k(torch.zeros(10, 2))
-    with pytest.raises(ValueError, match="num_particles, batch"):
-        pareto_k(torch.zeros(100))
-
-
-def test_inference_data_keeps_names_shapes_and_facts():
-    draws = {"z": torch.randn(2, 5, 3, 4), "s": torch.randn(2, 5, 3)}
-    stats = {"diverging": torch.zeros(2, 5, 3, dtype=torch.bool)}
-    data = to_inference_data(draws, sample_stats=stats, observed={"x": torch.ones(3, 7)}, attrs={"sampler": "mine"})
-    assert data["posterior"]["z"].dims == ("chain", "draw", "datum", "z_dim_0")
-    assert data["sample_stats"]["diverging"].dims == ("chain", "draw", "datum")
-    assert data["observed_data"]["x"].dims == ("datum", "x_dim_0")
-    back = posterior_draws(data, ["s", "z"])
-    assert list(back) == ["s", "z"]
-    assert torch.equal(back["z"], draws["z"])
-    with pytest.raises(ValueError, match=r"no draws of \['y'\]"):
-        posterior_draws(data, ["y"])
-    reference = as_reference(data)
-    assert reference.kind == "mine"
-    assert reference.mean.shape == (3, 5)
-    torch.testing.assert_close(reference.mean[:, reference.coordinates.index("s")], draws["s"].double().mean((0, 1)))
+# --- one form ------------------------------------------------------------------------------------------------------
 
 
 def test_as_reference_refuses_other_things():

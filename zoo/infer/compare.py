@@ -4,19 +4,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import MultivariateStudentT
 from torch import Tensor
 
 from zoo.infer.chunks import MAX_BYTES, draws, held, seeded
-from zoo.infer.inference_data import pareto_k
+from zoo.infer.inference_data import InferenceData, pareto_k
 from zoo.infer.log_joint import LogJoint
 from zoo.infer.reference import Reference, as_reference
-
-if TYPE_CHECKING:
-    from arviz import InferenceData
 
 __all__ = ["FAIR", "GOOD", "Comparison", "Limits", "Verdict", "compare"]
 
@@ -150,7 +147,7 @@ class Comparison:
 
 def compare(
     guide: Callable,
-    reference: "Reference | InferenceData",
+    reference: Reference | InferenceData,
     x: Tensor,
     *args: Any,
     model: Callable | None = None,

@@ -9,18 +9,15 @@ References: Neal 2011 (HMC); Hoffman and Gelman 2014 (dual averaging); Betancour
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.infer.chunks import held, seeded
-from zoo.infer.inference_data import to_inference_data
+from zoo.infer.inference_data import InferenceData, to_inference_data
 from zoo.infer.log_joint import LogJoint
 from zoo.infer.nuts import NotAReference, check_draws
-
-if TYPE_CHECKING:
-    from arviz import InferenceData
 
 __all__ = ["hmc_reference"]
 
@@ -41,7 +38,7 @@ def hmc_reference(
     min_ess: float = 400.0,
     max_divergences: int = 0,
     **kwargs: Any,
-) -> "InferenceData":
+) -> InferenceData:
     """Draws from p(z_n | x_n) for every row of x at once, with the model's parameters frozen, checked.
 
     Chains start at draws from the prior. The warm-up adapts, for each datum, the step size to `target_accept` by dual
@@ -63,7 +60,7 @@ def hmc_reference(
             (all chains together) of every coordinate.
 
     Returns:
-        `arviz.InferenceData`: `posterior` with `(chain, draw, datum, ...)`; `sample_stats` with `diverging`,
+        Arviz's container: `posterior` with `(chain, draw, datum, ...)`; `sample_stats` with `diverging`,
         `acceptance_rate` and `n_steps`, each `(chain, draw, datum)`.
 
     Raises:

@@ -5,18 +5,15 @@ References: Hoffman and Gelman 2014 (NUTS); Vehtari et al. 2021 (R-hat and ESS, 
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer import NUTS
 from torch import Tensor
 
 from zoo.infer.chunks import held, seeded
-from zoo.infer.inference_data import diagnose, posterior_draws, to_inference_data
+from zoo.infer.inference_data import InferenceData, diagnose, posterior_draws, to_inference_data
 from zoo.infer.pair import program
-
-if TYPE_CHECKING:
-    from arviz import InferenceData
 
 __all__ = ["Failure", "NotAReference", "check_draws", "nuts_reference"]
 
@@ -45,16 +42,16 @@ class NotAReference(RuntimeError):
 
     Attributes:
         failures: the statistics beyond their limits, each with its worst site and coordinate (empty: the time ran out).
-        inference_data: what was drawn, as `arviz.InferenceData`; None if the time ran out during the warm-up.
+        inference_data: what was drawn, in arviz's container; None if the time ran out during the warm-up.
     """
 
-    def __init__(self, message: str, data: "InferenceData | None", failures: tuple[Failure, ...] = ()) -> None:
+    def __init__(self, message: str, data: InferenceData | None, failures: tuple[Failure, ...] = ()) -> None:
         super().__init__(message)
         self.inference_data = data
         self.failures = failures
 
 
-def check_draws(data: "InferenceData", *, max_rhat: float, min_ess: float, max_divergences: int, advice: str) -> None:
+def check_draws(data: InferenceData, *, max_rhat: float, min_ess: float, max_divergences: int, advice: str) -> None:
     """Raises `NotAReference` unless every coordinate passes R-hat, bulk and tail ESS, and few transitions diverged.
 
     In messages an index such as `z[5,3]` reads: datum 5, entry 3.
@@ -104,7 +101,7 @@ def nuts_reference(
     min_ess: float = 400.0,
     max_divergences: int = 0,
     **kwargs: Any,
-) -> "InferenceData":
+) -> InferenceData:
     """Draws from p(latents | x) by Pyro's NUTS, with the model's parameters frozen, checked.
 
     All data points of x are sampled jointly, in one trajectory, so this is for a handful of them (15 ms and more for a
@@ -122,7 +119,7 @@ def nuts_reference(
             (all chains together) of every coordinate.
 
     Returns:
-        `arviz.InferenceData`: `posterior` with `(chain, draw, datum, ...)`, `sample_stats["diverging"]`.
+        Arviz's container: `posterior` with `(chain, draw, datum, ...)`, `sample_stats["diverging"]`.
 
     Raises:
         NotAReference: the draws fail the check, or the time is over; what was drawn is in `.inference_data`.

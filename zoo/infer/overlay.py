@@ -5,7 +5,7 @@ Colours mean the same everywhere: the guide is orange and dashed, the exact post
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -15,10 +15,8 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from zoo.infer.chunks import batch_rows, draws, held, seeded, with_index
+from zoo.infer.inference_data import InferenceData
 from zoo.infer.reference import Reference, as_reference
-
-if TYPE_CHECKING:
-    from arviz import InferenceData
 
 GUIDE, EXACT, DRAWS = "#d9541e", "#1f5fa8", "#6b6b6b"
 _MASSES = (0.95, 0.5)
@@ -27,7 +25,7 @@ _BINS = 100
 
 def plot_overlay(
     guide: Callable,
-    references: "Reference | InferenceData | Sequence[Reference | InferenceData]",
+    references: Reference | InferenceData | Sequence[Reference | InferenceData],
     x: Tensor,
     *args: Any,
     model: Callable | None = None,

@@ -5,25 +5,23 @@
 - `nuts_reference`: Pyro's NUTS, for any model without discrete latents and a few data points.
 - `hmc_reference`: batched HMC, for many data points with latents of their own.
 
-The samplers give `arviz.InferenceData`, and only after R-hat, effective sample sizes and divergences have been checked;
-draws that fail are raised as `NotAReference`, which carries them. `as_reference` brings everything to one form.
+The samplers give draws in arviz's container, and only after R-hat, effective sample sizes and divergences have been
+checked; draws that fail are raised as `NotAReference`, which carries them. `as_reference` brings everything to one
+form.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from zoo.infer.chunks import MAX_BYTES, batch_rows, held, seeded
 from zoo.infer.hmc import hmc_reference
-from zoo.infer.inference_data import ess_mean, is_inference_data, posterior_draws
+from zoo.infer.inference_data import InferenceData, ess_mean, is_inference_data, posterior_draws
 from zoo.infer.log_joint import LogJoint, entries, flatten
 from zoo.infer.nuts import NotAReference, nuts_reference
-
-if TYPE_CHECKING:
-    from arviz import InferenceData
 
 __all__ = [
     "NotAReference",
@@ -66,12 +64,15 @@ class Reference:
         return [name for site, event in self.sites.items() for name in entries(site, event)]
 
 
-def as_reference(found: "Reference | InferenceData") -> Reference:
-    """Any reference in one form: a `Reference` as it is, the draws of an `arviz.InferenceData` by their moments."""
+def as_reference(found: Reference | InferenceData) -> Reference:
+    """Any reference in one form: a `Reference` as it is, draws in an arviz container by their moments."""
     if isinstance(found, Reference):
         return found
     if not is_inference_data(found):
-        raise ValueError(f"expected a Reference or an arviz.InferenceData, got {type(found).__name__}")
+        raise ValueError(
+            "expected a Reference, an arviz.InferenceData or a DataTree with a posterior group, got "
+            f"{type(found).__name__}"
+        )
     values = posterior_draws(found)
     short = [name for name, value in values.items() if value.dim() < 3]
     if short:
