@@ -152,7 +152,7 @@ def test_compare_says_what_is_missing(model):
         compare(lambda x: None, reference, x)
     with pytest.raises(ValueError, match="holds 3 data, x has 2"):
         compare(Given(model), reference, x[:2])
-    other = to_inference_data({"w": torch.randn(2, 50, 3, 2)})
+    other = to_inference_data({"w": torch.randn(4, 50, 3, 2)})
     with pytest.raises(ValueError, match=r"\['w'\]"):
         compare(Given(model), other, x, num_particles=30)
 

@@ -125,8 +125,8 @@ def test_pareto_k_at_the_limits():
 
 
 def test_inference_data_keeps_names_shapes_and_facts():
-    draws = {"z": torch.randn(2, 5, 3, 4), "s": torch.randn(2, 5, 3)}
-    stats = {"diverging": torch.zeros(2, 5, 3, dtype=torch.bool)}
+    draws = {"z": torch.randn(4, 5, 3, 4), "s": torch.randn(4, 5, 3)}
+    stats = {"diverging": torch.zeros(4, 5, 3, dtype=torch.bool)}
     data = to_inference_data(draws, sample_stats=stats, observed={"x": torch.ones(3, 7)}, attrs={"sampler": "mine"})
     assert data["posterior"]["z"].dims == ("chain", "draw", "datum", "z_dim_0")
     assert data["sample_stats"]["diverging"].dims == ("chain", "draw", "datum")

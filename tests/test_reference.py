@@ -242,8 +242,8 @@ def test_hmc_takes_constrained_and_several_sites():
 
 def test_nuts_finds_the_exact_posterior(model):
     x = model.data(2)
-    found = nuts_reference(model, x, num_samples=100, warmup=60, chains=2, seed=0, max_rhat=1.1, min_ess=40)
-    assert found["posterior"]["z"].shape == (2, 100, 2, 2)
+    found = nuts_reference(model, x, num_samples=100, warmup=60, seed=0, max_rhat=1.1, min_ess=40)
+    assert found["posterior"]["z"].shape == (4, 100, 2, 2)
     assert found["posterior"].attrs["sampler"] == "NUTS"
     assert_moments(as_reference(found), exact_reference(model, x))
     assert model.weight.requires_grad
@@ -266,8 +266,8 @@ def test_what_was_drawn_is_not_lost_when_the_time_is_over(model, sampler, monkey
     monkeypatch.setattr(sys.modules[sampler.__module__], "time", clock)
     x = model.data(2)
     with pytest.raises(NotAReference, match="time budget of 25 s was over after 6 of 1000000 draws") as info:
-        sampler(model, x, num_samples=10**6, warmup=20, chains=2, time_budget=25.0)
-    assert info.value.inference_data["posterior"]["z"].shape == (2, 6, 2, 2)
+        sampler(model, x, num_samples=10**6, warmup=20, time_budget=25.0)
+    assert info.value.inference_data["posterior"]["z"].shape == (4, 6, 2, 2)
     with pytest.raises(NotAReference, match="over after 4 of 20 warm-up draws") as info:
         sampler(model, x, warmup=20, time_budget=3.5)
     assert info.value.inference_data is None
@@ -330,7 +330,7 @@ def test_hmc_agrees_with_nuts_on_a_decoder():
         for parameter in model.parameters():
             parameter.mul_(3.0)
         x = model.likelihood(torch.randn(3, 4, dtype=torch.float64)).sample()
-    nuts = as_reference(nuts_reference(model, x, num_samples=400, warmup=200, chains=3, seed=1))
+    nuts = as_reference(nuts_reference(model, x, num_samples=400, warmup=200, seed=1))
     hmc = as_reference(hmc_reference(model, x, num_samples=2000, seed=2))
     error = torch.hypot(nuts.mean_error, hmc.mean_error)
     assert ((nuts.mean - hmc.mean) / error).abs().max() < Z_MAX

@@ -15,6 +15,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from zoo.infer.chunks import batch_rows, draws, held, seeded, with_index
+from zoo.infer.fingerprint import check_fingerprint
 from zoo.infer.inference_data import InferenceData
 from zoo.infer.reference import Reference, as_reference
 
@@ -60,7 +61,7 @@ def plot_overlay(
         seed: of a random stream of its own.
 
     Raises:
-        ValueError: no model, references of other data, or a posterior with one coordinate.
+        ValueError: no model, references of other data or another model, or a posterior with one coordinate.
     """
     several: Sequence[Any] = references if isinstance(references, list | tuple) else [references]
     found = [as_reference(reference) for reference in several]
@@ -69,6 +70,8 @@ def plot_overlay(
     model = getattr(guide, "model", None) if model is None else model
     if not callable(model):
         raise ValueError(f"plot_overlay: {type(guide).__name__} does not know its model; give model=")
+    for reference in found:
+        check_fingerprint(reference.fingerprint, model, x, args, kwargs, "plot_overlay")
     names = found[0].coordinates
     if len(names) < 2:
         raise ValueError("plot_overlay: two coordinates are needed, the posterior has one")

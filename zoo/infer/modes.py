@@ -1,0 +1,230 @@
+"""Modes of many posteriors at once: ascents from many starts, what they found, and how much mass stands there.
+
+R-hat compares chains with each other; a mode in which no chain ever was leaves no trace in it. So every reference made
+of draws is held against the modes that ascents from 64 other places find.
+
+A mode's mass is Laplace's, exp(log p(u)) sqrt(det(2 pi H^-1)), in unconstrained coordinates. H comes from differences
+of gradients over a quarter of a standard deviation, not from second derivatives: those of a ReLU decoder are zero
+where its density is curved, and Kalman recursions and fused networks have none.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from zoo.infer.chunks import MAX_BYTES
+
+__all__ = ["STARTS", "Density", "Modes", "ascend", "connected", "find_modes", "prior_modes", "spread_of"]
+
+STARTS = 64  # a basin that takes one of ten starts is missed in one of a thousand cases
+BARRIER = 2.0  # nats below the lower of two ends, on the straight way between them: below it, chains pass
+
+
+class Density(Protocol):
+    """Log densities of N posteriors at positions `(K, N, d)`, d unconstrained coordinates each."""
+
+    def prior(self, chains: int) -> Tensor: ...
+
+    def gradient(self, u: Tensor, max_bytes: int = ...) -> tuple[Tensor, Tensor]: ...
+
+    def evaluate(self, u: Tensor, max_bytes: int = ...) -> Tensor: ...
+
+    def constrain(self, u: Tensor) -> dict[str, Tensor]: ...
+
+
+class Modes(NamedTuple):
+    """The modes of N posteriors, R at most, highest first; where a posterior has fewer, `value` is -inf.
+
+    Attributes:
+        position, value: `(R, N, d)` and the log density there `(R, N)`.
+        precision: H of each, `(R, N, d, d)`, made positive definite.
+        mass: Laplace mass over that of all modes of the datum, `(R, N)`.
+        ends, label: where the ascents ended, `(S, N, d)`, and in which mode, `(S, N)`; -1: nowhere finite.
+    """
+
+    position: Tensor
+    value: Tensor
+    precision: Tensor
+    mass: Tensor
+    ends: Tensor
+    label: Tensor
+
+    def nearest(self, u: Tensor) -> Tensor:
+        """For positions `(K, N, d)` the mode whose own quadratic log density is the highest there, `(K, N)`."""
+        scores = []
+        for value, position, precision in zip(self.value, self.position, self.precision, strict=True):
+            away = u.to(position) - position
+            scores.append(value - 0.5 * (torch.einsum("knd,nde->kne", away, precision) * away).sum(-1))
+        return torch.stack(scores).argmax(0)
+
+    def starts(self, chains: int, threshold: float) -> Tensor:
+        """Ends for chains to start at, `(chains, N, d)`: one in each mode above `threshold`, the rest by mass.
+
+        Heavy modes come first; chains in one mode start at ends of different ascents.
+        """
+        chosen = torch.zeros(chains, self.label.shape[1], dtype=torch.long)
+        for n, (mass, label) in enumerate(zip(self.mass.T.tolist(), self.label.T.tolist(), strict=True)):
+            order = sorted(range(len(mass)), key=lambda r: -mass[r])
+            places = [r for r in order if mass[r] > threshold][:chains]
+            for i in range(rest := chains - len(places)):
+                share, total = (i + 0.5) / rest, 0.0
+                for r in order:
+                    total += mass[r]
+                    if total >= share:
+                        break
+                places.append(r)
+            ends = {r: [s for s, found in enumerate(label) if found == r] for r in set(places)}
+            used = dict.fromkeys(ends, 0)
+            for chain, r in enumerate(places):
+                chosen[chain, n] = ends[r][used[r] % len(ends[r])] if ends[r] else 0
+                used[r] += 1
+        return self.ends.gather(0, chosen.to(self.ends.device).unsqueeze(-1).expand(-1, -1, self.ends.shape[-1]))
+
+
+def prior_modes(density: Density, max_bytes: int = MAX_BYTES) -> Modes:
+    """The modes that ascents from `STARTS` draws of the prior end in.
+
+    Raises:
+        ValueError: the log density of some data is finite at no draw; names their rows.
+    """
+    u = density.prior(STARTS)
+    modes = find_modes(density, u, spread_of(u), max_bytes)
+    lost = (modes.label.amax(0) < 0).nonzero().flatten().tolist()
+    if lost:
+        raise ValueError(f"log p(x, z) is not finite at draws from the prior, in rows {lost[:10]} ({len(lost)} in all)")
+    return modes
+
+
+def spread_of(u: Tensor) -> Tensor:
+    """A scale for each coordinate of draws `(S, N, d)`: median deviation, which a heavy tail does not move."""
+    flat = u.flatten(0, 1)
+    spread = 1.48 * (flat - flat.median(0).values).abs().median(0).values
+    return torch.where((spread > 0) & spread.isfinite(), spread, 1.0)
+
+
+def find_modes(density: Density, starts: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES) -> Modes:
+    """Ascents from `starts` `(S, N, d)` and the modes that they end in.
+
+    Args:
+        density: of the posteriors.
+        starts: `(S, N, d)`.
+        spread: scale of each coordinate, `(d,)` or `(N, d)`, such as the prior's standard deviations: the longest step.
+        max_bytes: bound on the intermediate results of one piece.
+    """
+    ends, values = ascend(density, starts, spread, max_bytes)
+    label = torch.where(values > -torch.inf, -2, -1)  # -2: not yet of any mode
+    found: list[tuple[Tensor, Tensor]] = []
+    while (label == -2).any() or not found:
+        value, best = values.where(label == -2, -torch.inf).max(0)
+        top = ends.gather(0, best.expand(1, -1).unsqueeze(-1).expand(1, -1, ends.shape[-1]))[0]
+        joined = connected(density, ends, values, top, value, label == -2, spread, max_bytes)
+        label = torch.where((label == -2) & joined, len(found), label)
+        found.append((top, value))
+    position, value = (torch.stack(part) for part in zip(*found, strict=True))
+    precision = _precision(density, position, spread, max_bytes)
+    log_mass = value.double() - 0.5 * torch.linalg.slogdet(precision.double()).logabsdet
+    return Modes(position, value, precision, log_mass.softmax(0).nan_to_num(0.0), ends, label)
+
+
+@torch.no_grad()
+def ascend(
+    density: Density, u: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES, steps: int = 200, memory: int = 8
+) -> tuple[Tensor, Tensor]:
+    """L-BFGS from each start on its own, all at once: ends `(S, N, d)` and values `(S, N)`, -inf where not finite.
+
+    torch's and scipy's take one problem at a time. Here a step that does not gain enough is cut and tried again in the
+    next round, while the others go on, so that a round is one gradient for all. An ascent is over when a full step
+    promises less than a thousandth of a nat, or what rounding leaves of it.
+    """
+    scale = spread.clamp(min=torch.finfo(u.dtype).tiny)
+    value, gradient = _finite(*density.gradient(u, max_bytes))
+    gradient = gradient * scale
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    gamma = gradient.norm(dim=-1, keepdim=True).clamp(min=1.0).reciprocal()
+    length, alive = torch.ones_like(value), value > -torch.inf
+    for _ in range(steps):
+        direction = _direction(gradient, pairs, gamma)
+        direction = direction / direction.abs().amax(-1, keepdim=True).clamp(min=1.0)
+        slope = (direction * gradient).sum(-1)
+        rounding = 16 * torch.finfo(value.dtype).eps * value.abs()
+        alive = alive & (slope * length > rounding.clamp(min=1e-12)) & (slope > 1e-3) & (length > 1e-6)
+        rows = alive.any(1).nonzero().flatten()
+        if not len(rows):
+            break
+        move = (length.unsqueeze(-1) * direction).to(u)
+        new_value, new_gradient = value.clone(), gradient.clone()
+        there, slopes = _finite(*density.gradient(u[rows] + move[rows] * scale, max_bytes))
+        new_value[rows], new_gradient[rows] = there, slopes * scale
+        taken = alive & (new_value >= value + 1e-4 * length * slope)
+        change = torch.where(taken.unsqueeze(-1), gradient - new_gradient, 0.0)
+        move = torch.where(taken.unsqueeze(-1), move, 0.0)
+        along, square = (move * change).sum(-1, keepdim=True), (change**2).sum(-1, keepdim=True)
+        good = along > 1e-10 * square
+        pairs = [*pairs[-memory + 1 :], (move * good, change * good, torch.where(good, 1 / along, 0.0))]
+        gamma = torch.where(good, along / square, gamma)
+        u = u + move * scale
+        value = torch.where(taken, new_value, value)
+        gradient = torch.where(taken.unsqueeze(-1), new_gradient, gradient)
+        length = torch.where(taken, (2 * length).clamp(max=1.0), length / 4)
+    return u, value
+
+
+def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], gamma: Tensor) -> Tensor:
+    """The two loops of L-BFGS; a pair that was not taken has weight 0."""
+    direction, weights = gradient, []
+    for move, change, weight in reversed(pairs):
+        weights.append(weight * (move * direction).sum(-1, keepdim=True))
+        direction = direction - weights[-1] * change
+    direction = gamma * direction
+    for (move, change, weight), first in zip(pairs, reversed(weights), strict=True):
+        direction = direction + move * (first - weight * (change * direction).sum(-1, keepdim=True))
+    return direction
+
+
+def _finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions without a finite value or gradient count as -inf, which no step goes to."""
+    fine = value.isfinite() & gradient.isfinite().all(-1)
+    return value.where(fine, -torch.inf), gradient.where(fine.unsqueeze(-1), 0.0)
+
+
+def connected(
+    density: Density,
+    ends: Tensor,
+    values: Tensor,
+    top: Tensor,
+    value: Tensor,
+    asked: Tensor,
+    spread: Tensor,
+    max_bytes: int,
+    points: int = 31,
+) -> Tensor:
+    """Tells which of the ends asked for belong to the mode at `top`: no barrier stands on the straight way there."""
+    near = ((ends - top).abs() <= 1e-2 * spread).all(-1) & ((value - values).abs() <= 0.1)
+    far = asked & ~near
+    most = int(far.sum(0).max())
+    if most == 0:
+        return near
+    rows = far.to(torch.int8).argsort(dim=0, descending=True, stable=True)[:most]  # of each datum those that are far
+    chosen = ends.gather(0, rows.unsqueeze(-1).expand(-1, -1, ends.shape[-1]))
+    steps = torch.linspace(0.0, 1.0, points + 2, dtype=top.dtype, device=top.device)[1:-1].reshape(-1, 1, 1, 1)
+    between = (top + steps * (chosen - top)).flatten(0, 1)
+    lowest = density.evaluate(between, max_bytes).nan_to_num(nan=-torch.inf).reshape(points, *rows.shape).amin(0)
+    passes = lowest >= torch.minimum(values.gather(0, rows), value) - BARRIER
+    return near | torch.zeros_like(near).scatter(0, rows, passes)
+
+
+def _precision(density: Density, u: Tensor, spread: Tensor, max_bytes: int) -> Tensor:
+    """-d^2 log p / du^2 at positions `(R, N, d)`, no direction wider than twice its spread: `(R, N, d, d)`."""
+    spread = spread.expand(u.shape)
+    step = 1e-3 * spread
+    for _ in range(2):
+        shift = torch.diag_embed(step).movedim(-1, 0)  # (d, R, N, d)
+        around = torch.stack([u + shift, u - shift])
+        gradient = _finite(*density.gradient(around.flatten(0, 2), max_bytes))[1].reshape(around.shape)
+        precision = (gradient[1] - gradient[0]).movedim(0, -1) / (2 * step).unsqueeze(-2)
+        step = 0.25 / precision.diagonal(dim1=-2, dim2=-1).clamp(min=0.0).sqrt().clamp(min=1 / spread)
+    precision = spread.unsqueeze(-1) * (0.5 * (precision + precision.mT)) * spread.unsqueeze(-2)
+    values, vectors = torch.linalg.eigh(precision.double())
+    precision = (vectors * values.clamp(min=0.25).unsqueeze(-2)) @ vectors.mT
+    return precision.to(u) / spread.unsqueeze(-1) / spread.unsqueeze(-2)
