@@ -149,21 +149,24 @@ def ascend(
     """L-BFGS from each start on its own, all at once: ends `(S, N, d)` and values `(S, N)`, -inf where not finite.
 
     torch's and scipy's take one problem at a time. Here a step that does not gain enough is cut and tried again in the
-    next round, while the others go on, so that a round is one gradient for all. An ascent is over when a full step
-    promises less than a thousandth of a nat, or what rounding leaves of it.
+    next round, while the others go on, so that a round is one gradient for all. An ascent is over when five steps in a
+    row promised less than a millionth of a nat (one may know nothing yet of a ridge), or rounding leaves nothing.
     """
     scale = spread.clamp(min=torch.finfo(u.dtype).tiny)
     value, gradient = _finite(*density.gradient(u, max_bytes))
     gradient = gradient * scale
-    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    moves, changes = u.new_zeros(2, memory, *u.shape)  # of each ascent its own last ones
+    weights = u.new_zeros(memory, *u.shape[:-1], 1)
     gamma = gradient.norm(dim=-1, keepdim=True).clamp(min=1.0).reciprocal()
     length, alive = torch.ones_like(value), value > -torch.inf
+    small = torch.zeros_like(value, dtype=torch.long)
     for _ in range(steps):
-        direction = _direction(gradient, pairs, gamma)
+        direction = _direction(gradient, moves, changes, weights, gamma)
         direction = direction / direction.abs().amax(-1, keepdim=True).clamp(min=1.0)
         slope = (direction * gradient).sum(-1)
         rounding = 16 * torch.finfo(value.dtype).eps * value.abs()
-        alive = alive & (slope * length > rounding.clamp(min=1e-12)) & (slope > 1e-3) & (length > 1e-6)
+        small = torch.where(slope > 1e-6, 0, small + 1)
+        alive = alive & (slope * length > rounding.clamp(min=1e-12)) & (small < 5) & (length > 1e-6)
         rows = alive.any(1).nonzero().flatten()
         if not len(rows):
             break
@@ -176,23 +179,25 @@ def ascend(
         move = torch.where(taken.unsqueeze(-1), move, 0.0)
         along, square = (move * change).sum(-1, keepdim=True), (change**2).sum(-1, keepdim=True)
         good = along > 1e-10 * square
-        pairs = [*pairs[-memory + 1 :], (move * good, change * good, torch.where(good, 1 / along, 0.0))]
+        moves = torch.where(good, torch.cat([moves[1:], move.unsqueeze(0)]), moves)
+        changes = torch.where(good, torch.cat([changes[1:], change.unsqueeze(0)]), changes)
+        weights = torch.where(good, torch.cat([weights[1:], 1 / along.unsqueeze(0)]), weights)
         gamma = torch.where(good, along / square, gamma)
         u = u + move * scale
         value = torch.where(taken, new_value, value)
         gradient = torch.where(taken.unsqueeze(-1), new_gradient, gradient)
-        length = torch.where(taken, (2 * length).clamp(max=1.0), length / 4)
+        length = torch.where(taken, (4 * length).clamp(max=1.0), length / 4)
     return u, value
 
 
-def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], gamma: Tensor) -> Tensor:
-    """The two loops of L-BFGS; a pair that was not taken has weight 0."""
-    direction, weights = gradient, []
-    for move, change, weight in reversed(pairs):
-        weights.append(weight * (move * direction).sum(-1, keepdim=True))
-        direction = direction - weights[-1] * change
+def _direction(gradient: Tensor, moves: Tensor, changes: Tensor, weights: Tensor, gamma: Tensor) -> Tensor:
+    """The two loops of L-BFGS; a pair that is not there yet has weight 0."""
+    direction, firsts = gradient, []
+    for move, change, weight in zip(moves.flip(0), changes.flip(0), weights.flip(0), strict=True):
+        firsts.append(weight * (move * direction).sum(-1, keepdim=True))
+        direction = direction - firsts[-1] * change
     direction = gamma * direction
-    for (move, change, weight), first in zip(pairs, reversed(weights), strict=True):
+    for move, change, weight, first in zip(moves, changes, weights, reversed(firsts), strict=True):
         direction = direction + move * (first - weight * (change * direction).sum(-1, keepdim=True))
     return direction
 

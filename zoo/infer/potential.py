@@ -57,7 +57,8 @@ class Potential:
     def gradient(self, u: Tensor, max_bytes: int | None = None) -> tuple[Tensor, Tensor]:
         values, gradients = [], []
         for row in u:
-            gradient, potential = potential_grad(self._potential, self.unflatten(row))
+            with torch.enable_grad():
+                gradient, potential = potential_grad(self._potential, self.unflatten(row))
             values.append(-potential)
             gradients.append(-self.flatten(gradient))
         return torch.stack(values).unsqueeze(1), torch.stack(gradients)
