@@ -15,7 +15,7 @@ from zoo.infer.compare import FAIR, GOOD, Limits, Verdict, compare
 from zoo.infer.inference_data import to_inference_data
 from zoo.infer.overlay import DRAWS, EXACT, GUIDE
 from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_overlay, plot_reconstructions
-from zoo.infer.reference import as_reference, exact_reference, grid_reference
+from zoo.infer.reference import as_reference, exact_reference, grid_reference, hmc_reference
 
 
 @pytest.fixture
@@ -155,6 +155,89 @@ def test_compare_says_what_is_missing(model):
     other = to_inference_data({"w": torch.randn(4, 50, 3, 2)})
     with pytest.raises(ValueError, match=r"\['w'\]"):
         compare(Given(model), other, x, num_particles=30)
+
+
+def test_draws_of_other_sites_or_shapes(model):
+    x = model.data(3)
+    for draws, message in (
+        ({"z": torch.randn(4, 50, 3, 1)}, r"has 1 coordinates \['z\[0\]'\], the guide samples 2"),
+        ({"z": torch.randn(4, 50, 3)}, r"has 1 coordinates \['z'\]"),
+        ({"z": torch.randn(4, 50, 3, 1, 2)}, r"draws of {'z': \(1, 2\)}, the model has the latent sites {'z': \(2,\)}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare(Given(model), to_inference_data(draws), x, num_particles=30)
+    with pytest.raises(ValueError, match="num_particles: expected 30 or more"):
+        compare(Given(model), exact_reference(model, x), x, num_particles=1)
+
+
+def positive(x):
+    with pyro.plate("data", len(x)):
+        s = pyro.sample("s", dist.Gamma(x.new_tensor(2.0), 1.0))
+        t = pyro.sample("t", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(s.unsqueeze(-1) + t, 1.0).to_event(1), obs=x)
+
+
+def prior_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("s", dist.Gamma(x.new_tensor(2.0), 1.0))
+        pyro.sample("t", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+
+
+def test_constrained_and_several_sites():
+    """Importance sampling from the prior, and from the draws, against quadrature over s; t is summed out by hand."""
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    found = hmc_reference(positive, x, num_samples=300, warmup=100, seed=0, max_rhat=1.1, min_ess=100)
+    compared = compare(prior_guide, found, x, model=positive, seed=0)
+    s = torch.linspace(1e-6, 20, 20001, dtype=torch.float64)
+    likelihood = dist.Normal(s.unsqueeze(-1), math.sqrt(2.0)).log_prob(x).sum(-1)
+    exact = torch.trapezoid((dist.Gamma(2.0, 1.0).log_prob(s) + likelihood).exp(), s).log()
+    assert abs(compared.log_p.item() - exact) < Z_MAX * compared.log_p_error.item()
+    assert compared.coordinates == ["s", "t[0]", "t[1]"]
+    draws = {"s": torch.rand(4, 50, 1).double(), "t": torch.randn(4, 50, 1, 2).double()}
+    draws["s"][2, 3] = 0.0
+    with pytest.raises(ValueError, match="site 's': the reference has draws on the border of the support"):
+        compare(prior_guide, to_inference_data(draws), x, model=positive, num_particles=30)
+    with pytest.raises(ValueError, match=r"draws of {'t': \(2,\)}, the model has the latent sites {'s': \(\), 't'"):
+        compare(prior_guide, to_inference_data({"t": draws["t"]}), x, model=positive, num_particles=30)
+
+
+def test_scalar_latents_and_a_single_row():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x.new_zeros(()), 1.0))
+            b = pyro.sample("b", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+    def guide(x):
+        covariance = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=x.dtype) / 3
+        joint = dist.MultivariateNormal(torch.stack([x / 3, 2 * x / 3], -1), covariance)
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(joint.mean[:, 0], math.sqrt(2 / 3)))
+            pyro.sample("b", dist.Normal(2 * x / 3 + (a - x / 3) / 2, math.sqrt(0.5)))
+
+    x = torch.tensor([1.5], dtype=torch.float64)
+    reference = grid_reference(model, x)
+    found = compare(guide, reference, x, model=model, seed=0)
+    assert found.coordinates == ["a", "b"]
+    assert found.verdicts == [Verdict.GOOD]
+    assert found.log_p.item() == pytest.approx(dist.Normal(0.0, math.sqrt(3.0)).log_prob(x).item(), abs=1e-6)
+    assert plot_overlay(guide, reference, x, model=model, num_draws=500).axes[0].get_ylabel() == "b"
+
+
+def test_log_weights_that_are_not_finite_are_bad(model):
+    """A guide that draws where the model has no density: its ELBO is -inf."""
+
+    def bounded(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.factor("bound", torch.where(z.sum(-1) > 3.0, -torch.inf, 0.0))
+            pyro.sample("x", dist.Normal(z @ model.weight.T, 0.5).to_event(1), obs=x)
+
+    x = model.data(2)
+    guide = Given(model, lambda x: dist.Normal(torch.ones(len(x), 2).double(), 2.0).to_event(1))
+    found = compare(guide, grid_reference(bounded, x), x, model=bounded, num_particles=500, seed=0)
+    assert (found.elbo == -math.inf).all()
+    assert found.verdicts == [Verdict.BAD] * 2
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

@@ -156,6 +156,43 @@ def test_exact_reference(model):
         exact_reference(NoLogProb(model), x)
 
 
+@pytest.mark.parametrize("wrong", ["mean", "scale", "other data"])
+def test_a_posterior_that_is_not_the_models(model, wrong):
+    class Lying(LinearGaussian):
+        def posterior(self, x):
+            exact = super().posterior(x.flip(0) if wrong == "other data" else x)
+            shift = 0.1 * (wrong == "mean")
+            return dist.MultivariateNormal(
+                exact.mean + shift, scale_tril=exact.scale_tril * (1 + (wrong == "scale") / 20)
+            )
+
+    with pytest.raises(ValueError, match=r"Lying.posterior is not the model's for data \[0, .*varies by .* nats"):
+        exact_reference(Lying(scale=0.5), model.data(4))
+    with pytest.raises(ValueError, match="one latent site, the model has"):
+        exact_reference(Several(), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="exact_reference: site 's': constrained"):
+        exact_reference(Constrained(), torch.zeros(2, 1))
+
+
+class Several:
+    posterior = LinearGaussian.posterior
+
+    def __call__(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("b", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(x.new_zeros(1), 1.0).to_event(1), obs=x)
+
+
+class Constrained:
+    posterior = LinearGaussian.posterior
+
+    def __call__(self, x):
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Gamma(x.new_tensor(2.0), 1.0))
+            pyro.sample("x", dist.Normal(s.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+
 @pytest.mark.parametrize("latent_dim", [1, 2])
 def test_grid_is_exact_for_gaussians(latent_dim):
     model = LinearGaussian(
@@ -193,6 +230,83 @@ def test_grid_finds_every_mode_and_weighs_it():
 def test_grid_says_when_it_is_too_coarse():
     with pytest.raises(NotAReference, match=r"too coarse for data \[0, 1\]"):
         grid_reference(two_modes, torch.tensor([[1.0], [2.0]], dtype=torch.float64), points=17)
+
+
+def test_grid_keeps_two_narrow_modes_that_lie_between_its_points():
+    """Of a quarter of a thousandth of the prior's width, at -1.1 and 1.3 of different weights, in closed form."""
+    narrow = torch.tensor(2.5e-4, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((z - 0.1).abs(), narrow).to_event(1), obs=x)
+
+    x = torch.tensor([[1.2]], dtype=torch.float64)
+    with pytest.raises(NotAReference, match="too coarse"):
+        grid_reference(model, x)
+    found = grid_reference(model, x, points=2**15)
+    parts = dist.Normal(x.new_zeros(2), (1 + narrow**2).sqrt()).log_prob(torch.tensor([1.3, -1.1]).double())
+    torch.testing.assert_close(found.log_evidence, parts.logsumexp(0, keepdim=True), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found.mean[0], (parts.softmax(0) * torch.tensor([1.3, -1.1])).sum().reshape(1), atol=1e-6, rtol=0
+    )
+
+
+def test_grid_says_that_a_spike_stands_between_its_points():
+    """A spike of a third of the mass beside a wide mode, with a tolerance that lets the sums over the grid differ."""
+    scales = torch.tensor([0.05, 0.5], dtype=torch.float64)
+
+    def model(x):
+        mixture = dist.MixtureSameFamily(
+            dist.Categorical(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)),
+            dist.Normal(torch.tensor([1.2345, -1.0], dtype=torch.float64), scales),
+        )
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 2.0))
+            pyro.factor("ratio", mixture.log_prob(z) - dist.Normal(0.0, 2.0).log_prob(z))
+            pyro.sample("x", dist.Normal(x.new_zeros(1), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(
+        NotAReference, match=r"too coarse for data \[0, 1\] .*standard deviations of a narrow mode wide"
+    ):
+        grid_reference(model, torch.zeros(2, 1, dtype=torch.float64), points=33, tolerance=10.0)
+
+
+def test_grid_says_that_mass_stands_at_its_border():
+    """An improper posterior: flat, so that every box is too small."""
+
+    def flat(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.factor("flat", 0.5 * (z**2).sum(-1))
+            pyro.sample("x", dist.Normal(x.new_zeros(1), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(NotAReference, match=r"too small for data \[0\] .*mass stands at the border"):
+        grid_reference(flat, torch.zeros(1, 1, dtype=torch.float64))
+
+
+def test_grid_says_that_it_met_nan():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.factor("hole", torch.where(z.sum(-1) > 4.5, torch.nan, 0.0))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    with pytest.raises(NotAReference, match=r"meets NaN for data \[0, 1\] \(2 of 2\)"):
+        grid_reference(model, torch.zeros(2, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"points": 8}, "points: expected 9 or more on each axis, got 8"),
+        ({"tolerance": 0.0}, "tolerance: expected nats above 0, got 0.0"),
+        ({"tolerance": math.nan}, "tolerance: expected nats above 0, got nan"),
+    ],
+)
+def test_grid_settings_out_of_range(model, settings, message):
+    with pytest.raises(ValueError, match=f"grid_reference: {message}"):
+        grid_reference(model, model.data(2), **settings)
 
 
 def test_grid_refuses_what_it_cannot_do():
@@ -339,6 +453,47 @@ def test_hmc_agrees_with_nuts_on_a_decoder():
 
 
 # --- one form ------------------------------------------------------------------------------------------------------
+
+
+def test_as_reference_refuses_draws_that_vouch_for_nothing():
+    for chains in (1, 3):
+        with pytest.raises(ValueError, match=f"site 'z': draws of {chains} chains; a reference has at least 4"):
+            as_reference(to_inference_data({"z": torch.randn(chains, 50, 3, 2)}))
+    with pytest.raises(ValueError, match="site 'w': draws of 2 data, 'z' has 3"):
+        as_reference(to_inference_data({"z": torch.randn(4, 50, 3, 2), "w": torch.randn(4, 50, 2)}, per_datum=False))
+    draws = torch.randn(4, 50, 3, 2)
+    draws[1, 2, 0, 1] = math.nan
+    with pytest.raises(ValueError, match="site 'z': the draws hold NaN"):
+        as_reference(to_inference_data({"z": draws}))
+
+
+@pytest.mark.parametrize("sampler", [nuts_reference, hmc_reference])
+def test_fewer_than_four_chains_are_no_reference(model, sampler):
+    for settings in ({"chains": 1}, {"chains": 3}, {"num_samples": 3}, {"warmup": 0}):
+        with pytest.raises(ValueError, match=r"num_samples >= 4, chains >= 4, warmup >= \d+; got"):
+            sampler(model, model.data(2), **settings)
+
+
+def scalar(x):
+    """A latent without an event axis: p(z | x) = N(x / 2, 1 / 2)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_scalar_latents_by_every_reference(rows):
+    x = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)[:rows]
+    found = {
+        "grid": grid_reference(scalar, x),
+        "HMC": as_reference(hmc_reference(scalar, x, num_samples=150, warmup=60, seed=0, **LAX)),
+        "NUTS": as_reference(nuts_reference(scalar, x, num_samples=150, warmup=60, seed=0, **LAX)),
+    }
+    for name, reference in found.items():
+        assert reference.kind == name
+        assert reference.coordinates == ["z"]
+        assert reference.mean.shape == (rows, 1)
+        assert ((reference.mean[:, 0] - x / 2).abs() < 1e-6 + Z_MAX * reference.mean_error[:, 0]).all()
 
 
 def test_as_reference_refuses_other_things():

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain
+from operator import itemgetter
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -178,7 +179,7 @@ def _state(program: Any, name: str = "", seen: set[int] | None = None) -> Iterat
         yield from _leaves([program.func, program.args, program.keywords], name, seen)
     elif isinstance(program, nn.Module):
         yield name, type(program).__qualname__
-        for key, value in [*program.named_parameters(), *program.named_buffers()]:
+        for key, value in sorted([*program.named_parameters(), *program.named_buffers()], key=itemgetter(0)):
             yield f"{name}.{key}", value
         for key, module in program.named_modules():
             for attribute, value in vars(module).items():  # settings kept as plain tensors and fractions

@@ -69,7 +69,7 @@ def _border(weights: Tensor, axis: int) -> Tensor:
 
 def _box(log_joint: LogJoint, modes: Modes, points: int, max_bytes: int, depth: float = 25.0) -> tuple[Tensor, Tensor]:
     """For each datum the box that holds every mode and grid point within `depth` nats of the highest density."""
-    spread = spread_of(modes.ends)
+    spread = spread_of(modes.origins)
     near = (modes.value >= modes.value.amax(0) - depth).unsqueeze(-1)
     mode_low = torch.where(near, modes.position, torch.inf).amin(0)
     mode_high = torch.where(near, modes.position, -torch.inf).amax(0)

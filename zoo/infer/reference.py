@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from zoo.infer.checked import CHAINS, NotAReference
+from zoo.infer.checked import CHAINS, MISSED, NotAReference
 from zoo.infer.chunks import MAX_BYTES, batch_rows, held, seeded
 from zoo.infer.fingerprint import fingerprint, from_attributes
 from zoo.infer.grid import Grid, integrate
@@ -226,7 +226,7 @@ def grid_reference(
                 f"grid_reference: one or two latent dimensions, the model has {log_joint.dim}; use hmc_reference"
             )
         points = (points or (1025 if log_joint.dim == 1 else 129)) // 2 * 2 + 1
-        found = integrate(log_joint, points, tolerance, max_bytes)
+        found = integrate(log_joint, points, min(tolerance, MISSED), max_bytes)
     _check_grid(found, points, tolerance)
 
     def log_density(z: Tensor, rows: Tensor) -> Tensor:
@@ -260,19 +260,19 @@ def _check_grid(found: Grid, points: int, tolerance: float) -> None:
             tolerance,
         ),
         (
-            found.coarse > 1.5,
-            "is too coarse",
-            "a cell is {0:.3g} standard deviations of a narrow mode wide (at most {1:g}). Raise points=",
-            found.coarse,
-            1.5,
-        ),
-        (
             found.border > tolerance,
             "is too small",
             "{0:.3g} of the mass stands at the border of its box (at most {1:g}): a heavy tail, or a mode that no "
             "ascent found",
             found.border,
             tolerance,
+        ),
+        (
+            found.coarse > 1.5,
+            "is too coarse",
+            "a cell is {0:.3g} standard deviations of a narrow mode wide (at most {1:g}). Raise points=",
+            found.coarse,
+            1.5,
         ),
     ):
         if bad := wrong.nonzero().flatten().tolist():
