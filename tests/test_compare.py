@@ -1,5 +1,6 @@
 """A guide held against a reference: known gaps, errors and ratios; verdicts k-hat alone would get wrong; pictures."""
 
+import dataclasses
 import json
 import math
 
@@ -302,6 +303,47 @@ def test_overlay_of_chosen_coordinates_and_per_datum_guides(tmp_path):
     one = LinearGaussian(latent_dim=1)
     with pytest.raises(ValueError, match="two coordinates"):
         plot_overlay(Given(one), exact_reference(one, one.data(2)), one.data(2))
+
+
+def test_overlay_refuses_what_it_cannot_show(model):
+    x, guide = model.data(3), Given(model)
+    exact = exact_reference(model, x)
+    for arguments, message in (
+        ({"data": [3]}, r"data: expected some of the rows 0..2, got \[3\]"),
+        ({"data": []}, r"data: expected some of the rows 0..2, got \[\]"),
+        ({"coordinates": (0, 2)}, r"coordinates: expected two of 0..1, got \[0, 2\]"),
+        ({"titles": ["a"]}, "titles: expected 3, one for each panel, got 1"),
+    ):
+        with pytest.raises(ValueError, match=f"plot_overlay: {message}"):
+            plot_overlay(guide, exact, x, **arguments)
+    with pytest.raises(ValueError, match="function does not know its model; give model="):
+        plot_overlay(lambda x: None, exact, x)
+    with pytest.raises(ValueError, match="there must be one"):
+        plot_overlay(guide, [], x)
+    other = to_inference_data({"w": torch.randn(4, 50, 3, 2)})
+    with pytest.raises(ValueError, match=r"the draws reference has no coordinate 'z\[0\]' but \['w\[0\]', 'w\[1\]'\]"):
+        plot_overlay(guide, [exact, other], x, num_draws=200)
+    bare = dataclasses.replace(exact, draws=None, log_density=None)
+    with pytest.raises(ValueError, match="exact reference has neither draws nor a density"):
+        plot_overlay(guide, bare, x, num_draws=200)
+
+
+def test_overlay_takes_the_sites_of_draws_in_any_order():
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    s, t = torch.rand(4, 100, 1) + 5, torch.randn(4, 100, 1, 2)
+    both = [to_inference_data({"s": s, "t": t}), to_inference_data({"t": t, "s": s})]
+    figure = plot_overlay(prior_guide, both, x, model=positive, num_draws=200, coordinates=(0, 2))
+    first, second = (line.get_xydata() for line in figure.axes[0].lines if line.get_color() == DRAWS)
+    assert (first == second).all()
+    assert first[:, 0].min() >= 5
+
+
+def test_few_draws_in_many_dimensions():
+    """A Student t of a diagonal scale, as so few draws say nothing of the rest: log p stays right, its error grows."""
+    model = LinearGaussian(data_dim=3, latent_dim=3, scale=2.0)
+    x = model.data(4)
+    found = compare(Given(model), draws_of(model, x, num=24), x, model=NoLogProb(model), seed=0)
+    assert ((found.log_p - model.log_prob(x)).abs() < 1e-6 + Z_MAX * found.log_p_error).all()
 
 
 def test_other_figures_can_be_written(tmp_path):

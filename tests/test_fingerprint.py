@@ -222,7 +222,26 @@ def test_the_state_of_a_function_is_what_it_refers_to(monkeypatch):
     pyro.clear_param_store()
     assert fingerprint(closing_over(1.0), x) == fingerprint(closing_over(1.0), x)
     assert fingerprint(closing_over(1.0), x) != fingerprint(closing_over(2.0), x)
+    assert fingerprint(lambda x: x in {"a", "b"}, x) != fingerprint(lambda x: x in {"a", "c"}, x)
     assert fingerprint(lambda x: None, x) != fingerprint(lambda x: [1.0 for _ in x] and None, x)
+
+
+def test_settings_that_are_no_parameters_count_too():
+    model, x = LinearGaussian(), torch.ones(2, 4).double()
+    before = fingerprint(model, x)
+    model.temperature = 2.0
+    warm = fingerprint(model, x)
+    assert warm != before
+    model.temperature = 2.5
+    assert fingerprint(model, x) not in (before, warm)
+
+
+def recursive(x, depth=0):
+    return recursive(x, depth + 1) if depth < 2 else by_global(x)
+
+
+def test_a_program_may_call_itself():
+    assert fingerprint(recursive, torch.ones(2, 2)) == fingerprint(recursive, torch.ones(2, 2))
 
 
 def test_arguments_of_every_kind():

@@ -13,7 +13,7 @@ from zoo.infer import NotAReference, compare, hmc_reference, nuts_reference
 from zoo.infer.checked import MISSED, unvisited
 from zoo.infer.inference_data import to_inference_data
 from zoo.infer.log_joint import LogJoint
-from zoo.infer.modes import Modes, ascend, find_modes, prior_modes
+from zoo.infer.modes import Modes, ascend, chain_starts, find_modes, prior_modes
 
 LAX = {"max_rhat": 99.0, "min_ess": 0.0, "max_divergences": 10**9}  # all but the modes
 
@@ -112,7 +112,7 @@ def test_the_neck_of_a_funnel_is_no_mode():
     neck = modes.position[..., 0] < -4
     assert neck.any()
     assert (modes.mass[neck] == 0).all()
-    assert (modes.starts(4, MISSED)[..., 0] > -4).all()
+    assert (chain_starts(log_joint, modes, 4, MISSED)[..., 0] > -4).all()
 
 
 # --- where chains start ----------------------------------------------------------------------------------------------
@@ -129,14 +129,36 @@ def given_modes(mass, label):
 
 def test_chains_are_shared_out_by_mass():
     modes = given_modes([0.005, 0.695, 0.3], [1, 2, 1, 0, 1, 2])
-    assert modes.starts(4, 0.01).flatten().tolist() == pytest.approx([10.0, 20.01, 10.02, 20.05])
-    assert modes.starts(6, 0.01).flatten().tolist() == pytest.approx([10.0, 20.01, 10.02, 10.04, 10.0, 20.05])
-    assert modes.starts(1, 0.01).flatten().tolist() == pytest.approx([10.0])
+    assert modes.starts(4, 0.01)[0].flatten().tolist() == pytest.approx([10.0, 20.01, 10.02, 20.05])
+    assert modes.starts(6, 0.01)[0].flatten().tolist() == pytest.approx([10.0, 20.01, 10.02, 10.04, 10.0, 20.05])
+    assert modes.starts(1, 0.01)[0].flatten().tolist() == pytest.approx([10.0])
 
 
 def test_chains_start_at_draws_of_the_prior_where_there_is_no_peak():
     modes = given_modes([0.0, 0.0], [-1, 1, 0])
-    assert modes.starts(4, 0.01).flatten().tolist() == [-2.0, -3.0, -2.0, -3.0]
+    assert modes.starts(4, 0.01)[0].flatten().tolist() == [-2.0, -3.0, -2.0, -3.0]
+
+
+def test_chains_start_in_the_typical_set_of_their_modes():
+    """The squared distance from the mode is that of d standard normals; no start is beyond an edge."""
+    model = LinearGaussian(data_dim=6, latent_dim=6, scale=0.1)
+    x = model.data(50)
+    log_joint = LogJoint(model, x)
+    torch.manual_seed(0)
+    starts = chain_starts(log_joint, prior_modes(log_joint), 4, MISSED)
+    away = starts - model.posterior(x).mean
+    squared = torch.einsum("cni,ij,cnj->cn", away, model.precision(), away)
+    assert abs(squared.mean().item() / 6 - 1) < 4.5 * math.sqrt(2 / (6 * 200))
+
+    def bounded(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.factor("bound", torch.where(z.sum(-1).abs() > 0.1, -1e6, 0.0))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    log_joint = LogJoint(bounded, x[:, :1] * 0)
+    modes = prior_modes(log_joint)
+    assert (chain_starts(log_joint, modes, 4, MISSED).abs() <= 0.1).float().mean() > 0.9
 
 
 # --- what was missed -------------------------------------------------------------------------------------------------
@@ -195,7 +217,7 @@ def test_more_modes_than_chains(sampler):
 def test_modes_of_what_all_data_share():
     def model(x):
         w = pyro.sample("w", dist.Normal(x.new_zeros(3), 2.0).to_event(1))
-        s = pyro.sample("s", dist.Gamma(x.new_tensor(2.0), x.new_tensor(20.0)))
+        s = pyro.sample("s", dist.LogNormal(x.new_tensor(-1.0), 0.1))
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(w**2, s).to_event(1), obs=x)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from gaussian_pairs import Z_MAX, LinearGaussian, NoLogProb
 
+from zoo.infer.checked import check_draws
 from zoo.infer.inference_data import diagnose, posterior_draws, to_inference_data
 from zoo.infer.log_joint import LogJoint, entries
 from zoo.infer.reference import (
@@ -58,6 +59,7 @@ def test_log_joint_is_what_the_model_says(model):
         torch.testing.assert_close(gradient, -((u - posterior.mean) @ model.precision()).detach())
     u = log_joint.prior(7)
     torch.testing.assert_close(log_joint.evaluate(u, max_bytes=1), log_joint(u).detach())
+    torch.testing.assert_close(log_joint.gradient(u, max_bytes=1), log_joint.gradient(u))
 
 
 def several(x):
@@ -450,6 +452,20 @@ def test_hmc_agrees_with_nuts_on_a_decoder():
     assert ((nuts.mean - hmc.mean) / error).abs().max() < Z_MAX
     sizes = (1 / diagnose_squares(nuts.draws) + 1 / diagnose_squares(hmc.draws)) / 2
     assert ((nuts.sd / hmc.sd).log().abs() / sizes.sqrt()).max() < Z_MAX
+
+
+def test_divergences_of_a_posterior_of_everything_have_no_datum():
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0).expand([1]).to_event(1), obs=x)
+
+    data = nuts_reference(model, torch.zeros(3, 1), num_samples=20, warmup=100, seed=0, max_rhat=99, min_ess=0)
+    data["sample_stats"]["diverging"].values[2, :5] = True
+    with pytest.raises(NotAReference, match=r"5 transitions diverged, most in all sites \(at most 4\)"):
+        check_draws(data, None, max_rhat=99, min_ess=0, max_divergences=4, advice="")
+    with pytest.raises(NotAReference, match="bulk ESS of w is"):
+        check_draws(data, None, max_rhat=99, min_ess=400, max_divergences=9, advice="")
 
 
 # --- one form ------------------------------------------------------------------------------------------------------

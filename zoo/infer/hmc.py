@@ -19,7 +19,7 @@ from zoo.infer.chunks import held, seeded
 from zoo.infer.fingerprint import attributes
 from zoo.infer.inference_data import InferenceData, to_inference_data
 from zoo.infer.log_joint import LogJoint
-from zoo.infer.modes import prior_modes
+from zoo.infer.modes import chain_starts, prior_modes
 
 __all__ = ["hmc_reference"]
 
@@ -43,8 +43,8 @@ def hmc_reference(
 ) -> InferenceData:
     """Draws from p(z_n | x_n) for every row of x at once, with the model's parameters frozen, checked.
 
-    Chains start where ascents from 64 draws of the prior end, in every mode of more than 1 % of the Laplace mass as far
-    as they go round; such a mode that no chain visits afterwards is an error.
+    Chains start beside the ends of ascents from 64 draws of the prior, in every mode of more than 1 % of the Laplace
+    mass as far as they go round; such a mode that no chain visits afterwards is an error.
 
     The warm-up adapts, for each datum, the step size to `target_accept` by dual averaging and a diagonal mass to the
     posterior variance, in windows of doubling length. Path lengths are jittered, because a fixed one resonates with a
@@ -78,7 +78,7 @@ def hmc_reference(
     with held(model), seeded(x.device, seed):
         log_joint = LogJoint(model, x, *args, **kwargs)
         modes = prior_modes(log_joint)
-        state = _State(log_joint, modes.starts(chains, MISSED), path_length, max_leapfrog)
+        state = _State(log_joint, chain_starts(log_joint, modes, chains, MISSED), path_length, max_leapfrog)
         ends = _windows(warmup)
         adapt = _StepSize(state.reasonable_step(), target_accept)
         variance = _Variance(state.u)

@@ -8,6 +8,7 @@ of gradients over a quarter of a standard deviation, not from second derivatives
 where its density is curved, and Kalman recursions and fused networks have none.
 """
 
+from collections.abc import Callable
 from itertools import accumulate, cycle, islice
 from typing import NamedTuple, Protocol
 
@@ -16,10 +17,21 @@ from torch import Tensor
 
 from zoo.infer.chunks import MAX_BYTES
 
-__all__ = ["STARTS", "Density", "Modes", "ascend", "connected", "find_modes", "prior_modes", "spread_of"]
+__all__ = [
+    "STARTS",
+    "Density",
+    "Modes",
+    "ascend",
+    "chain_starts",
+    "connected",
+    "find_modes",
+    "prior_modes",
+    "spread_of",
+]
 
 STARTS = 64  # a basin that takes one of ten starts is missed in one of a thousand cases
 BARRIER = 2.0  # nats below the lower of two ends, on the straight way between them: below it, chains pass
+POINTS = 31  # at which that way is looked at
 
 
 class Density(Protocol):
@@ -63,10 +75,10 @@ class Modes(NamedTuple):
             scores.append(value - 0.5 * (torch.einsum("knd,nde->kne", away, precision) * away).sum(-1))
         return torch.stack(scores).argmax(0)
 
-    def starts(self, chains: int, threshold: float) -> Tensor:
-        """Ends for chains to start at, `(chains, N, d)`: one in each mode above `threshold`, the rest by mass.
+    def starts(self, chains: int, threshold: float) -> tuple[Tensor, Tensor]:
+        """Ends for chains to start at, `(chains, N, d)`, and their modes, `(chains, N)`; -1: no mode.
 
-        Heavy modes come first; chains in one mode start at ends of different ascents. Of a posterior in which no ascent
+        One is in each mode above `threshold`, the rest go by mass. Heavy modes come first; chains in one mode start at ends of different ascents. Of a posterior in which no ascent
         found a peak they start where the first ascents did.
         """
         peaked = self.mass.sum(0) > 0.5
@@ -79,7 +91,25 @@ class Modes(NamedTuple):
             else:
                 chosen.append(list(islice(cycle(s for s, found in enumerate(label) if found >= 0), chains)))
         index = torch.tensor(chosen, device=self.ends.device).T.unsqueeze(-1).expand(-1, -1, self.ends.shape[-1])
-        return torch.where(peaked.unsqueeze(-1), self.ends, self.origins).gather(0, index)
+        label = self.label.gather(0, index[..., 0]).where(peaked, -1)
+        return torch.where(peaked.unsqueeze(-1), self.ends, self.origins).gather(0, index), label
+
+
+@torch.no_grad()
+def chain_starts(density: Density, modes: Modes, chains: int, threshold: float) -> Tensor:
+    """`Modes.starts`, each moved by a draw from the Gaussian of its mode, `(chains, N, d)`.
+
+    At the very top a sampler's first step says nothing of the step size, and equal starts nothing to R-hat. A move that
+    loses more than the Gaussian by `BARRIER` is not made.
+    """
+    at, label = modes.starts(chains, threshold)
+    noise = torch.randn_like(at)
+    rows = torch.arange(at.shape[1], device=at.device)
+    lower = torch.linalg.cholesky(modes.precision[label.clamp(min=0), rows])
+    moved = at + torch.linalg.solve_triangular(lower.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+    lost = density.evaluate(at) - density.evaluate(moved)
+    fine = (lost <= 0.5 * (noise**2).sum(-1) + BARRIER) & (label >= 0)
+    return torch.where(fine.unsqueeze(-1), moved, at)
 
 
 def _shared_out(mass: list[float], chains: int, threshold: float) -> list[int]:
@@ -127,15 +157,15 @@ def find_modes(density: Density, starts: Tensor, spread: Tensor, max_bytes: int 
         max_bytes: bound on the intermediate results of one piece.
     """
     ends, values = ascend(density, starts, spread, max_bytes)
-    label = torch.where(values > -torch.inf, -2, -1)  # -2: not yet of any mode
-    found: list[tuple[Tensor, Tensor]] = []
-    while (label == -2).any() or not found:
-        value, best = values.where(label == -2, -torch.inf).max(0)
-        top = ends.gather(0, best.expand(1, -1).unsqueeze(-1).expand(1, -1, ends.shape[-1]))[0]
-        joined = connected(density, ends, values, top, value, label == -2, spread, max_bytes)
-        label = torch.where((label == -2) & joined, len(found), label)
-        found.append((top, value))
-    position, value = (torch.stack(part) for part in zip(*found, strict=True))
+    heaps, of_heap = _gathered(ends, values, lambda top, value, _: _near(ends, values, top, value, spread))
+    tops, heights = heaps
+    found, of_mode = _gathered(
+        tops,
+        heights,
+        lambda top, value, asked: connected(density, tops, heights, top, value, asked, spread, max_bytes),
+    )
+    label = torch.where(of_heap < 0, -1, of_mode.gather(0, of_heap.clamp(min=0)))
+    position, value = found
     precision, decrement = _curvature(density, position, spread, max_bytes)
     value = value.where(decrement < 1.0, -torch.inf)
     log_mass = value.double() - 0.5 * torch.linalg.slogdet(precision.double()).logabsdet
@@ -208,6 +238,30 @@ def _finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     return value.where(fine, -torch.inf), gradient.where(fine.unsqueeze(-1), 0.0)
 
 
+def _gathered(
+    u: Tensor, values: Tensor, joined: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Groups positions `(S, N, d)`: the highest that is left over takes those `joined` to it, again and again.
+
+    Returns the highest of each group with its value, `(R, N, d)` and `(R, N)`, and each position's group, `(S, N)`; -1
+    where its value is -inf.
+    """
+    label = torch.where(values > -torch.inf, -2, -1)  # -2: in no group yet
+    found: list[tuple[Tensor, Tensor]] = []
+    while (label == -2).any() or not found:
+        left = label == -2
+        value, best = values.where(left, -torch.inf).max(0)
+        top = u.gather(0, best.expand(1, -1).unsqueeze(-1).expand(1, -1, u.shape[-1]))[0]
+        itself = torch.zeros_like(left).scatter(0, best.unsqueeze(0), True)
+        label = torch.where(left & (itself | joined(top, value, left)), len(found), label)
+        found.append((top, value))
+    return (torch.stack([top for top, _ in found]), torch.stack([value for _, value in found])), label
+
+
+def _near(ends: Tensor, values: Tensor, top: Tensor, value: Tensor, spread: Tensor) -> Tensor:
+    return ((ends - top).abs() <= 1e-2 * spread).all(-1) & ((value - values).abs() <= 0.1)
+
+
 def connected(
     density: Density,
     ends: Tensor,
@@ -217,19 +271,18 @@ def connected(
     asked: Tensor,
     spread: Tensor,
     max_bytes: int,
-    points: int = 31,
 ) -> Tensor:
     """Tells which of the ends asked for belong to the mode at `top`: no barrier stands on the straight way there."""
-    near = ((ends - top).abs() <= 1e-2 * spread).all(-1) & ((value - values).abs() <= 0.1)
+    near = _near(ends, values, top, value, spread)
     far = asked & ~near
     most = int(far.sum(0).max())
     if most == 0:
         return near
     rows = far.to(torch.int8).argsort(dim=0, descending=True, stable=True)[:most]  # of each datum those that are far
     chosen = ends.gather(0, rows.unsqueeze(-1).expand(-1, -1, ends.shape[-1]))
-    steps = torch.linspace(0.0, 1.0, points + 2, dtype=top.dtype, device=top.device)[1:-1].reshape(-1, 1, 1, 1)
+    steps = torch.linspace(0.0, 1.0, POINTS + 2, dtype=top.dtype, device=top.device)[1:-1].reshape(-1, 1, 1, 1)
     between = (top + steps * (chosen - top)).flatten(0, 1)
-    lowest = density.evaluate(between, max_bytes).nan_to_num(nan=-torch.inf).reshape(points, *rows.shape).amin(0)
+    lowest = density.evaluate(between, max_bytes).nan_to_num(nan=-torch.inf).reshape(POINTS, *rows.shape).amin(0)
     passes = lowest >= torch.minimum(values.gather(0, rows), value) - BARRIER
     return near | torch.zeros_like(near).scatter(0, rows, passes)
 

@@ -16,7 +16,7 @@ from zoo.infer.chunks import held, seeded
 from zoo.infer.fingerprint import attributes
 from zoo.infer.inference_data import InferenceData, to_inference_data
 from zoo.infer.log_joint import LogJoint
-from zoo.infer.modes import prior_modes
+from zoo.infer.modes import chain_starts, prior_modes
 from zoo.infer.pair import program
 from zoo.infer.potential import Potential
 
@@ -43,9 +43,9 @@ def nuts_reference(
 
     All data points of x are sampled jointly, in one trajectory, so this is for a handful of them (15 ms and more for a
     draw even with a small decoder); `hmc_reference` takes many. The chains take turns in this process, one draw each,
-    so that a time budget cuts them at equal length. They start where ascents from 64 draws of the prior end, in every
-    mode of more than 1 % of the Laplace mass as far as they go round; such a mode that no chain visits afterwards is an
-    error.
+    so that a time budget cuts them at equal length. They start beside the ends of ascents from 64 draws of the prior,
+    in every mode of more than 1 % of the Laplace mass as far as they go round; such a mode that no chain visits
+    afterwards is an error.
 
     Args:
         model: any Pyro model without discrete latents.
@@ -75,7 +75,7 @@ def nuts_reference(
         ]
         density = _density(model, x, args, kwargs)
         modes = prior_modes(density)
-        positions = [density.unflatten(u) for u in modes.starts(chains, MISSED)]
+        positions = [density.unflatten(u) for u in chain_starts(density, modes, chains, MISSED)]
         for kernel, position in zip(kernels, positions, strict=True):
             kernel.initial_params = position
             kernel.setup(warmup, x, *args, **kwargs)
