@@ -64,7 +64,7 @@ def main(
         "grid": lambda: grid_reference(model, x),
         "HMC": lambda: hmc_reference(model, x, num_samples=draws, warmup=draws, seed=seed),
         "NUTS": lambda: nuts_reference(
-            model, x, num_samples=draws, warmup=draws // 3, chains=2, time_budget=nuts_seconds, seed=seed
+            model, x, num_samples=draws, warmup=draws // 3, time_budget=nuts_seconds, seed=seed
         ),
     }
     if latent_dim > 2:

@@ -1,5 +1,6 @@
 """A guide held against a reference: known gaps, errors and ratios; verdicts k-hat alone would get wrong; pictures."""
 
+import dataclasses
 import json
 import math
 
@@ -15,7 +16,7 @@ from zoo.infer.compare import FAIR, GOOD, Limits, Verdict, compare
 from zoo.infer.inference_data import to_inference_data
 from zoo.infer.overlay import DRAWS, EXACT, GUIDE
 from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_overlay, plot_reconstructions
-from zoo.infer.reference import as_reference, exact_reference, grid_reference
+from zoo.infer.reference import as_reference, exact_reference, grid_reference, hmc_reference
 
 
 @pytest.fixture
@@ -152,9 +153,92 @@ def test_compare_says_what_is_missing(model):
         compare(lambda x: None, reference, x)
     with pytest.raises(ValueError, match="holds 3 data, x has 2"):
         compare(Given(model), reference, x[:2])
-    other = to_inference_data({"w": torch.randn(2, 50, 3, 2)})
+    other = to_inference_data({"w": torch.randn(4, 50, 3, 2)})
     with pytest.raises(ValueError, match=r"\['w'\]"):
         compare(Given(model), other, x, num_particles=30)
+
+
+def test_draws_of_other_sites_or_shapes(model):
+    x = model.data(3)
+    for draws, message in (
+        ({"z": torch.randn(4, 50, 3, 1)}, r"has 1 coordinates \['z\[0\]'\], the guide samples 2"),
+        ({"z": torch.randn(4, 50, 3)}, r"has 1 coordinates \['z'\]"),
+        ({"z": torch.randn(4, 50, 3, 1, 2)}, r"draws of {'z': \(1, 2\)}, the model has the latent sites {'z': \(2,\)}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare(Given(model), to_inference_data(draws), x, num_particles=30)
+    with pytest.raises(ValueError, match="num_particles: expected 30 or more"):
+        compare(Given(model), exact_reference(model, x), x, num_particles=1)
+
+
+def positive(x):
+    with pyro.plate("data", len(x)):
+        s = pyro.sample("s", dist.Gamma(x.new_tensor(2.0), 1.0))
+        t = pyro.sample("t", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(s.unsqueeze(-1) + t, 1.0).to_event(1), obs=x)
+
+
+def prior_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("s", dist.Gamma(x.new_tensor(2.0), 1.0))
+        pyro.sample("t", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+
+
+def test_constrained_and_several_sites():
+    """Importance sampling from the prior, and from the draws, against quadrature over s; t is summed out by hand."""
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    found = hmc_reference(positive, x, num_samples=300, warmup=100, seed=0, max_rhat=1.1, min_ess=100)
+    compared = compare(prior_guide, found, x, model=positive, seed=0)
+    s = torch.linspace(1e-6, 20, 20001, dtype=torch.float64)
+    likelihood = dist.Normal(s.unsqueeze(-1), math.sqrt(2.0)).log_prob(x).sum(-1)
+    exact = torch.trapezoid((dist.Gamma(2.0, 1.0).log_prob(s) + likelihood).exp(), s).log()
+    assert abs(compared.log_p.item() - exact) < Z_MAX * compared.log_p_error.item()
+    assert compared.coordinates == ["s", "t[0]", "t[1]"]
+    draws = {"s": torch.rand(4, 50, 1).double(), "t": torch.randn(4, 50, 1, 2).double()}
+    draws["s"][2, 3] = 0.0
+    with pytest.raises(ValueError, match="site 's': the reference has draws on the border of the support"):
+        compare(prior_guide, to_inference_data(draws), x, model=positive, num_particles=30)
+    with pytest.raises(ValueError, match=r"draws of {'t': \(2,\)}, the model has the latent sites {'s': \(\), 't'"):
+        compare(prior_guide, to_inference_data({"t": draws["t"]}), x, model=positive, num_particles=30)
+
+
+def test_scalar_latents_and_a_single_row():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x.new_zeros(()), 1.0))
+            b = pyro.sample("b", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+    def guide(x):
+        covariance = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=x.dtype) / 3
+        joint = dist.MultivariateNormal(torch.stack([x / 3, 2 * x / 3], -1), covariance)
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(joint.mean[:, 0], math.sqrt(2 / 3)))
+            pyro.sample("b", dist.Normal(2 * x / 3 + (a - x / 3) / 2, math.sqrt(0.5)))
+
+    x = torch.tensor([1.5], dtype=torch.float64)
+    reference = grid_reference(model, x)
+    found = compare(guide, reference, x, model=model, seed=0)
+    assert found.coordinates == ["a", "b"]
+    assert found.verdicts == [Verdict.GOOD]
+    assert found.log_p.item() == pytest.approx(dist.Normal(0.0, math.sqrt(3.0)).log_prob(x).item(), abs=1e-6)
+    assert plot_overlay(guide, reference, x, model=model, num_draws=500).axes[0].get_ylabel() == "b"
+
+
+def test_log_weights_that_are_not_finite_are_bad(model):
+    """A guide that draws where the model has no density: its ELBO is -inf."""
+
+    def bounded(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.factor("bound", torch.where(z.sum(-1) > 3.0, -torch.inf, 0.0))
+            pyro.sample("x", dist.Normal(z @ model.weight.T, 0.5).to_event(1), obs=x)
+
+    x = model.data(2)
+    guide = Given(model, lambda x: dist.Normal(torch.ones(len(x), 2).double(), 2.0).to_event(1))
+    found = compare(guide, grid_reference(bounded, x), x, model=bounded, num_particles=500, seed=0)
+    assert (found.elbo == -math.inf).all()
+    assert found.verdicts == [Verdict.BAD] * 2
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -219,6 +303,47 @@ def test_overlay_of_chosen_coordinates_and_per_datum_guides(tmp_path):
     one = LinearGaussian(latent_dim=1)
     with pytest.raises(ValueError, match="two coordinates"):
         plot_overlay(Given(one), exact_reference(one, one.data(2)), one.data(2))
+
+
+def test_overlay_refuses_what_it_cannot_show(model):
+    x, guide = model.data(3), Given(model)
+    exact = exact_reference(model, x)
+    for arguments, message in (
+        ({"data": [3]}, r"data: expected some of the rows 0..2, got \[3\]"),
+        ({"data": []}, r"data: expected some of the rows 0..2, got \[\]"),
+        ({"coordinates": (0, 2)}, r"coordinates: expected two of 0..1, got \[0, 2\]"),
+        ({"titles": ["a"]}, "titles: expected 3, one for each panel, got 1"),
+    ):
+        with pytest.raises(ValueError, match=f"plot_overlay: {message}"):
+            plot_overlay(guide, exact, x, **arguments)
+    with pytest.raises(ValueError, match="function does not know its model; give model="):
+        plot_overlay(lambda x: None, exact, x)
+    with pytest.raises(ValueError, match="there must be one"):
+        plot_overlay(guide, [], x)
+    other = to_inference_data({"w": torch.randn(4, 50, 3, 2)})
+    with pytest.raises(ValueError, match=r"the draws reference has no coordinate 'z\[0\]' but \['w\[0\]', 'w\[1\]'\]"):
+        plot_overlay(guide, [exact, other], x, num_draws=200)
+    bare = dataclasses.replace(exact, draws=None, log_density=None)
+    with pytest.raises(ValueError, match="exact reference has neither draws nor a density"):
+        plot_overlay(guide, bare, x, num_draws=200)
+
+
+def test_overlay_takes_the_sites_of_draws_in_any_order():
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    s, t = torch.rand(4, 100, 1) + 5, torch.randn(4, 100, 1, 2)
+    both = [to_inference_data({"s": s, "t": t}), to_inference_data({"t": t, "s": s})]
+    figure = plot_overlay(prior_guide, both, x, model=positive, num_draws=200, coordinates=(0, 2))
+    first, second = (line.get_xydata() for line in figure.axes[0].lines if line.get_color() == DRAWS)
+    assert (first == second).all()
+    assert first[:, 0].min() >= 5
+
+
+def test_few_draws_in_many_dimensions():
+    """A Student t of a diagonal scale, as so few draws say nothing of the rest: log p stays right, its error grows."""
+    model = LinearGaussian(data_dim=3, latent_dim=3, scale=2.0)
+    x = model.data(4)
+    found = compare(Given(model), draws_of(model, x, num=24), x, model=NoLogProb(model), seed=0)
+    assert ((found.log_p - model.log_prob(x)).abs() < 1e-6 + Z_MAX * found.log_p_error).all()
 
 
 def test_other_figures_can_be_written(tmp_path):

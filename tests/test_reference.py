@@ -11,7 +11,8 @@ import pytest
 import torch
 from gaussian_pairs import Z_MAX, LinearGaussian, NoLogProb
 
-from zoo.infer.inference_data import diagnose, pareto_k, posterior_draws, to_inference_data
+from zoo.infer.checked import check_draws
+from zoo.infer.inference_data import diagnose, posterior_draws, to_inference_data
 from zoo.infer.log_joint import LogJoint, entries
 from zoo.infer.reference import (
     NotAReference,
@@ -58,6 +59,7 @@ def test_log_joint_is_what_the_model_says(model):
         torch.testing.assert_close(gradient, -((u - posterior.mean) @ model.precision()).detach())
     u = log_joint.prior(7)
     torch.testing.assert_close(log_joint.evaluate(u, max_bytes=1), log_joint(u).detach())
+    torch.testing.assert_close(log_joint.gradient(u, max_bytes=1), log_joint.gradient(u))
 
 
 def several(x):
@@ -156,6 +158,43 @@ def test_exact_reference(model):
         exact_reference(NoLogProb(model), x)
 
 
+@pytest.mark.parametrize("wrong", ["mean", "scale", "other data"])
+def test_a_posterior_that_is_not_the_models(model, wrong):
+    class Lying(LinearGaussian):
+        def posterior(self, x):
+            exact = super().posterior(x.flip(0) if wrong == "other data" else x)
+            shift = 0.1 * (wrong == "mean")
+            return dist.MultivariateNormal(
+                exact.mean + shift, scale_tril=exact.scale_tril * (1 + (wrong == "scale") / 20)
+            )
+
+    with pytest.raises(ValueError, match=r"Lying.posterior is not the model's for data \[0, .*varies by .* nats"):
+        exact_reference(Lying(scale=0.5), model.data(4))
+    with pytest.raises(ValueError, match="one latent site, the model has"):
+        exact_reference(Several(), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="exact_reference: site 's': constrained"):
+        exact_reference(Constrained(), torch.zeros(2, 1))
+
+
+class Several:
+    posterior = LinearGaussian.posterior
+
+    def __call__(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("b", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(x.new_zeros(1), 1.0).to_event(1), obs=x)
+
+
+class Constrained:
+    posterior = LinearGaussian.posterior
+
+    def __call__(self, x):
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Gamma(x.new_tensor(2.0), 1.0))
+            pyro.sample("x", dist.Normal(s.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+
 @pytest.mark.parametrize("latent_dim", [1, 2])
 def test_grid_is_exact_for_gaussians(latent_dim):
     model = LinearGaussian(
@@ -193,6 +232,83 @@ def test_grid_finds_every_mode_and_weighs_it():
 def test_grid_says_when_it_is_too_coarse():
     with pytest.raises(NotAReference, match=r"too coarse for data \[0, 1\]"):
         grid_reference(two_modes, torch.tensor([[1.0], [2.0]], dtype=torch.float64), points=17)
+
+
+def test_grid_keeps_two_narrow_modes_that_lie_between_its_points():
+    """Of a quarter of a thousandth of the prior's width, at -1.1 and 1.3 of different weights, in closed form."""
+    narrow = torch.tensor(2.5e-4, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((z - 0.1).abs(), narrow).to_event(1), obs=x)
+
+    x = torch.tensor([[1.2]], dtype=torch.float64)
+    with pytest.raises(NotAReference, match="too coarse"):
+        grid_reference(model, x)
+    found = grid_reference(model, x, points=2**15)
+    parts = dist.Normal(x.new_zeros(2), (1 + narrow**2).sqrt()).log_prob(torch.tensor([1.3, -1.1]).double())
+    torch.testing.assert_close(found.log_evidence, parts.logsumexp(0, keepdim=True), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found.mean[0], (parts.softmax(0) * torch.tensor([1.3, -1.1])).sum().reshape(1), atol=1e-6, rtol=0
+    )
+
+
+def test_grid_says_that_a_spike_stands_between_its_points():
+    """A spike of a third of the mass beside a wide mode, with a tolerance that lets the sums over the grid differ."""
+    scales = torch.tensor([0.05, 0.5], dtype=torch.float64)
+
+    def model(x):
+        mixture = dist.MixtureSameFamily(
+            dist.Categorical(torch.tensor([1 / 3, 2 / 3], dtype=torch.float64)),
+            dist.Normal(torch.tensor([1.2345, -1.0], dtype=torch.float64), scales),
+        )
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 2.0))
+            pyro.factor("ratio", mixture.log_prob(z) - dist.Normal(0.0, 2.0).log_prob(z))
+            pyro.sample("x", dist.Normal(x.new_zeros(1), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(
+        NotAReference, match=r"too coarse for data \[0, 1\] .*standard deviations of a narrow mode wide"
+    ):
+        grid_reference(model, torch.zeros(2, 1, dtype=torch.float64), points=33, tolerance=10.0)
+
+
+def test_grid_says_that_mass_stands_at_its_border():
+    """An improper posterior: flat, so that every box is too small."""
+
+    def flat(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.factor("flat", 0.5 * (z**2).sum(-1))
+            pyro.sample("x", dist.Normal(x.new_zeros(1), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(NotAReference, match=r"too small for data \[0\] .*mass stands at the border"):
+        grid_reference(flat, torch.zeros(1, 1, dtype=torch.float64))
+
+
+def test_grid_says_that_it_met_nan():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.factor("hole", torch.where(z.sum(-1) > 4.5, torch.nan, 0.0))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    with pytest.raises(NotAReference, match=r"meets NaN for data \[0, 1\] \(2 of 2\)"):
+        grid_reference(model, torch.zeros(2, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"points": 8}, "points: expected 9 or more on each axis, got 8"),
+        ({"tolerance": 0.0}, "tolerance: expected nats above 0, got 0.0"),
+        ({"tolerance": math.nan}, "tolerance: expected nats above 0, got nan"),
+    ],
+)
+def test_grid_settings_out_of_range(model, settings, message):
+    with pytest.raises(ValueError, match=f"grid_reference: {message}"):
+        grid_reference(model, model.data(2), **settings)
 
 
 def test_grid_refuses_what_it_cannot_do():
@@ -242,8 +358,8 @@ def test_hmc_takes_constrained_and_several_sites():
 
 def test_nuts_finds_the_exact_posterior(model):
     x = model.data(2)
-    found = nuts_reference(model, x, num_samples=100, warmup=60, chains=2, seed=0, max_rhat=1.1, min_ess=40)
-    assert found["posterior"]["z"].shape == (2, 100, 2, 2)
+    found = nuts_reference(model, x, num_samples=100, warmup=60, seed=0, max_rhat=1.1, min_ess=40)
+    assert found["posterior"]["z"].shape == (4, 100, 2, 2)
     assert found["posterior"].attrs["sampler"] == "NUTS"
     assert_moments(as_reference(found), exact_reference(model, x))
     assert model.weight.requires_grad
@@ -266,8 +382,8 @@ def test_what_was_drawn_is_not_lost_when_the_time_is_over(model, sampler, monkey
     monkeypatch.setattr(sys.modules[sampler.__module__], "time", clock)
     x = model.data(2)
     with pytest.raises(NotAReference, match="time budget of 25 s was over after 6 of 1000000 draws") as info:
-        sampler(model, x, num_samples=10**6, warmup=20, chains=2, time_budget=25.0)
-    assert info.value.inference_data["posterior"]["z"].shape == (2, 6, 2, 2)
+        sampler(model, x, num_samples=10**6, warmup=20, time_budget=25.0)
+    assert info.value.inference_data["posterior"]["z"].shape == (4, 6, 2, 2)
     with pytest.raises(NotAReference, match="over after 4 of 20 warm-up draws") as info:
         sampler(model, x, warmup=20, time_budget=3.5)
     assert info.value.inference_data is None
@@ -330,7 +446,7 @@ def test_hmc_agrees_with_nuts_on_a_decoder():
         for parameter in model.parameters():
             parameter.mul_(3.0)
         x = model.likelihood(torch.randn(3, 4, dtype=torch.float64)).sample()
-    nuts = as_reference(nuts_reference(model, x, num_samples=400, warmup=200, chains=3, seed=1))
+    nuts = as_reference(nuts_reference(model, x, num_samples=400, warmup=200, seed=1))
     hmc = as_reference(hmc_reference(model, x, num_samples=2000, seed=2))
     error = torch.hypot(nuts.mean_error, hmc.mean_error)
     assert ((nuts.mean - hmc.mean) / error).abs().max() < Z_MAX
@@ -338,83 +454,62 @@ def test_hmc_agrees_with_nuts_on_a_decoder():
     assert ((nuts.sd / hmc.sd).log().abs() / sizes.sqrt()).max() < Z_MAX
 
 
-# --- diagnostics -----------------------------------------------------------------------------------------------------
+def test_divergences_of_a_posterior_of_everything_have_no_datum():
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0).expand([1]).to_event(1), obs=x)
+
+    data = nuts_reference(model, torch.zeros(3, 1), num_samples=20, warmup=100, seed=0, max_rhat=99, min_ess=0)
+    data["sample_stats"]["diverging"].values[2, :5] = True
+    with pytest.raises(NotAReference, match=r"5 transitions diverged, most in all sites \(at most 4\)"):
+        check_draws(data, None, max_rhat=99, min_ess=0, max_divergences=4, advice="")
+    with pytest.raises(NotAReference, match="bulk ESS of w is"):
+        check_draws(data, None, max_rhat=99, min_ess=400, max_divergences=9, advice="")
 
 
-def test_diagnose_does_not_let_stuck_chains_pass():
-    draws = torch.randn(4, 200, 3, generator=torch.Generator().manual_seed(0))
-    draws[2, :, 1] = 0.7  # one chain never moved
-    draws[0, 5, 2] = math.nan
-    found = diagnose({"z": draws})
-    assert found.rhat["z"][0] < 1.05
-    assert found.rhat["z"][1:].isinf().all()
-    assert (found.ess_bulk["z"][1:] == 0).all()
-    assert (found.ess_tail["z"][1:] == 0).all()
+# --- one form ------------------------------------------------------------------------------------------------------
 
 
-def test_one_chain_is_judged_by_its_halves_and_many_short_ones_are_no_scandal():
-    generator = torch.Generator().manual_seed(0)
-    still = torch.randn(1, 400, 2, generator=generator)
-    drifting = still + torch.linspace(0, 3, 400).reshape(1, 400, 1)
-    assert diagnose({"z": still}).rhat["z"].max() < 1.05
-    assert diagnose({"z": drifting}).rhat["z"].min() > 1.2
-    short = torch.randn(64, 20, 3, 1, generator=generator)
-    assert as_reference(to_inference_data({"z": short})).mean_error.max() < 0.1
+def test_as_reference_refuses_draws_that_vouch_for_nothing():
+    for chains in (1, 3):
+        with pytest.raises(ValueError, match=f"site 'z': draws of {chains} chains; a reference has at least 4"):
+            as_reference(to_inference_data({"z": torch.randn(chains, 50, 3, 2)}))
+    with pytest.raises(ValueError, match="site 'w': draws of 2 data, 'z' has 3"):
+        as_reference(to_inference_data({"z": torch.randn(4, 50, 3, 2), "w": torch.randn(4, 50, 2)}, per_datum=False))
+    draws = torch.randn(4, 50, 3, 2)
+    draws[1, 2, 0, 1] = math.nan
+    with pytest.raises(ValueError, match="site 'z': the draws hold NaN"):
+        as_reference(to_inference_data({"z": draws}))
 
 
-def test_ess_of_an_autoregression():
-    """AR(1) with coefficient a: ESS / n = (1 - a) / (1 + a)."""
-    torch.manual_seed(0)
-    n, a = 20000, 0.6
-    noise = torch.randn(4, n, dtype=torch.float64)
-    draws = torch.zeros(4, n, dtype=torch.float64)
-    for t in range(1, n):
-        draws[:, t] = a * draws[:, t - 1] + math.sqrt(1 - a**2) * noise[:, t]
-    found = diagnose({"z": draws.unsqueeze(-1)})
-    # the estimate's own relative error, about sqrt(2 * lags / n) with some 20 lags
-    assert found.ess_bulk["z"].item() / (4 * n) == pytest.approx((1 - a) / (1 + a), rel=Z_MAX * math.sqrt(40 / (4 * n)))
+@pytest.mark.parametrize("sampler", [nuts_reference, hmc_reference])
+def test_fewer_than_four_chains_are_no_reference(model, sampler):
+    for settings in ({"chains": 1}, {"chains": 3}, {"num_samples": 3}, {"warmup": 0}):
+        with pytest.raises(ValueError, match=r"num_samples >= 4, chains >= 4, warmup >= \d+; got"):
+            sampler(model, model.data(2), **settings)
 
 
-@pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
-def test_pareto_k_of_pareto_weights(k):
-    """Weights with a Pareto tail of shape k: asymptotic sd of the tail fit (1 + k) / sqrt(tail), tail 3 sqrt(K)."""
-    num = 20000
-    weights = torch.rand(num, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** -k
-    found = pareto_k(weights.log())
-    sd = (1 + k) / math.sqrt(3 * math.sqrt(num))
-    assert ((found - k).abs() < Z_MAX * sd).all()
-    assert abs(found.mean().item() - k) < Z_MAX * sd / math.sqrt(8) + 0.02  # 0.02: arviz draws k a little to 0.5
+def scalar(x):
+    """A latent without an event axis: p(z | x) = N(x / 2, 1 / 2)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
-def test_pareto_k_at_the_limits():
-    equal = torch.full((100, 1), -3.0)
-    rounded = equal + 1e-7 * torch.randn(100, 1, generator=torch.Generator().manual_seed(0))
-    broken = torch.randn(100, 1)
-    broken[3] = math.nan
-    found = pareto_k(torch.cat([equal, rounded, broken], 1))
-    assert found.tolist() == [-math.inf, -math.inf, math.inf]
-    with pytest.raises(ValueError, match="too few"):
-        pareto_k(torch.zeros(10, 2))
-    with pytest.raises(ValueError, match="num_particles, batch"):
-        pareto_k(torch.zeros(100))
-
-
-def test_inference_data_keeps_names_shapes_and_facts():
-    draws = {"z": torch.randn(2, 5, 3, 4), "s": torch.randn(2, 5, 3)}
-    stats = {"diverging": torch.zeros(2, 5, 3, dtype=torch.bool)}
-    data = to_inference_data(draws, sample_stats=stats, observed={"x": torch.ones(3, 7)}, attrs={"sampler": "mine"})
-    assert data["posterior"]["z"].dims == ("chain", "draw", "datum", "z_dim_0")
-    assert data["sample_stats"]["diverging"].dims == ("chain", "draw", "datum")
-    assert data["observed_data"]["x"].dims == ("datum", "x_dim_0")
-    back = posterior_draws(data, ["s", "z"])
-    assert list(back) == ["s", "z"]
-    assert torch.equal(back["z"], draws["z"])
-    with pytest.raises(ValueError, match=r"no draws of \['y'\]"):
-        posterior_draws(data, ["y"])
-    reference = as_reference(data)
-    assert reference.kind == "mine"
-    assert reference.mean.shape == (3, 5)
-    torch.testing.assert_close(reference.mean[:, reference.coordinates.index("s")], draws["s"].double().mean((0, 1)))
+@pytest.mark.parametrize("rows", [1, 3])
+def test_scalar_latents_by_every_reference(rows):
+    x = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)[:rows]
+    found = {
+        "grid": grid_reference(scalar, x),
+        "HMC": as_reference(hmc_reference(scalar, x, num_samples=150, warmup=60, seed=0, **LAX)),
+        "NUTS": as_reference(nuts_reference(scalar, x, num_samples=150, warmup=60, seed=0, **LAX)),
+    }
+    for name, reference in found.items():
+        assert reference.kind == name
+        assert reference.coordinates == ["z"]
+        assert reference.mean.shape == (rows, 1)
+        assert ((reference.mean[:, 0] - x / 2).abs() < 1e-6 + Z_MAX * reference.mean_error[:, 0]).all()
 
 
 def test_as_reference_refuses_other_things():

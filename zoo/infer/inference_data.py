@@ -1,7 +1,11 @@
-"""Draws to `arviz.InferenceData` and arviz's diagnostics: the one module that knows arviz.
+"""Draws in arviz's container and arviz's diagnostics: the one module that knows arviz.
 
-arviz takes seconds to import and warns on import about its next major version, so it is imported on first use and that
-one warning is silenced here.
+arviz 0.2x keeps draws in its own `InferenceData`, arviz 1.x in an `xarray.DataTree`. Both answer `container[group]`
+with the variables of a group and its attributes, which is all that is read here, so either is taken under either
+version.
+
+arviz takes seconds to import, and 0.2x warns on import about 1.x, so it is imported on first use and that one warning
+is silenced here.
 
 References:
     Vehtari, Gelman, Simpson, Carpenter, Bürkner 2021 (rank-normalised R-hat and ESS);
@@ -9,21 +13,21 @@ References:
 """
 
 import functools
+import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from arviz import InferenceData
-
 __all__ = [
     "Diagnostics",
+    "InferenceData",
     "diagnose",
     "ess_mean",
     "is_inference_data",
@@ -31,6 +35,12 @@ __all__ = [
     "posterior_draws",
     "to_inference_data",
 ]
+
+
+class InferenceData(Protocol):
+    """Draws by groups: an `arviz.InferenceData` (arviz 0.2x) or an `xarray.DataTree` (arviz 1.x)."""
+
+    def __getitem__(self, group: str, /) -> Any: ...
 
 
 @functools.cache
@@ -46,7 +56,7 @@ def _quiet() -> Iterator[None]:
     """Without numpy's remarks on 0/0 in constant coordinates and arviz's on more chains than draws: both expected."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        warnings.filterwarnings("ignore", "More chains", UserWarning)
+        warnings.filterwarnings("ignore", "More chains|Found chain dimension", UserWarning)  # 0.2x, 1.x
         yield
 
 
@@ -57,8 +67,8 @@ def to_inference_data(
     observed: Mapping[str, Tensor] | None = None,
     per_datum: bool = True,
     attrs: Mapping[str, object] | None = None,
-) -> "InferenceData":
-    """Draws of any sampler as an `arviz.InferenceData`.
+) -> InferenceData:
+    """Draws of any sampler in the container of the arviz at hand: `arviz.InferenceData` or `xarray.DataTree`.
 
     Args:
         draws: site name -> `(chains, draws, batch, *event)`, or `(chains, draws, *event)` with `per_datum=False`.
@@ -74,22 +84,24 @@ def to_inference_data(
     dims |= {name: ["datum"] for name, value in stats.items() if per_datum and value.ndim == 3}
     data = {name: _numpy(value) for name, value in (observed or {}).items()}
     dims |= {name: ["datum", *_axes(name, value.ndim - 1)] for name, value in data.items()}
+    groups = {"posterior": posterior, "sample_stats": stats, "observed_data": data}
+    groups = {group: values for group, values in groups.items() if values}
+    facts = dict(attrs or {})
     with _quiet():
-        return _arviz().from_dict(
-            posterior=posterior,
-            sample_stats=stats or None,
-            observed_data=data or None,
-            dims=dims,
-            posterior_attrs=dict(attrs or {}),
-        )
+        if "posterior" in inspect.signature(_arviz().from_dict).parameters:  # 0.2x
+            return _arviz().from_dict(**groups, dims=dims, posterior_attrs=facts)
+        return _arviz().from_dict(groups, dims=dims, attrs={"posterior": facts})
 
 
 def is_inference_data(value: object) -> bool:
-    """Whether `value` is an `arviz.InferenceData`, without importing arviz to find out."""
-    return any(c.__name__ == "InferenceData" and c.__module__.startswith("arviz") for c in type(value).__mro__)
+    """Tells an arviz container with a posterior group from anything else, without importing arviz for it."""
+    return any(
+        (c.__name__, c.__module__.split(".")[0]) in (("InferenceData", "arviz"), ("DataTree", "xarray"))
+        for c in type(value).__mro__
+    ) and hasattr(value, "posterior")
 
 
-def posterior_draws(inference_data: "InferenceData", sites: Sequence[str] | None = None) -> dict[str, Tensor]:
+def posterior_draws(inference_data: InferenceData, sites: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The posterior group as tensors: site -> `(chains, draws, batch, *event)`, in the order of `sites`."""
     posterior = inference_data["posterior"]
     known = [str(name) for name in posterior.data_vars]
@@ -115,7 +127,6 @@ def diagnose(draws: Mapping[str, Tensor]) -> Diagnostics:
     constant are 1 or NaN, and either would let a stuck chain pass. Of a single chain the two halves are compared. Costs
     about 4 ms a coordinate.
     """
-    arviz = _arviz()
     out = Diagnostics({}, {}, {})
     for name, value in draws.items():
         flat = value.detach().double().cpu()
@@ -123,11 +134,9 @@ def diagnose(draws: Mapping[str, Tensor]) -> Diagnostics:
             half = flat.shape[1] // 2
             flat = torch.cat([flat[:, :half], flat[:, half : 2 * half]])
         moved = (flat != flat[:, :1]).any(1).all(0) & flat.isfinite().all(1).all(0)
-        with _quiet():
-            data = arviz.from_dict(posterior={name: flat.numpy()})
-            rhat = torch.as_tensor(np.array(arviz.rhat(data)[name].values))
-            bulk = torch.as_tensor(np.array(arviz.ess(data, method="bulk")[name].values))
-            tail = torch.as_tensor(np.array(arviz.ess(data, method="tail")[name].values))
+        rhat = _statistic("rhat", flat, method="rank")
+        bulk = _statistic("ess", flat, method="bulk")
+        tail = _statistic("ess", flat, method="tail", prob=(0.05, 0.95))  # the versions' defaults differ
         out.rhat[name] = torch.where(moved & rhat.isfinite(), rhat, torch.inf)
         out.ess_bulk[name] = torch.where(moved & bulk.isfinite(), bulk, 0.0)
         out.ess_tail[name] = torch.where(moved & tail.isfinite(), tail, 0.0)
@@ -136,9 +145,14 @@ def diagnose(draws: Mapping[str, Tensor]) -> Diagnostics:
 
 def ess_mean(draws: Tensor) -> Tensor:
     """ESS for the mean of each coordinate of `(chains, draws, ...)`: the one its standard error needs."""
+    return _statistic("ess", draws.double(), method="mean")
+
+
+def _statistic(name: str, draws: Tensor, **options: Any) -> Tensor:
+    """One of arviz's statistics of draws `(chains, draws, ...)`, for each coordinate."""
     with _quiet():
-        data = _arviz().from_dict(posterior={"value": _numpy(draws).astype(np.float64)})
-        return torch.as_tensor(np.array(_arviz().ess(data, method="mean")["value"].values))
+        found = getattr(_arviz(), name)(to_inference_data({"value": draws}, per_datum=False), **options)
+    return torch.as_tensor(np.array(found["value"].values))
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
@@ -152,11 +166,11 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     Returns:
         `(batch,)`; `-inf` where all weights are equal (the guide is the posterior), `inf` where one is NaN or
-        +inf, or where too few tail draws (at most four distinct) are left to fit the tail.
+        +inf, or where the largest weights do not make a tail: four or fewer lie above the rest.
     """
     if log_weights.dim() != 2:
         raise ValueError(f"expected log weights of shape (num_particles, batch), got {tuple(log_weights.shape)}")
-    if len(log_weights) < 25:
+    if len(log_weights) < 30:
         raise ValueError(f"Pareto k-hat is a fit to the largest fifth of the weights: {len(log_weights)} are too few")
     weights = log_weights.detach().double().T.contiguous()
     finite = weights.max(1).values.isfinite() & ~weights.isnan().any(1)
@@ -165,11 +179,28 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     equal = weights.max(1).values - weights.min(1).values <= noise
     k = torch.full((len(weights),), torch.inf, dtype=torch.double)
     k[finite & equal] = -torch.inf
-    rows = (finite & ~equal).nonzero().flatten()
+    num = len(log_weights)
+    size = int(3 * math.sqrt(num)) if num > 225 else num // 5  # of the tail, Vehtari et al. 2024
+    ordered = weights.sort(-1).values
+    tail = (ordered[:, -size:] > ordered[:, -size - 1 : -size]).sum(-1) > 4
+    rows = (finite & ~equal & tail).nonzero().flatten()
     if len(rows):
-        with _quiet():
-            k[rows] = torch.as_tensor(np.atleast_1d(_arviz().psislw(weights[rows].numpy())[1]))
+        k[rows] = _psis(weights[rows], size)
     return torch.where(k.isnan(), torch.inf, k)
+
+
+def _psis(log_weights: Tensor, size: int) -> Tensor:
+    """Arviz's k-hat of log weights `(batch, num_particles)` from the `size` largest.
+
+    0.2x rounds the size of the tail up, 1.x down; a relative efficiency of next to 1 makes 0.2x take the same. 1.x
+    takes log likelihoods, the negative of the weights.
+    """
+    with _quiet():
+        if hasattr(_arviz(), "psislw"):  # 0.2x
+            efficiency = log_weights.shape[1] * (3 / size) ** 2 * (1 + 1e-9)
+            return torch.as_tensor(np.atleast_1d(_arviz().psislw(_numpy(log_weights), efficiency)[1]))
+        draws = to_inference_data({"value": -log_weights.T.unsqueeze(0)})["posterior"]["value"]
+        return torch.as_tensor(np.array(draws.azstats.psislw(dim=["chain", "draw"])[1].values))
 
 
 def _numpy(value: Tensor) -> np.ndarray:

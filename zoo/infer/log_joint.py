@@ -52,6 +52,7 @@ class LogJoint:
             trace = poutine.trace(program(model)).get_trace(x, *args, **kwargs)
         self.sites: dict[str, Site] = {}
         self.dim = 0
+        self._bytes: int | None = None  # of one position of each datum
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site) or site["is_observed"]:
                 continue
@@ -100,6 +101,14 @@ class LogJoint:
             parts.append(u.reshape(*u.shape[: u.dim() - len(site.unconstrained)], -1))
         return torch.cat(parts, -1)
 
+    def unflatten(self, u: Tensor) -> dict[str, Tensor]:
+        """Coordinates `(batch, dim)` as Pyro's parameters: site -> `(batch, *unconstrained)`."""
+        return {n: u[..., site.columns].reshape(len(u), *site.unconstrained).clone() for n, site in self.sites.items()}
+
+    def flatten(self, parameters: dict[str, Tensor]) -> Tensor:
+        """The inverse of `unflatten`."""
+        return torch.cat([parameters[name].reshape(len(self.x), -1) for name in self.sites], -1)
+
     @torch.no_grad()
     def prior(self, chains: int) -> Tensor:
         """Draws from the prior, in coordinates: `(chains, batch, dim)`."""
@@ -125,8 +134,11 @@ class LogJoint:
             run = terms(self.model, self._given, self.x, *self.args, num_particles=chains, **self.kwargs)
         return run.log_weights + log_volume
 
-    def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Value `(chains, batch)` and gradient `(chains, batch, dim)` at u."""
+    def gradient(self, u: Tensor, max_bytes: int | None = None) -> tuple[Tensor, Tensor]:
+        """Value `(chains, batch)` and gradient `(chains, batch, dim)` at u; in pieces of about `max_bytes` if given."""
+        if max_bytes is not None and len(u) > (points := self._points(u, max_bytes)):
+            values, gradients = zip(*map(self.gradient, u.split(points)), strict=True)
+            return torch.cat(values), torch.cat(gradients)
         u = u.detach().requires_grad_()
         with torch.enable_grad():
             value = self(u)
@@ -136,8 +148,14 @@ class LogJoint:
     @torch.no_grad()
     def evaluate(self, u: Tensor, max_bytes: int = MAX_BYTES) -> Tensor:
         """The value at many positions `(points, batch, dim)`, without gradients, in pieces of about `max_bytes`."""
-        points = max(1, int(max_bytes * min(2, len(u)) // max(bytes_of(lambda: self(u[:2])), 1)))
-        return torch.cat([self(piece) for piece in u.split(points)])
+        return torch.cat([self(piece) for piece in u.split(self._points(u, max_bytes))])
+
+    def _points(self, u: Tensor, max_bytes: int) -> int:
+        """How many positions of each datum fit into `max_bytes`."""
+        if self._bytes is None:
+            with torch.no_grad():
+                self._bytes = max(bytes_of(lambda: self(u[:2])) // min(2, len(u)), 1)
+        return max(1, int(max_bytes // self._bytes))
 
     @property
     def events(self) -> dict[str, torch.Size]:

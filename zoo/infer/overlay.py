@@ -5,7 +5,7 @@ Colours mean the same everywhere: the guide is orange and dashed, the exact post
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -15,10 +15,9 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from zoo.infer.chunks import batch_rows, draws, held, seeded, with_index
+from zoo.infer.fingerprint import check_fingerprint
+from zoo.infer.inference_data import InferenceData
 from zoo.infer.reference import Reference, as_reference
-
-if TYPE_CHECKING:
-    from arviz import InferenceData
 
 GUIDE, EXACT, DRAWS = "#d9541e", "#1f5fa8", "#6b6b6b"
 _MASSES = (0.95, 0.5)
@@ -27,7 +26,7 @@ _BINS = 100
 
 def plot_overlay(
     guide: Callable,
-    references: "Reference | InferenceData | Sequence[Reference | InferenceData]",
+    references: Reference | InferenceData | Sequence[Reference | InferenceData],
     x: Tensor,
     *args: Any,
     model: Callable | None = None,
@@ -62,7 +61,8 @@ def plot_overlay(
         seed: of a random stream of its own.
 
     Raises:
-        ValueError: no model, references of other data, or a posterior with one coordinate.
+        ValueError: no model, references of other data, of another model or of other sites, a posterior with one
+            coordinate, rows, coordinates or titles that do not fit.
     """
     several: Sequence[Any] = references if isinstance(references, list | tuple) else [references]
     found = [as_reference(reference) for reference in several]
@@ -71,10 +71,20 @@ def plot_overlay(
     model = getattr(guide, "model", None) if model is None else model
     if not callable(model):
         raise ValueError(f"plot_overlay: {type(guide).__name__} does not know its model; give model=")
+    for reference in found:
+        check_fingerprint(reference.fingerprint, model, x, args, kwargs, "plot_overlay")
     names = found[0].coordinates
     if len(names) < 2:
         raise ValueError("plot_overlay: two coordinates are needed, the posterior has one")
     rows, pair = list(range(len(x))) if data is None else list(data), list(coordinates)
+    if not rows or any(not 0 <= row < len(x) for row in rows):
+        raise ValueError(f"plot_overlay: data: expected some of the rows 0..{len(x) - 1}, got {rows}")
+    if len(pair) != 2 or any(not 0 <= place < len(names) for place in pair):
+        raise ValueError(f"plot_overlay: coordinates: expected two of 0..{len(names) - 1}, got {pair}")
+    if titles is not None and len(titles) != len(rows):
+        raise ValueError(f"plot_overlay: titles: expected {len(rows)}, one for each panel, got {len(titles)}")
+    # the sites of draws may come in any order
+    places = {id(r): [_place(r, names[place]) for place in pair] for r in found}
     sampled = [r for r in found if r.kind not in ("exact", "grid")]
     exact = [r for r in found if r.kind in ("exact", "grid")]
     latents = _guide_draws(model, guide, x, args, kwargs, list(found[0].sites), rows, num_draws, seed)[..., pair]
@@ -84,20 +94,20 @@ def plot_overlay(
     figure = Figure(figsize=(2.5 * columns, 2.6 * lines + 0.35), layout="constrained")
     for panel, row in enumerate(rows):
         ax = figure.add_subplot(lines, columns, panel + 1)
-        moments = [(r.mean[row, pair], r.sd[row, pair]) for r in found]
+        moments = [(r.mean[row, places[id(r)]], r.sd[row, places[id(r)]]) for r in found]
         moments.append((latents[:, panel].mean(0), latents[:, panel].std(0)))
         low = torch.stack([(m - 3.4 * s).double().cpu() for m, s in moments]).amin(0)
         high = torch.stack([(m + 3.4 * s).double().cpu() for m, s in moments]).amax(0)
         for reference in sampled:
             assert reference.draws is not None  # a sampler's reference
-            dots = reference.draws[:, row, pair].cpu().numpy()
+            dots = reference.draws[:, row, places[id(reference)]].cpu().numpy()
             dots = dots[:: max(1, len(dots) // num_dots)][:num_dots]
             ax.plot(dots[:, 0], dots[:, 1], ".", color=DRAWS, markersize=3.2, markeredgewidth=0, alpha=0.6, zorder=1)
         for reference in exact:
-            _contours(ax, low, high, _density(reference, row, pair, low, high), EXACT, "solid")
+            _contours(ax, low, high, _density(reference, row, places[id(reference)], low, high), EXACT, "solid")
         _contours(ax, low, high, _histogram(latents[:, panel], low, high), GUIDE, "dashed")
         if image_shape is not None:
-            clouds = [latents[:, panel], *(r.draws[:, row, pair] for r in found if r.draws is not None)]
+            clouds = [latents[:, panel], *(r.draws[:, row, places[id(r)]] for r in found if r.draws is not None)]
             high = _image(ax, x[row].detach().cpu().reshape(image_shape), low, high, clouds)
         ax.set(xlim=(low[0].item(), high[0].item()), ylim=(low[1].item(), high[1].item()))
         ax.set_title(f"datum {row}" if titles is None else titles[panel], fontsize=9)
@@ -122,6 +132,14 @@ def plot_overlay(
         fontsize=9,
     )
     return figure
+
+
+def _place(reference: Reference, name: str) -> int:
+    if name not in reference.coordinates:
+        raise ValueError(
+            f"plot_overlay: the {reference.kind} reference has no coordinate {name!r} but {reference.coordinates[:6]}"
+        )
+    return reference.coordinates.index(name)
 
 
 def _guide_draws(

@@ -5,25 +5,26 @@
 - `nuts_reference`: Pyro's NUTS, for any model without discrete latents and a few data points.
 - `hmc_reference`: batched HMC, for many data points with latents of their own.
 
-The samplers give `arviz.InferenceData`, and only after R-hat, effective sample sizes and divergences have been checked;
-draws that fail are raised as `NotAReference`, which carries them. `as_reference` brings everything to one form.
+The samplers give draws in arviz's container, and only after R-hat, effective sample sizes and divergences have been
+checked; draws that fail are raised as `NotAReference`, which carries them. `as_reference` brings everything to one
+form.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from zoo.infer.checked import CHAINS, MISSED, NotAReference
 from zoo.infer.chunks import MAX_BYTES, batch_rows, held, seeded
+from zoo.infer.fingerprint import fingerprint, from_attributes
+from zoo.infer.grid import Grid, integrate
 from zoo.infer.hmc import hmc_reference
-from zoo.infer.inference_data import ess_mean, is_inference_data, posterior_draws
+from zoo.infer.inference_data import InferenceData, ess_mean, is_inference_data, posterior_draws
 from zoo.infer.log_joint import LogJoint, entries, flatten
-from zoo.infer.nuts import NotAReference, nuts_reference
-
-if TYPE_CHECKING:
-    from arviz import InferenceData
+from zoo.infer.nuts import nuts_reference
 
 __all__ = [
     "NotAReference",
@@ -49,6 +50,9 @@ class Reference:
         draws: `(draws, N, d)`; None for a grid.
         log_density: `(z, rows) -> (K, n)`, the normalised log density of the data `rows` (LongTensor `(n,)`) at z
             `(K, n, d)`; None for a sampler.
+        log_evidence_error: a bound on the error of `log_evidence`, `(N,)`; None: rounding.
+        fingerprint: of the data, the other arguments and the model (`zoo.infer.fingerprint`); None in draws of one's
+            own, of which `compare` and `plot_overlay` check the number of data alone.
     """
 
     kind: str
@@ -59,6 +63,8 @@ class Reference:
     log_evidence: Tensor | None = None
     draws: Tensor | None = None
     log_density: Callable[[Tensor, Tensor], Tensor] | None = None
+    log_evidence_error: Tensor | None = None
+    fingerprint: dict[str, str] | None = None
 
     @property
     def coordinates(self) -> list[str]:
@@ -66,27 +72,46 @@ class Reference:
         return [name for site, event in self.sites.items() for name in entries(site, event)]
 
 
-def as_reference(found: "Reference | InferenceData") -> Reference:
-    """Any reference in one form: a `Reference` as it is, the draws of an `arviz.InferenceData` by their moments."""
+def as_reference(found: Reference | InferenceData) -> Reference:
+    """Any reference in one form: a `Reference` as it is, draws in an arviz container by their moments.
+
+    Raises:
+        ValueError: neither; fewer than four chains, which cannot vouch for each other; draws without an axis of the
+            data, of sites that differ in it, or with NaN.
+    """
     if isinstance(found, Reference):
         return found
     if not is_inference_data(found):
-        raise ValueError(f"expected a Reference or an arviz.InferenceData, got {type(found).__name__}")
+        raise ValueError(
+            "expected a Reference, an arviz.InferenceData or a DataTree with a posterior group, got "
+            f"{type(found).__name__}"
+        )
     values = posterior_draws(found)
     short = [name for name, value in values.items() if value.dim() < 3]
     if short:
         raise ValueError(
             f"site {short[0]!r}: expected draws of shape (chain, draw, datum, ...), got {tuple(values[short[0]].shape)}"
         )
+    for name, value in values.items():
+        if len(value) < CHAINS:
+            raise ValueError(
+                f"site {name!r}: draws of {len(value)} chains; a reference has at least {CHAINS}, started apart (draws "
+                "that are known to be independent may be cut into as many)"
+            )
+        if value.shape[2] != (size := next(iter(values.values())).shape[2]):
+            raise ValueError(f"site {name!r}: draws of {value.shape[2]} data, {next(iter(values))!r} has {size}")
+        if value.isnan().any():
+            raise ValueError(f"site {name!r}: the draws hold NaN")
     draws = flatten(values, 3).double()
     sd = draws.std((0, 1))
     return Reference(
-        kind=str(found["posterior"].attrs.get("sampler", "draws")),
+        kind=str((attrs := found["posterior"].attrs).get("sampler", "draws")),
         sites={name: value.shape[3:] for name, value in values.items()},
         mean=draws.mean((0, 1)),
         sd=sd,
         mean_error=sd / ess_mean(draws).sqrt(),
         draws=draws.flatten(0, 1),
+        fingerprint=from_attributes(attrs),
     )
 
 
@@ -110,18 +135,20 @@ def exact_reference(
         num_draws, seed: of the draws kept for pictures.
 
     Raises:
-        ValueError: the model has no `posterior`, several latent sites, or a constrained one.
+        ValueError: the model has no `posterior`, several latent sites, or a constrained one; a posterior that is not
+            the model's, for which log p(x, z) - log p(z | x) varies with z.
     """
     if not callable(getattr(model, "posterior", None)):
         raise ValueError(f"exact_reference: {type(model).__name__} offers no posterior(x); use another reference")
     with held(model), seeded(x.device, seed):
-        log_joint = _real(LogJoint(model, x, *args, **kwargs))
+        log_joint = _real("exact_reference", LogJoint(model, x, *args, **kwargs))
         if len(log_joint.sites) > 1:
             raise ValueError(f"exact_reference: one latent site, the model has {list(log_joint.sites)}")
         posterior = model.posterior(x, *args, **kwargs)
         z = posterior.mean
         draws = flatten({"z": posterior.sample(torch.Size([num_draws]))})
         log_evidence = log_joint(flatten({"z": z}, 1).unsqueeze(0))[0] - posterior.log_prob(z)
+        _check_posterior(log_joint, posterior, draws[:16])
 
     def log_density(z: Tensor, rows: Tensor) -> Tensor:
         inputs, named = batch_rows(x, args, kwargs, rows)
@@ -131,7 +158,32 @@ def exact_reference(
 
     mean = flatten({"z": z}, 1)
     sd = flatten({"z": posterior.variance.sqrt()}, 1)
-    return Reference("exact", log_joint.events, mean, sd, torch.zeros_like(mean), log_evidence, draws, log_density)
+    return Reference(
+        kind="exact",
+        sites=log_joint.events,
+        mean=mean,
+        sd=sd,
+        mean_error=torch.zeros_like(mean),
+        log_evidence=log_evidence,
+        draws=draws,
+        log_density=log_density,
+        fingerprint=fingerprint(model, x, *args, **kwargs),
+    )
+
+
+def _check_posterior(log_joint: LogJoint, posterior: Any, u: Tensor) -> None:
+    """Raises ValueError where log p(x, z) - log p(z | x) is not one number at all draws u, up to rounding."""
+    values = log_joint(u)
+    log_p = values - posterior.log_prob(u.reshape(*u.shape[:2], *posterior.event_shape))
+    varies = log_p.amax(0) - log_p.amin(0)
+    rounding = 1024 * torch.finfo(values.dtype).eps * values.abs().amax(0)
+    bad = (~(varies <= rounding.clamp(min=0.01))).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"exact_reference: {type(log_joint.model).__name__}.posterior is not the model's for data {bad[:10]} "
+            f"({len(bad)} of {len(varies)}): log p(x, z) - log posterior(z) varies by {varies[bad[0]].item():.3g} nats "
+            "over its draws"
+        )
 
 
 @torch.no_grad()
@@ -147,112 +199,94 @@ def grid_reference(
 ) -> Reference:
     """The posterior of one or two real latent dimensions by the trapezoid rule, on a grid of its own for each datum.
 
-    Ascents from prior draws find the modes; the box around them then shrinks and grows until it holds every cell
+    Ascents from 64 prior draws find the modes; the box around them then shrinks and grows until it holds every cell
     within `exp(-25)` of the highest density. A smooth density that vanishes at the border is integrated with an error
     that falls exponentially in the number of points; it is measured by leaving out every other point.
 
     Args:
         model: a Pyro model whose latents have one or two entries for each datum.
         x, *args, **kwargs: its arguments.
-        points: on each axis; by default 129 in two dimensions and 1025 in one. Made odd.
+        points: on each axis, 9 at least; by default 129 in two dimensions and 1025 in one. Made odd.
         tolerance: accepted change of log p(x), in nats, when every other point is left out.
         max_bytes: bound on the intermediate results of one piece.
         seed: of the prior draws.
 
     Raises:
-        ValueError: more than two dimensions, a constrained site.
-        NotAReference: the grid is too coarse for some data, or misses mass at its border.
+        ValueError: more than two dimensions, a constrained site, fewer than 9 points, a tolerance that is not positive.
+        NotAReference: the grid is too coarse for some data, misses mass at its border, or meets NaN.
     """
+    if points is not None and points < 9:
+        raise ValueError(f"grid_reference: points: expected 9 or more on each axis, got {points}")
+    if not tolerance > 0:
+        raise ValueError(f"grid_reference: tolerance: expected nats above 0, got {tolerance}")
     with held(model), seeded(x.device, seed):
-        log_joint = _real(LogJoint(model, x, *args, **kwargs))
+        log_joint = _real("grid_reference", LogJoint(model, x, *args, **kwargs))
         if log_joint.dim > 2:
             raise ValueError(
                 f"grid_reference: one or two latent dimensions, the model has {log_joint.dim}; use hmc_reference"
             )
         points = (points or (1025 if log_joint.dim == 1 else 129)) // 2 * 2 + 1
-        low, high = _box(log_joint, (points - 1) // 4 * 2 + 1, max_bytes)
-        mesh, cell = _mesh(low, high, points)
-        values = log_joint.evaluate(mesh, max_bytes).double()
-    axes = (points,) * log_joint.dim
-    log_evidence = values.logsumexp(0) + cell.log()
-    half = values.reshape(*axes, -1)[(slice(None, None, 2),) * log_joint.dim].reshape(-1, len(x))
-    error = (half.logsumexp(0) + cell.log() + log_joint.dim * torch.log(torch.tensor(2.0)) - log_evidence).abs()
-    weights = (values - values.logsumexp(0)).exp()
-    border = torch.stack([_border(weights.reshape(*axes, -1), axis) for axis in range(log_joint.dim)]).amax((0, 1))
-    bad = ((error > tolerance) | (border * points > tolerance) | ~error.isfinite()).nonzero().flatten().tolist()
-    if bad:
-        worst = error[bad].max().item()
-        raise NotAReference(
-            f"the grid of {points} points an axis is too coarse for data {bad[:10]} ({len(bad)} of {len(x)}): leaving "
-            f"out every other point changes log p(x) by {worst:.3g} nats (at most {tolerance:g}). Raise points=",
-            None,
-        )
-    mean = (weights.unsqueeze(-1) * mesh).sum(0)
-    variance = (weights.unsqueeze(-1) * (mesh - mean) ** 2).sum(0)
+        found = integrate(log_joint, points, min(tolerance, MISSED), max_bytes)
+    _check_grid(found, points, tolerance)
 
     def log_density(z: Tensor, rows: Tensor) -> Tensor:
         inputs, named = batch_rows(x, args, kwargs, rows)
         with held(model):
-            values = LogJoint(model, *inputs, **named).evaluate(z.to(mesh.dtype), max_bytes)
-            return values.double() - log_evidence[rows]
+            values = LogJoint(model, *inputs, **named).evaluate(z.to(found.mean.dtype), max_bytes)
+            return values.double() - found.log_evidence[rows]
 
-    sd = variance.sqrt()
-    return Reference("grid", log_joint.events, mean, sd, torch.zeros_like(mean), log_evidence, None, log_density)
+    return Reference(
+        kind="grid",
+        sites=log_joint.events,
+        mean=found.mean,
+        sd=found.sd,
+        mean_error=torch.zeros_like(found.mean),
+        log_evidence=found.log_evidence,
+        log_density=log_density,
+        log_evidence_error=found.halved,
+        fingerprint=fingerprint(model, x, *args, **kwargs),
+    )
 
 
-def _real(log_joint: LogJoint) -> LogJoint:
+def _check_grid(found: Grid, points: int, tolerance: float) -> None:
+    """Raises `NotAReference` with the data of which the grid does not hold the posterior, and why."""
+    for wrong, what, why, worst, limit in (
+        (~found.halved.isfinite(), "meets NaN", "log p(x, z) is no number somewhere: {0:.3g} nats", found.halved, 0.0),
+        (
+            found.halved > tolerance,
+            "is too coarse",
+            "leaving out every other point changes log p(x) by {0:.3g} nats (at most {1:g}). Raise points=",
+            found.halved,
+            tolerance,
+        ),
+        (
+            found.border > tolerance,
+            "is too small",
+            "{0:.3g} of the mass stands at the border of its box (at most {1:g}): a heavy tail, or a mode that no "
+            "ascent found",
+            found.border,
+            tolerance,
+        ),
+        (
+            found.coarse > 1.5,
+            "is too coarse",
+            "a cell is {0:.3g} standard deviations of a narrow mode wide (at most {1:g}). Raise points=",
+            found.coarse,
+            1.5,
+        ),
+    ):
+        if bad := wrong.nonzero().flatten().tolist():
+            raise NotAReference(
+                f"the grid of {points} points an axis {what} for data {bad[:10]} ({len(bad)} of {len(wrong)}): "
+                + why.format(worst[bad].max().item(), limit),
+                None,
+            )
+
+
+def _real(caller: str, log_joint: LogJoint) -> LogJoint:
     constrained = [name for name, site in log_joint.sites.items() if not site.real]
     if constrained:
-        raise ValueError(f"site {constrained[0]!r}: constrained; this takes real latents, hmc_reference takes others")
+        raise ValueError(
+            f"{caller}: site {constrained[0]!r}: constrained; this takes real latents, hmc_reference takes others"
+        )
     return log_joint
-
-
-def _mesh(low: Tensor, high: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """Grid of each datum between `low` and `high` `(N, d)`: positions `(points^d, N, d)`, cell volumes `(N,)`."""
-    steps = torch.linspace(0.0, 1.0, points, dtype=low.dtype, device=low.device)
-    unit = torch.cartesian_prod(*[steps] * low.shape[1]).reshape(-1, 1, low.shape[1])
-    return low + unit * (high - low), ((high - low) / (points - 1)).prod(-1).double()
-
-
-def _border(weights: Tensor, axis: int) -> Tensor:
-    """Largest weight on the two faces of an axis: `(2, N)`."""
-    faces = weights.movedim(axis, 0)[[0, -1]]
-    return faces.reshape(2, -1, faces.shape[-1]).amax(1)
-
-
-def _box(log_joint: LogJoint, points: int, max_bytes: int, depth: float = 25.0) -> tuple[Tensor, Tensor]:
-    """For each datum the box that holds every grid point whose log density is within `depth` nats of the highest."""
-    u = log_joint.prior(32)
-    spread = u.std((0, 1)).expand(u.shape[1:])
-    modes, values = _ascend(log_joint, u, spread)
-    near = (values >= values.amax(0) - depth).unsqueeze(-1)
-    low = torch.where(near, modes, torch.inf).amin(0) - 0.5 * spread
-    high = torch.where(near, modes, -torch.inf).amax(0) + 0.5 * spread
-    for _ in range(20):
-        mesh, _ = _mesh(low, high, points)
-        values = log_joint.evaluate(mesh, max_bytes)
-        inside = (values >= values.amax(0) - depth).unsqueeze(-1)
-        cell = (high - low) / (points - 1)
-        # one cell and a half beyond the last point inside: grows where mass touches the border, shrinks elsewhere
-        first = torch.where(inside, mesh, torch.inf).amin(0)
-        last = torch.where(inside, mesh, -torch.inf).amax(0)
-        touch_low, touch_high = first <= low + 0.5 * cell, last >= high - 0.5 * cell
-        new_low = torch.where(touch_low, low - 0.5 * (high - low), first - 1.5 * cell)
-        new_high = torch.where(touch_high, high + 0.5 * (high - low), last + 1.5 * cell)
-        settled = ((new_high - new_low) / (high - low) - 1).abs().amax() < 0.2
-        low, high = new_low, new_high
-        if settled:
-            break
-    return low, high
-
-
-def _ascend(log_joint: LogJoint, u: Tensor, spread: Tensor, steps: int = 200) -> tuple[Tensor, Tensor]:
-    """Adam from each start with a falling rate: modes `(starts, N, d)` and their values `(starts, N)`."""
-    mean, square = torch.zeros_like(u), torch.zeros_like(u)
-    for step in range(1, steps + 1):
-        _, gradient = log_joint.gradient(u)
-        mean = mean.lerp(gradient, 0.1)
-        square = square.lerp(gradient**2, 0.01)
-        direction = (mean / (1 - 0.9**step)) / ((square / (1 - 0.99**step)).sqrt() + 1e-12)
-        u = u + 0.1 * (1 - (step - 1) / steps) * spread * direction.nan_to_num()
-    return u, log_joint(u)
