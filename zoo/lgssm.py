@@ -185,15 +185,33 @@ class LGSSM(StateSpace):
             raise ValueError(f"num: the parameters and u are those of {tuple(batch)} sequences, got {num}")
         return kalman.sample(p, T, u, torch.Size() if batch else torch.Size((num,)))
 
-    def maximum_likelihood(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> "LGSSM":
-        """Climbs to a maximum of log p(x) in the learned values by L-BFGS, from those they have; returns the model.
+    def maximum_likelihood(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, *, restarts: int = 0
+    ) -> "LGSSM":
+        """Climbs to a maximum of log p(x) in the learned values, from those they have; returns the model.
+
+        Args:
+            x, u, mask: as everywhere.
+            restarts: further climbs. Learned values whose constraint has a bound and no scale (positive, greater_than,
+                positive_definite, lower_cholesky, ...) start at the powers of ten, counted from the bound, at which
+                log p(x) is highest, then at draws around these; those between two bounds (unit_interval, stationary,
+                ...) at draws; values without a constraint where they are. The highest end is kept.
 
         Raises:
-            ValueError: nothing is learned, or there are priors.
-            RuntimeError: no maximum was reached, the gradient is not zero; names the value.
+            ValueError: nothing is learned, there are priors, or the start is that of no model.
+            RuntimeError: no maximum was reached, as where the density has no bound; names the learned value, what it
+                is, and the derivative of log p(x) by it. The model has the highest values that were seen.
         """
+        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:
+            raise ValueError(f"restarts: expected a whole number, at least 0, got {restarts}")
         count = x.shape[0] * x.shape[1] if mask is None else max(1, int(mask.sum()))
-        climb(self, lambda: self.log_prob(x, u, mask).sum() / count)
+
+        def value() -> Tensor:
+            p = _double(self._checked(x, u, mask, {}))  # of parameters in single precision too
+            u_, data = None if u is None else u.double(), _filled(x, mask).double()
+            return LinearGaussian(p, x.shape[1], u_, mask, burn=self.burn).log_prob(data).sum() / count
+
+        climb(self, value, count=count, restarts=restarts)
         return self
 
     @torch.no_grad()
