@@ -186,16 +186,16 @@ class LGSSM(StateSpace):
         return kalman.sample(p, T, u, torch.Size() if batch else torch.Size((num,)))
 
     def maximum_likelihood(
-        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, *, restarts: int = 0
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, *, restarts: int = 2
     ) -> "LGSSM":
         """Climbs to a maximum of log p(x) in the learned values, from those they have; returns the model.
 
         Args:
             x, u, mask: as everywhere.
-            restarts: further climbs. Learned values whose constraint has a bound and no scale (positive, greater_than,
-                positive_definite, lower_cholesky, ...) start at the powers of ten, counted from the bound, at which
-                log p(x) is highest, then at draws around these; those between two bounds (unit_interval, stationary,
-                ...) at draws; values without a constraint where they are. The highest end is kept.
+            restarts: further climbs; the highest maximum is kept. In them, learned values whose constraint has a bound
+                and no scale (positive, greater_than, positive_definite, ...) start at the powers of ten, counted from
+                the bound, at which log p(x) is highest, then at draws on the scale of the data; those between two
+                bounds (unit_interval, stationary, ...) at draws; values without a constraint where they are.
 
         Raises:
             ValueError: nothing is learned, there are priors, or the start is that of no model.

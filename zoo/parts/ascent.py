@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.parts.surface import Surface
 
-#: nats: a gain that counts where a coordinate at its bound is moved, or one of two maxima is kept
+#: nats: a gain that counts where a coordinate at its bound is moved, or one maximum is preferred to another
 GAIN = 1e-4
 #: coordinates tried in place of one that nothing depends on: decades of a variance, and what is far in other maps
 _GRID = [2.302585 * k for k in range(-20, 21)] + [s * 10.0**k for k in range(2, 9) for s in (-1, 1)]
@@ -42,25 +42,24 @@ def climb(
         value: a scalar of order 1 for each unit of information, such as nats per observation.
         count: number of these units: count times the value is in nats.
         rounds: of the engines.
-        restarts: further starts (`_starts`); the best end is kept.
+        restarts: further starts (`_starts`); the highest maximum is kept.
         tolerance: of the largest entry of the gradient; by default 1e-6 in float64, 1e-3 in float32. A gradient that
             promises less than 1e-6 nats in all passes too.
 
     Raises:
         ValueError: nothing requires a gradient; there is no model at the start.
-        RuntimeError: no maximum was reached, or a run that reached none came higher; names the parameter. The
+        RuntimeError: no run reached a maximum; names the parameter, with its value and the derivative by it. The
             parameters are the best that were seen.
     """
     surface = Surface(module, value)
     first = surface.entries()
     value()  # raises what is wrong with the start
     limit = tolerance or (1e-6 if surface.resolution < 1e-12 else 1e-3)
-    best = _run(surface, first, count, rounds, limit)
-    for start in _starts(surface, first, restarts):
-        found = _run(surface, start, count, rounds, limit)
-        gain = count * (best.loss - found.loss)
-        if gain > GAIN or (found.settled and not best.settled and gain > -GAIN):
-            best = found
+    ends = [_run(surface, start, count, rounds, limit) for start in [first, *_starts(surface, first, count, restarts)]]
+    settled = [end for end in ends if end.settled]
+    best = min(settled or ends, key=lambda end: end.loss)
+    if settled and count * (settled[0].loss - best.loss) < GAIN:
+        best = settled[0]  # the same maximum: that of the caller's start
     surface.write(best.entries)
     if not best.settled:
         surface.units()
@@ -229,39 +228,39 @@ def _off_saddle(surface: Surface, point: _Point, direction: Tensor, count: int) 
     return (places[losses.index(lowest)], True) if gains else (point.at, False)
 
 
-def _starts(surface: Surface, first: Tensor, restarts: int) -> list[Tensor]:
+def _starts(surface: Surface, first: Tensor, count: int, restarts: int) -> list[Tensor]:
     """Starts at the scales of the data; none where no parameter has a bound.
 
     Whether a parameter is a variance, a standard deviation or a rate, the value knows its scale: all are multiplied by
-    the one power of ten that gains most, then each by its own, twice. The first start is there; of the others each is
-    the best of eight whose scales are drawn within two decades of it, and whose other coordinates under a constraint
-    are drawn from N(0, 1), in which half of a unit interval has its quarters.
+    the one power of ten that gains most, then each by its own, twice. The first start is there. Maxima differ in which
+    of the parameters are as good as zero. So the other starts are drawn, each scale within six decades below ten times
+    the largest that costs no more than 2 nats, and the other coordinates under a constraint from N(0, 1), in which half
+    of a unit interval has its quarters.
     """
     if not restarts:
         return []
     surface.write(first)
     surface.units()
     scales, at = surface.scales(), surface.at
-    generator = torch.Generator().manual_seed(0)
-
-    def lowest(places: list[Tensor]) -> Tensor:
-        losses = [surface.loss(place) for place in places]
-        return places[losses.index(min(losses))]
-
-    for group in [scales, *[[k] for k in scales] * 2] if scales else []:
-        at = lowest([at, *[surface.rescaled(at, dict.fromkeys(group, 10.0**k)) for k in range(-12, 13) if k]])
     others = [i for i in surface.bounded() if not any(_owns(surface, k, i) for k in scales)]
     if not (scales or others):
         return []
-    found = [at]
+    decades = [10.0**k for k in range(12, -13, -1)]
+    most = dict.fromkeys(scales, 1.0)
+    for group in [scales, *[[k] for k in scales] * 2] if scales else []:
+        places = [surface.rescaled(at, dict.fromkeys(group, factor)) for factor in decades]
+        losses = [surface.loss(place) for place in places]
+        lowest = losses.index(min(losses))
+        at = places[lowest]
+        allowed = next(i for i, loss in enumerate(losses) if loss <= losses[lowest] + 2 / count)
+        most[group[0]] = decades[allowed] / decades[lowest]
+    found, generator = [at], torch.Generator().manual_seed(0)
     for _ in range(restarts - 1):
-        places = []
-        for _ in range(8):
-            draws = 4 * torch.rand(len(scales), generator=generator, dtype=torch.float64) - 2
-            place = surface.rescaled(at, {k: 10.0**d for k, d in zip(scales, draws.tolist(), strict=True)})
-            place[others] = torch.randn(len(others), generator=generator, dtype=torch.float64).to(place)
-            places.append(place)
-        found.append(lowest(places))
+        draws = 6 * torch.rand(len(scales), generator=generator, dtype=torch.float64)
+        factors = {k: 10 * most[k] / 10**d for k, d in zip(scales, draws.tolist(), strict=True)}
+        place = surface.rescaled(at, factors)
+        place[others] = torch.randn(len(others), generator=generator, dtype=torch.float64).to(place)
+        found.append(place)
     return [place * surface.unit for place in found]
 
 

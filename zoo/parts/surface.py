@@ -187,9 +187,11 @@ def _learned(module: nn.Module, name: str, entries: nn.Parameter) -> Learned:
     return Learned(name, entries, constraint, transform)
 
 
-def _is_identity(transform: Any, entries: Tensor) -> bool:
-    value = transform(entries)
-    return value.shape == entries.shape and torch.equal(value, entries)
+def _is_identity(transform: Any, like: Tensor) -> bool:
+    """Tried at 0 and -1: a softplus leaves large entries as they are."""
+    tried = [torch.zeros_like(like), torch.full_like(like, -1.0)]
+    values = [transform(entries) for entries in tried]
+    return all(v.shape == e.shape and torch.equal(v, e) for v, e in zip(values, tried, strict=True))
 
 
 def _size(entries: Tensor) -> float:
@@ -198,7 +200,7 @@ def _size(entries: Tensor) -> float:
 
 
 def _scaled(value: Tensor, constraint: Any, factor: float) -> Tensor:
-    """A value with its distance from the bound of its constraint times the factor; 0 where the constraint names none."""
+    """A value with its distance from the bound of its constraint, else from 0, times the factor."""
     bound = getattr(constraint, "lower_bound", getattr(constraint, "upper_bound", 0.0))
     return bound + (value - bound) * factor
 
