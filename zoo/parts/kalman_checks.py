@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
+from zoo.parts.kalman_layout import Layout
+
 EVENTS = {  # field -> its axes without time and batch, in the letters of the docstring
     "initial_mean": "n",
     "initial_covariance": "nn",
@@ -140,12 +142,12 @@ def check_finite(x: Tensor, masked: bool, name: str = "x") -> None:
         raise ValueError(f"{name}: NaN or infinite at {where} (counted from 0), {count} values in all{hint}")
 
 
-def refuse_covariance(name: str, fine: Tensor, shifted: bool) -> None:
+def refuse_covariance(name: str, layout: Layout, fine: Tensor, shifted: bool) -> None:
     """Raises for the first time and group at which `root` found no covariance. fine: `(T | 1, P | 1)`."""
     if not fine.all():
         t, group = (~fine).nonzero()[0].tolist()
         where = "" if len(fine) == 1 else f" at t = {t + int(shifted)}"
-        where += "" if fine.shape[1] == 1 else f" of sequence {group}"
+        where += "" if fine.shape[1] == 1 else _of(layout, group, 0)
         counted = " (counted from 0)" if where else ""
         raise ValueError(
             f"{name}: expected a symmetric positive semi-definite matrix, found one that is not{where}{counted}"
@@ -163,18 +165,25 @@ def refuse_values(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | N
     check_finite(x if mask is None else x.masked_fill(~mask, 0.0), mask is not None)
 
 
-def refuse_moments(factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
-    """Raises for a likelihood that is not finite though its input is: x_t has no density, or numbers overflow."""
-    t, group, sequence = (~torch.isfinite(increments)).nonzero()[0].tolist()
+def refuse_moments(layout: Layout, factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
+    """Raises for a likelihood that is not finite though its input is: x_t has no density, or numbers overflow.
+
+    increments: `(T, P, 1, D)`.
+    """
+    t, group, _, sequence = (~torch.isfinite(increments)).nonzero()[0].tolist()
+    where = f"frame {t}{_of(layout, group, sequence)} (counted from 0)"
     if (factor[min(t, int(settled[group])), group].diagonal()[:data] == 0).any():
         raise ValueError(
-            f"emission_covariance: frame {t} (counted from 0) of x is certain given the past, its predicted covariance "
-            "C P C' + R is singular, so x has no density; expected noise in every observed direction"
+            f"emission_covariance: {where} of x is certain given the past, its predicted covariance C P C' + R is "
+            "singular, so x has no density; expected noise in every observed direction"
         )
-    raise ValueError(
-        f"x: the log-likelihood at frame {t}, sequence {(group, sequence)} is not finite: the model's moments overflow "
-        "float64"
-    )
+    raise ValueError(f"x: the log-likelihood of {where} is not finite: x or the model's moments overflow float64")
+
+
+def _of(layout: Layout, group: int, sequence: int) -> str:
+    """The words for a sequence, by its place in the caller's batch axes."""
+    place = layout.place(group, sequence)
+    return f" of sequence {place[0] if len(place) == 1 else place}" if place else ""
 
 
 def _broadcast(a: Size, b: Size) -> bool:
