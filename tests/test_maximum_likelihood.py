@@ -26,7 +26,7 @@ SAME = 2e-4
 
 
 def learned(value, constraint=constraints.positive):
-    return PyroParam(torch.as_tensor(value, dtype=torch.get_default_dtype()), constraint)
+    return PyroParam(torch.as_tensor(value, dtype=torch.get_default_dtype()).clone(), constraint)
 
 
 def structural(level, trend, season, irregular):
