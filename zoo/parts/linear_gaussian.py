@@ -24,7 +24,9 @@ class LinearGaussian(TorchDistribution):
             what is observed, and the value may hold anything, NaN too, where the mask is False. Draws are of all.
         burn: the number of each sequence's first observations that are given, not scored: log p(the others | these).
             An observation is a frame of which any entry is observed; without a mask these are x_1..x_burn. With a
-            diffuse start their density means little; statsmodels' `loglikelihood_burn` counts missing frames too.
+            diffuse start their density means little. If gaps hide a part of the start for longer (a month of a
+            seasonal pattern that is first seen in the second year), log p depends on its variance unless burn is
+            larger. statsmodels' `loglikelihood_burn` counts missing frames too.
 
     Raises:
         ValueError: as `kalman.marginal_loglik` does; burn outside [0, T), a sequence of fewer observations than burn.
