@@ -779,6 +779,27 @@ def test_bad_input(case):
         assert_complains(lambda f=function: f(given.parameters, *given.inputs), words)
 
 
+def test_bad_types():
+    given = good()
+    for spoilt, words in (
+        (given._replace(x=[1.0]), "x: expected a torch.Tensor, got list"),
+        (given._replace(u=[1.0]), "u: expected a torch.Tensor, got list"),
+        (with_field(transition_matrix=1.0)(given), "transition_matrix: expected a torch.Tensor, got float"),
+        (with_field(transition_input=1.0)(given), "transition_input: expected a torch.Tensor, got float"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            kalman.marginal_loglik(spoilt.parameters, *spoilt.inputs)
+    with pytest.raises(ValueError, match=r"emission_matrix: expected a tensor \(..., m, n\), got float"):
+        kalman.marginal_loglik(given.parameters._replace(emission_matrix=1.0), given.x, given.u)
+    whole = Parameters(*(None if value is None else value.long() for value in good_shared()))
+    with pytest.raises(ValueError, match=r"x: expected a floating-point tensor, got torch.int64"):
+        kalman.marginal_loglik(whole, ones(4, 5, 2).long())
+    with pytest.raises(ValueError, match=r"x: expected at least one sequence, got batch axes \(0,\)"):
+        kalman.marginal_loglik(good_shared(), ones(0, 5, 2))
+    with pytest.raises(ValueError, match=r"u: expected shape \(..., T, 1\), got \(5, 2\)"):
+        kalman.marginal_loglik(given.parameters, given.x, ones(5, 2))
+
+
 def scalar(**fields: Tensor) -> Parameters:
     """A random walk seen through noise, with fields in place of its own."""
     one = torch.eye(1, dtype=torch.float64)
@@ -840,12 +861,12 @@ def test_late_errors_count_sequences_as_the_caller_does():
         kalman.marginal_loglik(scalar(), x, None, mask)
     zero = torch.zeros(1, 1, dtype=torch.float64)
     certain = scalar(initial_covariance=zero, transition_covariance=zero, emission_covariance=zero)
+    mask[::2, 0] = False
     with pytest.raises(ValueError, match=r"frame 0 of sequence 1 \(counted from 0\) of x is certain"):
-        mask[::2, 0] = False
         kalman.filter(certain, torch.zeros_like(x), None, mask)
     q = torch.ones(2, 3, 6, 1, 1, dtype=torch.float64)
     q[1, 2, 4] = -1
-    with pytest.raises(ValueError, match=r"^transition_covariance: .* at t = 4 of sequence \(1, 2\) \(counted from 0\)"):
+    with pytest.raises(ValueError, match=r"^transition_covariance: .* at t = 4 of sequence \(1, 2\) \(counted"):
         kalman.marginal_loglik(scalar(transition_covariance=q), x[:6].view(2, 3, 6, 1))
 
 

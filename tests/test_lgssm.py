@@ -330,7 +330,7 @@ def test_a_sequence_of_fewer_observations_than_burn_is_refused():
         with pytest.raises(ValueError, match=words):
             call(x, u, mask)
     p = model.system()
-    with pytest.raises(ValueError, match=r"; the sequence has 1"):
+    with pytest.raises(ValueError, match=r"; sequence has 1"):
         LinearGaussian(p, FRAMES, u[2], mask[2], burn=2)
     with pytest.raises(ValueError, match=r"; sequence \(1, 2\) \(counted from 0\) has 1"):
         LinearGaussian(p, FRAMES, u, torch.stack([mask | True, mask]), burn=2)
@@ -566,6 +566,12 @@ def test_what_em_cannot_do_is_named():
         model = LGSSM(Parameters, **fields)
         with pytest.raises(ValueError, match=f"{name}: the closed form is for one value"):
             model.m_step(model.e_step(x, u)[0])
+    fields = dict(linear_gaussian(lambda v: v, lead=(FRAMES,)).named_buffers())
+    fields["transition_covariance"] = torch.zeros(FRAMES, LATENT, LATENT)
+    fields["transition_matrix"] = nn.Parameter(torch.eye(LATENT))
+    model = LGSSM(Parameters, **fields)
+    with pytest.raises(ValueError, match="transition_covariance: singular, and not the same for all"):
+        model.m_step(model.e_step(x, u)[0])
     with pytest.raises(ValueError, match=r"e_step: the closed form needs build=kalman.Parameters"):
         LGSSM(local_level, level_variance=torch.tensor(1.0)).e_step(x[..., :1])
     fields = dict(linear_gaussian(lambda v: v).named_buffers())
@@ -709,6 +715,10 @@ def test_what_does_not_fit_is_named():
         LGSSM(lambda a: a, a=torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"num: the parameters and u are those of \(4,\) sequences, got 3"):
         model.generate(3, FRAMES, u)
+    with pytest.raises(ValueError, match=r"x: expected shape \(..., 6, 3\), got \(4, 5, 3\)"):
+        LinearGaussian(model.system(), FRAMES, u).log_prob(x[:, :5])
+    with pytest.raises(ValueError, match=r"batch axes of .* and of x, u, mask of shapes \[\(3, 6, 2\)\] do not broad"):
+        LinearGaussian(linear_gaussian(lead=(SEQUENCES, 1)).system(), FRAMES, u[:3])
     with pytest.raises(ValueError, match="burn = 6"):
         LinearGaussian(model.system(), FRAMES, u, burn=FRAMES)
     fields = dict(linear_gaussian(lambda v: v).named_buffers())

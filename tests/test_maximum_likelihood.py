@@ -167,9 +167,7 @@ def test_a_covariance_that_has_lost_a_direction_finds_it_again():
     def model(start):
         fixed = {"initial_mean": torch.zeros(2), "initial_covariance": 1e6 * eye, "transition_matrix": eye}
         q = learned(start, constraints.positive_definite)
-        return LGSSM(
-            Parameters, burn=1, **fixed, transition_covariance=q, emission_matrix=eye, emission_covariance=eye
-        )
+        return LGSSM(Parameters, burn=1, **fixed, transition_covariance=q, emission_matrix=eye, emission_covariance=eye)
 
     good = model(eye).maximum_likelihood(x)
     bad = model(torch.ones(2, 2) + 1e-12 * eye).maximum_likelihood(x, restarts=0)
@@ -323,11 +321,23 @@ def test_a_start_that_is_no_model_is_refused():
     model = LGSSM(local_level, level_variance=nn.Parameter(torch.tensor(-1.0)))
     with pytest.raises(ValueError, match="transition_covariance: expected a symmetric positive semi-definite matrix"):
         model.maximum_likelihood(torch.randn(1, 5, 1))
+    model = LGSSM(local_level, level_variance=learned(0.0))
+    with pytest.raises(ValueError, match=r"level_variance: expected a start that is finite and within its .*, got 0.0"):
+        model.maximum_likelihood(torch.randn(1, 5, 1))
     for restarts in (-1, 1.5, True):
         with pytest.raises(ValueError, match=f"restarts: expected a whole number, at least 0, got {restarts}"):
             model.maximum_likelihood(torch.randn(1, 5, 1), restarts=restarts)
     with pytest.raises(ValueError, match="nothing is learned: expected values that are"):
         Surface(nn.Linear(1, 1).requires_grad_(False), lambda: torch.tensor(0.0))
+
+
+def test_a_scale_that_no_value_has_is_a_place_without_a_model():
+    model = LGSSM(lambda q: local_level(q[0, 0]), q=learned(torch.eye(1), constraints.positive_definite))
+    surface = Surface(model, lambda: model.log_prob(torch.randn(1, 5, 1)).sum())
+    place = surface.rescaled(surface.at, {0: -1.0})
+    assert surface.loss(place) == torch.inf
+    assert surface.gradient(place)[0] == torch.inf
+    torch.testing.assert_close(surface.rescaled(surface.at, {0: 100.0}), surface.at + 0.5 * torch.tensor(100.0).log())
 
 
 def test_climb_takes_any_module_and_leaves_its_gradients_alone():

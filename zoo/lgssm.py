@@ -124,7 +124,7 @@ class LGSSM(StateSpace):
             inputs = (steps(p, x.shape[1], u),)
             return self.program(Trajectory(self, self.transition, x, u, mask, inputs=inputs), mask)
         with pyro.plate("data", len(x)):
-            return pyro.sample("x", LinearGaussian(p, x.shape[1], u, _entries(x, mask), burn=self.burn), obs=_filled(x, mask))
+            return pyro.sample("x", self._density(p, x, u, mask), obs=_filled(x, mask))
 
     def inputs(self, x: Tensor, u: Tensor | None = None) -> tuple[Step]:  # type: ignore[override]
         return (steps(self.system(), x.shape[-2], u),)
@@ -161,7 +161,7 @@ class LGSSM(StateSpace):
     def log_prob(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor) -> Tensor:
         """log p(x) of what is observed, exact, nats, `(N,)`; each sequence's first `burn` observations given."""
         p = self._checked(x, u, mask, given)
-        return LinearGaussian(p, x.shape[1], u, _entries(x, mask), burn=self.burn).log_prob(_filled(x, mask))
+        return self._density(p, x, u, mask).log_prob(_filled(x, mask))
 
     def forecast(  # type: ignore[override]
         self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor
@@ -178,11 +178,11 @@ class LGSSM(StateSpace):
         p = self._checked(x, None if u is None else u[:, :T], mask, given)
         if mask is None or k < 1:
             return kalman.forecast(p, x, k, u)
-        seen, padding = _entries(x, mask), (0, 0, 0, k)
-        data, seen = (torch.nn.functional.pad(a, padding) for a in (_filled(x, mask), seen))
-        found = kalman.filter(p, data, u, seen)
+        seen = mask if mask.ndim == 2 else mask.any(-1)
+        data, entries = (torch.nn.functional.pad(a, (0, 0, 0, k)) for a in (_filled(x, mask), _entries(x, mask)))
+        found = kalman.filter(p, data, u, entries)
         moments = found.predicted_means, found.predicted_covariances
-        ahead = ends(x, seen[:, :T].any(-1)).unsqueeze(-1) + torch.arange(k, device=x.device)
+        ahead = ends(x, seen).unsqueeze(-1) + torch.arange(k, device=x.device)
         rows = torch.arange(len(x), device=x.device).unsqueeze(-1)
         return kalman.Forecast(*(a[rows, ahead] for a in (*moments, *observed(p, *moments, u))))
 
@@ -224,12 +224,10 @@ class LGSSM(StateSpace):
             raise ValueError(f"restarts: expected a whole number, at least 0, got {restarts}")
         count = x.shape[0] * x.shape[1] if mask is None else max(1, int(mask.sum()))
 
-        seen = _entries(x, mask)
-
         def value() -> Tensor:
             p = _double(self._checked(x, u, mask, {}))  # of parameters in single precision too
             u_, data = None if u is None else u.double(), _filled(x, mask).double()
-            return LinearGaussian(p, x.shape[1], u_, seen, burn=self.burn).log_prob(data).sum() / count
+            return self._density(p, x, u_, mask).log_prob(data).sum() / count
 
         climb(self, value, count=count, restarts=restarts)
         return self
@@ -262,6 +260,10 @@ class LGSSM(StateSpace):
             else:
                 raise ValueError(f"{name}: no closed form under {constraint}: the maximiser lies outside")
 
+    def _density(self, p: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> LinearGaussian:
+        """p(x) with the mask as one of entries, since one of frames may have the shape of it."""
+        return LinearGaussian(p, x.shape[1], u, None if mask is None else _entries(x, mask), burn=self.burn)
+
     def _checked(self, x: Tensor, u: Tensor | None, mask: Tensor | None, given: dict[str, Tensor]) -> Parameters:
         p = self.system(**given)
         check_sequences(x, self.data_dim, p.initial_mean, u, mask)
@@ -272,9 +274,9 @@ def _filled(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
 
 
-def _entries(x: Tensor, mask: Tensor | None) -> Tensor | None:
+def _entries(x: Tensor, mask: Tensor) -> Tensor:
     """The mask of entries, `(N, T, data_dim)`."""
-    return mask if mask is None or mask.ndim == x.ndim else mask.unsqueeze(-1).expand(x.shape)
+    return mask if mask.ndim == x.ndim else mask.unsqueeze(-1).expand(x.shape)
 
 
 def _double(p: Parameters) -> Parameters:

@@ -211,7 +211,7 @@ def _inwards(surface: Surface, point: _Point, count: int) -> tuple[Tensor, bool]
         return new
 
     for i in surface.bounded():
-        if max(abs(surface.loss(put(i, at[i] + s)) - loss) for s in (1.0, -1.0)) > 0.01 / count:
+        if max(abs(surface.loss(put(i, at[i].item() + s)) - loss) for s in (1.0, -1.0)) > 0.01 / count:
             continue
         losses = [surface.loss(put(i, entry)) for entry in _GRID]
         if loss - min(losses) > GAIN / count:

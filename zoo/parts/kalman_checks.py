@@ -36,7 +36,6 @@ def check(
         if not isinstance(tensor, Tensor) or tensor.ndim < len(EVENTS[name]):
             found = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got {found}")
-    sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
     batches: dict[str, Size] = {}
     times: dict[str, int] = {}
     fields = {name: getattr(parameters, name) for name in EVENTS}
@@ -50,6 +49,7 @@ def check(
             raise ValueError(f"{name}: expected device {like.device} like {first}, got {tensor.device}")
     if not like.dtype.is_floating_point:
         raise ValueError(f"{first}: expected a floating-point tensor, got {like.dtype}")
+    sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
     for name, letters in EVENTS.items():
         tensor = fields[name]
         if tensor is None:
@@ -69,12 +69,12 @@ def check(
     for name, (tensor, axes) in named.items():
         batches[name] = tensor.shape[: tensor.ndim - axes]
         times[name] = tensor.shape[tensor.ndim - axes]
-    found = steps if steps is not None else next(times[name] for name in named)
-    if found < 1:
-        raise ValueError(f"{first if named else 'T'}: expected at least one frame, got T = {found}")
+    length = steps if steps is not None else next(times[name] for name in named)
+    if length < 1:
+        raise ValueError(f"{first if named else 'T'}: expected at least one frame, got T = {length}")
     for name, time in times.items():
-        if time != found and (time != 1 or name in named):
-            wanted = f"{found} frames" + (f" like {first}" if named and name != first else "")
+        if time != length and (time != 1 or name in named):
+            wanted = f"{length} frames" + (f" like {first}" if named and name != first else "")
             raise ValueError(f"{name}: expected {wanted}{'' if name in named else ' (or 1, constant)'}, got {time}")
     batch = Size()
     for name, shape in batches.items():
@@ -87,10 +87,10 @@ def check(
                 "(a parameter of each sequence has a time axis too: (N, 1, rows, columns))"
             ) from None
     if batch.numel() == 0:
-        raise ValueError(f"expected at least one sequence, got batch axes {tuple(batch)}")
+        raise ValueError(f"{first}: expected at least one sequence, got batch axes {tuple(batch)}")
     matrices = [batches[name] for name in _COVARIANCE if name in batches]
-    axes = {len(batch) - len(shape) + i for shape in matrices for i, size in enumerate(shape) if size > 1}
-    return batch, frozenset(axes), found
+    differing = {len(batch) - len(shape) + i for shape in matrices for i, size in enumerate(shape) if size > 1}
+    return batch, frozenset(differing), length
 
 
 def check_control(parameters: Any, u: Tensor | None) -> None:

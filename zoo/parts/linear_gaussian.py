@@ -282,8 +282,8 @@ def _refuse_few(mask: Tensor, burn: int) -> None:
     counts = mask.any(-1).sum(-1)
     if (counts < burn).any():
         place = (counts < burn).nonzero()[0].tolist()
-        which = f"sequence {place[0] if len(place) == 1 else tuple(place)} (counted from 0)" if place else "the sequence"
-        raise ValueError(f"burn: expected at least {burn} observed frames, as many as are given; {which} has "
+        which = f" {place[0] if len(place) == 1 else tuple(place)} (counted from 0)" if place else ""
+        raise ValueError(f"burn: expected at least {burn} observed frames, as many as are given; sequence{which} has "
                          f"{int(counts[tuple(place)])}")  # fmt: skip
 
 

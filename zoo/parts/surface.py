@@ -43,7 +43,7 @@ class Surface:
         resolution: of the parameters' dtype.
 
     Raises:
-        ValueError: nothing requires a gradient.
+        ValueError: nothing requires a gradient; a value is not finite, or stands on the bound of its constraint.
     """
 
     def __init__(self, module: nn.Module, value: Callable[[], Tensor]) -> None:
@@ -51,6 +51,10 @@ class Surface:
         self.learned = [_learned(module, name, p) for name, p in module.named_parameters() if p.requires_grad]
         if not self.learned:
             raise ValueError("nothing is learned: expected values that are nn.Parameter or PyroParam")
+        for part in self.learned:
+            if not torch.isfinite(part.entries).all():
+                raise ValueError(f"{part.name}: expected a start that is finite and within its constraint, got "
+                                 f"{part.value.detach().tolist()}")  # fmt: skip
         self.sizes = [part.entries.numel() for part in self.learned]
         self.resolution = max(torch.finfo(part.entries.dtype).eps for part in self.learned)
         self.units()
