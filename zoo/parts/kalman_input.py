@@ -77,9 +77,9 @@ def by_pattern(function: Callable) -> Callable:
         rows = _patterns(parameters, x, u, mask)
         if rows is None or mask is None:
             return function(parameters, x, u, mask)
-        wide = u is not None and u.ndim == 3 and len(u) == len(x)
+        own = u if u is not None and u.ndim == 3 and len(u) == len(x) else None
         try:
-            found = [function(parameters, x[i], u[i] if wide else u, mask[i]) for i in rows]
+            found = [function(parameters, x[i], u if own is None else own[i], mask[i]) for i in rows]
         except ValueError:
             return function(parameters, x, u, mask)  # raises with the sequences counted as the caller counts them
         order = torch.cat(rows).argsort()
