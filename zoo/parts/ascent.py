@@ -178,7 +178,7 @@ def _curvature(surface: Surface, point: _Point, most: int = 100) -> tuple[Tensor
     """
     basis: list[Tensor] = []
     products: list[Tensor] = []
-    waiting = [point.gradient, surface.noise(point.at)]
+    waiting = [point.gradient, surface.noise()]
     while waiting and len(basis) < most:
         new = waiting.pop(0)
         rest = new

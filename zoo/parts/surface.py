@@ -39,6 +39,7 @@ class Surface:
 
     Attributes:
         learned: the parameters.
+        symmetric: which of them are covariances without a constraint: their entries are kept symmetric.
         at: coordinates of the parameters as they were first, or at the last call of `units`.
         resolution: of the parameters' dtype.
 
@@ -57,7 +58,28 @@ class Surface:
                                  f"{part.value.detach().tolist()}")  # fmt: skip
         self.sizes = [part.entries.numel() for part in self.learned]
         self.resolution = max(torch.finfo(part.entries.dtype).eps for part in self.learned)
+        self.symmetric = [False] * len(self.learned)
         self.units()
+        if any(map(_is_even, self.learned)):
+            self.symmetric = [_is_even(part) and self._only_even(k) for k, part in enumerate(self.learned)]
+            self.place(self.at)
+
+    def _only_even(self, k: int) -> bool:
+        """Tries a matrix that is a little off symmetry: a covariance without a constraint has no model there."""
+        parts = list(self.at.split(self.sizes))
+        off = torch.ones(self.learned[k].entries.shape).triu(1).to(self.at)
+        parts[k] = parts[k] + 0.01 * off.flatten()
+        return self.loss(torch.cat(parts)) == torch.inf
+
+    def _even(self, vector: Tensor) -> Tensor:
+        """A vector over entries with the part of it that is symmetric, where only that has a model."""
+        if not any(self.symmetric):
+            return vector
+        parts = list(vector.split(self.sizes))
+        for k in [k for k, only in enumerate(self.symmetric) if only]:
+            matrix = parts[k].view(self.learned[k].entries.shape)
+            parts[k] = ((matrix + matrix.mT) / 2).flatten()
+        return torch.cat(parts)
 
     def units(self) -> None:
         """Takes the parameters as they are now for the size of coordinates, and for `at`."""
@@ -73,7 +95,7 @@ class Surface:
     @torch.no_grad()
     def write(self, entries: Tensor) -> None:
         """Gives the parameters these entries."""
-        for part, new in zip(self.learned, entries.split(self.sizes), strict=True):
+        for part, new in zip(self.learned, self._even(entries).split(self.sizes), strict=True):
             part.entries.copy_(new.view_as(part.entries))
 
     def place(self, at: Tensor) -> None:
@@ -106,7 +128,7 @@ class Surface:
         except NO_MODEL:
             return nothing
         flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        grad = torch.cat([g.flatten().double() for g in flat]) * self.unit
+        grad = self._even(torch.cat([g.flatten().double() for g in flat])) * self.unit
         if not (torch.isfinite(loss) and torch.isfinite(grad).all()):
             return nothing
         return loss.item(), grad
@@ -117,24 +139,10 @@ class Surface:
         (one, ahead), (other, behind) = self.gradient(at + step * direction), self.gradient(at - step * direction)
         return None if max(one, other) == torch.inf else (ahead - behind) / (2 * step)
 
-    def noise(self, at: Tensor) -> Tensor:
-        """A random direction, the same one always, that does not lead to where there is no model at once.
-
-        A covariance without a constraint has no model beside the symmetric matrices.
-        """
+    def noise(self) -> Tensor:
+        """A random direction, the same one always."""
         generator = torch.Generator().manual_seed(0)
-        free = torch.randn(len(at), generator=generator, dtype=torch.float64).to(at)
-        if self.loss(at + 0.01 * free) < torch.inf:
-            return free
-        found = []
-        for part, noise, entries in zip(self.learned, free.split(self.sizes), at.split(self.sizes), strict=True):
-            shape = part.entries.shape
-            if part.transform is None and len(shape) > 1 and shape[-1] == shape[-2]:
-                noise, entries = noise.view(shape), entries.view(shape)
-                even = bool(((entries - entries.mT).abs() <= 1e-4 * entries.abs().max()).all())
-                noise = (noise + noise.mT) / 2 if even else noise
-            found.append(noise.flatten())
-        return torch.cat(found)
+        return self._even(torch.randn(len(self.at), generator=generator, dtype=torch.float64).to(self.at))
 
     def bounded(self) -> list[int]:
         """The coordinates of parameters under a constraint: it has a bound, where they are infinite."""
@@ -196,6 +204,13 @@ def _is_identity(transform: Any, like: Tensor) -> bool:
     tried = [torch.zeros_like(like), torch.full_like(like, -1.0)]
     values = [transform(entries) for entries in tried]
     return all(v.shape == e.shape and torch.equal(v, e) for v, e in zip(values, tried, strict=True))
+
+
+def _is_even(part: Learned) -> bool:
+    """Finds a matrix without a constraint that is symmetric, to rounding in single precision."""
+    shape, values = part.entries.shape, part.entries.detach()
+    square = part.transform is None and len(shape) > 1 and shape[-1] == shape[-2] > 1
+    return square and bool(((values - values.mT).abs() <= 1e-5 * values.abs().max()).all())
 
 
 def _size(entries: Tensor) -> float:
