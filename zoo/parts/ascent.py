@@ -132,7 +132,7 @@ def _newton(
     surface: Surface, point: _Point, count: int, limit: float, steps: int = 15
 ) -> tuple[_Point, bool, Tensor | None]:
     """Newton's steps; whether the end is stationary, and a direction in which the loss is concave, if there is one."""
-    settled, saddle = False, None
+    settled, saddle, stale = False, None, 0
     for _ in range(steps):
         basis, values, vectors = _curvature(surface, point)
         if not len(basis):
@@ -150,22 +150,29 @@ def _newton(
         new = _shortened(surface, point, -basis.mT @ (vectors @ step), settled)
         if new is None:
             break
-        point = new
+        flatter = new.gradient.abs().max() < 0.9 * point.gradient.abs().max()
+        point, stale = new, stale + (settled and not flatter)
+        if stale == 3:
+            break
     else:
         settled = point.gradient.abs().max().item() <= limit
     return point, settled, saddle
 
 
 def _shortened(surface: Surface, point: _Point, step: Tensor, settled: bool) -> _Point | None:
-    """The end of the step, or of a part of it: lower, or of a smaller gradient and no higher."""
+    """The end of the step, or of a part of it: lower, or of a smaller gradient and no higher.
+
+    The gradient's largest entry need not be that of the coordinate that the step is about; at the end, where the step
+    is right and all values are the same to rounding, it is taken without that, unless it moves nothing by 1e-8.
+    """
     size = step.abs().max().item()
     if size == 0:
         return None
-    rounding = 1e3 * surface.resolution * (1 + abs(point.loss))
+    rounding = min(1e5 * surface.resolution, 1e-4) * (1 + abs(point.loss))  # a diffuse start takes digits away
     for part in (1.0,) if settled else (1.0, 0.3, 0.1, 0.01, 1e-3):
         at = point.at + step * (part * min(1.0, 5 / size))
         new = _Point(at, *surface.gradient(at))
-        flatter = new.gradient.abs().max() < 0.9 * point.gradient.abs().max()
+        flatter = new.gradient.abs().max() < 0.9 * point.gradient.abs().max() or (settled and 1e-8 < size < 1e-2)
         if new.loss < point.loss - rounding or (new.loss <= point.loss + rounding and flatter):
             return new
     return None
