@@ -4,7 +4,8 @@
     trend_t = trend_{t-1} + N(0, trend variance),   season_t = - (the last 11 of it) + N(0, seasonal variance)
 
 Weeks are averaged to months; a month without a single week stays missing. The last years are kept back and forecast.
-Thirteen states start at N(0, 1e6), and the first thirteen months are given and not scored: statsmodels' convention.
+Thirteen states start at N(0, 1e6), and the first thirteen months observed are given and not scored; statsmodels'
+convention, but that it would count missing months too.
 
     python examples/co2.py --held-out 60
 """
@@ -66,6 +67,7 @@ def main(held_out: int = 36, out: Path = Path("runs/co2")) -> None:
         from statsmodels.tsa.api import UnobservedComponents
 
         theirs = UnobservedComponents(x.flatten().numpy(), "lltrend", seasonal=12)
+        theirs.loglikelihood_burn = int((mask[0].cumsum(0) == model.burn).nonzero()[0]) + 1
         result = theirs.fit(disp=0)
         rows["statsmodels"] = [*result.params, result.llf]
     for name, row in rows.items():

@@ -58,7 +58,7 @@ def drop(times: Tensor, share: float, seconds: float, generator: torch.Generator
 def fit(times: Tensor, x: Tensor, kept: Tensor) -> LGSSM:
     """Diffusion and sd by maximum likelihood."""
     start = {n: PyroParam(torch.tensor(v).double(), constraints.positive) for n, v in (("diffusion", 1.0), ("sd", 3.0))}
-    return LGSSM(partial(constant_velocity, times), **start).maximum_likelihood(x[None], mask=kept[None])
+    return LGSSM(partial(constant_velocity, times), **start).maximum_likelihood(x[None], mask=kept[None], restarts=0)
 
 
 @torch.no_grad()

@@ -779,6 +779,97 @@ def test_bad_input(case):
         assert_complains(lambda f=function: f(given.parameters, *given.inputs), words)
 
 
+def test_bad_types():
+    given = good()
+    for spoilt, words in (
+        (given._replace(x=[1.0]), "x: expected a torch.Tensor, got list"),
+        (given._replace(u=[1.0]), "u: expected a torch.Tensor, got list"),
+        (with_field(transition_matrix=1.0)(given), "transition_matrix: expected a torch.Tensor, got float"),
+        (with_field(transition_input=1.0)(given), "transition_input: expected a torch.Tensor, got float"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            kalman.marginal_loglik(spoilt.parameters, *spoilt.inputs)
+    with pytest.raises(ValueError, match=r"emission_matrix: expected a tensor \(..., m, n\), got float"):
+        kalman.marginal_loglik(given.parameters._replace(emission_matrix=1.0), given.x, given.u)
+    whole = Parameters(*(None if value is None else value.long() for value in good_shared()))
+    with pytest.raises(ValueError, match=r"x: expected a floating-point tensor, got torch.int64"):
+        kalman.marginal_loglik(whole, ones(4, 5, 2).long())
+    with pytest.raises(ValueError, match=r"x: expected at least one sequence, got batch axes \(0,\)"):
+        kalman.marginal_loglik(good_shared(), ones(0, 5, 2))
+    with pytest.raises(ValueError, match=r"u: expected shape \(..., T, 1\), got \(5, 2\)"):
+        kalman.marginal_loglik(given.parameters, given.x, ones(5, 2))
+
+
+def scalar(**fields: Tensor) -> Parameters:
+    """A random walk seen through noise, with fields in place of its own."""
+    one = torch.eye(1, dtype=torch.float64)
+    return Parameters(torch.zeros(1, dtype=torch.float64), one, one, one, one, one)._replace(**fields)
+
+
+LATE = {  # leading axes of x, of what is wrong, where the latter is wrong, the sequence's words, mask as well
+    "alone": ((), (), (), ""),
+    "shared": ((3,), (), (), " of sequence 0"),
+    "sequences": ((3,), (3,), (1,), " of sequence 1"),
+    "particles, group in front": ((2, 3), (2, 1), (1, 0), r" of sequence \(1, 0\)"),
+    "particles, group behind": ((2, 3), (3,), (2,), r" of sequence \(0, 2\)"),
+    "particles, both": ((2, 3), (2, 3), (1, 1), r" of sequence \(1, 1\)"),
+}
+FUNCTIONS = [kalman.marginal_loglik, kalman.filter, kalman.smoother]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("layout", LATE)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_what_is_certain_given_the_past_is_refused(function, layout, masked):
+    """Noise is missing from frame 4 of one group, whose level is known: C P C' + R = 0."""
+    lead, axes, at, words = LATE[layout]
+    zero, T = torch.zeros(1, 1, dtype=torch.float64), 6
+    r = torch.ones(*axes, T, 1, 1, dtype=torch.float64)
+    r[(*at, 4)] = 0.0
+    p = scalar(initial_covariance=zero, transition_covariance=zero, emission_covariance=r)
+    x, mask = torch.zeros(*lead, T, 1, dtype=torch.float64), None
+    if masked:
+        mask = torch.ones(*lead, T, dtype=torch.bool)
+        mask[..., 2] = False
+    with pytest.raises(ValueError, match=rf"^emission_covariance: frame 4{words} \(counted from 0\) of x is certain"):
+        function(p, x, None, mask)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_overflow_is_refused_where_it_is(function, lead, masked):
+    """One value whose square is none; with a mask that differs between sequences each of these is a group."""
+    x, mask, at = torch.zeros(*lead, 6, 1, dtype=torch.float64), None, tuple(n - 1 for n in lead)
+    x[(*at, 3)] = 1e200
+    if masked:
+        mask = torch.ones(*lead, 6, dtype=torch.bool)
+        mask[(*at, 1)] = False
+    words = f" of sequence {at[0] if len(at) == 1 else at}" if at else ""
+    words = words.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(ValueError, match=rf"^x: the log-likelihood of frame 3{words} \(counted from 0\) is not finite"):
+        function(scalar(), x, None, mask)
+
+
+def test_late_errors_count_sequences_as_the_caller_does():
+    """Twelve sequences of two patterns are run one pattern after the other."""
+    x = torch.zeros(12, 6, 1, dtype=torch.float64)
+    mask = torch.ones(12, 6, dtype=torch.bool)
+    mask[::2, 2] = False
+    x[7, 3] = 1e200
+    with pytest.raises(ValueError, match=r"frame 3 of sequence 7 \(counted from 0\) is not finite"):
+        kalman.marginal_loglik(scalar(), x, None, mask)
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    certain = scalar(initial_covariance=zero, transition_covariance=zero, emission_covariance=zero)
+    mask[::2, 0] = False
+    with pytest.raises(ValueError, match=r"frame 0 of sequence 1 \(counted from 0\) of x is certain"):
+        kalman.filter(certain, torch.zeros_like(x), None, mask)
+    q = torch.ones(2, 3, 6, 1, 1, dtype=torch.float64)
+    q[1, 2, 4] = -1
+    with pytest.raises(ValueError, match=r"^transition_covariance: .* at t = 4 of sequence \(1, 2\) \(counted"):
+        kalman.marginal_loglik(scalar(transition_covariance=q), x[:6].view(2, 3, 6, 1))
+
+
 def test_bad_forecasts():
     given = good()
     for k in (0, -1):

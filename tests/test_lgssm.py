@@ -15,12 +15,14 @@ from pyro.distributions import constraints
 from pyro.infer import Predictive
 from pyro.nn import PyroParam
 from state_spaces import CONTROL, DATA, FRAMES, LATENT, SEQUENCES, linear_gaussian, positive
+from statsmodels.tsa.api import UnobservedComponents
 from torch import nn
 from torch.distributions import MultivariateNormal
 
 import guides
 from zoo import LGSSM
-from zoo.infer import em, exact_reference, nuts_reference, terms
+from zoo.data import load
+from zoo.infer import ELBO, em, exact_reference, nuts_reference, terms
 from zoo.infer.inference_data import diagnose, posterior_draws
 from zoo.parts.kalman import Parameters
 from zoo.parts.linear_gaussian import GaussianFrames, LinearGaussian, LinearGaussianPosterior
@@ -118,23 +120,69 @@ def test_with_the_exact_guide_every_bound_is_log_p_and_so_is_its_gradient(word):
             torch.testing.assert_close(one, other)
 
 
+def of_sequence(p, n, T):
+    """The parameters of one sequence and its first T frames."""
+    found = {}
+    for name, value in p._asdict().items():
+        timed, event = not name.startswith("initial"), 2 if name.endswith(("matrix", "covariance", "input")) else 1
+        if value.ndim > event + timed:
+            value = value[n]
+        found[name] = value[:T] if timed and value.ndim > event and len(value) > 1 else value
+    return Parameters(**found)
+
+
 @every_lead
 @every_mask
-def test_forecast_and_imputation_equal_the_dense_gaussian(lead, missing):
+def test_forecasts_follow_the_last_observed_frame(lead, missing):
+    """Each sequence alone, without what comes after its last observation; controls and parameters of those frames."""
     k = 2
     lead = (*lead[:-1], FRAMES + k) if lead and lead[-1] > 1 else lead
     model, mask = linear_gaussian(lead=lead), masks()[missing]
     x, _ = data(mask)
     u = torch.randn(SEQUENCES, FRAMES + k, CONTROL)
-    p = model.system()
-    found, expected = model.forecast(x, k, u, mask), dense.forecast(p, x, k, u, mask)
-    for name in found._fields:
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    p, found = model.system(), model.forecast(x, k, u, mask)
+    for n in range(SEQUENCES):
+        seen = torch.ones(FRAMES, DATA, dtype=torch.bool) if mask is None else mask[n]
+        seen = seen if seen.ndim == 2 else seen.unsqueeze(-1).expand(FRAMES, DATA)
+        end = int(seen.any(-1).nonzero().max()) + 1
+        own = of_sequence(p, n, end + k)
+        expected = dense.forecast(own, x[n, :end], k, u[n, : end + k], seen[:end])
+        for name in found._fields:
+            torch.testing.assert_close(getattr(found, name)[n], getattr(expected, name))
 
-    if mask is None or p.transition_matrix.shape[-3:][0] == FRAMES + k:
-        return
-    u = u[:, :FRAMES]
-    joint = dense.joint(p, FRAMES, u)
+
+def test_a_sequence_observed_nowhere_is_forecast_from_its_start():
+    model = linear_gaussian()
+    x, u = torch.full((2, FRAMES, DATA), math.nan), torch.randn(2, FRAMES + 3, CONTROL)
+    mask = torch.zeros(2, FRAMES, dtype=torch.bool)
+    x[1, 0], mask[1, 0] = 1.0, True
+    found, joint = model.forecast(x, 3, u, mask), dense.joint(model.system(), 3, u[:, :3])
+    torch.testing.assert_close(found.observation_means[0], joint.mean[0, 3 * LATENT :].unflatten(0, (3, DATA)))
+    torch.testing.assert_close(found.predicted_covariances[0, 0], model.initial_covariance)
+    alone = model.forecast(x[1:, :1], 3, u[1:, :4])
+    torch.testing.assert_close(found.observation_means[1:], alone.observation_means)
+
+
+@pytest.mark.parametrize("length", [1, 7, 20])
+def test_padding_does_not_enter_a_forecast(length):
+    """A local level: the level after the last observation, and its variance, whatever the padding is."""
+    fixed = {"level_variance": torch.tensor(0.1), "observation_variance": torch.tensor(0.2)}
+    model = LGSSM(local_level, **fixed)
+    x = torch.randn(2, 20, 1) + 5
+    mask = torch.arange(20) < torch.tensor([[20], [length]])
+    found, alone = model.forecast(x, 4, mask=mask), model.forecast(x[1:, :length], 4)
+    for name in found._fields:
+        torch.testing.assert_close(getattr(found, name)[1:], getattr(alone, name))
+    with pytest.raises(ValueError, match="k: expected at least one step ahead, got 0"):
+        model.forecast(x, 0, mask=mask)
+
+
+@every_lead
+@pytest.mark.parametrize("missing", ["frames", "entries"])
+def test_imputation_equals_the_dense_gaussian(lead, missing):
+    model, mask = linear_gaussian(lead=lead), masks()[missing]
+    x, u = data(mask)
+    joint = dense.joint(model.system(), FRAMES, u)
     mean = dense.condition(joint, *dense.entries(joint, x, mask))[0][..., FRAMES * LATENT :]
     seen = mask if mask.ndim == 3 else mask.unsqueeze(-1).expand(x.shape)
     expected = torch.where(seen, x, mean.unflatten(-1, (FRAMES, DATA)))
@@ -234,6 +282,119 @@ def test_burn_is_the_density_given_the_first_frames():
     expected = dense.marginal_loglik(timed, x, u, mask)
     expected = expected - dense.marginal_loglik(timed, x, u, mask & first.unsqueeze(-1))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("missing", ["frames", "entries"])
+@pytest.mark.parametrize("burn", [1, 2])
+def test_burn_counts_the_observed_frames_of_each_sequence(missing, burn):
+    """Given are each sequence's first frames of which anything is observed, wherever they stand."""
+    model, mask = linear_gaussian(marginal=True, burn=burn), masks()[missing]
+    mask[0, :2], mask[1, 0], mask[:, -2:] = False, False, True
+    x, u = data(mask)
+    found = model.log_prob(x, u, mask)
+    trace = poutine.trace(model).get_trace(x, u, mask)
+    trace.compute_log_prob()
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], found)
+    entries = mask if mask.ndim == 3 else mask.unsqueeze(-1).expand(x.shape)
+    given = torch.zeros_like(entries)
+    for n in range(SEQUENCES):
+        first = entries[n].any(-1).nonzero().flatten()[:burn]
+        given[n, first] = entries[n, first]
+    p = model.system()
+    expected = dense.marginal_loglik(p, x, u, entries) - dense.marginal_loglik(p, x, u, given)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("variance", [1e8, 1e10, 1e12])
+def test_the_nile_with_three_missing_years(variance):
+    """The years that are missing say nothing: the other 97 alone have the same value, whatever the diffuse variance."""
+    x = load("nile").train.values.double()
+    mask = torch.ones(1, 100, dtype=torch.bool)
+    mask[:, :3] = False
+    fixed = {"level_variance": torch.tensor(1469.1), "observation_variance": torch.tensor(15099.0)}
+    model = LGSSM(local_level, burn=1, initial_variance=torch.tensor(variance), **fixed)
+    found = model.log_prob(x, mask=mask).item()
+    assert found == pytest.approx(-614.04, abs=0.005)
+    assert found == pytest.approx(model.log_prob(x[:, 3:]).item(), abs=1e-6)
+    steps = UnobservedComponents(x[0, 3:, 0].numpy(), "llevel", use_exact_diffuse=True)
+    assert found == pytest.approx(steps.loglike([15099.0, 1469.1]) + 0.5 * math.log(2 * math.pi), abs=0.005)
+
+
+def test_a_sequence_of_fewer_observations_than_burn_is_refused():
+    model = linear_gaussian(marginal=True, burn=2)
+    x, u = data()
+    mask = torch.ones(SEQUENCES, FRAMES, dtype=torch.bool)
+    mask[2, 1:] = False
+    words = r"burn: expected at least 2 observed frames, .*; sequence 2 \(counted from 0\) has 1"
+    for call in (model, model.log_prob, model.maximum_likelihood):
+        with pytest.raises(ValueError, match=words):
+            call(x, u, mask)
+    p = model.system()
+    with pytest.raises(ValueError, match=r"; sequence has 1"):
+        LinearGaussian(p, FRAMES, u[2], mask[2], burn=2)
+    with pytest.raises(ValueError, match=r"; sequence \(1, 2\) \(counted from 0\) has 1"):
+        LinearGaussian(p, FRAMES, u, torch.stack([mask | True, mask]), burn=2)
+    mask[2, 1] = True  # as many as are given: nothing is left to score
+    assert model.log_prob(x, u, mask)[2].item() == pytest.approx(0.0, abs=1e-12)
+
+
+@every_mask
+@pytest.mark.parametrize("lead", [(), (SEQUENCES, 1)], ids=["shared", "per sequence"])
+def test_values_and_masks_broadcast(missing, lead):
+    """Particles in front of value, x or mask, in all three distributions: as each of them alone."""
+    model, mask, K = linear_gaussian(lead=lead), masks()[missing], 3
+    if mask is None:
+        mask = torch.ones(SEQUENCES, FRAMES, dtype=torch.bool)
+    p, (x, u) = model.system(), data(mask)
+    x = torch.nan_to_num(x)
+    z, xs = torch.randn(K, SEQUENCES, FRAMES, LATENT), torch.randn(K, SEQUENCES, FRAMES, DATA)
+    alone = torch.stack([LinearGaussianPosterior(p, x, u, mask).log_prob(one) for one in z])
+    torch.testing.assert_close(LinearGaussianPosterior(p, x, u, mask).log_prob(z), alone)
+    each = torch.stack([LinearGaussianPosterior(p, one, u, mask).log_prob(two) for one, two in zip(xs, z, strict=True)])
+    q = LinearGaussianPosterior(p, xs, u, mask)  # as many data as particles, one mask
+    assert q.batch_shape == (K, SEQUENCES)
+    torch.testing.assert_close(q.log_prob(z), each)
+    assert q.rsample((2,)).shape == (2, K, SEQUENCES, FRAMES, LATENT)
+    means = torch.stack([LinearGaussianPosterior(p, one, u, mask).mean for one in xs])
+    torch.testing.assert_close(q.mean, means)
+    wide = LinearGaussianPosterior(p, x, u, mask.expand(K, *mask.shape))  # a mask for each particle
+    assert wide.batch_shape == (K, SEQUENCES)
+    torch.testing.assert_close(wide.log_prob(z), alone)
+    assert wide.rsample().shape == z.shape
+    summed = LinearGaussian(p, FRAMES, u, mask)
+    torch.testing.assert_close(summed.log_prob(xs), torch.stack([summed.log_prob(one) for one in xs]))
+    entries = mask if mask.ndim == 3 else mask.unsqueeze(-1).expand(x.shape)
+    root = torch.linalg.cholesky(p.emission_covariance)
+    frames = GaussianFrames(xs, root.expand(*x.shape, DATA), entries)
+    expected = [GaussianFrames(one, root.expand(*x.shape, DATA), entries).log_prob(x) for one in xs]
+    torch.testing.assert_close(frames.log_prob(x), torch.stack(expected))
+    with pytest.raises(ValueError, match=r"mask: expected shape \(..., 6\) or \(..., 6, 3\), got \(4, 5\)"):
+        LinearGaussianPosterior(p, x, u, mask.reshape(SEQUENCES, FRAMES, -1)[:, :-1, 0])
+
+
+@every_mask
+def test_the_elbo_of_many_particles_is_log_p_under_every_mask(missing):
+    model, mask = linear_gaussian(), masks()[missing]
+    x, u = data(mask)
+    value = ELBO(num_particles=5)(model, guides.Exact(model))(x, u, mask)
+    torch.testing.assert_close(-value, model.log_prob(x, u, mask).sum(), rtol=1e-10, atol=1e-10)
+
+
+def test_as_many_sequences_as_frames_as_entries():
+    """A mask of frames (N, T) is one though it has the shape (T, data_dim) of one of entries."""
+    size = 3
+    fields = dict(linear_gaussian(lambda v: v, marginal=True).named_buffers())
+    model = LGSSM(Parameters, **fields)
+    x, u = torch.randn(size, size, size), torch.randn(size, size, CONTROL)
+    mask = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
+    expected = dense.marginal_loglik(model.system(), x, u, mask)
+    torch.testing.assert_close(model.log_prob(x, u, mask), expected)
+    trace = poutine.trace(model).get_trace(x, u, mask)
+    trace.compute_log_prob()
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected)
+    exact = guides.Exact(LGSSM(Parameters, marginal=False, **fields))
+    run = terms(exact.model, exact, x, u, mask, num_particles=2)
+    torch.testing.assert_close(run.log_weights, expected.expand(2, -1), rtol=1e-10, atol=1e-10)
 
 
 def test_missing_entries_are_marginalised_out_of_a_frame():
@@ -405,6 +566,12 @@ def test_what_em_cannot_do_is_named():
         model = LGSSM(Parameters, **fields)
         with pytest.raises(ValueError, match=f"{name}: the closed form is for one value"):
             model.m_step(model.e_step(x, u)[0])
+    fields = dict(linear_gaussian(lambda v: v, lead=(FRAMES,)).named_buffers())
+    fields["transition_covariance"] = torch.zeros(FRAMES, LATENT, LATENT)
+    fields["transition_matrix"] = nn.Parameter(torch.eye(LATENT))
+    model = LGSSM(Parameters, **fields)
+    with pytest.raises(ValueError, match="transition_covariance: singular, and not the same for all"):
+        model.m_step(model.e_step(x, u)[0])
     with pytest.raises(ValueError, match=r"e_step: the closed form needs build=kalman.Parameters"):
         LGSSM(local_level, level_variance=torch.tensor(1.0)).e_step(x[..., :1])
     fields = dict(linear_gaussian(lambda v: v).named_buffers())
@@ -548,6 +715,10 @@ def test_what_does_not_fit_is_named():
         LGSSM(lambda a: a, a=torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"num: the parameters and u are those of \(4,\) sequences, got 3"):
         model.generate(3, FRAMES, u)
+    with pytest.raises(ValueError, match=r"x: expected shape \(..., 6, 3\), got \(4, 5, 3\)"):
+        LinearGaussian(model.system(), FRAMES, u).log_prob(x[:, :5])
+    with pytest.raises(ValueError, match=r"batch axes of .* and of x, u, mask of shapes \[\(3, 6, 2\)\] do not broad"):
+        LinearGaussian(linear_gaussian(lead=(SEQUENCES, 1)).system(), FRAMES, u[:3])
     with pytest.raises(ValueError, match="burn = 6"):
         LinearGaussian(model.system(), FRAMES, u, burn=FRAMES)
     fields = dict(linear_gaussian(lambda v: v).named_buffers())

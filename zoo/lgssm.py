@@ -21,6 +21,7 @@ from zoo.parts.linear_gaussian import (
     observed,
     sizes_of,
 )
+from zoo.parts.rollout import ends
 from zoo.parts.trajectory import StateSpace, Trajectory, check_sequences, shift
 
 
@@ -46,7 +47,8 @@ class LGSSM(StateSpace):
         priors: name -> distribution. These are latent: sampled once for all sequences, outside the plate of the data,
             so that they suit NUTS (of the marginal form) and Pyro's own ELBO, and no objective that weights data one by
             one. Other methods take their values as keywords: `posterior(x, level_variance=...)`.
-        burn: the first frames that are given and not scored, as statsmodels' `loglikelihood_burn`; marginal form only.
+        burn: the number of each sequence's first observations that are given and not scored (`LinearGaussian`), as with
+            statsmodels' `loglikelihood_burn`, which counts missing frames too; marginal form only.
         **values: the other tensors by name: fixed (a tensor), learned (`nn.Parameter`), or learned under a constraint
             (`PyroParam(start, constraint)`).
 
@@ -122,7 +124,7 @@ class LGSSM(StateSpace):
             inputs = (steps(p, x.shape[1], u),)
             return self.program(Trajectory(self, self.transition, x, u, mask, inputs=inputs), mask)
         with pyro.plate("data", len(x)):
-            return pyro.sample("x", LinearGaussian(p, x.shape[1], u, mask, burn=self.burn), obs=_filled(x, mask))
+            return pyro.sample("x", self._density(p, x, u, mask), obs=_filled(x, mask))
 
     def inputs(self, x: Tensor, u: Tensor | None = None) -> tuple[Step]:  # type: ignore[override]
         return (steps(self.system(), x.shape[-2], u),)
@@ -157,16 +159,32 @@ class LGSSM(StateSpace):
         return LinearGaussianPosterior(self._checked(x, u, mask, given), _filled(x, mask), u, mask)
 
     def log_prob(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor) -> Tensor:
-        """log p(x) of what is observed, exact, nats, `(N,)`; the first `burn` frames given."""
+        """log p(x) of what is observed, exact, nats, `(N,)`; each sequence's first `burn` observations given."""
         p = self._checked(x, u, mask, given)
-        return LinearGaussian(p, x.shape[1], u, mask, burn=self.burn).log_prob(_filled(x, mask))
+        return self._density(p, x, u, mask).log_prob(_filled(x, mask))
 
     def forecast(  # type: ignore[override]
         self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor
     ) -> kalman.Forecast:
-        """Means and covariances of the k frames after x, of z and of x; u holds controls for all T + k frames."""
-        p = self._checked(x, None if u is None else u[:, : x.shape[1]], mask, given)
-        return kalman.forecast(p, _filled(x, mask), k, u, mask)
+        """Means and covariances, of z and of x, of the k frames after each sequence's last observed one.
+
+        Args:
+            x, mask: as everywhere; a sequence that is observed nowhere is forecast from the model's start.
+            k: frames, at least 1.
+            u: controls for all T + k frames, counted from the first of x: those of a forecast stand at its frames.
+                Parameters that change in time have T + k entries too.
+        """
+        T = x.shape[1]
+        p = self._checked(x, None if u is None else u[:, :T], mask, given)
+        if mask is None or k < 1:
+            return kalman.forecast(p, x, k, u)
+        seen = mask if mask.ndim == 2 else mask.any(-1)
+        data, entries = (torch.nn.functional.pad(a, (0, 0, 0, k)) for a in (_filled(x, mask), _entries(x, mask)))
+        found = kalman.filter(p, data, u, entries)
+        moments = found.predicted_means, found.predicted_covariances
+        ahead = ends(x, seen).unsqueeze(-1) + torch.arange(k, device=x.device)
+        rows = torch.arange(len(x), device=x.device).unsqueeze(-1)
+        return kalman.Forecast(*(a[rows, ahead] for a in (*moments, *observed(p, *moments, u))))
 
     def impute(  # type: ignore[override]
         self, x: Tensor, mask: Tensor, u: Tensor | None = None, **given: Tensor
@@ -185,15 +203,33 @@ class LGSSM(StateSpace):
             raise ValueError(f"num: the parameters and u are those of {tuple(batch)} sequences, got {num}")
         return kalman.sample(p, T, u, torch.Size() if batch else torch.Size((num,)))
 
-    def maximum_likelihood(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> "LGSSM":
-        """Climbs to a maximum of log p(x) in the learned values by L-BFGS, from those they have; returns the model.
+    def maximum_likelihood(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, *, restarts: int = 2
+    ) -> "LGSSM":
+        """Climbs to a maximum of log p(x) in the learned values, from those they have; returns the model.
+
+        Args:
+            x, u, mask: as everywhere.
+            restarts: further climbs; the highest maximum is kept. In them, learned values whose constraint has a bound
+                and no scale (positive, greater_than, positive_definite, ...) start at the powers of ten, counted from
+                the bound, at which log p(x) is highest, then at draws on the scale of the data; those between two
+                bounds (unit_interval, stationary, ...) at draws; values without a constraint where they are.
 
         Raises:
-            ValueError: nothing is learned, or there are priors.
-            RuntimeError: no maximum was reached, the gradient is not zero; names the value.
+            ValueError: nothing is learned, there are priors, or the start is that of no model.
+            RuntimeError: no maximum was reached, as where the density has no bound; names the learned value, what it
+                is, and the derivative of log p(x) by it. The model has the highest values that were seen.
         """
+        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:
+            raise ValueError(f"restarts: expected a whole number, at least 0, got {restarts}")
         count = x.shape[0] * x.shape[1] if mask is None else max(1, int(mask.sum()))
-        climb(self, lambda: self.log_prob(x, u, mask).sum() / count)
+
+        def value() -> Tensor:
+            p = _double(self._checked(x, u, mask, {}))  # of parameters in single precision too
+            u_, data = None if u is None else u.double(), _filled(x, mask).double()
+            return self._density(p, x, u_, mask).log_prob(data).sum() / count
+
+        climb(self, value, count=count, restarts=restarts)
         return self
 
     @torch.no_grad()
@@ -224,6 +260,10 @@ class LGSSM(StateSpace):
             else:
                 raise ValueError(f"{name}: no closed form under {constraint}: the maximiser lies outside")
 
+    def _density(self, p: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> LinearGaussian:
+        """p(x) with the mask as one of entries, since one of frames may have the shape of it."""
+        return LinearGaussian(p, x.shape[1], u, None if mask is None else _entries(x, mask), burn=self.burn)
+
     def _checked(self, x: Tensor, u: Tensor | None, mask: Tensor | None, given: dict[str, Tensor]) -> Parameters:
         p = self.system(**given)
         check_sequences(x, self.data_dim, p.initial_mean, u, mask)
@@ -232,6 +272,11 @@ class LGSSM(StateSpace):
 
 def _filled(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
+
+
+def _entries(x: Tensor, mask: Tensor) -> Tensor:
+    """The mask of entries, `(N, T, data_dim)`."""
+    return mask if mask.ndim == x.ndim else mask.unsqueeze(-1).expand(x.shape)
 
 
 def _double(p: Parameters) -> Parameters:

@@ -1,122 +1,276 @@
-"""Climbing to a maximum that a second program can confirm: L-BFGS, followed by Newton's steps on the gradient."""
+"""Climbing to a maximum that a second program can confirm: L-BFGS, Newton's steps, and a look beyond the bounds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from zoo.parts.surface import Surface
 
-def climb(module: nn.Module, value: Callable[[], Tensor], *, rounds: int = 20, tolerance: float | None = None) -> None:
-    """Sets the parameters of the module that require a gradient to a maximum of `value()`, near those they have.
+#: nats: a gain that counts where a coordinate at its bound is moved, or one maximum is preferred to another
+GAIN = 1e-4
+#: coordinates tried in place of one that nothing depends on: decades of a variance, and what is far in other maps
+_GRID = [2.302585 * k for k in range(-20, 21)] + [s * 10.0**k for k in range(2, 9) for s in (-1, 1)]
 
-    L-BFGS compares values, so it stops where they no longer differ: at gradients of about 1e-8 in float64, and at
-    parameters that are right to half of the digits. Newton's steps on the gradient, with a Hessian from differences of
-    it, find the other half; they are for up to 100 entries.
+
+def climb(
+    module: nn.Module,
+    value: Callable[[], Tensor],
+    *,
+    count: int = 1,
+    rounds: int = 20,
+    restarts: int = 0,
+    tolerance: float | None = None,
+) -> None:
+    """Sets the parameters of the module that require a gradient to a maximum of `value()`.
+
+    Three engines take turns until none of them gains. L-BFGS compares values, so it stops where they no longer differ:
+    at parameters that are right to half of the digits, and earlier where its line search fails at the last bits.
+    Newton's steps on the gradient find the rest, in the span of what Lanczos' method leads to from it: directions that
+    nothing depends on (a change of basis of the states) do not occur there, nor those that lead out of the symmetric
+    matrices; a direction of positive curvature leads away from a saddle.
+
+    At last the bounds of the constraints. A parameter is climbed in unconstrained coordinates, the logarithm of a
+    variance, where every gradient vanishes as it approaches its bound; so a gradient of zero there says nothing. The
+    bound is where the maximum lies if log p falls from there inwards (Karush, Kuhn and Tucker's condition). A
+    derivative has a unit, a gain in nats has none: each coordinate that may change by 1 (a variance by a factor of e)
+    without a change of 0.01 nats is tried over all decades, and where one of these gains `GAIN` nats, the climb goes on
+    from there. Such a gain also shows where the derivative vanishes at the bound, as that of a standard deviation does.
 
     Args:
         value: a scalar of order 1 for each unit of information, such as nats per observation.
-        rounds: of L-BFGS, 50 steps each.
-        tolerance: of the largest entry of the gradient; by default 1e-6 in float64, 1e-3 in float32.
+        count: number of these units: count times the value is in nats.
+        rounds: of the engines.
+        restarts: further starts (`_starts`); the highest maximum is kept.
+        tolerance: of the largest entry of the gradient; by default 1e-6 in float64, 1e-3 in float32. A gradient that
+            promises less than 1e-6 nats in all passes too.
 
     Raises:
-        ValueError: nothing requires a gradient.
-        RuntimeError: the gradient does not vanish; names the parameter. The parameters are the best that were seen.
+        ValueError: nothing requires a gradient; there is no model at the start.
+        RuntimeError: no run reached a maximum; names the parameter, with its value and the derivative by it. The
+            parameters are the best that were seen.
     """
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    parameters = [p for _, p in named]
-    if not parameters:
-        raise ValueError("nothing is learned: expected values that are nn.Parameter or PyroParam")
+    surface = Surface(module, value)
+    first = surface.entries()
+    value()  # raises what is wrong with the start
+    limit = tolerance or (1e-6 if surface.resolution < 1e-12 else 1e-3)
+    ends = [_run(surface, start, count, rounds, limit) for start in [first, *_starts(surface, first, count, restarts)]]
+    settled = [end for end in ends if end.settled]
+    best = min(settled or ends, key=lambda end: end.loss)
+    if settled and count * (settled[0].loss - best.loss) < GAIN:
+        best = settled[0]  # the same maximum: that of the caller's start
+    surface.write(best.entries)
+    if not best.settled:
+        surface.units()
+        raise RuntimeError(surface.explain(surface.gradient(surface.at)[1], count))
 
-    def gradient() -> Tensor:
-        loss = -value()
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for p, g in zip(parameters, found, strict=True):
-            p.grad = torch.zeros_like(p) if g is None else g.contiguous()
-        return loss.detach()
 
-    best: list[Tensor] = []  # the lowest loss, and where
+class _End(NamedTuple):
+    """The end of a run: entries of the parameters, and whether they are a maximum's."""
 
-    def closure() -> Tensor:
-        try:
-            loss = gradient()
-        except ValueError:
-            if not best:
-                raise
-            loss = torch.full_like(best[0], torch.nan)  # the line search went where there is no model
-        if not best or loss < best[0]:
-            best[:] = [loss, nn.utils.parameters_to_vector(parameters).detach().clone()]
-        if torch.isfinite(loss):
-            return loss
-        for p in parameters:
-            p.grad = torch.zeros_like(p)
-        return best[0] + 10 * (1 + best[0].abs())
+    loss: float
+    entries: Tensor
+    settled: bool
 
-    before = torch.inf
+
+class _Point(NamedTuple):
+    """Coordinates, with loss and gradient."""
+
+    at: Tensor
+    loss: float
+    gradient: Tensor
+
+
+def _run(surface: Surface, start: Tensor, count: int, rounds: int, limit: float) -> _End:
+    """All engines in turn, from one start."""
+    surface.write(start)
+    settled = False
     for _ in range(rounds):
+        surface.units()  # coordinates of the size that they have by now
+        before = surface.loss(surface.at)
+        at = _quasi_newton(surface, surface.at)
+        point, settled, saddle = _newton(surface, _Point(at, *surface.gradient(at)), count, limit)
+        at, moved = _inwards(surface, point, count)
+        if not moved and saddle is not None:
+            at, moved = _off_saddle(surface, point, saddle, count)
+        surface.place(at)
+        if not moved and (settled or not point.loss < before - 1e-13 * (1 + abs(before))):
+            break
+        settled = settled and not moved
+    return _End(surface.loss(at), surface.entries(), settled)
+
+
+def _quasi_newton(surface: Surface, start: Tensor, rounds: int = 10) -> Tensor:
+    """L-BFGS, 50 steps at a time, as long as it gains; the best place seen."""
+    best, lowest = start, torch.inf
+    vector = start.clone().requires_grad_()
+
+    def closure() -> float:
+        nonlocal best, lowest
+        loss, vector.grad = surface.gradient(vector.detach())
+        if loss < lowest:
+            best, lowest = vector.detach().clone(), loss
+        # the line search went where there is no model: a wall
+        return loss if loss < torch.inf else lowest + 10 * (1 + abs(lowest))
+
+    for _ in range(rounds):
+        before = lowest
         optimizer = torch.optim.LBFGS(
-            parameters, max_iter=50, history_size=20, tolerance_grad=0.0, tolerance_change=0.0,
+            [vector], max_iter=50, history_size=20, tolerance_grad=0.0, tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )  # fmt: skip
         optimizer.step(closure)
-        _assign(parameters, best[1])
-        now = best[0].item()
-        if not now < before - 1e-13 * abs(now):
+        with torch.no_grad():
+            vector.copy_(best)
+        if not lowest < before - 1e-7 * (1 + abs(lowest)):
             break
-        before = now
-    _polish(parameters, gradient)
-    gradient()
-    found = _flat_gradient(parameters)
-    for p in parameters:
-        p.grad = None
-    limit = tolerance or (1e-6 if found.dtype == torch.float64 else 1e-3)
-    if not found.abs().max() <= limit:
-        sizes = [p.numel() for p in parameters]
-        worst = max(range(len(named)), key=lambda i: found.split(sizes)[i].abs().max().nan_to_num(torch.inf).item())
-        name = named[worst][0].removesuffix("_unconstrained")
-        raise RuntimeError(
-            f"{name}: no maximum was reached, the largest entry of the gradient is "
-            f"{found.split(sizes)[worst].abs().max():.3g} (expected at most {limit:g})"
-        )
+    return best
 
 
-@torch.no_grad()
-def _polish(parameters: Sequence[Tensor], gradient: Callable[[], Tensor], *, steps: int = 4, most: int = 100) -> None:
-    """Newton's steps, kept as long as the gradient falls."""
-    at = nn.utils.parameters_to_vector(parameters)
-    if len(at) > most or at.dtype != torch.float64:
-        return
-
-    def here(where: Tensor) -> Tensor:
-        _assign(parameters, where)
-        with torch.enable_grad():
-            gradient()
-        return _flat_gradient(parameters)
-
-    try:
-        now = here(at)
-        for _ in range(steps):
-            moves = torch.diag(1e-5 * at.abs().clamp(min=1.0))
-            hessian = torch.stack([(here(at + m) - here(at - m)) / (2 * m.sum()) for m in moves])
-            if not torch.isfinite(hessian).all():
-                break
-            values, vectors = torch.linalg.eigh((hessian + hessian.mT) / 2)
-            flat = values <= 1e-10 * values.abs().max()  # directions that the value does not depend on
-            new = at - vectors @ torch.where(flat, 0.0, (vectors.mT @ now) / torch.where(flat, 1.0, values))
-            then = here(new)
-            if not then.abs().max() < now.abs().max():
-                break
-            at, now = new, then
-    except ValueError:  # a matrix that must be symmetric has no derivative in each entry alone
-        pass
-    _assign(parameters, at)
-
-
-@torch.no_grad()
-def _assign(parameters: Sequence[Tensor], vector: Tensor) -> None:
-    """A copy: `torch.nn.utils.vector_to_parameters` would make them views of the vector."""
-    for p, value in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
-        p.copy_(value.view_as(p))
+def _newton(
+    surface: Surface, point: _Point, count: int, limit: float, steps: int = 15
+) -> tuple[_Point, bool, Tensor | None]:
+    """Newton's steps; whether the end is stationary, and a direction in which the loss is concave, if there is one."""
+    settled, saddle, stale = False, None, 0
+    for _ in range(steps):
+        basis, values, vectors = _curvature(surface, point)
+        if not len(basis):
+            break
+        inside = vectors.mT @ (basis @ point.gradient)
+        # a direction that 1e-6 nats speak of is one that nothing depends on
+        least = max(10 * surface.resolution ** (2 / 3) * values.abs().max().item(), 1e-6 / count)
+        flat = values.abs() <= least
+        step = torch.where(flat, 0.0, inside / torch.where(flat, 1.0, values.abs()))
+        outside = point.gradient - basis.mT @ (basis @ point.gradient)
+        promised = 0.5 * count * (inside * step).sum().item()
+        idle = max(outside.abs().max().item(), torch.where(flat, inside, 0.0).abs().max().item())
+        settled = point.gradient.abs().max().item() <= limit or (promised <= 1e-6 and idle <= limit)
+        saddle = basis.mT @ vectors[:, 0] if values[0] < -max(least, 1e-3 / count) else None
+        new = _shortened(surface, point, -basis.mT @ (vectors @ step), settled)
+        if new is None:
+            break
+        flatter = new.gradient.abs().max() < 0.9 * point.gradient.abs().max()
+        point, stale = new, stale + (settled and not flatter)
+        if stale == 3:
+            break
+    else:
+        settled = point.gradient.abs().max().item() <= limit
+    return point, settled, saddle
 
 
-def _flat_gradient(parameters: Sequence[Tensor]) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in parameters])
+def _shortened(surface: Surface, point: _Point, step: Tensor, settled: bool) -> _Point | None:
+    """The end of the step, or of a part of it: lower, or of a smaller gradient and no higher.
+
+    The gradient's largest entry need not be that of the coordinate that the step is about; at the end, where the step
+    is right and all values are the same to rounding, it is taken without that, unless it moves nothing by 1e-8.
+    """
+    size = step.abs().max().item()
+    if size == 0:
+        return None
+    rounding = min(1e5 * surface.resolution, 1e-4) * (1 + abs(point.loss))  # a diffuse start takes digits away
+    for part in (1.0,) if settled else (1.0, 0.3, 0.1, 0.01, 1e-3):
+        at = point.at + step * (part * min(1.0, 5 / size))
+        new = _Point(at, *surface.gradient(at))
+        flatter = new.gradient.abs().max() < 0.9 * point.gradient.abs().max() or (settled and 1e-8 < size < 1e-2)
+        if new.loss < point.loss - rounding or (new.loss <= point.loss + rounding and flatter):
+            return new
+    return None
+
+
+def _curvature(surface: Surface, point: _Point, most: int = 100) -> tuple[Tensor, Tensor, Tensor]:
+    """An orthonormal basis `(k, entries)`, and eigenvalues and eigenvectors of the Hessian in it (block Lanczos).
+
+    It starts from the gradient and from noise, which is there for what the gradient cannot see.
+    """
+    basis: list[Tensor] = []
+    products: list[Tensor] = []
+    waiting = [point.gradient, surface.noise()]
+    while waiting and len(basis) < most:
+        new = waiting.pop(0)
+        rest = new
+        for _ in range(2):
+            for b in basis:
+                rest = rest - (b @ rest) * b
+        if not rest.norm() > 1e-6 * new.norm():
+            continue
+        rest = rest / rest.norm()
+        product = surface.bend(point.at, rest)
+        if product is None:
+            continue
+        basis.append(rest)
+        products.append(product)
+        waiting.append(product)
+    if not basis:
+        return point.at.new_zeros(0, len(point.at)), point.at.new_zeros(0), point.at.new_zeros(0, 0)
+    q = torch.stack(basis)
+    hessian = q @ torch.stack(products).mT
+    return q, *torch.linalg.eigh((hessian + hessian.mT) / 2)
+
+
+def _inwards(surface: Surface, point: _Point, count: int) -> tuple[Tensor, bool]:
+    """Coordinates that nothing depends on, where they gain most; and whether any gains."""
+    at, loss, moved = point.at, point.loss, False
+
+    def put(i: int, entry: float) -> Tensor:
+        new = at.clone()
+        new[i] = entry
+        return new
+
+    for i in surface.bounded():
+        if max(abs(surface.loss(put(i, at[i].item() + s)) - loss) for s in (1.0, -1.0)) > 0.01 / count:
+            continue
+        losses = [surface.loss(put(i, entry)) for entry in _GRID]
+        if loss - min(losses) > GAIN / count:
+            at, loss, moved = put(i, _GRID[losses.index(min(losses))]), min(losses), True
+    return at, moved
+
+
+def _off_saddle(surface: Surface, point: _Point, direction: Tensor, count: int) -> tuple[Tensor, bool]:
+    """The lowest place along a direction in which the loss is concave; and whether it gains."""
+    places = [point.at + s * 10.0**-k * direction for k in range(4) for s in (1, -1)]
+    losses = [surface.loss(at) for at in places]
+    lowest = min(losses)
+    gains = point.loss - lowest > max(1e-8 / count, 1e2 * surface.resolution * (1 + abs(lowest)))
+    return (places[losses.index(lowest)], True) if gains else (point.at, False)
+
+
+def _starts(surface: Surface, first: Tensor, count: int, restarts: int) -> list[Tensor]:
+    """Starts at the scales of the data; none where no parameter has a bound.
+
+    Whether a parameter is a variance, a standard deviation or a rate, the value knows its scale: all are multiplied by
+    the one power of ten that gains most, then each by its own, twice. The first start is there. Maxima differ in which
+    of the parameters are as good as zero. So the other starts are drawn, each scale within six decades below ten times
+    the largest that costs no more than 2 nats, and the other coordinates under a constraint from N(0, 1), in which half
+    of a unit interval has its quarters.
+    """
+    if not restarts:
+        return []
+    surface.write(first)
+    surface.units()
+    scales, at = surface.scales(), surface.at
+    others = [i for i in surface.bounded() if not any(_owns(surface, k, i) for k in scales)]
+    if not (scales or others):
+        return []
+    decades = [10.0**k for k in range(12, -13, -1)]
+    most = dict.fromkeys(scales, 1.0)
+    for group in [scales, *[[k] for k in scales] * 2] if scales else []:
+        places = [surface.rescaled(at, dict.fromkeys(group, factor)) for factor in decades]
+        losses = [surface.loss(place) for place in places]
+        lowest = losses.index(min(losses))
+        at = places[lowest]
+        allowed = next(i for i, loss in enumerate(losses) if loss <= losses[lowest] + 2 / count)
+        most[group[0]] = decades[allowed] / decades[lowest]
+    found, generator = [at], torch.Generator().manual_seed(0)
+    for _ in range(restarts - 1):
+        draws = 6 * torch.rand(len(scales), generator=generator, dtype=torch.float64)
+        factors = {k: 10 * most[k] / 10**d for k, d in zip(scales, draws.tolist(), strict=True)}
+        place = surface.rescaled(at, factors)
+        place[others] = torch.randn(len(others), generator=generator, dtype=torch.float64).to(place)
+        found.append(place)
+    return [place * surface.unit for place in found]
+
+
+def _owns(surface: Surface, k: int, i: int) -> bool:
+    start = sum(surface.sizes[:k])
+    return start <= i < start + surface.sizes[k]

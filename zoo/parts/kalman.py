@@ -167,7 +167,7 @@ def sample_posterior(
 def forecast(
     parameters: Parameters, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None
 ) -> Forecast:
-    """p(z_{T+i} | x_{1:T}) and p(x_{T+i} | x_{1:T}) for i = 1..k.
+    """p(z_{T+i} | x_{1:T}) and p(x_{T+i} | x_{1:T}) for i = 1..k; T counts missing frames too, unlike `LGSSM.forecast`.
 
     Args:
         k: steps ahead, at least 1.

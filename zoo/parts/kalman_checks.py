@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
+from zoo.parts.kalman_layout import Layout
+
 EVENTS = {  # field -> its axes without time and batch, in the letters of the docstring
     "initial_mean": "n",
     "initial_covariance": "nn",
@@ -34,7 +36,6 @@ def check(
         if not isinstance(tensor, Tensor) or tensor.ndim < len(EVENTS[name]):
             found = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got {found}")
-    sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
     batches: dict[str, Size] = {}
     times: dict[str, int] = {}
     fields = {name: getattr(parameters, name) for name in EVENTS}
@@ -48,6 +49,7 @@ def check(
             raise ValueError(f"{name}: expected device {like.device} like {first}, got {tensor.device}")
     if not like.dtype.is_floating_point:
         raise ValueError(f"{first}: expected a floating-point tensor, got {like.dtype}")
+    sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
     for name, letters in EVENTS.items():
         tensor = fields[name]
         if tensor is None:
@@ -67,12 +69,12 @@ def check(
     for name, (tensor, axes) in named.items():
         batches[name] = tensor.shape[: tensor.ndim - axes]
         times[name] = tensor.shape[tensor.ndim - axes]
-    found = steps if steps is not None else next(times[name] for name in named)
-    if found < 1:
-        raise ValueError(f"{first if named else 'T'}: expected at least one frame, got T = {found}")
+    length = steps if steps is not None else next(times[name] for name in named)
+    if length < 1:
+        raise ValueError(f"{first if named else 'T'}: expected at least one frame, got T = {length}")
     for name, time in times.items():
-        if time != found and (time != 1 or name in named):
-            wanted = f"{found} frames" + (f" like {first}" if named and name != first else "")
+        if time != length and (time != 1 or name in named):
+            wanted = f"{length} frames" + (f" like {first}" if named and name != first else "")
             raise ValueError(f"{name}: expected {wanted}{'' if name in named else ' (or 1, constant)'}, got {time}")
     batch = Size()
     for name, shape in batches.items():
@@ -85,10 +87,10 @@ def check(
                 "(a parameter of each sequence has a time axis too: (N, 1, rows, columns))"
             ) from None
     if batch.numel() == 0:
-        raise ValueError(f"expected at least one sequence, got batch axes {tuple(batch)}")
+        raise ValueError(f"{first}: expected at least one sequence, got batch axes {tuple(batch)}")
     matrices = [batches[name] for name in _COVARIANCE if name in batches]
-    axes = {len(batch) - len(shape) + i for shape in matrices for i, size in enumerate(shape) if size > 1}
-    return batch, frozenset(axes), found
+    differing = {len(batch) - len(shape) + i for shape in matrices for i, size in enumerate(shape) if size > 1}
+    return batch, frozenset(differing), length
 
 
 def check_control(parameters: Any, u: Tensor | None) -> None:
@@ -140,12 +142,12 @@ def check_finite(x: Tensor, masked: bool, name: str = "x") -> None:
         raise ValueError(f"{name}: NaN or infinite at {where} (counted from 0), {count} values in all{hint}")
 
 
-def refuse_covariance(name: str, fine: Tensor, shifted: bool) -> None:
+def refuse_covariance(name: str, layout: Layout, fine: Tensor, shifted: bool) -> None:
     """Raises for the first time and group at which `root` found no covariance. fine: `(T | 1, P | 1)`."""
     if not fine.all():
         t, group = (~fine).nonzero()[0].tolist()
         where = "" if len(fine) == 1 else f" at t = {t + int(shifted)}"
-        where += "" if fine.shape[1] == 1 else f" of sequence {group}"
+        where += "" if fine.shape[1] == 1 else _of(layout, group, 0)
         counted = " (counted from 0)" if where else ""
         raise ValueError(
             f"{name}: expected a symmetric positive semi-definite matrix, found one that is not{where}{counted}"
@@ -163,18 +165,25 @@ def refuse_values(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | N
     check_finite(x if mask is None else x.masked_fill(~mask, 0.0), mask is not None)
 
 
-def refuse_moments(factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
-    """Raises for a likelihood that is not finite though its input is: x_t has no density, or numbers overflow."""
-    t, group, sequence = (~torch.isfinite(increments)).nonzero()[0].tolist()
+def refuse_moments(layout: Layout, factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
+    """Raises for a likelihood that is not finite though its input is: x_t has no density, or numbers overflow.
+
+    increments: `(T, P, 1, D)`.
+    """
+    t, group, _, sequence = (~torch.isfinite(increments)).nonzero()[0].tolist()
+    where = f"frame {t}{_of(layout, group, sequence)} (counted from 0)"
     if (factor[min(t, int(settled[group])), group].diagonal()[:data] == 0).any():
         raise ValueError(
-            f"emission_covariance: frame {t} (counted from 0) of x is certain given the past, its predicted covariance "
-            "C P C' + R is singular, so x has no density; expected noise in every observed direction"
+            f"emission_covariance: {where} of x is certain given the past, its predicted covariance C P C' + R is "
+            "singular, so x has no density; expected noise in every observed direction"
         )
-    raise ValueError(
-        f"x: the log-likelihood at frame {t}, sequence {(group, sequence)} is not finite: the model's moments overflow "
-        "float64"
-    )
+    raise ValueError(f"x: the log-likelihood of {where} is not finite: x or the model's moments overflow float64")
+
+
+def _of(layout: Layout, group: int, sequence: int) -> str:
+    """The words for a sequence, by its place in the caller's batch axes."""
+    place = layout.place(group, sequence)
+    return f" of sequence {place[0] if len(place) == 1 else place}" if place else ""
 
 
 def _broadcast(a: Size, b: Size) -> bool:

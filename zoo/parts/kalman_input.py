@@ -17,13 +17,18 @@ _CHECKED: dict[tuple, tuple[Size, frozenset[int], int]] = {}
 
 def prepare(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Given:
     """Checks what can be told without looking at values, once for each combination of shapes."""
-    check_data(x, parameters.data_dim)
-    check_control(parameters, u)
-    kinds = tuple(a if a is None else (a.shape, a.dtype, a.device) for a in (*parameters, x, u))
+    named = {"x": (x, 2)} | ({} if u is None else {"u": (u, 2)})
+    try:
+        check_data(x, parameters.data_dim)
+        check_control(parameters, u)
+        kinds = tuple(a if a is None else (a.shape, a.dtype, a.device) for a in (*parameters, x, u))
+    except AttributeError:  # something is no tensor: it is named
+        check(parameters, named)
+        raise
     if kinds not in _CHECKED:
         if len(_CHECKED) > 1000:
             _CHECKED.clear()
-        _CHECKED[kinds] = check(parameters, {"x": (x, 2)} | ({} if u is None else {"u": (u, 2)}))
+        _CHECKED[kinds] = check(parameters, named)
     batch, axes, steps = _CHECKED[kinds]
     observed = None
     if mask is not None:
@@ -70,11 +75,11 @@ def by_pattern(function: Callable) -> Callable:
     @wraps(function)
     def grouped(parameters: Any, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Any:
         rows = _patterns(parameters, x, u, mask)
-        if rows is None:
+        if rows is None or mask is None:
             return function(parameters, x, u, mask)
-        wide = u is not None and u.ndim == 3 and len(u) == len(x)
+        own = u if u is not None and u.ndim == 3 and len(u) == len(x) else None
         try:
-            found = [function(parameters, x[i], u[i] if wide else u, mask[i]) for i in rows]
+            found = [function(parameters, x[i], u if own is None else own[i], mask[i]) for i in rows]
         except ValueError:
             return function(parameters, x, u, mask)  # raises with the sequences counted as the caller counts them
         order = torch.cat(rows).argsort()

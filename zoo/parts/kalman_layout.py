@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Size, Tensor
 
@@ -70,6 +71,12 @@ class Layout:
             return spread.squeeze(2).mT
         spread = spread.permute(2, 0, 3, 1)
         return _shift(spread) if shifted else spread
+
+    def place(self, group: int, sequence: int) -> tuple[int, ...]:
+        """Indices along the batch axes of a sequence of a group."""
+        pairs = ((group, self.group_sizes), (sequence, self.sequence_sizes))
+        found = [int(i) for at, sizes in pairs for i in np.unravel_index(at, sizes)]
+        return tuple(found[i] for i in self.inverse)
 
     def back(self, tensor: Tensor, leading: Size = Size()) -> Tensor:  # noqa: B008
         """Columns, `(T, P, size, D)`, to `(*batch, T, size)`; `(T, P, size, draws * D)` to `(*leading, ...)`."""

@@ -109,9 +109,9 @@ def roots(layout: Layout, model: Canonical) -> tuple[Tensor, Tensor]:
     first, fine_first = root(model.first.unsqueeze(0), rounding)
     if not (fine_noise.all() and fine_first.all()):
         _, _, r, q = model.blocks()
-        refuse_covariance("initial_covariance", fine_first, shifted=False)
-        refuse_covariance("transition_covariance", root(q, rounding)[1], shifted=True)
-        refuse_covariance("emission_covariance", root(r, rounding)[1], shifted=False)
+        refuse_covariance("initial_covariance", layout, fine_first, shifted=False)
+        refuse_covariance("transition_covariance", layout, root(q, rounding)[1], shifted=True)
+        refuse_covariance("emission_covariance", layout, root(r, rounding)[1], shifted=False)
     return noise_root, first.squeeze(0)
 
 
@@ -139,7 +139,7 @@ def forward(given: Given, model: Canonical) -> Forward:
     increments = increments - 0.5 * math.log(2 * math.pi) * observed
     if not math.isfinite(increments.sum()):
         explain()
-        refuse_moments(factor, settled, increments, model.data)
+        refuse_moments(layout, factor, settled, increments, model.data)
     return Forward(noise_root, first, factor, settled, mean, whitened, increments)
 
 

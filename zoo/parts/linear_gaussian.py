@@ -22,11 +22,14 @@ class LinearGaussian(TorchDistribution):
         u: controls, `(..., T, control_dim)`.
         mask: True where observed, per frame `(..., T)` or per entry `(..., T, data_dim)`; `log_prob` is then of
             what is observed, and the value may hold anything, NaN too, where the mask is False. Draws are of all.
-        burn: the first frames that are given, not scored: log p(x_{burn+1}..x_T | x_1..x_burn). With a diffuse start
-            their density means little; statsmodels calls it `loglikelihood_burn`.
+        burn: the number of each sequence's first observations that are given, not scored: log p(the others | these).
+            An observation is a frame of which any entry is observed; without a mask these are x_1..x_burn. With a
+            diffuse start their density means little. If gaps hide a part of the start for longer (a month of a
+            seasonal pattern that is first seen in the second year), log p depends on its variance unless burn is
+            larger. statsmodels' `loglikelihood_burn` counts missing frames too.
 
     Raises:
-        ValueError: as `kalman.marginal_loglik` does; burn outside [0, T).
+        ValueError: as `kalman.marginal_loglik` does; burn outside [0, T), a sequence of fewer observations than burn.
     """
 
     arg_constraints: dict = {}  # noqa: RUF012
@@ -44,14 +47,12 @@ class LinearGaussian(TorchDistribution):
     ) -> None:
         if T < 1 or not 0 <= burn < T:
             raise ValueError(f"LinearGaussian: expected T >= 1 and 0 <= burn < T, got T = {T}, burn = {burn}")
-        frame = (T, parameters.data_dim)
-        if mask is not None and mask.shape[-2:] != frame:
-            if mask.shape[-1:] != (T,):
-                raise ValueError(f"mask: expected shape (..., {T}) or (..., {T}, {frame[1]}), got {tuple(mask.shape)}")
-            mask = mask.unsqueeze(-1).expand(*mask.shape, frame[1])
+        mask = None if mask is None else _entries(mask, T, parameters.data_dim)
+        if burn and mask is not None:
+            _refuse_few(mask, burn)
         self.parameters, self.u, self.mask_, self.burn = parameters, u, mask, burn
         batch = batch_axes(parameters, *(() if u is None else (u,)), *(() if mask is None else (mask,)))
-        super().__init__(batch, Size(frame), validate_args=False)
+        super().__init__(batch, Size((T, parameters.data_dim)), validate_args=False)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> "LinearGaussian":
         return _expanded(self, batch_shape)
@@ -72,8 +73,9 @@ class LinearGaussian(TorchDistribution):
             # as elsewhere in torch; a sampler that validates nothing (NUTS) has stepped too far, and counts it so
             return sum(p.sum() for p in self.parameters if p is not None) * math.nan + value.new_zeros(lead)
         if self.burn:
-            first = [a if a is None else a[..., : self.burn, :] for a in (value, self.u, mask)]
-            total = total - kalman.marginal_loglik(until(self.parameters, self.burn), *first)
+            given, end = (None, self.burn) if mask is None else _first_observed(mask, self.burn)
+            first = [None if a is None else a[..., :end, :] for a in (value, self.u, given)]
+            total = total - kalman.marginal_loglik(until(self.parameters, end), *first)
         return total.expand(torch.broadcast_shapes(total.shape, self._batch_shape))
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
@@ -111,7 +113,8 @@ class LinearGaussianPosterior(TorchDistribution):
     """p(z_1..z_T | x) of the linear-Gaussian state space model: event `(T, state_dim)`, Gaussian, by the smoother.
 
     Args:
-        parameters, x, u, mask: as in `kalman.smoother`.
+        parameters, x, u: as in `kalman.smoother`.
+        mask: the same, but for batch axes: these and those of x broadcast, so that one mask serves all particles.
 
     `log_prob` is log p(z, x) - log p(x), so it needs P_1, Q and R without null directions (ValueError otherwise):
     along such a direction z has no density. Draws and moments need nothing.
@@ -122,6 +125,10 @@ class LinearGaussianPosterior(TorchDistribution):
     support = constraints.independent(constraints.real, 2)
 
     def __init__(self, parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> None:
+        if mask is not None:
+            frames = mask.ndim < x.ndim and mask.shape == x.shape[-1 - mask.ndim : -1]
+            mask = mask.unsqueeze(-1) if frames else _entries(mask, *x.shape[-2:])
+            x, mask = torch.broadcast_tensors(x, mask)
         self.parameters, self.x, self.u, self.mask_ = parameters, x, u, mask
         self._found: dict[str, Any] = {}  # shared by what `expand` makes
         batch = batch_axes(parameters, x, *(() if u is None else (u,)))
@@ -136,7 +143,7 @@ class LinearGaussianPosterior(TorchDistribution):
         x, mask = self.x, self.mask_
         if inner != own:
             x = x.expand(*inner, *x.shape[-2:])
-            mask = None if mask is None else mask.expand(*inner, *mask.shape[self.x.ndim - 2 :])
+            mask = None if mask is None else mask.expand(x.shape)
         return kalman.sample_posterior(self.parameters, x, self.u, mask, Size(sample_shape) + lead)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -252,6 +259,32 @@ def sizes_of(parameters: Parameters) -> tuple[int | None, int | None]:
              if (v := getattr(parameters, name)) is not None and v.dim() > n]  # fmt: skip
     frames = max(timed, default=1)
     return batch if batch > 1 else None, frames if frames > 1 else None
+
+
+def _entries(mask: Tensor, T: int, size: int) -> Tensor:
+    """A mask of entries, `(..., T, size)`, from one of entries or frames."""
+    if mask.shape[-2:] == (T, size):
+        return mask
+    if mask.shape[-1:] != (T,):
+        raise ValueError(f"mask: expected shape (..., {T}) or (..., {T}, {size}), got {tuple(mask.shape)}")
+    return mask.unsqueeze(-1).expand(*mask.shape, size)
+
+
+def _first_observed(mask: Tensor, burn: int) -> tuple[Tensor, int]:
+    """The mask of each sequence's first `burn` observed frames, and the number of frames that hold all of these."""
+    observed = mask.any(-1)
+    given = observed & (observed.cumsum(-1) <= burn)
+    end = int(given.flatten(0, -2).any(0).nonzero().max()) + 1
+    return mask & given.unsqueeze(-1), end
+
+
+def _refuse_few(mask: Tensor, burn: int) -> None:
+    counts = mask.any(-1).sum(-1)
+    if (counts < burn).any():
+        place = (counts < burn).nonzero()[0].tolist()
+        which = f" {place[0] if len(place) == 1 else tuple(place)} (counted from 0)" if place else ""
+        raise ValueError(f"burn: expected at least {burn} observed frames, as many as are given; sequence{which} has "
+                         f"{int(counts[tuple(place)])}")  # fmt: skip
 
 
 def _split(batch: Size, own: Size) -> tuple[Size, Size]:

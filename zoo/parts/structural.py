@@ -6,7 +6,7 @@
 Every function is differentiable in its tensors, which may have batch axes. Parameterisation, order of the states and
 start are those of statsmodels (`UnobservedComponents`, `SARIMAX` with `simple_differencing=False`): what is not
 stationary starts at N(0, 1e6), its "approximate diffuse" start. statsmodels leaves the first `loglikelihood_burn`
-frames, as many as there are such states, out of the likelihood; so does `LGSSM(..., burn=)`.
+frames, as many as there are such states, out of the likelihood; `LGSSM(..., burn=)` as many observed frames.
 
 The exact diffuse likelihood of Durbin and Koopman is that of x_2..x_T given x_1. For the local level on the Nile
 (15098.5 and 1469.2 with -632.55 over the last 99 years) there are two ways to it: `initial_variance=1e12` with

@@ -1,0 +1,231 @@
+"""A value as a function of one vector, the learned parameters of a module: what `zoo.parts.ascent` climbs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import transform_to
+from torch.distributions.constraints import Constraint
+
+#: what a module raises where its parameters are those of no model
+NO_MODEL = (ValueError, torch.linalg.LinAlgError)
+
+
+class Learned(NamedTuple):
+    """A learned parameter: the name by which its module knows it, its entries, and what maps these to its value."""
+
+    name: str
+    entries: nn.Parameter
+    constraint: Constraint | None
+    transform: Any  # of torch.distributions; None where entries are values
+
+    @property
+    def value(self) -> Tensor:
+        """The constrained value."""
+        return self.entries if self.transform is None else self.transform(self.entries)
+
+
+class Surface:
+    """-value() over coordinates: the unconstrained entries of all that is learned, one after the other, in float64.
+
+    Coordinates are free of scale. A constraint's map makes them so (the logarithm of a variance); an entry without
+    constraint is counted in units of the root mean square of its tensor.
+
+    Args:
+        module: coordinates are those of its parameters that require a gradient, if it is a `PyroModule` under their
+            constraints.
+        value: the scalar, a function of the module's parameters.
+
+    Attributes:
+        learned: the parameters.
+        symmetric: which of them are covariances without a constraint: their entries are kept symmetric.
+        at: coordinates of the parameters as they were first, or at the last call of `units`.
+        resolution: of the parameters' dtype.
+
+    Raises:
+        ValueError: nothing requires a gradient; a value is not finite, or stands on the bound of its constraint.
+    """
+
+    def __init__(self, module: nn.Module, value: Callable[[], Tensor]) -> None:
+        self.value = value
+        self.learned = [_learned(module, name, p) for name, p in module.named_parameters() if p.requires_grad]
+        if not self.learned:
+            raise ValueError("nothing is learned: expected values that are nn.Parameter or PyroParam")
+        for part in self.learned:
+            if not torch.isfinite(part.entries).all():
+                raise ValueError(f"{part.name}: expected a start that is finite and within its constraint, got "
+                                 f"{part.value.detach().tolist()}")  # fmt: skip
+        self.sizes = [part.entries.numel() for part in self.learned]
+        self.resolution = max(torch.finfo(part.entries.dtype).eps for part in self.learned)
+        self.symmetric = [False] * len(self.learned)
+        self.units()
+        if any(map(_is_even, self.learned)):
+            self.symmetric = [_is_even(part) and self._only_even(k) for k, part in enumerate(self.learned)]
+            self.place(self.at)
+
+    def _only_even(self, k: int) -> bool:
+        """Tries a matrix that is a little off symmetry: a covariance without a constraint has no model there."""
+        parts = list(self.at.split(self.sizes))
+        off = torch.ones(self.learned[k].entries.shape).triu(1).to(self.at)
+        parts[k] = parts[k] + 0.01 * off.flatten()
+        return self.loss(torch.cat(parts)) == torch.inf
+
+    def _even(self, vector: Tensor) -> Tensor:
+        """A vector over entries with the part of it that is symmetric, where only that has a model."""
+        if not any(self.symmetric):
+            return vector
+        parts = list(vector.split(self.sizes))
+        for k in [k for k, only in enumerate(self.symmetric) if only]:
+            matrix = parts[k].view(self.learned[k].entries.shape)
+            parts[k] = ((matrix + matrix.mT) / 2).flatten()
+        return torch.cat(parts)
+
+    def units(self) -> None:
+        """Takes the parameters as they are now for the size of coordinates, and for `at`."""
+        scales = [1.0 if part.transform is not None else _size(part.entries) for part in self.learned]
+        entries = self.entries()
+        self.unit = torch.cat([entries.new_full((n,), s) for n, s in zip(self.sizes, scales, strict=True)])
+        self.at = entries / self.unit
+
+    def entries(self) -> Tensor:
+        """A copy of all entries of the parameters."""
+        return torch.cat([part.entries.detach().flatten().double() for part in self.learned])
+
+    @torch.no_grad()
+    def write(self, entries: Tensor) -> None:
+        """Gives the parameters these entries."""
+        for part, new in zip(self.learned, self._even(entries).split(self.sizes), strict=True):
+            part.entries.copy_(new.view_as(part.entries))
+
+    def place(self, at: Tensor) -> None:
+        """Gives the parameters these coordinates."""
+        self.write(at * self.unit)
+
+    def loss(self, at: Tensor) -> float:
+        """-value; infinite where there is no model."""
+        if not torch.isfinite(at).all():
+            return torch.inf
+        self.place(at)
+        try:
+            with torch.no_grad():
+                found = -self.value().item()
+        except NO_MODEL:
+            return torch.inf
+        return found if abs(found) < torch.inf else torch.inf
+
+    def gradient(self, at: Tensor) -> tuple[float, Tensor]:
+        """-value and its derivatives; infinite, and zeros, where there is no model or where they are not finite."""
+        nothing = torch.inf, torch.zeros_like(at)
+        if not torch.isfinite(at).all():
+            return nothing
+        self.place(at)
+        parameters = [part.entries for part in self.learned]
+        try:
+            with torch.enable_grad():
+                loss = -self.value()
+            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        except NO_MODEL:
+            return nothing
+        flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+        grad = self._even(torch.cat([g.flatten().double() for g in flat])) * self.unit
+        if not (torch.isfinite(loss) and torch.isfinite(grad).all()):
+            return nothing
+        return loss.item(), grad
+
+    def bend(self, at: Tensor, direction: Tensor) -> Tensor | None:
+        """The Hessian times a direction of length 1, by differences; None where one side has no model."""
+        step = self.resolution ** (1 / 3)
+        (one, ahead), (other, behind) = self.gradient(at + step * direction), self.gradient(at - step * direction)
+        return None if max(one, other) == torch.inf else (ahead - behind) / (2 * step)
+
+    def noise(self) -> Tensor:
+        """A random direction, the same one always."""
+        generator = torch.Generator().manual_seed(0)
+        return self._even(torch.randn(len(self.at), generator=generator, dtype=torch.float64).to(self.at))
+
+    def bounded(self) -> list[int]:
+        """The coordinates of parameters under a constraint: it has a bound, where they are infinite."""
+        owner = [k for k, n in enumerate(self.sizes) for _ in range(n)]
+        return [i for i, k in enumerate(owner) if self.learned[k].transform is not None]
+
+    @torch.no_grad()
+    def rescaled(self, at: Tensor, factors: dict[int, float]) -> Tensor:
+        """Coordinates with the k-th parameters' distance from their bound times the factors."""
+        parts = list((at * self.unit).split(self.sizes))
+        for k, factor in factors.items():
+            _, entries, constraint, transform = self.learned[k]
+            try:
+                new = transform.inv(_scaled(transform(parts[k].view_as(entries)), constraint, factor))
+            except NO_MODEL:
+                new = torch.full_like(entries, torch.nan)
+            parts[k] = new.flatten().double()
+        return torch.cat(parts) / self.unit
+
+    def scales(self) -> list[int]:
+        """The parameters that may be multiplied by any positive number, counted from their bound: variances."""
+        return [k for k, part in enumerate(self.learned) if _has_scale(part)]
+
+    def explain(self, gradient: Tensor, count: int) -> str:
+        """The parameter with the largest entry of the gradient, with its value and the derivative by it.
+
+        gradient: of the loss, at the coordinates that the parameters have.
+        count: what a unit of the value is multiplied by, to be in nats.
+        """
+        entry = int(gradient.nan_to_num(torch.inf).abs().argmax())
+        k = next(k for k in range(len(self.sizes)) if entry < sum(self.sizes[: k + 1]))
+        part, by_entries = self.learned[k], -count * (gradient / self.unit).split(self.sizes)[k]
+        value = part.value.detach().flatten()
+        if part.transform is not None:
+            flat = lambda entries: part.transform(entries.view_as(part.entries)).flatten()  # noqa: E731
+            slope = torch.autograd.functional.jacobian(flat, part.entries.detach().flatten()).double()
+            if len(slope) == slope.shape[1] and torch.equal(slope, slope.diagonal().diag_embed()):
+                by_entries = by_entries / slope.diagonal()
+            else:
+                by_entries = torch.linalg.pinv(slope).mT @ by_entries
+        place = entry - sum(self.sizes[:k]) if len(value) == self.sizes[k] else int(by_entries.abs().argmax())
+        where = f" (entry {place} of {len(value)})" if len(value) > 1 else ""
+        return f"{part.name}: no maximum was reached, its value is {value[place]:.6g}{where}, the derivative by it " \
+               f"{by_entries[place]:.3g} nats"  # fmt: skip
+
+
+def _learned(module: nn.Module, name: str, entries: nn.Parameter) -> Learned:
+    name = name.removesuffix("_unconstrained")
+    owner, _, leaf = name.rpartition(".")
+    constraint, _ = getattr(module.get_submodule(owner), "_pyro_params", {}).get(leaf, (None, None))
+    transform = None if constraint is None else transform_to(constraint)
+    if transform is not None and _is_identity(transform, entries.detach()):
+        transform = None
+    return Learned(name, entries, constraint, transform)
+
+
+def _is_identity(transform: Any, like: Tensor) -> bool:
+    """Tried at 0 and -1: a softplus leaves large entries as they are."""
+    tried = [torch.zeros_like(like), torch.full_like(like, -1.0)]
+    values = [transform(entries) for entries in tried]
+    return all(v.shape == e.shape and torch.equal(v, e) for v, e in zip(values, tried, strict=True))
+
+
+def _is_even(part: Learned) -> bool:
+    """Finds a matrix without a constraint that is symmetric, to rounding in single precision."""
+    shape, values = part.entries.shape, part.entries.detach()
+    square = part.transform is None and len(shape) > 1 and shape[-1] == shape[-2] > 1
+    return square and bool(((values - values.mT).abs() <= 1e-5 * values.abs().max()).all())
+
+
+def _size(entries: Tensor) -> float:
+    size = entries.detach().double().square().mean().sqrt().item()
+    return size if 0 < size < torch.inf else 1.0
+
+
+def _scaled(value: Tensor, constraint: Any, factor: float) -> Tensor:
+    """A value with its distance from the bound of its constraint, else from 0, times the factor."""
+    bound = getattr(constraint, "lower_bound", getattr(constraint, "upper_bound", 0.0))
+    return bound + (value - bound) * factor
+
+
+def _has_scale(part: Learned) -> bool:
+    if part.transform is None:
+        return False
+    value = part.value.detach()
+    return all(bool(part.constraint.check(_scaled(value, part.constraint, f)).all()) for f in (1e-3, 1.0, 1e3))
