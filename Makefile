@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test slow lint types bench bench-sequences runs bench-peers bench-kalman bench-kalman-peers table
+.PHONY: demo test arviz1 slow lint types bench bench-sequences runs bench-peers bench-kalman bench-kalman-peers table
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
@@ -13,6 +13,9 @@ demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digit
 
 test: $(VENV)/.installed        ## the tests
 	$(RUN) -m pytest -q -n auto
+
+arviz1: $(VENV)-arviz/.installed    ## the module that knows arviz, and what takes its containers, under arviz 1.x
+	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q tests/test_inference_data.py tests/test_fingerprint.py
 
 slow: $(VENV)/.installed        ## NUTS references, training to a target
 	$(RUN) -m pytest -q -m slow
@@ -54,6 +57,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN) $(INSTALL) --editable '.[dev]'
+	@touch $@
+
+# beside the environment's own 0.2x: alone, so that nothing else changes with it; it says Python 3.12 and runs on 3.11
+$(VENV)-arviz/.installed: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --no-deps --ignore-requires-python --target $(VENV)-arviz 'arviz==1.3.0' \
+	  'arviz-base==1.3.1' 'arviz-stats==1.3.3' 'arviz-plots==1.3.2' 'lazy-loader==0.6'
 	@touch $@
 
 $(VENV)-peers/.installed:
