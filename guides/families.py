@@ -2,9 +2,9 @@
 
 A family is a head, context -> parameters, and a density, parameters -> distribution; flows are in `guides.flows`.
 Densities broadcast: parameters `(batch, num_parameters)` serve samples `(particles, batch, features)`, by `expand` (a
-plate) or by `rsample((particles,))`. All are reparameterised, start near N(0, I) (`Residual` around the prior's mean,
-`PrecisionWeighted` times the prior), and are fresh objects at each call: a family holds weights and no cache, so that
-deepcopy, pickle and reuse at several sites are safe at any time.
+plate) or by `rsample((particles,))`. All are reparameterised, start near N(0, I) (within a nat a feature where contexts
+are of order one; `Residual` around the prior's mean, `PrecisionWeighted` times the prior), and are fresh objects at
+each call: a family holds weights and no cache, so that deepcopy, pickle and reuse at several sites are always safe.
 """
 
 from abc import ABC, abstractmethod
