@@ -78,8 +78,8 @@ class Modes(NamedTuple):
     def starts(self, chains: int, threshold: float) -> tuple[Tensor, Tensor]:
         """Ends for chains to start at, `(chains, N, d)`, and their modes, `(chains, N)`; -1: no mode.
 
-        One is in each mode above `threshold`, the rest go by mass. Heavy modes come first; chains in one mode start at ends of different ascents. Of a posterior in which no ascent
-        found a peak they start where the first ascents did.
+        One is in each mode above `threshold`, the rest go by mass. Heavy modes come first; chains in one mode start at
+        ends of different ascents. Of a posterior in which no ascent found a peak they start where ascents began.
         """
         peaked = self.mass.sum(0) > 0.5
         chosen = []
