@@ -241,6 +241,27 @@ def test_log_weights_that_are_not_finite_are_bad(model):
     assert found.verdicts == [Verdict.BAD] * 2
 
 
+@pytest.mark.parametrize("data", [torch.float32, torch.float64])
+def test_coordinates_have_the_dtype_of_the_latents(data):
+    """A model in float32 under data of either kind: densities, draws and pictures."""
+    net = torch.nn.Linear(2, 3)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(net(z), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).to(data)
+    draws = hmc_reference(model, x, num_samples=50, warmup=30, seed=0, max_rhat=9, min_ess=0)
+    for reference in (grid_reference(model, x), draws):
+        assert compare(guide, reference, x, model=model, num_particles=100, seed=0).log_p.isfinite().all()
+    plot_overlay(guide, [grid_reference(model, x), draws], x, model=model, num_draws=200)
+
+
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 

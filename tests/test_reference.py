@@ -446,7 +446,7 @@ def test_hmc_agrees_with_nuts_on_a_decoder():
         for parameter in model.parameters():
             parameter.mul_(3.0)
         x = model.likelihood(torch.randn(3, 4, dtype=torch.float64)).sample()
-    nuts = as_reference(nuts_reference(model, x, num_samples=400, warmup=200, seed=1))
+    nuts = as_reference(nuts_reference(model, x, num_samples=600, warmup=300, seed=1))
     hmc = as_reference(hmc_reference(model, x, num_samples=2000, seed=2))
     error = torch.hypot(nuts.mean_error, hmc.mean_error)
     assert ((nuts.mean - hmc.mean) / error).abs().max() < Z_MAX

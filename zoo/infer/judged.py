@@ -35,7 +35,6 @@ class DrawsReference:
                 f"compare: the reference has draws of { {n: tuple(e) for n, e in self.sites.items()} }, the model has "
                 f"the latent sites { {n: tuple(e) for n, e in events.items()} }"
             )
-        self.dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         self.u = self.log_joint.unconstrain(_unflatten(reference.draws.to(x.device), self.sites)).double()
         if not self.u.isfinite().all():
             name = next(n for n, s in self.log_joint.sites.items() if not self.u[..., s.columns].isfinite().all())
@@ -49,7 +48,7 @@ class DrawsReference:
         """
         own = self.u[:: max(1, len(self.u) // STARTS)][:STARTS]
         guided = self.log_joint.unconstrain(_unflatten(latents[:STARTS].to(self.u.device), self.sites))
-        starts = torch.cat([guided, own]).to(self.dtype)
+        starts = torch.cat([guided, own]).to(self.log_joint.dtype)
         with torch.no_grad():
             spread = spread_of(self.log_joint.prior(STARTS))
         modes = find_modes(self.log_joint, starts, spread, self.max_bytes)
@@ -68,7 +67,7 @@ class DrawsReference:
         proposal = _student(self.u, len(self.u))
         z = proposal.sample(torch.Size([len(log_weights)]))
         log_q = proposal.log_prob(z)
-        own = (self.log_joint.evaluate(z.to(self.dtype), self.max_bytes).double() - log_q).cpu()
+        own = (self.log_joint.evaluate(z.to(self.log_joint.dtype), self.max_bytes).double() - log_q).cpu()
         found = [_mean_weight(log_weights), _mean_weight(own)]
         values, errors = (torch.stack(part) for part in zip(*found, strict=True))
         log_p, which = values.max(0)

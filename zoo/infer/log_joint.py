@@ -65,6 +65,7 @@ class LogJoint:
         plate = next(f.name for f in frames if f.vectorized and f.dim == -1)  # of every latent, as `_site` has seen
         self._given = _Given(plate, {name: len(site.event) for name, site in self.sites.items()})
         self._given.values = {name: trace.nodes[name]["value"] for name in self.sites}
+        self.dtype = next(iter(self._given.values.values())).dtype  # of the coordinates
         with torch.no_grad(), pyro.validation_enabled(False):
             terms(model, self._given, x, *args, **kwargs)  # checks the pair, as long as the values have no chain axis
 

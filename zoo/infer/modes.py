@@ -79,7 +79,7 @@ class Modes(NamedTuple):
         """Ends for chains to start at, `(chains, N, d)`, and their modes, `(chains, N)`; -1: no mode.
 
         One is in each mode above `threshold`, the rest go by mass. Heavy modes come first; chains in one mode start at
-        ends of different ascents. Of a posterior without a peak they start where the first ascents did.
+        ends of different ascents. Of a posterior without a peak they start where ascents began.
         """
         peaked = self.mass.sum(0) > 0.5
         chosen = []

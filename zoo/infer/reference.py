@@ -232,7 +232,7 @@ def grid_reference(
     def log_density(z: Tensor, rows: Tensor) -> Tensor:
         inputs, named = batch_rows(x, args, kwargs, rows)
         with held(model):
-            values = LogJoint(model, *inputs, **named).evaluate(z.to(found.mean.dtype), max_bytes)
+            values = LogJoint(model, *inputs, **named).evaluate(z.to(log_joint.dtype), max_bytes)
             return values.double() - found.log_evidence[rows]
 
     return Reference(
