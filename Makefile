@@ -15,7 +15,8 @@ test: $(VENV)/.installed        ## the tests
 	$(RUN) -m pytest -q -n auto
 
 arviz1: $(VENV)-arviz/.installed    ## the module that knows arviz, and what takes its containers, under arviz 1.x
-	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q tests/test_inference_data.py tests/test_fingerprint.py
+	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q tests/test_inference_data.py tests/test_fingerprint.py \
+	  tests/test_compare.py
 
 slow: $(VENV)/.installed        ## NUTS references, training to a target
 	$(RUN) -m pytest -q -m slow

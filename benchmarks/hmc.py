@@ -65,7 +65,7 @@ def main() -> None:
         x = model.likelihood(torch.randn(16, sizes[-1])).sample()
     common = {"warmup": warmup, "num_samples": num_samples, **ANYTHING}
     rows = {
-        "Pyro NUTS, 1 datum x 1 chain": partial(nuts_reference, model, x[:1], chains=1, **common),
+        "Pyro NUTS, 1 datum x 4 chains": partial(nuts_reference, model, x[:1], chains=4, **common),
         "HMC, 1 datum x 4 chains": partial(hmc_reference, model, x[:1], chains=4, **common),
         "HMC, 1 datum x 64 chains": partial(hmc_reference, model, x[:1], chains=64, **common),
         "HMC, 16 data x 4 chains": partial(hmc_reference, model, x, chains=4, **common),
@@ -75,7 +75,7 @@ def main() -> None:
         names = list(rows)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             turns[name].append(turn(rows[name], number))
-    first = [t.ess / t.seconds for t in turns["Pyro NUTS, 1 datum x 1 chain"]]
+    first = [t.ess / t.seconds for t in turns["Pyro NUTS, 1 datum x 4 chains"]]
     title = f"Decoder {'-'.join(map(str, sizes))}, {warmup} warm-up and {num_samples} kept draws"
     print(f"{title}, {rounds} rounds, one thread\n")
     print("| sampler | CPU s | ESS | ESS per CPU s | against NUTS | worst R-hat |")

@@ -209,7 +209,7 @@ def test_nuts_on_a_short_sequence_agrees_with_importance_sampling():
     """A nonlinear DMM: the means of z under NUTS and under self-normalised weights of many draws of the prior."""
     model = small(likelihood=partial(Normal, scale=0.7))
     x = model.generate(1, 3)[1]
-    found = as_reference(nuts_reference(model, x, num_samples=600, warmup=200, chains=2, seed=1))
+    found = as_reference(nuts_reference(model, x, num_samples=300, warmup=200, chains=4, seed=1))
     with torch.no_grad():
         z, _ = model.generate(400_000, 3)
         s = model.states(z, x)

@@ -645,7 +645,7 @@ def test_nuts_samples_a_prior_through_the_marginal_likelihood():
     fixed = {"observation_variance": torch.tensor(1.0), "initial_variance": torch.tensor(2.0)}
     model = LGSSM(local_level, priors={"level_variance": dist.LogNormal(-1.0, 1.0)}, **fixed)
     x = torch.randn(3, 15, 1) + torch.randn(3, 15, 1).cumsum(1) * 0.5
-    found = nuts_reference(model, x, num_samples=900, warmup=150, chains=2, seed=0)
+    found = nuts_reference(model, x, num_samples=900, warmup=150, chains=4, seed=0)
     draws = posterior_draws(found)["level_variance"].log()
     grid = torch.linspace(-7.0, 4.0, 201)
     with torch.no_grad():  # a model for each value, all at once
@@ -675,7 +675,7 @@ def test_the_latent_form_under_nuts_agrees_with_the_smoother():
         emission_covariance=torch.tensor([[0.5]]),
     )
     x = torch.randn(1, T, 1)
-    found = nuts_reference(model, x, mask=mask, num_samples=750, warmup=150, chains=2, seed=0)
+    found = nuts_reference(model, x, mask=mask, num_samples=375, warmup=150, chains=4, seed=0)
     draws = posterior_draws(found)["z"].flatten(0, 1)
     exact = exact_reference(model, x, mask=mask)
     ess = diagnose(posterior_draws(found)).ess_bulk["z"].reshape(1, T)

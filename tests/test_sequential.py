@@ -460,7 +460,7 @@ def test_nuts_agrees_with_the_recursions_and_with_the_guide():
     """The sampler's means within its own standard errors of the exact ones; the guide's within 0.1 sd more."""
     model, guide = trained("smoother", 300, sticking=True)
     _, x = model.generate(1, T)
-    reference = as_reference(nuts_reference(model, x, num_samples=800, warmup=200, chains=2, seed=0))
+    reference = as_reference(nuts_reference(model, x, num_samples=400, warmup=200, chains=4, seed=0))
     exact = model.posterior(x)
     mean, sd = exact.mean.flatten(1), exact.variance.sqrt().flatten(1)
     assert ((reference.mean - mean) / reference.mean_error).abs().max() < Z_MAX

@@ -119,9 +119,8 @@ def log_density(site: Any, layout: Layout, num_particles: int, *, drawn: bool = 
             ". Estimators that score the guide at values it has not just drawn (`sticking`, `doubly`) need a family "
             "with an inverse"
         )
-        raise ValueError(
-            f"site {site['name']!r}: {type(fn).__name__} cannot score this value ({error}){hint if path else ''}"
-        ) from error
+        said = hint if path and isinstance(error, NotImplementedError) else ""
+        raise ValueError(f"site {site['name']!r}: {type(fn).__name__} cannot score this value ({error}){said}") from error
     return _per_datum(site, log_prob, layout, num_particles)
 
 
