@@ -120,7 +120,8 @@ def log_density(site: Any, layout: Layout, num_particles: int, *, drawn: bool = 
             "with an inverse"
         )
         said = hint if path and isinstance(error, NotImplementedError) else ""
-        raise ValueError(f"site {site['name']!r}: {type(fn).__name__} cannot score this value ({error}){said}") from error
+        name = type(fn).__name__
+        raise ValueError(f"site {site['name']!r}: {name} cannot score this value ({error}){said}") from error
     return _per_datum(site, log_prob, layout, num_particles)
 
 
