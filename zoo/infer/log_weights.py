@@ -53,33 +53,47 @@ class Terms(NamedTuple):
 
 
 class _Record(Messenger):
-    """Keeps every sample site of a run; with `values`, replays them at the sites of the same name.
+    """Keeps every sample site of a run, and replays `values` at the sites of the same name.
 
     Compared with `poutine.trace` it copies nothing and scores nothing; it also answers a plate's hidden subsample site,
     which otherwise allocates a range and walks the whole stack each time a plate is made.
     """
 
-    def __init__(self, values: dict[str, Tensor] | None = None) -> None:
+    def __init__(self, values: dict[str, Tensor], rows: dict[tuple, Tensor]) -> None:
         super().__init__()
         self.sites: dict[str, Any] = {}
-        self.values = values or {}
+        self.values, self.rows = values, rows
 
     def _process_message(self, msg: Any) -> None:
         if msg["type"] != "sample":
             return
         if type(msg["fn"]) is _Subsample:
             if msg["value"] is None and msg["fn"].subsample_size in (None, msg["fn"].size):
-                msg["value"], msg["done"] = torch.arange(msg["fn"].size, device=msg["fn"].device), True
+                msg["value"], msg["done"] = self._rows(msg["fn"].size, msg["fn"].device), True
         elif not msg["is_observed"] and msg["name"] in self.values:
             msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _rows(self, size: int, device: Any) -> Tensor:
+        """The indices 0..size-1 of an unsubsampled plate, made once for guide and model."""
+        if (size, device) not in self.rows:
+            self.rows[size, device] = torch.arange(size, device=device)
+        return self.rows[size, device]
 
     def _postprocess_message(self, msg: Any) -> None:
         if msg["type"] == "sample" and type(msg["fn"]) is not _Subsample and not msg["infer"].get("_deterministic"):
             self.sites[msg["name"]] = msg
 
 
-def _run(fn: Callable, args: tuple, kwargs: dict, num_particles: int, dim: int, values: Any = None) -> dict[str, Any]:
-    record = _Record(values)
+def _run(
+    fn: Callable,
+    args: tuple,
+    kwargs: dict,
+    num_particles: int,
+    dim: int,
+    rows: dict[tuple, Tensor],
+    values: dict[str, Tensor] | None = None,
+) -> dict[str, Any]:
+    record = _Record(values or {}, rows)
     with record:
         if num_particles == 1:
             fn(*args, **kwargs)
@@ -179,16 +193,17 @@ def run(
             layout.found["reordered"] = late
 
         dim = -1 - layout.nesting
+        rows: dict[tuple, Tensor] = {}
 
         def log_q_at(values: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            sites = _run(bare_guide, args, kwargs, 1, dim, values)
+            sites = _run(bare_guide, args, kwargs, 1, dim, rows, values)
             log_q = {n: log_density(s, layout, 1, path=True) for n, s in sites.items() if n not in layout.from_model}
             return {name: site["value"] for name, site in sites.items()}, log_q
 
         if copy is not None and "path" not in layout.found:
             refuse_no_path(model, guide, args, kwargs, layout, log_q_at)
             layout.found["path"] = True
-        q = _run(run_guide, args, kwargs, num_particles, dim)
+        q = _run(run_guide, args, kwargs, num_particles, dim, rows)
         values = {name: site["value"] for name, site in q.items()}
         log_q: dict[str, Tensor] = {}
         if copy is not None:
@@ -196,14 +211,14 @@ def run(
             owned = _all_parameters(model, guide) if weighted else own_parameters(model, guide)
             # scored within: a distribution may hold parameters and use them in `log_prob` only
             with Frozen(owned, () if weighted else layout.statements):
-                for name, site in _run(bare_guide, args, kwargs, num_particles, dim, values).items():
+                for name, site in _run(bare_guide, args, kwargs, num_particles, dim, rows, values).items():
                     if name not in layout.from_model:
                         log_q[name] = log_density(site, layout, num_particles, path=True)
         else:
             for name in layout.auxiliary if analytic_kl else q:
                 if name not in layout.from_model:
                     log_q[name] = log_density(q[name], layout, num_particles, drawn=differentiable)
-        p = _run(run_model, args, model_kwargs, num_particles, dim, values)
+        p = _run(run_model, args, model_kwargs, num_particles, dim, rows, values)
         if is_validation_enabled():
             check_values(model, guide, args, kwargs, layout, p, q)
         return _terms(layout, num_particles, p, q, values, log_q, analytic_kl)
@@ -266,10 +281,10 @@ def _terms(
     if not isinstance(log_likelihood, Tensor):
         log_likelihood = torch.zeros_like(next(iter(log_ratios.values())))
     keep = {n: (v.unsqueeze(0) if num_particles == 1 else v) for n, v in values.items() if n not in layout.auxiliary}
-    found = Terms(log_likelihood, log_ratios, keep)
-    if is_validation_enabled() and math.isnan(found.log_weights.detach().sum().item()):
+    parts = (log_likelihood, *log_ratios.values())
+    if is_validation_enabled() and any(math.isnan(v.detach().sum().item()) for v in parts):
         refuse_nan_draws(q)
-    return found
+    return Terms(log_likelihood, log_ratios, keep)
 
 
 def _floating(value: Tensor) -> torch.dtype:

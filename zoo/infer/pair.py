@@ -72,17 +72,18 @@ _CHECKED: "weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, dict[tu
 )
 
 
-def _modes(fn: Any) -> list[int]:
-    """The modes of all parts of a module: 1 where one is training, + 2 where it has `PyroSample` attributes.
+def _modes(fn: Any, before: int = 1) -> int:
+    """The modes of all parts of a module as one number of two bits each: is one training, has it `PyroSample`s.
 
-    `modules()` takes five times as long.
+    `modules()` takes five times as long, and a list of them keeps Python's collector busy.
     """
-    todo = [fn] if isinstance(fn, nn.Module) else []
-    found = []
-    for module in todo:
-        attributes = module.__dict__
-        found.append(attributes["training"] + 2 * bool(attributes.get("_pyro_samples")))
-        todo.extend([part for part in attributes["_modules"].values() if part is not None])
+    if not isinstance(fn, nn.Module):
+        return before
+    attributes = fn.__dict__
+    found = 4 * before + 2 * attributes["training"] + bool(attributes.get("_pyro_samples"))
+    for part in attributes["_modules"].values():
+        if part is not None:
+            found = _modes(part, found)
     return found
 
 
@@ -91,8 +92,9 @@ def program(fn: Any) -> Callable:
 
     Pyro's context registers every parameter at each call; only a module with `PyroSample` attributes needs it.
     """
-    samples = not isinstance(fn, PyroModule) or any(mode > 1 for mode in _modes(fn))
-    return fn if samples else fn.forward
+    if not isinstance(fn, PyroModule) or any(part.__dict__.get("_pyro_samples") for part in fn.modules()):
+        return fn
+    return fn.forward
 
 
 def _kind(value: Any) -> Any:
@@ -112,9 +114,8 @@ def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_
     if num_particles < 1 or num_particles != int(num_particles):
         raise ValueError(f"num_particles must be an integer >= 1, got {num_particles}")
     (p, p_method), (q, q_method) = _anchor(model), _anchor(guide)
-    modes = (*_modes(p), None, *_modes(q))
     named = tuple([(n, _kind(v)) for n, v in kwargs.items()]) if kwargs else ()
-    kinds = (p_method, q_method, modes, tuple([_kind(v) for v in args]), named)
+    kinds = (p_method, q_method, _modes(p), _modes(q), tuple([_kind(v) for v in args]), named)
     try:
         layouts = _CHECKED.setdefault(p, weakref.WeakKeyDictionary()).setdefault(q, {})
     except TypeError:  # a callable without hash or weak references is checked each time
