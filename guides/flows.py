@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from guides.families import Family, scatter
 from guides.pushforward import Pushforward
+from zoo.parts.checks import widths
 from zoo.parts.networks import start_small
 
 
@@ -135,7 +136,7 @@ class IAF(Family):
         self, features: int, context: int, *, num_flows: int = 4, hidden: Sequence[int] = (320,), embedding: int = 64
     ) -> None:
         super().__init__(features, context, 2 * features + embedding, locations=slice(features))
-        sizes = features, embedding, list(hidden)
+        sizes = features, embedding, list(widths(hidden))
         networks = (_network(GatedNetwork, k, *sizes) for k in range(num_flows))
         self.flows = nn.ModuleList(ConditionalAffineAutoregressive(network) for network in networks)
 
@@ -179,7 +180,7 @@ class Spline(Family):
         bound: float = 5.0,
     ) -> None:
         super().__init__(features, context, 2 * features + embedding, locations=slice(features))
-        sizes = features, embedding, list(hidden)
+        sizes = features, embedding, list(widths(hidden))
         made = partial(_network, SplineNetwork, param_dims=[num_bins, num_bins, num_bins - 1])
         self.flows = nn.ModuleList(made(k, *sizes) for k in range(num_flows))
         self.num_bins, self.bound = num_bins, bound

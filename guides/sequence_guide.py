@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, ClassVar
 
 import pyro
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.sequence_input import read_frames, size_of_frames
+from zoo.parts.checks import widths
 from zoo.parts.networks import mlp, start_small
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
@@ -80,6 +82,7 @@ class SequenceGuide(Guide):
         if type(self).read is SequenceGuide.read:
             raise TypeError(f"SequenceGuide: abstract; {type(self).__name__} does not state read")
         self.entry_masks, size = entry_masks, size_of_frames(self, entry_masks)
+        hidden, recurrent = widths(hidden), index(recurrent)
         each = [recurrence(size, recurrent, batch_first=True) for _ in range(self.directions if recurrent else 0)]
         self.recurrences = nn.ModuleList(each)
         self.family = family(model.latent_dim, hidden[-1] if hidden else 0)

@@ -18,6 +18,7 @@ import guides
 from zoo import DMM, VAE, VRNN
 from zoo.infer import ELBO, IWELBO, MAP, fit
 from zoo.mixture import GaussianMixture
+from zoo.parts.conditionals import FlowPrior
 
 BITS = (torch.rand(9, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
 
@@ -77,6 +78,8 @@ def test_a_loss_without_its_pair():
 
 @pytest.mark.parametrize("make", [lambda h: VAE(6, 2, hidden=h), lambda h: DMM(6, 2, hidden=h),
                                   lambda h: VRNN(6, 2, hidden=h), lambda h: guides.Amortized(VAE(6, 2), hidden=h),
+                                  lambda h: guides.Smoother(DMM(6, 2), hidden=h), lambda h: FlowPrior(4, hidden=h),
+                                  lambda h: guides.IAF(3, 2, hidden=h), lambda h: guides.Spline(3, 2, hidden=h),
                                   lambda h: DMM(6, 2, transition_hidden=h)])  # fmt: skip
 def test_widths_that_are_no_tuple(make):
     with pytest.raises(TypeError, match=r"hidden: expected a tuple of layer widths such as \(100,\), got 100"):
@@ -93,6 +96,8 @@ def test_numpys_integers_are_integers():
     assert one.history[-1]["train"] == two.history[-1]["train"]
     assert type(one.step) is int
     assert VAE(np.int64(6), np.int64(2))(BITS).shape == (9, 6)
+    model = VRNN(6, 2, recurrent=np.int64(3), hidden=(4,))
+    assert guides.Smoother(model, recurrent=np.int64(5), hidden=(np.int64(4),))(BITS[:, None]).shape == (9, 1, 2)
 
 
 @pytest.mark.parametrize("value", [0, 2.0, True])

@@ -22,6 +22,7 @@ from pyro.nn import DenseNN
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from zoo.parts.checks import widths
 from zoo.parts.distributions import (
     DiagonalNormal,
     IndependentBernoulli,
@@ -208,7 +209,7 @@ class FlowPrior(nn.Module):
             raise ValueError(f"FlowPrior: a coupling needs latent_dim >= 2, got {latent_dim}")
         self.latent_dim = latent_dim
         self.split = latent_dim // 2
-        shape = (self.split, list(hidden), [latent_dim - self.split] * 2)
+        shape = (self.split, list(widths(hidden)), [latent_dim - self.split] * 2)
         self.networks = nn.ModuleList(DenseNN(*shape) for _ in range(num_flows))
         for coupling in self.networks.children():
             start_small(*list(coupling.parameters())[-2:])

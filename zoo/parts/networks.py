@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import index
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class GRU(nn.Module):
 
     def __init__(self, in_features: int, hidden: int) -> None:
         super().__init__()
-        self.hidden = hidden
+        self.hidden = hidden = index(hidden)
         self.fused = nn.GRU(in_features, hidden, batch_first=True)
         for gate in self._parameters_of_a_step()[1].chunk(3):
             nn.init.orthogonal_(gate)
