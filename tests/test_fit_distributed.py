@@ -94,6 +94,8 @@ def worker(folder):
         fabric.launch()
         results["fabric"] = cases(fabric)
     torch.save(results, folder / f"rank{rank}.pt")
+    torch.distributed.barrier()  # gloo's threads must end before the interpreter does, or it may abort
+    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 
+def _leave() -> None:
+    """Ends the processes' connection, unless the caller has."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 class Parallel:
     """Where this process stands among those that train together, and the few collective operations of `fit`.
 
@@ -38,7 +44,7 @@ class Parallel:
                     torch.cuda.set_device(self.device)
                 if not distributed.is_initialized():
                     distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-                    atexit.register(distributed.destroy_process_group)
+                    atexit.register(_leave)
         several = distributed.is_available() and distributed.is_initialized()
         self.rank = distributed.get_rank() if several else 0
         self.world = distributed.get_world_size() if several else 1
