@@ -81,10 +81,9 @@ class SequenceGuide(Guide):
         super().__init__(model)
         if type(self).read is SequenceGuide.read:
             raise TypeError(f"SequenceGuide: abstract; {type(self).__name__} does not state read")
-        self.entry_masks, size = entry_masks, size_of_frames(self, entry_masks)
-        hidden, recurrent = widths(hidden), index(recurrent)
-        each = [recurrence(size, recurrent, batch_first=True) for _ in range(self.directions if recurrent else 0)]
-        self.recurrences = nn.ModuleList(each)
+        hidden, recurrent, size = widths(hidden), index(recurrent), size_of_frames(self, entry_masks)
+        each = (recurrence(size, recurrent, batch_first=True) for _ in range(self.directions if recurrent else 0))
+        self.recurrences, self.entry_masks = nn.ModuleList(each), entry_masks
         self.family = family(model.latent_dim, hidden[-1] if hidden else 0)
         width = hidden[0] if hidden else self.family.num_parameters
         self.of_context = nn.Linear(self.directions * recurrent or size, width)
