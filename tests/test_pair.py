@@ -613,6 +613,59 @@ def test_an_auxiliary_site_that_is_the_draw_of_a_point_counts_once():
     assert set(found.log_ratios) == {"z"}
 
 
+def served(draws, make):
+    """A guide whose z is a Delta that `make` gives, of auxiliary draws of these sizes."""
+
+    def serving(x):
+        with pyro.plate("data", len(x)):
+            a = [
+                pyro.sample(f"z_{i}", normal(torch.zeros(len(x), size)), infer={"is_auxiliary": True})
+                for i, size in enumerate(draws)
+            ]
+            pyro.sample("z", make(x, *a))
+
+    return serving
+
+
+def point(value, log_density=0.0):
+    return dist.Delta(value, log_density=torch.as_tensor(log_density).expand(value.shape[:-1]), event_dim=1)
+
+
+@pytest.mark.parametrize(
+    ("draws", "make", "said"),
+    [
+        ([2], lambda x, a: point(x / 2), "'z_0': auxiliary, and 'z' is no one-to-one function of it"),
+        ([2], lambda x, a: point(2 * a), "'z_0': auxiliary, and 'z' is no one-to-one"),
+        ([1], lambda x, a: point(a.expand(*a.shape[:-1], 2)), "'z_0': auxiliary, and 'z' is no one-to-one"),
+        ([2], lambda x, a: point(torch.stack([a.sum(-1), a.sum(-1)], -1)), "'z_0': auxiliary"),
+        ([2, 2], lambda x, a, b: point(a + b), "'z': made of several auxiliary sites"),
+    ],
+)
+def test_an_auxiliary_mark_alone_makes_no_density(draws, make, said):
+    for objective in (ELBO(), IWELBO(3)):
+        with pytest.raises(ValueError, match=f"site {said}"):
+            objective.differentiable_loss(model, served(draws, make), X)
+
+
+def test_any_map_with_its_own_determinant_serves():
+    shear = torch.tensor([[2.0, 0.0], [1.5, 0.5]])  # det 1
+    found = terms(model, served([2], lambda x, a: point(a @ shear.T)), X, num_particles=3)
+    assert set(found.log_ratios) == {"z"}
+    z = found.latents["z"]
+    q = dist.MultivariateNormal(torch.zeros(2), shear @ shear.T)
+    torch.testing.assert_close(found.log_ratios["z"], normal(torch.zeros(2)).log_prob(z) - q.log_prob(z))
+
+
+def test_autoguides_over_constrained_latents_serve_theirs():
+    def constrained(x):
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Gamma(2.0 * torch.ones(2), 1.0).to_event(1))
+            p = pyro.sample("p", dist.Dirichlet(torch.ones(3)))
+            pyro.sample("x", normal(s * p[..., :2]), obs=x)
+
+    assert terms(constrained, AutoNormal(constrained), X, num_particles=3).log_weights.isfinite().all()
+
+
 class Two(PyroModule):
     """Two stock guides side by side, each of which opens the plate."""
 

@@ -245,3 +245,47 @@ def test_a_failing_step_of_scalar_latents_names_the_site():
     sgd = functools.partial(torch.optim.SGD, lr=math.inf)
     with pytest.raises(FloatingPointError, match=r"parameters became NaN or infinite|samples non-finite values"):
         train(ELBO(2)(Scalar(), guide), x, optimizer=sgd)
+
+
+def test_an_optimiser_of_other_parameters_is_refused():
+    other = [nn.Parameter(torch.zeros(2))]
+    for make in (lambda p: torch.optim.Adam(other), lambda p: torch.optim.Adam(p[:2])):
+        with pytest.raises(ValueError, match=r"optimizer: Adam holds other parameters than the \d+ of the loss"):
+            train(optimizer=make)
+    loss = pair()
+    loss.model.requires_grad_(False)  # the way to train a part
+    assert train(loss).step == 2
+    strange = torch.optim.SGD(other, lr=0.1)
+    with pytest.raises(ValueError, match="schedule: ExponentialLR is that of another optimizer"):
+        train(schedule=lambda optimizer: lr_scheduler.ExponentialLR(strange, 0.9))
+
+
+class Batches:
+    """Rows that make their own batches, by a function of the row numbers."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self):
+        return len(BITS)
+
+    def batch(self, index, generator):
+        return self.make(index)
+
+
+def test_batches_of_another_kind():
+    with pytest.raises(ValueError, match=r"batch\(index, generator\): asked for 4 rows, got 3"):
+        train(data=Batches(lambda index: (BITS[index][:3],)), batch_size=4, drop_last=True)
+    with pytest.raises(TypeError, match=r"batch\(index, generator\): expected a tuple of tensors, got Tensor"):
+        train(data=Batches(lambda index: BITS[index]))
+
+
+def test_data_that_turn_nan_within_a_training_are_named_and_not_the_guide():
+    visits = []
+
+    def make(index):
+        visits.append(1)
+        return (BITS[index].masked_fill(index[:, None] == 5, math.nan) if len(visits) > 6 else BITS[index],)
+
+    with pytest.raises(FloatingPointError, match="argument 0 of the batch is NaN or infinite in rows 5"):
+        train(data=Batches(make), steps=20, batch_size=9)

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions.transforms import ExpTransform
 from pyro.infer import SVI
 from pyro.nn import PyroModule
 from torch import nn
@@ -363,6 +364,40 @@ def test_a_point_is_no_density_and_has_an_objective_of_its_own():
     torch.testing.assert_close(guide.linear(x), x / 2, atol=1e-3, rtol=1e-3)  # the posterior's mode
 
 
+DISGUISES = {
+    "transformed": lambda loc: dist.TransformedDistribution(dist.Delta(loc), [ExpTransform()]).to_event(1),
+    "subclass": lambda loc: type("Own", (dist.Delta,), {})(loc).to_event(1),
+    "masked mixture": lambda loc: dist.MaskedMixture(loc > 0, dist.Delta(loc), dist.Delta(loc)).to_event(1),
+    "mixture": lambda loc: dist.MixtureSameFamily(
+        dist.Categorical(torch.ones(len(loc), 2)), dist.Delta(torch.stack([loc, -loc], 1)).to_event(1)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DISGUISES)
+def test_a_point_in_other_clothes_is_a_point(kind):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", DISGUISES[kind](0.5 * x))
+
+    x = torch.randn(5, 2)
+    for call in (lambda: ELBO().loss(linear, guide, x), lambda: log_likelihood(linear, guide, x, num_particles=3)):
+        with pytest.raises(ValueError, match="site 'z': the guide's Delta is a point"):
+            call()
+
+
+@pytest.mark.parametrize("fn", [dist.Bernoulli(0.5), dist.Poisson(1.0)])
+def test_a_discrete_guide_has_no_density_over_a_continuous_latent(fn):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", fn.expand([len(x), 2]).to_event(1))
+
+    x = torch.randn(5, 2)
+    for objective in (IWELBO(3), MAP()):
+        with pytest.raises(ValueError, match=f"site 'z': the guide's {type(fn).__name__} is discrete"):
+            objective.loss(linear, guide, x)
+
+
 def test_a_point_over_a_discrete_latent_is_a_probability():
     def mixture(x):
         with pyro.plate("data", len(x)):
@@ -402,3 +437,73 @@ def test_without_latents_every_objective_is_the_log_likelihood(objective, house)
 
 def empty(x, h):
     """A guide of a pair without latents."""
+
+
+class OfDictionaries(PyroModule):
+    """Data by other ways than tensors: in a dictionary, or an attribute."""
+
+    def __init__(self, data=None):
+        super().__init__("of_dictionaries")
+        self.data = data
+
+    def forward(self, batch=None):
+        x = (batch if self.data is None else self.data)["x"]
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def exact_of(model):
+    def guide(batch=None):
+        x = (batch if model.data is None else model.data)["x"]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+    return guide
+
+
+@pytest.mark.parametrize("sizes", [(8, 1), (1, 8), (8, 4)])
+@pytest.mark.parametrize("by_attribute", [True, False])
+@pytest.mark.parametrize("objective", [ELBO(), IWELBO(3)])
+def test_the_number_of_data_is_that_of_each_run(sizes, by_attribute, objective):
+    first, second = ({"x": torch.randn(n, 2)} for n in sizes)
+    model = OfDictionaries(first if by_attribute else None)
+    guide = exact_of(model)
+    for data in (first, second):
+        model.data = data if by_attribute else None
+        exact = dist.Normal(0.0, 2**0.5).log_prob(data["x"]).sum().item()
+        args = () if by_attribute else (data,)
+        assert objective.loss(model, guide, *args) == pytest.approx(-exact, rel=1e-5)
+
+
+def test_sites_and_shapes_that_come_later_are_refused_as_early_ones():
+    late = []
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z[..., :1] if "model" in late else z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.7).to_event(1))
+            if "guide" in late:
+                pyro.sample("y", dist.Normal(0.5 * x, 0.7).to_event(1))
+
+    x = torch.randn(8, 2)
+    ELBO().loss(model, guide, x)
+    late.append("model")
+    with pytest.raises(ValueError, match=r"site 'x': expected values of shape \(8, 1\), got \(8, 2\)"):
+        ELBO().loss(model, guide, x)
+    late[:] = ["guide"]
+    with pytest.raises(ValueError, match="site 'y': sampled by the guide but not a latent site of the model"):
+        ELBO().loss(model, guide, x)
+    late.clear()
+
+    def other(x):
+        guide(x[: 1 if late else 8])
+
+    ELBO().loss(model, other, x)
+    late.append("size")
+    with pytest.raises(ValueError, match="plate 'data': model and guide give it other sizes"):
+        ELBO().loss(model, other, x)

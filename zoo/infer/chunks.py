@@ -6,6 +6,7 @@ these pieces.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -78,8 +79,8 @@ def pieces(
     that takes `index` is given the row numbers; one of Pyro's autoguides holds parameters for all rows, so only the
     particles are split.
     """
-    if num_particles < 1:
-        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+    if isinstance(num_particles, bool) or not isinstance(num_particles, Integral) or num_particles < 1:
+        raise ValueError(f"num_particles must be an integer >= 1, got {num_particles!r}")
     if max_bytes < 1:
         raise ValueError(f"max_bytes must be positive, got {max_bytes}")
     if len(x) == 0:

@@ -18,7 +18,7 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import ComposeTransform, IndependentTransform
 
 from zoo.infer.chunks import MAX_BYTES, bytes_of
-from zoo.infer.log_weights import terms
+from zoo.infer.log_weights import run
 from zoo.infer.pair import program
 
 
@@ -67,7 +67,8 @@ class LogJoint:
         self._given.values = {name: trace.nodes[name]["value"] for name in self.sites}
         self.dtype = next(iter(self._given.values.values())).dtype  # of the coordinates
         with torch.no_grad(), pyro.validation_enabled(False):
-            terms(model, self._given, x, *args, **kwargs)  # checks the pair, as long as the values have no chain axis
+            # checks the pair, as long as the values have no chain axis
+            run(model, self._given, (x, *args), kwargs, 1, point_mass=True)
 
     def _site(self, name: str, site: Any) -> Site:
         fn = site["fn"]
@@ -132,8 +133,8 @@ class LogJoint:
             self._given.values[name] = value.reshape(chains, *inner, *value.shape[1:]) if chains > 1 else value[0]
         # a divergent trajectory runs into NaN, which is an energy to reject and not an error
         with pyro.validation_enabled(False):
-            run = terms(self.model, self._given, self.x, *self.args, num_particles=chains, **self.kwargs)
-        return run.log_weights + log_volume
+            found = run(self.model, self._given, (self.x, *self.args), self.kwargs, chains, point_mass=True)
+        return found.log_weights + log_volume
 
     def gradient(self, u: Tensor, max_bytes: int | None = None) -> tuple[Tensor, Tensor]:
         """Value `(chains, batch)` and gradient `(chains, batch, dim)` at u; in pieces of about `max_bytes` if given."""

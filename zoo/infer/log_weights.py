@@ -110,8 +110,16 @@ def _per_datum(site: Any, log_prob: Tensor, layout: Layout, num_particles: int) 
     if layout.nesting > 1:
         inner = [d for d in range(-layout.nesting, 0) if d != layout.batch_dim and -d <= log_prob.dim()]
         log_prob = log_prob.sum(inner) if inner else log_prob
-    shape = (num_particles, layout.batch_size)
+    shape = (num_particles, _batch_size(site, layout))
     return log_prob if log_prob.shape == shape else log_prob.expand(shape)
+
+
+def _batch_size(site: Any, layout: Layout) -> int:
+    """The number of data, as the site's own plate has it: data may come by other ways than arguments."""
+    for frame in site["cond_indep_stack"]:
+        if frame.name == layout.batch_plate:
+            return frame.size
+    raise ValueError(f"site {site['name']!r}: stands outside the batch plate {layout.batch_plate!r}, not so before")
 
 
 def log_density(site: Any, layout: Layout, num_particles: int, *, drawn: bool = False, path: bool = False) -> Tensor:
@@ -218,6 +226,8 @@ def run(
             for name in layout.auxiliary if analytic_kl else q:
                 if name not in layout.from_model:
                     log_q[name] = log_density(q[name], layout, num_particles, drawn=differentiable)
+        if point_mass:
+            log_q |= {name: torch.zeros_like(log_q[name]) for name in layout.point_masses}
         p = _run(run_model, args, model_kwargs, num_particles, dim, rows, values)
         if is_validation_enabled():
             check_values(model, guide, args, kwargs, layout, p, q)
@@ -259,7 +269,12 @@ def _terms(
     analytic_kl: bool,
 ) -> Terms:
     """The terms of two recorded runs."""
-    shape = (num_particles, layout.batch_size)
+    sizes = {_batch_size(site, layout) for sites in (q, p) for site in sites.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"plate {layout.batch_plate!r}: model and guide give it other sizes, {sorted(sizes)}")
+    if strange := [name for name in q if name not in p and name not in layout.auxiliary]:
+        raise ValueError(f"site {strange[0]!r}: sampled by the guide but not a latent site of the model {[*p]}")
+    shape = (num_particles, *sizes)
     log_likelihood: Any = 0.0
     log_ratios: dict[str, Tensor] = {}
     for name, site in p.items():

@@ -27,6 +27,12 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
     model, guide = getattr(loss, "model", None), getattr(loss, "guide", None)
     if model is None or guide is None:
         return None
+    for place, value in enumerate(args):
+        masked = any(isinstance(t, Tensor) and t.dtype == torch.bool for t in args)
+        if isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(index) and not masked:
+            wrong = ~value.isfinite().reshape(len(value), -1).all(-1)
+            if wrong.any():
+                return f"argument {place} of the batch is NaN or infinite {data_rows(index, wrong)}"
     num_particles = getattr(getattr(loss, "elbo", None), "num_particles", 1)
     with torch.no_grad(), pyro.validation_enabled(False):
         point_mass = getattr(getattr(loss, "elbo", None), "point_mass", False)

@@ -23,6 +23,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from zoo.infer import site_sets
+from zoo.infer.auxiliary import check_auxiliary
 from zoo.infer.random_state import buffers_kept
 from zoo.infer.site_values import holds, outside, refuse_drawn, refuse_nan, refuse_observed, same_support
 from zoo.infer.support import depends_on_latents
@@ -33,7 +34,7 @@ class Layout:
     """Where a pair's sites stand.
 
     Attributes:
-        batch_plate, batch_dim, batch_size: name, dim and size of the plate that holds one datum per index.
+        batch_plate, batch_dim: name and dim of the plate that holds one datum per index.
         nesting: number of dims that the plates take; the particles stand to the left of them.
         order: all sites, the guide's and then the model's others.
         latents: the model's latent sites that are continuous, in its order.
@@ -51,7 +52,6 @@ class Layout:
 
     batch_plate: str
     batch_dim: int
-    batch_size: int
     nesting: int
     order: tuple[str, ...] = ()
     latents: tuple[str, ...] = ()
@@ -101,6 +101,12 @@ def _kind(value: Any) -> Any:
     """What of an argument may change the program: shape, type and device of a tensor, the value of a switch."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.device
+    if isinstance(value, dict):
+        return dict, *[(key, _kind(v)) for key, v in value.items()]
+    if isinstance(value, list | tuple):
+        return type(value), *[_kind(v) for v in value]
+    if hasattr(value, "shape") and hasattr(value, "dtype"):  # numpy's arrays
+        return type(value), value.shape, value.dtype
     return value if isinstance(value, bool | int | float | str | None) else type(value)
 
 
@@ -184,7 +190,6 @@ def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_
     layout = Layout(
         batch_plate=batch.name,
         batch_dim=batch.dim,
-        batch_size=batch.size,
         nesting=nesting,
         order=(*drawn, *(n for n in scored if n not in drawn)),
         latents=tuple(n for n in latents if not scored[n]["fn"].support.is_discrete),
@@ -200,6 +205,7 @@ def _look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_
     )
     check_values(model, guide, args, kwargs, layout, stated, drawn, first_row)
     refuse_nan_draws(drawn, first_row)
+    check_auxiliary(program(guide), guide_trace, args, kwargs, auxiliary, stated)
     return layout
 
 
@@ -227,7 +233,9 @@ def check_values(
     An observed value may lie outside a support that depends on the latents: its weight is then 0, which is right.
     """
     for name, site in stated.items():
-        value, support = site["value"], site["fn"].support
+        value, support, event = site["value"], site["fn"].support, site["fn"].event_shape
+        if value.shape[value.dim() - len(event) :] != event:  # not so when the pair was checked
+            _check_site(name, site)
         if not (site["is_observed"] or name in layout.looked) or site["mask"] is False or holds(support, value):
             continue
         refuse_nan(name, site, value, first_row)

@@ -50,7 +50,7 @@ def check_arguments(
             raise ValueError(f"{name} needs the folder of the training: give out=")
 
 
-def optimizer_of(make: Any, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def optimizer_of(make: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser of a constructor; refuses what is none, is made already, or wants more than a gradient."""
     wanted = "a constructor parameters -> torch.optim.Optimizer, such as partial(torch.optim.Adam, lr=1e-3)"
     if isinstance(make, torch.optim.Optimizer):
@@ -62,6 +62,12 @@ def optimizer_of(make: Any, parameters: Iterable[nn.Parameter]) -> torch.optim.O
     made = _made(make, parameters, f"optimizer: expected {wanted}")
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"optimizer: expected {wanted}, it made a {type(made).__name__}")
+    held = {id(p) for group in made.param_groups for p in group["params"]}
+    if held != {id(p) for p in parameters}:
+        raise ValueError(
+            f"optimizer: {type(made).__name__} holds other parameters than the {len(parameters)} of the loss that "
+            "require a gradient; what is not to be trained is told by requires_grad_(False)"
+        )
     if lacking := _needed(made.step):
         raise TypeError(
             f"optimizer: {type(made).__name__} wants {lacking} at each step, a loss that can be evaluated again, which "
@@ -80,6 +86,8 @@ def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
     made = _made(make, optimizer, f"schedule: expected {wanted}")
     if not callable(getattr(made, "step", None)):
         raise TypeError(f"schedule: expected {wanted}, it made a {type(made).__name__}")
+    if getattr(made, "optimizer", optimizer) is not optimizer:
+        raise ValueError(f"schedule: {type(made).__name__} is that of another optimizer; expected {wanted}")
     if lacking := _needed(made.step):
         raise TypeError(
             f"schedule: {type(made).__name__} wants {lacking} at each step; expected one that counts steps alone"

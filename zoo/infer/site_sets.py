@@ -146,13 +146,28 @@ def batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
 
 
 def point_masses(scored: dict[str, Any], drawn: dict[str, Any], auxiliary: dict[str, str]) -> tuple[str, ...]:
-    """Latents for which the guide gives a point: of a discrete one log q = 0 is right, a density it is not."""
+    """Latents for which the guide gives a point: of a discrete one log q = 0 is right, a density it is not.
+
+    Raises:
+        ValueError: a guide's site is discrete and the model's is not.
+    """
     made = set(auxiliary.values())  # of an auxiliary site, whose density counts
-    return tuple(
-        name for name, site in drawn.items()
-        if name in scored and name not in made and type(bare(site["fn"])) is Delta
-        and not scored[name]["fn"].support.is_discrete
-    )  # fmt: skip
+    continuous = [n for n in drawn if n in scored and n not in made and not scored[n]["fn"].support.is_discrete]
+    points = tuple(name for name in continuous if _has_point(drawn[name]["fn"]))
+    for name in continuous:
+        if name not in points and drawn[name]["fn"].support.is_discrete:
+            raise ValueError(
+                f"site {name!r}: the guide's {name_of(drawn[name]['fn'])} is discrete and has no density over the "
+                f"continuous latent of the model's {name_of(scored[name]['fn'])}"
+            )
+    return points
+
+
+def _has_point(fn: Any) -> bool:
+    """Looks for a Delta in a distribution: under what reshapes, masks or transforms it, and among what it mixes."""
+    names = ("base_dist", "component_distribution", "component0", "component1")
+    parts = [getattr(fn, name) for name in names if hasattr(fn, name)]
+    return isinstance(fn, Delta) or any(_has_point(part) for part in parts)
 
 
 def from_model(scored: dict[str, Any], drawn: dict[str, Any]) -> frozenset[str]:

@@ -157,7 +157,13 @@ class Training:
         self, source: Rows, index: Tensor, generator: torch.Generator, carry: Any = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a batch; `carry`: the state to go on from, None where the sequences begin."""
-        args = tuple([t if t is None else t.to(self.device, non_blocking=True) for t in source.batch(index, generator)])
+        found = source.batch(index, generator)
+        if not isinstance(found, tuple | list):
+            raise TypeError(f"batch(index, generator): expected a tuple of tensors, got {type(found).__name__}")
+        args = tuple([t if t is None else t.to(self.device, non_blocking=True) for t in found])
+        rows = next(len(t) for t in args if t is not None)
+        if rows != len(index):
+            raise ValueError(f"batch(index, generator): asked for {len(index)} rows, got {rows}")
         kwargs = {"index": index.to(self.device, non_blocking=True)} if self.indexed else {}
         if carry is None and self.model is not None:
             carry = carried.opening(self.model, source, index, self.device)
