@@ -89,6 +89,34 @@ def test_log_passengers(start):
     assert_maximum_on_the_half_line(model, x)
 
 
+@pytest.mark.parametrize(
+    ("map_", "starts"),
+    [(torch.square, (1e-8, 1e-6, 0.0)), (torch.exp, (-50.0, -30.0, -20.0)), (nn.functional.softplus, (-40.0, -20.0))],
+)
+def test_a_map_of_the_callers_own_that_is_flat_is_left(map_, starts):
+    """Where exp, a square or softplus in `build` are flat every derivative vanishes, and it is no maximum."""
+    x = torch.randn(1, 60, 1).mul(0.5).cumsum(1) + torch.randn(1, 60, 1)
+
+    def climbed(*values):
+        learned_ = dict(zip("ab", (nn.Parameter(torch.tensor(v)) for v in values), strict=True))
+        model = LGSSM(lambda a, b: local_level(map_(a), map_(b), initial_variance=100.0), **learned_)
+        return model.maximum_likelihood(x, restarts=0).log_prob(x).item()
+
+    known = LGSSM(lambda a, b: local_level(a, b, initial_variance=100.0), a=learned(0.3), b=learned(1.0))
+    best = known.maximum_likelihood(x).log_prob(x).item()
+    for start in starts:
+        assert climbed(start, 1.0) == pytest.approx(best, abs=1e-4)
+
+
+@pytest.mark.parametrize("burn", [0, 1])
+def test_nothing_to_score_has_no_maximum(burn):
+    model = LGSSM(local_level, burn=burn, level_variance=learned(1.0), observation_variance=learned(1.0))
+    mask = torch.zeros(2, 9, dtype=torch.bool)
+    mask[0, 3] = burn == 1
+    with pytest.raises(ValueError, match=rf"x: no frame is scored, with burn = {burn} and at most {burn} observed"):
+        model.maximum_likelihood(torch.randn(2, 9, 1), mask=mask)
+
+
 def test_restarts_find_the_higher_of_two_maxima():
     """Passengers themselves: -566.051 with a level that moves, -563.995 with a trend that does."""
     x = passengers()

@@ -1,6 +1,7 @@
 """p(x, z) = N(z_1; m_1, P_1) prod_t N(z_t; A z_{t-1} + B u_t + b, Q) N(x_t; C z_t + D u_t + d, R): Kalman's model."""
 
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import NamedTuple
 
 import pyro
@@ -216,12 +217,15 @@ class LGSSM(StateSpace):
                 bounds (unit_interval, stationary, ...) at draws; values without a constraint where they are.
 
         Raises:
-            ValueError: nothing is learned, there are priors, or the start is that of no model.
+            ValueError: nothing is learned, there are priors, nothing is scored, or the start is that of no model.
             RuntimeError: no maximum was reached, as where the density has no bound; names the learned value, what it
                 is, and the derivative of log p(x) by it. The model has the highest values that were seen.
         """
-        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:
+        if isinstance(restarts, bool) or not isinstance(restarts, Integral) or restarts < 0:
             raise ValueError(f"restarts: expected a whole number, at least 0, got {restarts}")
+        seen = x.shape[1] if mask is None else mask.reshape(*mask.shape[:2], -1).any(-1).sum(1).max()
+        if seen <= self.burn:
+            raise ValueError(f"x: no frame is scored, with burn = {self.burn} and at most {int(seen)} observed frames")
         count = x.shape[0] * x.shape[1] if mask is None else max(1, int(mask.sum()))
 
         def value() -> Tensor:

@@ -10,6 +10,8 @@ from zoo.parts.surface import Surface
 
 #: nats: a gain that counts where a coordinate at its bound is moved, or one maximum is preferred to another
 GAIN = 1e-4
+#: entries of which each is tried on its own; of more, those that have a bound
+MOST = 100
 #: coordinates tried in place of one that nothing depends on: decades of a variance, and what is far in other maps
 _GRID = [2.302585 * k for k in range(-20, 21)] + [s * 10.0**k for k in range(2, 9) for s in (-1, 1)]
 
@@ -36,7 +38,8 @@ def climb(
     bound is where the maximum lies if log p falls from there inwards (Karush, Kuhn and Tucker's condition). A
     derivative has a unit, a gain in nats has none: each coordinate that may change by 1 (a variance by a factor of e)
     without a change of 0.01 nats is tried over all decades, and where one of these gains `GAIN` nats, the climb goes on
-    from there. Such a gain also shows where the derivative vanishes at the bound, as that of a standard deviation does.
+    from there. Such a gain also shows where the derivative vanishes at the bound, as that of a standard deviation does;
+    and, of values without a constraint, where the caller's own map is flat (a^2 near 0, exp(a) far below).
 
     Args:
         value: a scalar of order 1 for each unit of information, such as nats per observation.
@@ -91,9 +94,9 @@ def _run(surface: Surface, start: Tensor, count: int, rounds: int, limit: float)
         before = surface.loss(surface.at)
         at = _quasi_newton(surface, surface.at)
         point, settled, saddle = _newton(surface, _Point(at, *surface.gradient(at)), count, limit)
-        at, moved = _inwards(surface, point, count)
-        if not moved and saddle is not None:
-            at, moved = _off_saddle(surface, point, saddle, count)
+        at, moved = (point.at, False) if saddle is None else _off_saddle(surface, point, saddle, count)
+        if not moved:
+            at, moved = _inwards(surface, point, count)
         surface.place(at)
         if not moved and (settled or not point.loss < before - 1e-13 * (1 + abs(before))):
             break
@@ -217,12 +220,13 @@ def _inwards(surface: Surface, point: _Point, count: int) -> tuple[Tensor, bool]
         new[i] = entry
         return new
 
-    for i in surface.bounded():
-        if max(abs(surface.loss(put(i, at[i].item() + s)) - loss) for s in (1.0, -1.0)) > 0.01 / count:
-            continue
-        losses = [surface.loss(put(i, entry)) for entry in _GRID]
+    for i in range(len(at)) if len(at) <= MOST else surface.bounded():
+        entries = [at[i].item() + s for s in (1.0, -1.0)]
+        losses = [surface.loss(put(i, entry)) for entry in entries]
+        if max(abs(found - loss) for found in losses) <= 0.01 / count:
+            entries, losses = _GRID, [surface.loss(put(i, entry)) for entry in _GRID]
         if loss - min(losses) > GAIN / count:
-            at, loss, moved = put(i, _GRID[losses.index(min(losses))]), min(losses), True
+            at, loss, moved = put(i, entries[losses.index(min(losses))]), min(losses), True
     return at, moved
 
 
