@@ -260,3 +260,20 @@ def test_values_that_go_wrong_within_a_training_name_the_batch():
     with pytest.raises(ValueError, match="site 'x': IndependentBernoulli has support") as caught:
         fit(loss, Moody(), steps=20, batch_size=3, progress=False)
     assert "The batch has the data in rows" in caught.value.__notes__[0]
+
+
+def test_nan_under_a_mask_of_ones_own_wants_a_filler():
+    def model(x, mask):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=mask):
+            z = pyro.sample("z", normal(x.new_zeros(2)))
+            pyro.sample("x", normal(z), obs=x)
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(x.new_zeros(5, 2)))
+
+    x, mask = X.clone(), torch.tensor([True, True, False, True, True])
+    x[2] = math.nan
+    with pytest.raises(ValueError, match=r"site 'x': .* cannot score this value .*Fill what is missing"):
+        ELBO().loss(model, guide, x, mask)
+    assert math.isfinite(ELBO().loss(model, guide, x.nan_to_num(), mask))

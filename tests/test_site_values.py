@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.distributions.transforms import ExpTransform
+from pyro.distributions.transforms import AffineTransform, ExpTransform
 from pyro.infer import SVI
 from pyro.nn import PyroModule
 from torch import nn
@@ -188,6 +188,39 @@ def test_a_value_outside_a_support_that_depends_on_the_latents_has_weight_zero()
     exact = 0.5 + torch.special.log_ndtr(-1 - x.double().log())
     assert ((found.per_datum - exact).abs() < 5 * found.per_datum_error).all()  # 5 sd: 2e-6
     assert (found.elbo == -math.inf).all()
+
+
+@pytest.mark.parametrize("event", [False, True])
+def test_a_bound_that_a_transform_moves_with_the_latent_is_one_too(event):
+    """z ~ Gamma(2, 1), x - z ~ Exp(1): p(x) = int_0^x z e^-z e^-(x - z) dz = e^-x x^2 / 2."""
+
+    def shifted(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(2.0 * torch.ones(()), 1.0))
+            if event:
+                z = z.unsqueeze(-1)
+            p = dist.TransformedDistribution(dist.Exponential(torch.ones_like(z)), [AffineTransform(z, 1.0)])
+            pyro.sample("x", p.to_event(1) if event else p, obs=x)
+
+    def prior(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Gamma(2.0 * torch.ones(len(x)), 1.0))
+
+    x = torch.tensor([0.5, 1.0, 3.0])
+    found = log_likelihood(shifted, prior, x.unsqueeze(-1) if event else x, num_particles=100_000, seed=0)
+    exact = 2 * x.log() - math.log(2.0) - x
+    assert ((found.per_datum - exact).abs() < 5 * found.per_datum_error).all()
+
+
+def test_a_bound_that_a_transform_leaves_where_it_is_refuses():
+    def fixed(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LogNormal(torch.zeros(len(x)), 1.0))
+            p = dist.TransformedDistribution(dist.Exponential(torch.ones(len(x))), [AffineTransform(2.0, 1.0)])
+            pyro.sample("x", p, obs=x)
+
+    with pytest.raises(ValueError, match=r"site 'x': TransformedDistribution has support .* in rows \[1\]"):
+        ELBO().loss(fixed, prior_of_below, torch.tensor([2.5, 1.5, 3.0]))
 
 
 def test_its_gradient_is_that_of_the_draws_within():

@@ -142,6 +142,8 @@ def log_density(site: Any, layout: Layout, num_particles: int, *, drawn: bool = 
             "with an inverse"
         )
         said = hint if path and isinstance(error, NotImplementedError) else ""
+        if site["value"].is_floating_point() and site["value"].isnan().any():
+            said += ". Fill what is missing, with zeros say: under a mask a NaN has no score but a gradient that is NaN"
         name = type(fn).__name__
         raise ValueError(f"site {site['name']!r}: {name} cannot score this value ({error}){said}") from error
     return _per_datum(site, log_prob, layout, num_particles)

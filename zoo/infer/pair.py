@@ -25,7 +25,15 @@ from torch import Tensor, nn
 from zoo.infer import site_sets
 from zoo.infer.auxiliary import check_auxiliary
 from zoo.infer.random_state import buffers_kept
-from zoo.infer.site_values import holds, outside, refuse_drawn, refuse_nan, refuse_observed, same_support
+from zoo.infer.site_values import (
+    holds,
+    outside,
+    refuse_drawn,
+    refuse_nan,
+    refuse_observed,
+    same_support,
+    support_of,
+)
 from zoo.infer.support import depends_on_latents
 
 
@@ -233,7 +241,7 @@ def check_values(
     An observed value may lie outside a support that depends on the latents: its weight is then 0, which is right.
     """
     for name, site in stated.items():
-        value, support, event = site["value"], site["fn"].support, site["fn"].event_shape
+        value, support, event = site["value"], support_of(site["fn"]), site["fn"].event_shape
         if value.shape[value.dim() - len(event) :] != event:  # not so when the pair was checked
             _check_site(name, site)
         if not (site["is_observed"] or name in layout.looked) or site["mask"] is False or holds(support, value):

@@ -6,7 +6,7 @@ What can be told of a batch in a few microseconds is (`holds`); which rows are w
 from typing import Any
 
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import TransformedDistribution, constraints
 from torch import Tensor
 
 _BOOLEAN, _REAL, _LEVELS = type(constraints.boolean), type(constraints.real), constraints.integer_interval
@@ -22,6 +22,36 @@ def bare(fn: Any) -> Any:
     while type(fn).__name__ in ("Independent", "ExpandedDistribution", "MaskedDistribution"):
         fn = fn.base_dist
     return fn
+
+
+class _Image(constraints.Constraint):
+    """The image of a base distribution's support under its transforms, as far as torch's `support` does not tell it."""
+
+    def __init__(self, fn: Any) -> None:
+        self.event_dim, self.of, self.transforms = fn.event_dim, support_of(fn.base_dist), fn.transforms
+
+    def __repr__(self) -> str:
+        return f"the image of {self.of} under {self.transforms}"
+
+    def check(self, value: Tensor) -> Tensor:
+        for transform in reversed(self.transforms):
+            value = transform.inv(value)
+        inside = self.of.check(value)
+        extra = inside.dim() - (value.dim() - self.event_dim)
+        return inside.flatten(-extra).all(-1) if extra > 0 else inside
+
+
+def support_of(fn: Any) -> Any:
+    """The support of a distribution; of a transformed one whose base has bounds, the image of these.
+
+    A shift by z moves a bound, and torch calls the support of the sum the reals.
+    """
+    inner = bare(fn)
+    bounded = isinstance(inner, TransformedDistribution) and not isinstance(element(inner.base_dist.support), _REAL)
+    if not bounded or not isinstance(element(fn.support), _REAL):
+        return fn.support
+    image: Any = _Image(inner)
+    return constraints.independent(image, fn.event_dim - inner.event_dim) if fn.event_dim > inner.event_dim else image
 
 
 def element(support: Any) -> Any:
@@ -63,7 +93,7 @@ def refuse_nan(name: str, site: Any, value: Tensor, first_row: int | Tensor) -> 
 def outside(site: Any, value: Tensor) -> Tensor:
     """Where a scored value lies outside the support of the site's distribution, in the batch's shape."""
     fn = site["fn"]
-    return ~fn.support.check(value.expand(torch.broadcast_shapes(value.shape, fn.batch_shape + fn.event_shape))) & (
+    return ~support_of(fn).check(value.expand(torch.broadcast_shapes(value.shape, fn.batch_shape + fn.event_shape))) & (
         scored(site)
     )
 
@@ -74,7 +104,7 @@ def refuse_observed(name: str, site: Any, wrong: Tensor, first_row: int | Tensor
     grey = isinstance(element(fn.support), _BOOLEAN) and bool(((value >= 0) & (value <= 1)).all())
     hint = ". Grey pixels need binarising (zoo.data.Binarized) or another likelihood" if grey else ""
     raise ValueError(
-        f"site {name!r}: {name_of(fn)} has support {fn.support}, the observed values lie outside in rows "
+        f"site {name!r}: {name_of(fn)} has support {support_of(fn)}, the observed values lie outside in rows "
         f"{rows(wrong, site, first_row)} (values between {value.min().item():.4g} and {value.max().item():.4g}){hint}"
     )
 

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine, validation_enabled
 from torch import Tensor
 
-from zoo.infer.site_values import differ
+from zoo.infer.site_values import differ, support_of
 
 
 def depends_on_latents(
@@ -21,17 +21,17 @@ def depends_on_latents(
     with validation_enabled(False):
         posterior = poutine.trace(guide).get_trace(*args, **kwargs)
         given = poutine.trace(poutine.replay(model, trace=posterior)).get_trace(*args, **model_kwargs)
-        support = given.nodes[name]["fn"].support
+        support = support_of(given.nodes[name]["fn"])
         for _ in range(10):
             prior = poutine.trace(model).get_trace(*args, **model_kwargs)
-            if differ(support, prior.nodes[name]["fn"].support):
+            if differ(support, support_of(prior.nodes[name]["fn"])):
                 return True
     return False
 
 
 def log_prob_within(fn: Any, value: Tensor) -> Tensor:
     """log density, -inf outside the support; where it is that, nothing has a gradient."""
-    inside = fn.support.check(value)
+    inside = support_of(fn).check(value)
     with torch.random.fork_rng(devices=[value.device] if value.is_cuda else []):
         anywhere = fn.sample()  # a value within, so that no NaN is made and then hidden
     seen = inside.reshape(inside.shape + (1,) * fn.event_dim)
