@@ -30,6 +30,7 @@ from zoo.infer import (
 )
 from zoo.infer.batches import rows_of
 from zoo.infer.parallel import Parallel
+from zoo.parts import kalman
 from zoo.parts.conditionals import Normal
 
 X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
@@ -277,3 +278,61 @@ def test_nan_under_a_mask_of_ones_own_wants_a_filler():
     with pytest.raises(ValueError, match=r"(?s)site 'x': .* cannot score this value .*Fill what is missing"):
         ELBO().loss(model, guide, x, mask)
     assert math.isfinite(ELBO().loss(model, guide, x.nan_to_num(), mask))
+
+
+def test_a_site_that_leaves_its_plate_later():
+    out = []
+
+    def model(x):
+        with pyro.plate("others" if out else "data", len(x)):
+            z = pyro.sample("z", normal(x.new_zeros(2)))
+            pyro.sample("x", normal(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(0.5 * x))
+
+    terms(model, guide, X)
+    out.append(True)
+    with pytest.raises(ValueError, match="site 'z': stands outside the batch plate 'data', not so before"):
+        terms(model, guide, X)
+
+
+def test_rows_of_a_later_piece_are_told_to_be_counted_from_its_start():
+    visits = []
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(x.new_zeros(2)))
+            pyro.sample("x", normal(z), obs=x)
+
+    def guide(x):
+        marked = bool((x == X[4]).all())
+        visits.append(marked)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(0.5 * x * (math.nan if marked and visits.count(True) > 1 else 1.0)))
+
+    with pytest.raises(ValueError, match="Expected parameter loc") as caught:
+        log_likelihood(model, guide, X, num_particles=1, max_bytes=1)
+    assert caught.value.__notes__ == ["This was rows 4 to 4 of x; row numbers above count from 4."]
+
+
+def test_rollouts_of_other_sizes():
+    model, _ = dmm()
+    guide = guides.Smoother(model, hidden=(3,), recurrent=4, entry_masks=True)
+    x = torch.randn(3, 4, 2)
+    with pytest.raises(ValueError, match=r"u: expected the controls of 4 \+ 2 frames, got 4"):
+        model.forecast(x, 2, 1, guide, u=torch.zeros(3, 4, 1))
+    with pytest.raises(ValueError, match=r"mask: .*whole"):
+        model.impute(x, torch.ones(3, 4, 2, dtype=torch.bool), guide)
+
+
+def test_kalman_parameters_without_a_joint_density_and_sums_of_two_controls():
+    one = torch.eye(2)
+    p = kalman.Parameters(torch.zeros(2), one, one, one, one, 0 * one)
+    z = torch.randn(3, 4, 2)
+    with pytest.raises(ValueError, match="emission_covariance: singular, so z and x have no joint density"):
+        kalman.log_joint(p, z, z)
+    first, second = (p._replace(transition_input=torch.ones(2, size)) for size in (1, 2))
+    with pytest.raises(ValueError, match="u: a sum needs one size of controls, got 1 and 2"):
+        first + second
