@@ -17,8 +17,8 @@ test: $(VENV)/.installed        ## the tests
 	$(RUN) -m pytest -q -n auto
 
 arviz1: $(VENV)-arviz/.installed    ## the module that knows arviz, and what takes its containers, under arviz 1.x
-	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q tests/test_inference_data.py tests/test_fingerprint.py \
-	  tests/test_compare.py
+	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q tests/infer/reference/test_inference_data.py \
+	  tests/infer/reference/test_fingerprint.py tests/infer/reference/test_compare.py
 
 slow: $(VENV)/.installed        ## NUTS references, training to a target
 	$(RUN) -m pytest -q -m slow
@@ -41,13 +41,13 @@ bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
 bench-kalman: $(VENV)/.installed $(VENV)-kalman-peers/.installed    ## exact recursions and their peers; hours, resumed
 	$(RUN) -m benchmarks.kalman
 
-bench-kalman-peers: $(VENV)-kalman-peers/.installed     ## JAX and the other peers of benchmarks/kalman.py
+bench-kalman-peers: $(VENV)-kalman-peers/.installed     ## JAX and the other peers of benchmarks/kalman
 
 runs: $(VENV)/.installed        ## the rows of music and speech that are not there yet; hours, resumed
-	$(RUN) results/runs.py --run --jobs 2
+	$(RUN) tools/runs.py --run --jobs 2
 
 table: $(VENV)/.installed       ## README's tables, from tests/pairs.py and results/*.json
-	$(RUN) results/table.py
+	$(RUN) tools/table.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

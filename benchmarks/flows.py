@@ -23,8 +23,7 @@ from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from guides.families import Diagonal, Family, FullRank, Mixture
-from guides.flows import IAF, Planar, Pushforward, Radial, Spline
+from guides.families import IAF, Diagonal, Family, FullRank, Mixture, Planar, Pushforward, Radial, Spline
 
 _validate = Distribution._validate_args
 import zuko  # noqa: E402

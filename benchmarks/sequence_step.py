@@ -38,7 +38,7 @@ import guides
 from benchmarks.turns import Runner, processor, turns
 from zoo import DMM, SRNN
 from zoo.infer import ELBO
-from zoo.infer.settings import versions
+from zoo.infer.training.settings import versions
 from zoo.parts.trajectory import at_steps
 
 ROOT = Path(__file__).parents[1]

@@ -34,8 +34,8 @@ import guides
 from benchmarks.turns import Runner, processor, turns
 from zoo import VAE
 from zoo.infer import ELBO, IWELBO, fit
-from zoo.infer.compiled import compiled
-from zoo.infer.settings import versions
+from zoo.infer.training.settings import versions
+from zoo.infer.training.step.compiled import compiled
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv-peers/bin/python"

@@ -20,10 +20,10 @@ from pyro.nn import PyroParam
 from zoo import LGSSM
 from zoo.data import load
 from zoo.infer import Band, draw_band, draw_points
-from zoo.infer.overlay import EXACT
 from zoo.parts import kalman
 from zoo.parts.stationary import invertible
 from zoo.parts.structural import arima
+from zoo.plots.overlay import EXACT
 
 AHEAD = "#5aa5dc"
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from zoo import LGSSM
 from zoo.data import Sequences, load
 from zoo.infer import Band, draw_band, draw_points
-from zoo.infer.overlay import EXACT
 from zoo.parts.kalman import Parameters
 from zoo.parts.structural import local_linear_trend, seasonal
+from zoo.plots.overlay import EXACT
 
 AHEAD = "#5aa5dc"
 VARIANCES = ("irregular", "level", "trend", "season")

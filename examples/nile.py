@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from zoo import LGSSM
 from zoo.data import load
 from zoo.infer import Band, NotAReference, draw_band, draw_points, em, nuts_reference
-from zoo.infer.overlay import DRAWS, EXACT, GUIDE
 from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
 from zoo.parts.structural import local_level
+from zoo.plots.overlay import DRAWS, EXACT, GUIDE
 
 DIFFUSE, AHEAD = 1e12, "#5aa5dc"
 

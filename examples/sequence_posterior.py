@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from guides import Filter, MeanField, Smoother
 from zoo import DMM
 from zoo.infer import ELBO, Band, NotAReference, draw_band, draw_points, fit, log_likelihood, nuts_reference, terms
-from zoo.infer.overlay import GUIDE
 from zoo.parts.conditionals import Normal
 from zoo.parts.distributions import DiagonalNormal
+from zoo.plots.overlay import GUIDE
 
 
 class Wells(nn.Module):

@@ -2,12 +2,22 @@
 
 from guides.amortized import Amortized
 from guides.exact import Exact
-from guides.families import Diagonal, Family, FullRank, Mixture, PrecisionWeighted, Residual
-from guides.flows import IAF, Planar, Radial, Spline
+from guides.families import (
+    IAF,
+    Diagonal,
+    Family,
+    FullRank,
+    Mixture,
+    Planar,
+    PrecisionWeighted,
+    Radial,
+    Residual,
+    Spline,
+)
 from guides.guide import Guide
 from guides.per_datum import PerDatum
-from guides.sequence_guide import SequenceGuide
-from guides.sequential import Filter, MeanField, Smoother
+from guides.sequences.sequence_guide import SequenceGuide
+from guides.sequences.sequential import Filter, MeanField, Smoother
 
 __all__ = [
     "IAF",

@@ -1,6 +1,6 @@
 """The registry of pairs: name -> model, guide, a batch, the objectives that serve them, and the literature's names.
 
-One row makes a pair part of every test of `tests/test_pairs.py` and of README's table (`make table`). Sizes are small:
+One row makes a pair part of every test of `tests/house` and of README's table (`make table`). Sizes are small:
 the grid is about shapes, sites and gradients, not about fits.
 """
 

@@ -10,11 +10,12 @@ from pyro.distributions import MultivariateNormal, TorchDistribution
 from pyro.nn import PyroParam
 from torch import Tensor, nn
 
-from zoo.parts import kalman, kalman_em
+from zoo.parts import kalman
 from zoo.parts.ascent import climb
+from zoo.parts.aside import streams_kept
 from zoo.parts.kalman import Parameters
-from zoo.parts.kalman_steps import Step, apply, steps
-from zoo.parts.linear_gaussian import (
+from zoo.parts.kalman import em as kalman_em
+from zoo.parts.kalman.distributions import (
     GaussianFrames,
     LinearGaussian,
     LinearGaussianPosterior,
@@ -22,8 +23,9 @@ from zoo.parts.linear_gaussian import (
     observed,
     sizes_of,
 )
-from zoo.parts.rollout import ends
+from zoo.parts.kalman.steps import Step, apply, steps
 from zoo.parts.trajectory import StateSpace, Trajectory, check_sequences, shift
+from zoo.parts.trajectory.rollout import ends
 
 
 class State(NamedTuple):
@@ -100,7 +102,7 @@ class LGSSM(StateSpace):
             else:
                 raise TypeError(f"{name}: expected a tensor, nn.Parameter or PyroParam, got {type(value).__name__}")
         self._names = tuple(values)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), streams_kept():
             p = self.system(**{name: prior.sample() for name, prior in self.priors.items()})
         if not isinstance(p, Parameters):
             raise TypeError(f"build: expected a function that gives kalman.Parameters, it gave {type(p).__name__}")

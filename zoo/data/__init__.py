@@ -11,10 +11,10 @@ torch.Size([1197, 64])
 (torch.Size([1, 100, 1]), torch.Size([1, 100]), 1871.0)
 """
 
+from zoo.data.batches import Buckets, Streams
 from zoo.data.binarized import Binarized, binarize
 from zoo.data.catalogue import load
 from zoo.data.dataset import Dataset, Split
-from zoo.data.sequence_batches import Buckets, Streams
 from zoo.data.sequences import Sequences
 
 __all__ = ["Binarized", "Buckets", "Dataset", "Sequences", "Split", "Streams", "binarize", "load"]

@@ -1,22 +1,38 @@
 """Inference for any Pyro model/guide pair: objectives, training, evaluation, and the check against a reference."""
 
-from zoo.infer.checkpoint import load_model, save_model
-from zoo.infer.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
+from typing import TYPE_CHECKING, Any
+
 from zoo.infer.em import EMError, EMModel, EMResult, em
-from zoo.infer.evaluate import LogLikelihood, active_units, bits_per_dim, kl_per_site, log_likelihood
-from zoo.infer.fit import Fit, fit
-from zoo.infer.gaps import Gaps, gaps
-from zoo.infer.hmc import hmc_reference
-from zoo.infer.log_weights import Terms, terms
-from zoo.infer.nuts import NotAReference, nuts_reference
-from zoo.infer.objectives import ELBO, IWELBO, MAP, Objective, RenyiELBO, Tempered
-from zoo.infer.overlay import plot_overlay
-from zoo.infer.particle_filter import smc_log_likelihood
-from zoo.infer.plots import plot_elbo_history, plot_images, plot_kl, plot_reconstructions
-from zoo.infer.reference import Reference, exact_reference, grid_reference
-from zoo.infer.sequence_plots import plot_piano_rolls, plot_waveforms, write_wav
-from zoo.infer.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
-from zoo.infer.trajectory_plots import Band, draw_band, draw_points, draw_regions, plot_bands, plot_draws
+from zoo.infer.evaluation.gaps import Gaps, gaps
+from zoo.infer.evaluation.likelihood import LogLikelihood, active_units, bits_per_dim, kl_per_site, log_likelihood
+from zoo.infer.evaluation.particle_filter import smc_log_likelihood
+from zoo.infer.evaluation.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
+from zoo.infer.objectives.objective import ELBO, IWELBO, MAP, Objective, RenyiELBO, Tempered
+from zoo.infer.reference.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
+from zoo.infer.reference.hmc import hmc_reference
+from zoo.infer.reference.nuts import NotAReference, nuts_reference
+from zoo.infer.reference.reference import Reference, exact_reference, grid_reference
+from zoo.infer.terms import Terms, terms
+from zoo.infer.training.checkpoint import load_model, save_model
+from zoo.infer.training.fit import Fit, fit
+
+if TYPE_CHECKING:
+    from zoo.plots import (
+        Band,
+        draw_band,
+        draw_points,
+        draw_regions,
+        plot_bands,
+        plot_draws,
+        plot_elbo_history,
+        plot_images,
+        plot_kl,
+        plot_overlay,
+        plot_piano_rolls,
+        plot_reconstructions,
+        plot_waveforms,
+        write_wav,
+    )
 
 __all__ = [
     "ELBO",
@@ -73,3 +89,16 @@ __all__ = [
     "terms",
     "write_wav",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # figures live in zoo.plots, and matplotlib, which takes most of a second to load, with them
+    if name in __all__:
+        import zoo.plots
+
+        return getattr(zoo.plots, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,7 @@
 Structure is looked at once for each shape of the arguments and each combination of training modes: guide and model run
 with one particle, and with several before the first run with so many, without gradients, and without moving the random
 stream or a buffer. What is found (`Layout`) is all that later runs need. Values are looked at in every run
-(`zoo.infer.site_values`).
+(`zoo.infer.sites.values`).
 """
 
 import inspect
@@ -22,10 +22,10 @@ from pyro.nn import PyroModule
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from zoo.infer import site_sets
-from zoo.infer.auxiliary import check_auxiliary
-from zoo.infer.random_state import buffers_kept
-from zoo.infer.site_values import (
+from zoo.infer.sites import sets as site_sets
+from zoo.infer.sites.auxiliary import check_auxiliary
+from zoo.infer.sites.supports import depends_on_latents
+from zoo.infer.sites.values import (
     holds,
     outside,
     refuse_drawn,
@@ -34,7 +34,7 @@ from zoo.infer.site_values import (
     same_support,
     support_of,
 )
-from zoo.infer.support import depends_on_latents
+from zoo.parts.aside import buffers_kept, streams_kept
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict, num_
     if layout is None:
         layout = layouts[kinds] = look_at(model, guide, args, kwargs)
     if num_particles > 1 and "several" not in layout.found:
-        with _aside(model, guide, args, kwargs):
+        with _aside(model, guide):
             _check_particles(model, guide, args, kwargs, layout, num_particles)
         layout.found["several"] = True
     return layout
@@ -150,7 +150,7 @@ def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_r
     Rows are named as counted from `first_row`, or as their numbers there if it is a tensor.
     """
     try:
-        with _aside(model, guide, args, kwargs):
+        with _aside(model, guide):
             return _look_at(model, guide, args, kwargs, first_row)
     except ValueError as error:
         # models count sequences within the batch, the caller by the rows of the data
@@ -161,11 +161,9 @@ def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict, first_r
 
 
 @contextmanager
-def _aside(model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Iterator[None]:
+def _aside(model: Callable, guide: Callable) -> Iterator[None]:
     """A run that leaves random streams and buffers as they are, without gradients."""
-    cuda = {value.device.index for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_cuda}
-    devices = sorted(i for i in cuda if i is not None)
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), buffers_kept(model, guide):
+    with streams_kept(), torch.no_grad(), buffers_kept(model, guide):
         yield
 
 
@@ -253,7 +251,7 @@ def check_values(
         if not site["is_observed"]:
             refuse_drawn(name, site, drawn[name], wrong, first_row)
         if f"support of {name}" not in layout.found:
-            with _aside(model, guide, args, kwargs):
+            with _aside(model, guide):
                 found = depends_on_latents(name, program(model), program(guide), args, kwargs, layout.model_takes_index)
             layout.found[f"support of {name}"] = found
         if not layout.found[f"support of {name}"]:

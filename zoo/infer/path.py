@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from zoo.infer.pair import Layout, program
+from zoo.parts.aside import streams_kept
 
 
 class _DetachParams(Messenger):
@@ -63,7 +64,7 @@ def has_own(model: Any, guide: Any, args: tuple, kwargs: dict, layout: Layout) -
     if own_parameters(model, guide) or not isinstance(guide, nn.Module):
         return True
     if "statements" not in layout.found:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with streams_kept(), torch.no_grad():
             trace = pyro.poutine.trace(program(guide)).get_trace(*args, **kwargs)
         names = {name for name, site in trace.nodes.items() if site["type"] == "param"}
         layout.found["statements"] = names - layout.statements
@@ -104,7 +105,7 @@ def refuse_no_path(
             )
     if layout.batch_dim != -layout.nesting:
         raise ValueError(f"plate {layout.batch_plate!r}: `sticking` and `doubly` need it outside all other plates")
-    with torch.random.fork_rng(devices=[]):
+    with streams_kept():
         with torch.no_grad():
             values, drawn = log_q(None)
         with torch.enable_grad(), Frozen(own_parameters(model, guide), layout.statements):

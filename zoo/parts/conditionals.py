@@ -30,8 +30,8 @@ from zoo.parts.distributions import (
     MixtureOfNormalsDensity,
     UnitNormal,
 )
+from zoo.parts.distributions.vector import no_closed_form
 from zoo.parts.networks import start_small
-from zoo.parts.vector_distribution import no_closed_form
 
 
 class Bernoulli(nn.Module):

@@ -1,0 +1,19 @@
+"""Families q(z | prior, context): the density of a guide, independent of its structure."""
+
+from guides.families.family import Family
+from guides.families.flows import IAF, Planar, Radial, Spline
+from guides.families.gaussian import Diagonal, FullRank, PrecisionWeighted, Residual
+from guides.families.mixture import Mixture
+
+__all__ = [
+    "IAF",
+    "Diagonal",
+    "Family",
+    "FullRank",
+    "Mixture",
+    "Planar",
+    "PrecisionWeighted",
+    "Radial",
+    "Residual",
+    "Spline",
+]

@@ -1,0 +1,170 @@
+"""README's tables, written between their markers: the pairs from tests/pairs.py, the numbers from results/*.json.
+
+make table
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from cells import RESULTS, ROOT, duration, markdown, provenance, records
+from sequence_tables import sequence_speed_table, sequences_table, speech_table
+
+# What the papers print for IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
+# VR-max: Li and Turner 2016). From memory: the tables could not be read again when this was written.
+REPORTED = {
+    ("mnist", "diagonal", "elbo"): "-86.76 (19 units)",
+    ("mnist", "diagonal", "elbo(5)"): "-86.47 (20 units)",
+    ("mnist", "diagonal", "elbo(50)"): "-86.35 (20 units)",
+    ("mnist", "diagonal", "iwelbo(5)"): "-85.54 (22 units)",
+    ("mnist", "diagonal", "iwelbo(50)"): "-84.78 (25 units)",
+    ("mnist", "diagonal", "vr-max(5)"): "-85.42",
+    ("mnist", "diagonal", "vr-max(50)"): "-84.81",
+}
+REPORTED_EPOCHS = "3,280"
+TEST_IMAGES = 10_000
+
+
+def pairs_table() -> str:
+    """A row for each system of the literature that is a pair of the registry with an objective."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from pairs import OBJECTIVES, PAIRS
+
+    rows = []
+    for pair in PAIRS.values():
+        refused = [f"`{word}`" for word in OBJECTIVES if word in pair.refused]
+        valid = "all" if not refused else f"all but {', '.join(refused)}" if pair.valid else "none: discrete latent"
+        for system, objective in pair.systems.items():
+            cells = [f"`{part}`" if part else "" for part in (*pair.code, objective)]
+            rows.append([system, *cells, valid])
+    return markdown(["in the literature", "model", "guide", "family", "objective", "valid"], rows)
+
+
+def reported(row: dict[str, Any]) -> str:
+    """The paper's number for the same data, family, bound and number of samples, whatever estimates the gradient."""
+    objective = row["objective"]
+    for estimator in ("-analytic", "-sticking", "-doubly"):
+        objective = objective.replace(estimator, "")
+    number = REPORTED.get((row["data"], row["family"], objective))
+    return f"{number}, reported, unverified" if number else "–"
+
+
+def results_table(folder: Path = RESULTS) -> str:
+    """A row for each run that `examples/mnist.py` recorded."""
+    rows = [row for row in records(folder) if "log_p" in row]
+    if not rows:
+        return "No run is recorded yet; `python examples/mnist.py --name vae` records one."
+    cells, notes = [], []
+    for row in sorted(rows, key=lambda row: (row["data"] != "mnist", row["data"], -row["log_p"])):
+        number = reported(row)
+        paper_epochs = "" if number == "–" else f" ({REPORTED_EPOCHS})"
+        cells.append([
+            row["name"],
+            row["data"],
+            "VAE, 50 latents, 200-200 tanh",
+            row["objective"],
+            row["family"],
+            f"{row['log_p']:.2f} ± {row['log_p_error']:.2f}",
+            f"{row['elbo']:.2f}",
+            str(row["active_units"]),
+            number,
+            f"{row['epochs']:,}{paper_epochs}",
+            duration(row["training_seconds"]),
+            row["hardware"],
+            f"`{row['command']}`",
+        ])  # fmt: skip
+        part = "" if row["num_test"] == TEST_IMAGES else f"{row['num_test']:,} of the test images. "
+        if part or row["note"]:
+            notes.append(f"- {row['name']}: {part}{row['note']}".rstrip())
+    head = "run, data, model, objective, family, test log p (L_5000), ELBO, active units, paper, epochs (paper's)"
+    shown = markdown([*head.split(", "), "training", "hardware", "command"], cells)
+    return "\n".join([shown, "", *notes]) if notes else shown
+
+
+def timing(row: str, timed: dict[str, Any] | None) -> str:
+    """One cell: a compiled row is held against the compiled base."""
+    if timed is None:
+        return "–"
+    ratio = timed["cpu / by hand, compiled" if "compiled" in row else "cpu / by hand"]["median"]
+    return f"{timed['cpu_ms']:.3g} ms, {ratio:.2f} ×, {timed['peak_bytes'] / 1e6:.1f} MB"
+
+
+def speed_table(folder: Path = RESULTS) -> str:
+    """CPU time of a training step, beside PyTorch written by hand: what `benchmarks/vae_step.py` recorded."""
+    runs = [run for run in records(folder) if "sizes" in run]
+    if not runs:
+        return "No timing is recorded yet; `make bench` records one."
+    parts = []
+    for run in runs:
+        sizes = run["sizes"].values()
+        cells: dict[str, list[str]] = {row: [row] for size in sizes for row in size["rows"]}
+        for size in sizes:
+            for row, line in cells.items():
+                line.append(timing(row, size["rows"].get(row)))
+        head = ["one training step"]
+        for size in sizes:
+            bound = "ELBO" if size["particles"] == 1 else f"IWELBO({size['particles']})"
+            head.append(f"{size['data']}-{size['hidden']}-{size['latent']}, batch {size['batch']}, {bound}")
+        parts += [markdown(head, list(cells.values())), provenance(run)]
+    return "\n\n".join(parts)
+
+
+def kalman_speed_table(folder: Path = RESULTS) -> str:
+    """The exact linear-Gaussian recursions beside their peers: the summary that `benchmarks/kalman` recorded."""
+    runs = [run for run in records(folder) if "geometric_means" in run.get("summary", {})]
+    if not runs:
+        return "No timing is recorded yet; `make bench-kalman` records one."
+    parts = []
+    for run in runs:
+        summary = run["summary"]
+        classes = list(dict.fromkeys(label for row in summary["best"] for label in row["ratios"]))
+        rows = [
+            [f"({row['size'][0]}, {row['size'][1]})", f"{row['T']:,}", f"{row['batch']:,}"]
+            + [row["ratios"][label] for label in classes]
+            for row in summary["best"]
+        ]
+        head = ["(state, data)", "T", "sequences", *classes]
+        parts.append(
+            "Time of the fastest peer of each kind / ours: likelihood / gradient / smoother; float64, shared parameters"
+            f" (> n: more than n, it was stopped):\n\n{markdown(head, rows)}"
+        )
+        tasks = ["likelihood", "gradient", "smoother"]
+        rows = []
+        for peer, means in summary["geometric_means"].items():
+            counts = summary["counts"][peer]
+            numbers = ["–" if means[task] is None else f"{means[task]:.3g}" for task in tasks]
+            rows.append([peer, *numbers, str(counts["ahead"]), str(counts["behind"])])
+        parts.append(
+            "Geometric means of peer's time / ours over all measured cells, and in how many we are ahead or behind:\n\n"
+            + markdown(["peer", *tasks, "ahead", "behind"], rows)
+        )
+        parts.append(provenance(run))
+    return "\n\n".join(parts)
+
+
+TABLES = {
+    "pairs": pairs_table,
+    "results": results_table,
+    "sequences": sequences_table,
+    "speech": speech_table,
+    "speed": speed_table,
+    "sequence-speed": sequence_speed_table,
+    "kalman-speed": kalman_speed_table,
+}
+
+
+def render(text: str) -> str:
+    """`text` with every table between its markers written anew."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"README.md: the markers {begin} and {end} are missing")
+        text = f"{before}{begin}\n{make()}\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(render(readme.read_text()))

@@ -1,0 +1,160 @@
+"""The two gaps of amortised inference: what the family cannot express, and what the encoder loses.
+
+References: Cremer, Li and Duvenaud 2018.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.infer.evaluation.likelihood import log_likelihood, pooled_error, standard_error
+from zoo.infer.pieces import MAX_BYTES, with_index
+from zoo.infer.terms import terms
+from zoo.parts.aside import held, seeded
+
+__all__ = ["Gaps", "gaps"]
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """log p - ELBO of a guide, split in two (Cremer et al. 2018); tensors are `(batch,)`, nats.
+
+    Attributes:
+        log_p: log p(x).
+        elbo: of the guide.
+        elbo_best: of the best per-datum guide of its family that the optimisation found.
+        approximation: log p - elbo_best, what the family cannot express.
+        amortization: elbo_best - elbo, what the encoder loses; within its error it may come out below 0.
+        log_p_error, elbo_error, elbo_best_error: Monte Carlo standard errors (0 for an exact log p).
+        history: mean ELBO of the per-datum guide at each optimisation step.
+    """
+
+    log_p: Tensor
+    elbo: Tensor
+    elbo_best: Tensor
+    log_p_error: Tensor
+    elbo_error: Tensor
+    elbo_best_error: Tensor
+    history: list[float]
+
+    @property
+    def total(self) -> Tensor:
+        return self.log_p - self.elbo
+
+    @property
+    def approximation(self) -> Tensor:
+        return self.log_p - self.elbo_best
+
+    @property
+    def amortization(self) -> Tensor:
+        return self.elbo_best - self.elbo
+
+    @property
+    def approximation_error(self) -> Tensor:
+        return torch.hypot(self.log_p_error, self.elbo_best_error)
+
+    @property
+    def amortization_error(self) -> Tensor:
+        return torch.hypot(self.elbo_best_error, self.elbo_error)
+
+    @property
+    def total_error(self) -> Tensor:
+        return torch.hypot(self.log_p_error, self.elbo_error)
+
+    def __str__(self) -> str:
+        lines = [f"mean over {len(self.log_p)} data, nats (+- over the data, +- Monte Carlo)"]
+        for name in ("total", "approximation", "amortization"):
+            value, error = getattr(self, name), pooled_error(getattr(self, f"{name}_error"))
+            mean, spread = value.mean().item(), standard_error(value)
+            lines.append(f"{name + ' gap':<18} {mean:8.3f} +- {spread:.3f} +- {error:.3f}")
+        return "\n".join(lines)
+
+
+def gaps(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    *args: Any,
+    best: Callable | None = None,
+    log_p: Tensor | None = None,
+    steps: int = 1000,
+    learning_rate: float = 0.02,
+    step_particles: int = 8,
+    num_particles: int = 5000,
+    max_bytes: int = MAX_BYTES,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> Gaps:
+    """log p(x) - ELBO as approximation gap (the best q of the family) plus amortization gap (the encoder's loss).
+
+    The best q is sought by Adam with a learning rate that falls linearly to 0, with the model frozen, on all of x at
+    once. ELBOs are then estimated from fresh draws.
+
+    Args:
+        model, guide: the pair; the guide is the amortised one.
+        x, *args, **kwargs: the data and the other arguments of both.
+        best: a guide with its own parameters for each row of x, trained here in place. By default
+            `guide.per_datum(x, ...)`, which starts at the amortised solution.
+        log_p: `(batch,)`, where it is known. Otherwise `model.log_prob(x, ...)` if the model offers it (it is taken to
+            be exact); otherwise by importance sampling from both guides, the larger estimate.
+        steps, learning_rate, step_particles: of the optimisation.
+        num_particles: draws from each guide for the ELBOs and log p.
+        max_bytes, seed: as in `log_likelihood`.
+
+    Raises:
+        ValueError: no `best` and a guide that does not offer `per_datum`, or a `best` without parameters.
+    """
+    with seeded(seed):
+        if best is None:
+            per_datum = getattr(guide, "per_datum", None)
+            if not callable(per_datum):
+                raise ValueError(
+                    f"gaps: {type(guide).__name__} offers no per_datum(x); give best=, a guide of the same family "
+                    "with its own parameters for each row of x (guides.PerDatum, where z is a vector)"
+                )
+            with torch.no_grad():
+                best = per_datum(x, *args, **kwargs)
+        history = _optimise(model, best, x, args, kwargs, steps, learning_rate, step_particles)
+        options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes}
+        amortised = log_likelihood(model, guide, x, *args, **options, **kwargs)
+        own = log_likelihood(model, best, x, *args, **options, **kwargs)
+    log_prob = getattr(model, "log_prob", None)
+    if log_p is None and callable(log_prob):
+        with torch.no_grad():
+            log_p = log_prob(x, *args, **kwargs)
+    if log_p is not None:
+        if log_p.shape != (len(x),):
+            raise ValueError(f"log_p must hold one value for each of the {len(x)} data, got {tuple(log_p.shape)}")
+        log_p, error = log_p.detach().double(), torch.zeros_like(own.elbo)
+    else:  # unbiased estimates of p(x) err downwards when they miss mass: the larger of the two
+        log_p = torch.maximum(own.per_datum, amortised.per_datum)
+        error = torch.where(own.per_datum == log_p, own.per_datum_error, amortised.per_datum_error)
+    return Gaps(log_p, amortised.elbo, own.elbo, error, amortised.elbo_error, own.elbo_error, history)
+
+
+def _optimise(
+    model: Callable, best: Callable, x: Tensor, args: tuple, kwargs: dict, steps: int, rate: float, particles: int
+) -> list[float]:
+    parameters = [p for p in best.parameters() if p.requires_grad] if isinstance(best, nn.Module) else []
+    if not parameters:
+        raise ValueError(f"gaps: best must be a torch.nn.Module with parameters to optimise, got {type(best).__name__}")
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    history: list[float] = []
+    kwargs = with_index(best, x, kwargs)
+    with held(model):
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+            elbo = terms(model, best, x, *args, num_particles=particles, **kwargs).log_weights.mean(0)
+            if not elbo.isfinite().all():
+                rows = (~elbo.isfinite()).nonzero().flatten().tolist()
+                raise ValueError(f"gaps: at step {step} the ELBO is not finite in rows {rows[:5]} ({len(rows)} in all)")
+            history.append(elbo.mean().item())
+            gradients = torch.autograd.grad(-elbo.sum(), parameters, allow_unused=True)
+            for p, gradient in zip(parameters, gradients, strict=True):
+                p.grad = gradient
+            optimizer.step()
+        optimizer.zero_grad()
+    return history

@@ -1,0 +1,1 @@
+"""Objectives: functionals of the per-datum log weights."""

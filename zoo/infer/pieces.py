@@ -1,0 +1,153 @@
+"""Terms of a pair in pieces that fit a memory bound: over data points first, then over particles.
+
+Nothing here is random but the guide's own draws, and every estimator of `evaluate.py` and `compare.py` is a fold over
+these pieces.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from zoo.infer.pair import look_at, takes_index
+from zoo.infer.terms import Terms, terms
+from zoo.parts.aside import streams_kept
+
+MAX_BYTES = 2**25  # about the size of the caches: larger pieces are slower, not faster
+
+
+class Piece(NamedTuple):
+    """Terms of the data rows `rows` for one chunk of particles; `particles` counts those of this chunk."""
+
+    rows: slice
+    particles: int
+    terms: Terms
+
+
+def pieces(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    args: tuple,
+    kwargs: dict[str, Any],
+    *,
+    num_particles: int,
+    max_bytes: int = MAX_BYTES,
+) -> Iterator[Piece]:
+    """`terms` of the whole of x with `num_particles` particles, without gradients, in pieces of about `max_bytes`.
+
+    Particles are kept together where possible, because each piece runs the guide's network once for its rows. A guide
+    that takes `index` is given the row numbers; one of Pyro's autoguides holds parameters for all rows, so only the
+    particles are split.
+    """
+    if isinstance(num_particles, bool) or not isinstance(num_particles, Integral) or num_particles < 1:
+        raise ValueError(f"num_particles must be an integer >= 1, got {num_particles!r}")
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be positive, got {max_bytes}")
+    if len(x) == 0:
+        raise ValueError("x is an empty batch")
+    whole = isinstance(guide, AutoGuide)
+    kwargs = with_index(guide, x, kwargs)
+    size = len(x)
+    with torch.no_grad():
+        probe = slice(0, size) if whole else slice(0, min(size, 2))
+        few = min(num_particles, 2)
+        with streams_kept():  # the probe must not shift the random stream
+            inputs, keywords = batch_rows(x, args, kwargs, probe)
+            terms(
+                model, guide, *inputs, num_particles=few, **keywords
+            )  # the first run checks the pair, which costs more
+            each = bytes_of(lambda: terms(model, guide, *inputs, num_particles=few, **keywords)) / (
+                few * len(inputs[0])
+            )
+        pairs = max(1, int(max_bytes // max(each, 1)))
+        if whole:
+            step, particles = size, max(1, pairs // size)
+        else:
+            step, particles = max(1, min(size, pairs // num_particles)), min(num_particles, pairs)
+        for start in range(0, size, step):
+            rows = slice(start, min(start + step, size))
+            inputs, keywords = batch_rows(x, args, kwargs, rows)
+            look_at(model, guide, inputs, keywords, start)  # the values of every row, not of the first ones alone
+            for done in range(0, num_particles, particles):
+                now = min(particles, num_particles - done)
+                try:
+                    run = terms(model, guide, *inputs, num_particles=now, **keywords)
+                except ValueError as error:
+                    if rows.start > 0:
+                        error.add_note(
+                            f"This was rows {rows.start} to {rows.stop - 1} of x; row numbers above count from {start}."
+                        )
+                    raise
+                yield Piece(rows, now, run)
+
+
+def draws(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    args: tuple,
+    kwargs: dict[str, Any],
+    *,
+    num_particles: int,
+    sites: Sequence[str],
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Tensor, Tensor]:
+    """The guide's draws, entries of the sites side by side, `(K, N, d)`, and their log weights `(K, N)`; on the CPU."""
+    latents: list[list[Tensor]] = []
+    weights: list[list[Tensor]] = []
+    last = None
+    for rows, _, run in pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes):
+        missing = [name for name in sites if name not in run.latents]
+        if missing:
+            raise ValueError(f"the guide does not sample the sites {missing} of the reference, but {list(run.latents)}")
+        if rows != last:
+            latents.append([])
+            weights.append([])
+            last = rows
+        flat = [run.latents[name].reshape(*run.log_weights.shape, -1) for name in sites]
+        latents[-1].append(torch.cat(flat, -1).cpu())
+        weights[-1].append(run.log_weights.cpu())
+    return torch.cat([torch.cat(p) for p in latents], 1), torch.cat([torch.cat(p) for p in weights], 1)
+
+
+def with_index(guide: Callable, x: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`kwargs`, with the row numbers for a guide that takes `index` and was not given them."""
+    if "index" in kwargs or not takes_index(guide):
+        return kwargs
+    return kwargs | {"index": torch.arange(len(x), device=x.device)}
+
+
+def batch_rows(x: Tensor, args: tuple, kwargs: dict[str, Any], rows: slice | Tensor) -> tuple[tuple, dict[str, Any]]:
+    """The arguments for some rows: every tensor whose first axis is the batch is cut."""
+    size = len(x)
+
+    def cut(value: Any) -> Any:
+        batched = isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
+        return value[rows] if batched else value
+
+    return (x[rows], *map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
+
+
+def bytes_of(fn: Callable[[], Any]) -> int:
+    """Bytes of all tensors that torch functions return while `fn` runs: a bound on what is alive at any time."""
+    with _Bytes() as count:
+        fn()
+    return count.total
+
+
+class _Bytes(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, Tensor):
+                self.total += value.numel() * value.element_size()
+        return out

@@ -1,0 +1,1 @@
+"""References that a guide is compared with, and the comparison."""

@@ -1,0 +1,256 @@
+"""A guide held against a reference posterior, datum by datum."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.infer.pieces import MAX_BYTES, draws
+from zoo.infer.reference.fingerprint import check_fingerprint
+from zoo.infer.reference.inference_data import InferenceData, pareto_k
+from zoo.infer.reference.judged import DrawsReference
+from zoo.infer.reference.reference import Reference, as_reference
+from zoo.parts.aside import held, seeded
+
+__all__ = ["FAIR", "GOOD", "Comparison", "Limits", "Verdict", "compare"]
+
+
+class Verdict(Enum):
+    """What to make of a guide at one datum: "good" within the limits `GOOD`, "fair" within `FAIR`, "bad" otherwise."""
+
+    GOOD = "good"
+    FAIR = "fair"
+    BAD = "bad"
+
+
+class Limits(NamedTuple):
+    """What a guide must meet, all of it, for a verdict.
+
+    k-hat is one of four conditions and never enough: weights drawn from a guide that sits beside the posterior, or on
+    one of its modes, can look well behaved because no draw saw what is missing.
+
+    Attributes:
+        gap: log p - ELBO = KL(q || p), nats; of a sequence that of all its frames, so that a limit for each frame is
+            `Limits(gap=0.25 * T, ...)`.
+        mean_error: |mean_q - mean_p| of any coordinate, in posterior standard deviations.
+        sd_ratio: sd_q / sd_p of any coordinate lies between 1 / sd_ratio and sd_ratio.
+        pareto_k: k-hat of the importance weights is below it.
+    """
+
+    gap: float
+    mean_error: float
+    sd_ratio: float
+    pareto_k: float
+
+
+GOOD = Limits(gap=0.25, mean_error=0.25, sd_ratio=1.25, pareto_k=0.7)
+FAIR = Limits(gap=1.0, mean_error=1.0, sd_ratio=2.0, pareto_k=1.0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A guide against a reference; N data, d coordinates. In nats and posterior standard deviations.
+
+    Attributes:
+        kind: of the reference.
+        coordinates: names of the d coordinates.
+        log_p, log_p_error: log p(x) and its standard error, `(N,)`: exact if the reference knows it, otherwise by
+            importance sampling from the guide and from a Student t matched to the reference's draws, the larger.
+        elbo, elbo_error: of the guide, `(N,)`.
+        mean_error: (mean_q - mean_p) / sd_p, `(N, d)`.
+        mean_error_noise: its standard error, from the guide's and the reference's draws, `(N, d)`.
+        sd_ratio: sd_q / sd_p, `(N, d)`.
+        pareto_k: k-hat of the guide's importance weights, `(N,)`.
+        verdicts: one for each datum.
+        reasons: the conditions for "good" that failed, in words; empty where none did.
+    """
+
+    kind: str
+    coordinates: list[str]
+    log_p: Tensor
+    log_p_error: Tensor
+    elbo: Tensor
+    elbo_error: Tensor
+    mean_error: Tensor
+    mean_error_noise: Tensor
+    sd_ratio: Tensor
+    pareto_k: Tensor
+    verdicts: list[Verdict]
+    reasons: list[str]
+
+    @property
+    def gap(self) -> Tensor:
+        """log p - ELBO, `(N,)`, the KL divergence from the guide to the posterior."""
+        return self.log_p - self.elbo
+
+    @property
+    def gap_error(self) -> Tensor:
+        return torch.hypot(self.log_p_error, self.elbo_error)
+
+    @property
+    def worst_mean_error(self) -> Tensor:
+        """Largest |mean error| over the coordinates, `(N,)`."""
+        return self.mean_error.abs().amax(-1)
+
+    @property
+    def worst_sd_ratio(self) -> Tensor:
+        """The ratio that is furthest from 1 by factors, `(N,)`."""
+        return self.sd_ratio.gather(-1, self.sd_ratio.log().abs().argmax(-1, keepdim=True)).squeeze(-1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain dictionary for each datum, for tables and JSON."""
+        return [
+            {
+                "datum": n,
+                "log_p": self.log_p[n].item(),
+                "elbo": self.elbo[n].item(),
+                "gap": self.gap[n].item(),
+                "gap_error": self.gap_error[n].item(),
+                "mean_error": self.worst_mean_error[n].item(),
+                "mean_error_at": self.coordinates[int(self.mean_error[n].abs().argmax())],
+                "sd_ratio": self.worst_sd_ratio[n].item(),
+                "sd_ratio_at": self.coordinates[int(self.sd_ratio[n].log().abs().argmax())],
+                "pareto_k": self.pareto_k[n].item(),
+                "verdict": self.verdicts[n].value,
+                "reason": self.reasons[n],
+            }
+            for n in range(len(self.log_p))
+        ]
+
+    def __str__(self) -> str:
+        head = ["datum", "log p", "ELBO", "gap +- se", "mean error / sd", "sd ratio", "k-hat", "verdict", "because of"]
+        lines = [
+            [
+                str(row["datum"]),
+                f"{row['log_p']:.2f}",
+                f"{row['elbo']:.2f}",
+                f"{row['gap']:.3f} +- {row['gap_error']:.3f}",
+                f"{row['mean_error']:.2f} {row['mean_error_at']}",
+                f"{row['sd_ratio']:.2f} {row['sd_ratio_at']}",
+                f"{row['pareto_k']:.2f}",
+                row["verdict"],
+                row["reason"],
+            ]
+            for row in self.rows()
+        ]
+        widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+        table = [
+            "  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in [head, *lines]
+        ]
+        count = {v: self.verdicts.count(v) for v in Verdict}
+        summary = ", ".join(f"{count[v]} {v.value}" for v in Verdict)
+        return "\n".join([f"guide against {self.kind} posterior: {summary} of {len(self.verdicts)}", *table])
+
+
+def compare(
+    guide: Callable,
+    reference: Reference | InferenceData,
+    x: Tensor,
+    *args: Any,
+    model: Callable | None = None,
+    num_particles: int = 4000,
+    good: Limits = GOOD,
+    fair: Limits = FAIR,
+    max_bytes: int = MAX_BYTES,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> Comparison:
+    """Holds a guide against a reference posterior of the same data.
+
+    Args:
+        guide: any guide.
+        reference: of `nuts_reference`, `hmc_reference`, `grid_reference` or `exact_reference`, or your own draws as
+            `arviz.InferenceData` with `(chain, draw, datum, ...)`.
+        x, *args, **kwargs: the data of the reference, and the other arguments of model and guide.
+        model: by default `guide.model`.
+        num_particles: draws from the guide for each datum (and from the Student t, where log p has to be estimated).
+        good, fair: limits of the verdicts.
+        max_bytes: bound on the intermediate results of one piece.
+        seed: of a random stream of its own; None uses the caller's.
+
+    Raises:
+        ValueError: no model, a reference of other data, of another model or of sites that the guide does not sample.
+        NotAReference: the reference is made of draws and none of them is in a mode of more than 1 % of the Laplace mass
+            that ascents from 64 draws of the guide find.
+    """
+    if model is None:
+        model = getattr(guide, "model", None)
+        if not callable(model):
+            raise ValueError(f"compare: {type(guide).__name__} does not know its model; give model=")
+    if num_particles < 30:
+        raise ValueError(f"compare: num_particles: expected 30 or more (k-hat fits a tail), got {num_particles}")
+    given, reference = reference, as_reference(reference)
+    if len(reference.mean) != len(x):
+        raise ValueError(f"compare: the reference holds {len(reference.mean)} data, x has {len(x)}")
+    check_fingerprint(reference.fingerprint, model, x, args, kwargs, "compare")
+    with held(model, guide), seeded(seed):
+        latents, weights = draws(
+            model, guide, x, args, kwargs, num_particles=num_particles, sites=list(reference.sites), max_bytes=max_bytes
+        )
+        if latents.shape[-1] != reference.mean.shape[-1]:
+            raise ValueError(
+                f"compare: the reference has {reference.mean.shape[-1]} coordinates {reference.coordinates[:6]}, the "
+                f"guide samples {latents.shape[-1]} at {list(reference.sites)}"
+            )
+        latents, log_weights = latents.double(), weights.double()
+        if reference.log_evidence is None:
+            judge = DrawsReference(reference, model, x, args, kwargs, max_bytes)
+            judge.check_modes(latents, None if isinstance(given, Reference) else given)
+            log_p, log_p_error = judge.log_evidence(log_weights)
+        else:
+            log_p = reference.log_evidence.detach().double().cpu()
+            known = reference.log_evidence_error
+            log_p_error = torch.zeros_like(log_p) if known is None else known.detach().double().cpu()
+    mean, sd = reference.mean.double().cpu(), reference.sd.double().cpu()
+    error = (latents.mean(0) - mean) / sd
+    noise = torch.hypot(latents.std(0) / math.sqrt(num_particles), reference.mean_error.double().cpu()) / sd
+    ratio = latents.std(0) / sd
+    elbo, elbo_error = log_weights.mean(0), log_weights.std(0) / math.sqrt(num_particles)
+    k = pareto_k(weights)
+    rounding = 64 * torch.finfo(weights.dtype).eps * torch.maximum(elbo.abs(), log_p.abs()).clamp(min=1.0)
+    below = (log_p - elbo < -4.0 * torch.hypot(log_p_error, elbo_error) - rounding).tolist()
+    measured = list(
+        zip(
+            (log_p - elbo).tolist(),
+            error.abs().amax(-1).tolist(),
+            ratio.log().abs().amax(-1).exp().tolist(),
+            k.tolist(),
+            strict=True,
+        )
+    )
+    verdicts = [Verdict.BAD if low else _verdict(v, good, fair) for v, low in zip(measured, below, strict=True)]
+    reasons = [", ".join([_BELOW] * low + _failed(v, good)) for v, low in zip(measured, below, strict=True)]
+    return Comparison(
+        kind=reference.kind,
+        coordinates=reference.coordinates,
+        log_p=log_p,
+        log_p_error=log_p_error,
+        elbo=elbo,
+        elbo_error=elbo_error,
+        mean_error=error,
+        mean_error_noise=noise,
+        sd_ratio=ratio,
+        pareto_k=k,
+        verdicts=verdicts,
+        reasons=reasons,
+    )
+
+
+_BELOW = "gap below zero: reference or log p of other data or another model"
+
+
+def _failed(values: tuple[float, float, float, float], limits: Limits) -> list[str]:
+    """Names of the conditions that are not met; NaN meets none."""
+    gap, mean_error, sd_ratio, k = values
+    met = (gap <= limits.gap, mean_error <= limits.mean_error, sd_ratio <= limits.sd_ratio, k < limits.pareto_k)
+    return [name for name, ok in zip(("gap", "mean", "sd", "k-hat"), met, strict=True) if not ok]
+
+
+def _verdict(values: tuple[float, float, float, float], good: Limits, fair: Limits) -> Verdict:
+    if not _failed(values, good):
+        return Verdict.GOOD
+    return Verdict.BAD if _failed(values, fair) else Verdict.FAIR

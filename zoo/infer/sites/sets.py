@@ -1,0 +1,185 @@
+"""The sites of a pair: which there must be, in which plate, and what the guide's marks may say of them."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from zoo.infer.sites.values import bare, name_of
+
+
+class _Twice(Messenger):
+    """Refuses a plate that is opened a second time, and a site that is sampled a second time, in one program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.openers: dict[str, str] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name, opener = msg["name"], _opener()
+        if name not in self.openers:
+            self.openers[name] = opener
+            return
+        if type(msg["fn"]) is not _Subsample:
+            raise ValueError(f"site {name!r}: sampled twice in one program, by {self.openers[name]} and by {opener}")
+        raise ValueError(
+            f"plate {name!r}: opened twice in one program, by {self.openers[name]} and by {opener}. Open it once and "
+            f'sample from their posteriors: with pyro.plate("{name}", len(x)): '
+            'pyro.sample("z_1", first.posterior(x)); pyro.sample("z_2", second.posterior(x))'
+        )
+
+
+def _opener() -> str:
+    """The class of the innermost PyroModule whose `forward` is running, else the name of the function."""
+    frame = sys._getframe(1)
+    function = ""
+    while frame is not None:
+        owner, code = frame.f_locals.get("self"), frame.f_code
+        if isinstance(owner, PyroModule) and code.co_name == "forward":
+            site = getattr(owner, "site", None)
+            return type(owner).__name__ + ("" if site is None else f"(site={site!r})")
+        if not function and not frame.f_globals.get("__name__", "").startswith(("pyro.", "zoo.infer.", "contextlib")):
+            function = code.co_name
+        frame = frame.f_back  # type: ignore[assignment]
+    return function
+
+
+def traced(fn: Callable, args: tuple, kwargs: dict) -> Any:
+    """The trace of a program that samples each site once."""
+    with poutine.trace() as tracer, _Twice():
+        fn(*args, **kwargs)
+    return tracer.trace
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """', did you mean ...?' for a misspelt word, or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def check_drawn(drawn: dict[str, Any]) -> None:
+    """Refuses what a guide's sites may not be, whatever the model."""
+    for name, site in drawn.items():
+        if site["is_observed"]:
+            raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
+        if site["infer"].get("enumerate"):
+            raise ValueError(f"site {name!r}: enumerated in the guide, not summed out here: use TraceEnum_ELBO")
+
+
+def check(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
+    """The guide's auxiliary sites and the latents that they serve; refuses sites that do not belong together."""
+    latents = {n for n, s in stated.items() if not s["is_observed"]}
+    auxiliary: dict[str, str] = {}
+    for name, site in drawn.items():
+        if name in latents:
+            continue
+        if site["infer"].get("is_auxiliary"):
+            auxiliary[name] = _served(name, drawn, latents)
+        elif name in stated:
+            raise ValueError(f"site {name!r}: sampled by the guide but observed in the model")
+        else:
+            raise ValueError(
+                f"site {name!r}: sampled by the guide but not a latent site of the model {sorted(latents)}"
+                f"{nearest(name, latents)}"
+            )
+    for name in latents - drawn.keys():
+        if stated[name]["infer"].get("enumerate"):
+            raise ValueError(
+                f"site {name!r}: enumerated in the model. These objectives do not sum a site out: use TraceEnum_ELBO, "
+                "the model's own log_prob, or a guide that samples it (guides.Exact)"
+            )
+        raise ValueError(
+            f"site {name!r}: a latent site of the model that the guide does not sample; it samples {sorted(drawn)}"
+        )
+    return auxiliary
+
+
+def _served(name: str, drawn: dict[str, Any], latents: set[str]) -> str:
+    """The latent of which an auxiliary site is the draw before its transform, as Pyro's autoguides have it."""
+    if name.startswith("_Auto"):
+        raise ValueError(
+            f"site {name!r}: a joint autoguide treats the batch as one latent, so it has no per-datum weight; use "
+            "AutoNormal"
+        )
+    for latent in latents & drawn.keys():
+        if name.startswith(f"{latent}_") and isinstance(bare(drawn[latent]["fn"]), Delta):
+            return latent
+    raise ValueError(
+        f"site {name!r}: auxiliary, sampled by the guide alone. log p - log q needs a density of the model for it, or "
+        "it must be the draw that a latent site, a Delta of the guide, is made of (Pyro's autoguides: "
+        '"z_unconstrained")'
+    )
+
+
+def batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
+    """The vectorised plate in which every site stands; the one of the batch's size if there are several."""
+    frames = [{f for f in s["cond_indep_stack"] if f.vectorized} for _, s in sites]
+    size = next((len(a) for a in args if isinstance(a, Tensor) and a.dim()), None)
+    common = set.intersection(*frames) if frames else set()
+    seen = set.union(*frames) if frames else set()
+    if not sites:
+        raise ValueError("the model has no sample site")
+    if not seen:
+        name = sites[0][0]
+        raise ValueError(f'site {name!r}: no site stands in a plate; put all in one `pyro.plate("data", len(x))`')
+    if not common:
+        count = {frame: sum(frame in f for f in frames) for frame in seen}
+        most = max(seen, key=lambda frame: (frame.size == size, count[frame]))
+        outside = next(name for (name, _), f in zip(sites, frames, strict=True) if most not in f)
+        hint = ""
+        elsewhere = next((f.name for f in frames[[n for n, _ in sites].index(outside)]), None)
+        if elsewhere is not None:
+            hint = f" (it stands in plate {elsewhere!r}: model and guide must give the batch plate one name)"
+        raise ValueError(
+            f"site {outside!r}: stands outside the batch plate {most.name!r}, so it has no per-datum weight{hint}. "
+            "All sites must stand in one plate of the batch size"
+        )
+    return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
+
+
+def point_masses(scored: dict[str, Any], drawn: dict[str, Any], auxiliary: dict[str, str]) -> tuple[str, ...]:
+    """Latents for which the guide gives a point: of a discrete one log q = 0 is right, a density it is not.
+
+    Raises:
+        ValueError: a guide's site is discrete and the model's is not.
+    """
+    made = set(auxiliary.values())  # of an auxiliary site, whose density counts
+    continuous = [n for n in drawn if n in scored and n not in made and not scored[n]["fn"].support.is_discrete]
+    points = tuple(name for name in continuous if _has_point(drawn[name]["fn"]))
+    for name in continuous:
+        if name not in points and drawn[name]["fn"].support.is_discrete:
+            raise ValueError(
+                f"site {name!r}: the guide's {name_of(drawn[name]['fn'])} is discrete and has no density over the "
+                f"continuous latent of the model's {name_of(scored[name]['fn'])}"
+            )
+    return points
+
+
+def _has_point(fn: Any) -> bool:
+    """Looks for a Delta in a distribution: under what reshapes, masks or transforms it, and among what it mixes."""
+    names = ("base_dist", "component_distribution", "component0", "component1")
+    parts = [getattr(fn, name) for name in names if hasattr(fn, name)]
+    return isinstance(fn, Delta) or any(_has_point(part) for part in parts)
+
+
+def from_model(scored: dict[str, Any], drawn: dict[str, Any]) -> frozenset[str]:
+    """The sites that the guide marks as the model's own conditional, once their densities have been compared."""
+    marked = frozenset(name for name, site in drawn.items() if site["infer"].get("from_model"))
+    for name in marked & scored.keys():
+        p, q = (site["fn"].log_prob(site["value"]).double() for site in (scored[name], drawn[name]))
+        rounding = 1e3 * torch.finfo(scored[name]["fn"].log_prob(scored[name]["value"]).dtype).eps
+        if not torch.allclose(q, p, rtol=rounding, atol=rounding):
+            raise ValueError(
+                f"site {name!r}: marked from_model, but it is drawn from another density than the model's own: log q "
+                f"and log p differ by up to {(q - p).abs().max().item():.3g} nats ({name_of(drawn[name]['fn'])} and "
+                f"{name_of(scored[name]['fn'])})"
+            )
+    return marked

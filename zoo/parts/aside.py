@@ -1,0 +1,122 @@
+"""Evaluations beside a training: modes, gradients, buffers and random streams are put back as they were."""
+
+import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def torch_state(device: torch.device) -> torch.Tensor:
+    """The state of the generator that draws a pair's noise; takes about a microsecond."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_torch_state(state: torch.Tensor, device: torch.device) -> None:
+    """Puts back the state that `torch_state` gave."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of every generator that a pair may draw from (torch, numpy, python).
+
+    All types are such that `torch.load(weights_only=True)` reads them.
+    """
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - as pyro.set_rng_seed
+    return {
+        "torch": torch.get_rng_state(),
+        "device": torch_state(device),
+        "numpy": (name, keys.tolist(), position, has_gauss, gauss),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Puts back the state that `random_state` gave."""
+    torch.set_rng_state(state["torch"])
+    set_torch_state(state["device"], device)
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+@contextmanager
+def streams_kept(seed: int | None = None) -> Iterator[None]:
+    """Leaves the generators of torch (all devices), numpy and python where they were.
+
+    Args:
+        seed: starts all of them within; None goes on from the caller's state.
+    """
+    cpu = random_state(torch.device("cpu"))
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        if seed is not None:
+            # not torch.manual_seed: it also seeds devices that are not there yet, and those are not put back
+            for generator in (torch.default_generator, *(torch.cuda.default_generators if cuda else ())):
+                generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+        yield
+    finally:
+        set_random_state(cpu, torch.device("cpu"))
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def seeded(seed: int | None) -> AbstractContextManager[None]:
+    """`streams_kept` with a seed; with None the caller's own streams go on."""
+    return nullcontext() if seed is None else streams_kept(seed)
+
+
+@contextmanager
+def buffers_kept(*modules: Any) -> Iterator[None]:
+    """Leaves the buffers of the modules as they were: a batch norm in training mode moves its own at each run."""
+    buffers = [b for m in modules if isinstance(m, nn.Module) for b in m.buffers()]
+    before = [b.clone() for b in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+
+
+@contextmanager
+def evaluating(*modules: Any) -> Iterator[None]:
+    """The modules among these, and all their parts, in evaluation mode; puts the modes back."""
+    modes = [(part, part.training) for m in modules if isinstance(m, nn.Module) for part in m.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def held(*modules: Any) -> Iterator[None]:
+    """The modules in evaluation mode with frozen parameters; puts modes and `requires_grad` back."""
+    flags = [(p, p.requires_grad) for m in modules if isinstance(m, nn.Module) for p in m.parameters()]
+    try:
+        for p, _ in flags:
+            p.requires_grad_(False)
+        with evaluating(*modules):
+            yield
+    finally:
+        for p, flag in flags:
+            p.requires_grad_(flag)
+
+
+@contextmanager
+def aside(loss: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """An evaluation of a loss amid its training: evaluation mode, no gradient, streams kept (and seeded)."""
+    with evaluating(loss), streams_kept(seed), torch.no_grad():
+        yield

@@ -1,0 +1,33 @@
+"""Exact inference in linear Gaussian state-space models: functions over one `Parameters`, no Pyro inside."""
+
+from zoo.parts.kalman.inference import (
+    Filtered,
+    Forecast,
+    Parameters,
+    Smoothed,
+    filter,
+    forecast,
+    log_emission,
+    log_joint,
+    log_prior,
+    marginal_loglik,
+    sample,
+    sample_posterior,
+    smoother,
+)
+
+__all__ = [
+    "Filtered",
+    "Forecast",
+    "Parameters",
+    "Smoothed",
+    "filter",
+    "forecast",
+    "log_emission",
+    "log_joint",
+    "log_prior",
+    "marginal_loglik",
+    "sample",
+    "sample_posterior",
+    "smoother",
+]

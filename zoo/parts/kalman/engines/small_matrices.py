@@ -1,0 +1,133 @@
+"""Small dense matrices in loops compiled by numba: what a step of the recursions in `kalman_numba` is made of.
+
+Written out, since at these sizes a call of LAPACK costs more than its work.
+"""
+
+import numpy as np
+from numba import njit
+
+from zoo.parts.kalman.engines import pytorch as kalman_torch
+
+compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+EPS = float(np.finfo(np.float64).eps)
+_ALLOWED = kalman_torch.ALLOWED
+
+
+@compiled
+def add_product(out, a, b, sign):
+    """out += sign a b."""
+    if b.shape[1] == 1:
+        column = b[:, 0]
+        for i in range(a.shape[0]):
+            value = 0.0
+            for k in range(a.shape[1]):
+                value += a[i, k] * column[k]
+            out[i, 0] += sign * value
+        return
+    for i in range(a.shape[0]):
+        for k in range(a.shape[1]):
+            factor = sign * a[i, k]
+            for j in range(b.shape[1]):
+                out[i, j] += factor * b[k, j]
+
+
+@compiled
+def add_transposed_product(out, a, b):
+    """out += a' b."""
+    for k in range(a.shape[0]):
+        for i in range(a.shape[1]):
+            factor = a[k, i]
+            for j in range(b.shape[1]):
+                out[i, j] += factor * b[k, j]
+
+
+@compiled
+def symmetric(covariance):
+    """Whether it is, up to what passes for rounding."""
+    for i in range(covariance.shape[0]):
+        for j in range(i):
+            size = _ALLOWED * _ALLOWED * abs(covariance[i, i] * covariance[j, j])
+            if not (covariance[i, j] - covariance[j, i]) ** 2 <= size:
+                return False
+    return True
+
+
+@compiled
+def root_of(covariance, rounding, out):
+    """Lower triangular with out out' = covariance, zero columns where it is singular; False if it is no covariance."""
+    size = covariance.shape[0]
+    fine = symmetric(covariance)
+    for j in range(size):
+        pivot = covariance[j, j]
+        for k in range(j):
+            pivot -= out[j, k] * out[j, k]
+        regular = pivot > 16 * size * rounding * covariance[j, j]
+        fine = fine and pivot >= -_ALLOWED * covariance[j, j] and covariance[j, j] < np.inf
+        out[j, j] = np.sqrt(pivot) if regular else 0.0
+        for i in range(j + 1, size):
+            square = _ALLOWED * covariance[i, i] * covariance[j, j]
+            value = covariance[i, j]
+            for k in range(j):
+                value -= out[i, k] * out[j, k]
+            if regular:
+                out[i, j] = value / out[j, j]
+            else:  # semi-definite only if the rest of the column vanishes too
+                fine = fine and value * value <= square
+                out[i, j] = 0.0
+            out[j, i] = 0.0
+    return fine
+
+
+@compiled
+def cholesky(matrix, out):
+    """The factor of a symmetric matrix, from its lower half; False where digits would be lost."""
+    for i in range(matrix.shape[0]):
+        for j in range(i):
+            value = matrix[i, j]
+            for k in range(j):
+                value -= out[i, k] * out[j, k]
+            out[i, j] = value / out[j, j]
+        value = matrix[i, i]
+        for k in range(i):
+            value -= out[i, k] * out[i, k]
+        if not value > 1e-6 * matrix[i, i]:
+            return False
+        out[i, i] = np.sqrt(value)
+        for j in range(i + 1, matrix.shape[0]):
+            out[i, j] = 0.0
+    return True
+
+
+@compiled
+def triangularise(array, out):
+    """out: lower triangular with out out' = array array', by Householder reflections of the columns."""
+    rows, columns = array.shape
+    for i in range(rows):
+        norm = 0.0
+        for k in range(i, columns):
+            norm += array[i, k] * array[i, k]
+        whole = norm
+        for k in range(i):
+            whole += array[i, k] * array[i, k]
+        norm = np.sqrt(norm)
+        if norm <= 4 * EPS * np.sqrt(whole):  # no new direction: what is left is rounding
+            for k in range(i, columns):
+                array[i, k] = 0.0
+            continue
+        pivot = array[i, i]
+        end = -norm if pivot > 0 else norm
+        array[i, i] = pivot - end
+        size = norm * (norm + abs(pivot))  # half of |v|^2
+        for j in range(i + 1, rows):
+            along = 0.0
+            for k in range(i, columns):
+                along += array[j, k] * array[i, k]
+            along /= size
+            for k in range(i, columns):
+                array[j, k] -= along * array[i, k]
+        for k in range(i + 1, columns):
+            array[i, k] = 0.0
+        array[i, i] = end
+    for i in range(rows):
+        for j in range(rows):
+            out[i, j] = 0.0 if j > i else (-array[i, j] if array[j, j] < 0 else array[i, j])

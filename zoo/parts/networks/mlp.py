@@ -1,0 +1,39 @@
+"""Networks: the last axis is mapped, every leading axis (particles, enumeration) is broadcast."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from zoo.parts.checks import widths
+
+
+def mlp(
+    in_features: int,
+    hidden: Sequence[int],
+    out_features: int | None = None,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """A multilayer perceptron: `Linear, activation` for each width in `hidden`, then a linear output if asked.
+
+    Args:
+        in_features: size of the last axis of the input.
+        hidden: widths of the hidden layers; may be empty.
+        out_features: size of a last layer without activation; `None` ends with the last activation.
+        activation: constructor of the nonlinearity, called once for each hidden layer.
+    """
+    layers: list[nn.Module] = []
+    for width in widths(hidden):
+        layers += [nn.Linear(in_features, width), activation()]
+        in_features = width
+    if out_features is not None:
+        layers.append(nn.Linear(in_features, out_features))
+    return nn.Sequential(*layers)
+
+
+def start_small(*parameters: Tensor, but: slice = slice(0)) -> None:
+    """Makes parameters, whose first axis is what a layer puts out, a tenth of what they are, but for these entries."""
+    with torch.no_grad():
+        for parameter in parameters:
+            kept = parameter[but].clone()
+            parameter.mul_(0.1)[but] = kept

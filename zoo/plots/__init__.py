@@ -1,0 +1,23 @@
+"""Figures: each function returns a matplotlib `Figure`, made without pyplot, so that nothing is shown or stays open."""
+
+from zoo.plots.bands import Band, draw_band, draw_points, draw_regions, plot_bands, plot_draws
+from zoo.plots.images import plot_elbo_history, plot_images, plot_kl, plot_reconstructions
+from zoo.plots.overlay import plot_overlay
+from zoo.plots.sound import plot_piano_rolls, plot_waveforms, write_wav
+
+__all__ = [
+    "Band",
+    "draw_band",
+    "draw_points",
+    "draw_regions",
+    "plot_bands",
+    "plot_draws",
+    "plot_elbo_history",
+    "plot_images",
+    "plot_kl",
+    "plot_overlay",
+    "plot_piano_rolls",
+    "plot_reconstructions",
+    "plot_waveforms",
+    "write_wav",
+]

@@ -1,0 +1,264 @@
+"""Figures of trajectories: bands over time, regions along a path in the plane.
+
+Colours mean the same as in `zoo.plots.overlay`: exact posteriors blue, approximations orange, draws and data grey.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from torch import Tensor
+
+from zoo.plots.overlay import DRAWS, EXACT, GUIDE
+
+__all__ = ["Band", "draw_band", "draw_points", "draw_regions", "plot_bands", "plot_draws"]
+
+HIDDEN = "#2f8f4e"  # what was kept from the model and is held against its bands
+_CYCLE = (EXACT, GUIDE, "#8a4fa3", "#b8860b", "#4a4a4a")
+
+
+class Band(NamedTuple):
+    """Intervals over time, each part `(T,)` or `(T, D)`.
+
+    Attributes:
+        centre: mean or median.
+        lower, upper: ends of the interval.
+        mass: of each interval, for the legend.
+        times: `(T,)` where they are not those of the data, as of a forecast.
+    """
+
+    centre: Tensor
+    lower: Tensor
+    upper: Tensor
+    mass: float
+    times: Tensor | None = None
+
+    @staticmethod
+    def normal(mean: Tensor, sd: Tensor, mass: float = 0.9, times: Tensor | None = None) -> "Band":
+        """Central intervals of N(mean, sd^2)."""
+        width = math.sqrt(2) * torch.special.erfinv(torch.tensor(_share(mass), dtype=torch.float64)).item() * sd
+        return Band(mean, mean - width, mean + width, mass, times)
+
+    @staticmethod
+    def of_draws(draws: Tensor, mass: float = 0.9, times: Tensor | None = None) -> "Band":
+        """Median and central intervals of draws `(S, T)` or `(S, T, D)`."""
+        ends = torch.tensor([0.5, (1 - _share(mass)) / 2, (1 + mass) / 2], dtype=draws.dtype, device=draws.device)
+        centre, lower, upper = draws.quantile(ends, dim=0)
+        return Band(centre, lower, upper, mass, times)
+
+    def covers(self, x: Tensor) -> Tensor:
+        """Bool, of the shape of x: whether each entry lies in its interval; False for NaN."""
+        return (self.lower <= x) & (x <= self.upper)
+
+
+def plot_bands(
+    times: Tensor,
+    bands: Mapping[str, Band],
+    *,
+    observed: Tensor | None = None,
+    hidden: Tensor | None = None,
+    names: Sequence[str] | None = None,
+    time_label: str = "time",
+    title: str | None = None,
+) -> Figure:
+    """Bands over time with the data, one panel for each coordinate: filtered, smoothed, imputed or forecast.
+
+    Args:
+        times: `(T,)`, of the data, and of every band that has none of its own.
+        bands: name -> `Band` of `(T,)` or `(T, D)`.
+        observed: the data that the model saw, `(T,)` or `(T, D)`; NaN is left out.
+        hidden: the data kept from it, in the same shape; NaN is left out.
+        names: of the D coordinates, with units.
+        time_label: with the unit.
+
+    Raises:
+        ValueError: no bands, or shapes that differ.
+    """
+    if not bands:
+        raise ValueError("plot_bands: there must be at least one band")
+    found = {name: _each(band, _columns) for name, band in bands.items()}
+    data = {name: _columns(x) for name, x in {"observed": observed, "held out": hidden}.items() if x is not None}
+    size = next(iter(found.values())).centre.shape[1]
+    for name, part, own in [
+        *((name, band.centre, band.times) for name, band in found.items()),
+        *((name, x, None) for name, x in data.items()),
+    ]:
+        expected = (len(times if own is None else own), size)
+        if part.shape != expected:
+            raise ValueError(f"plot_bands: {name} is {tuple(part.shape)}, its times and the first band ask {expected}")
+    figure = Figure(figsize=(7.0, 0.9 + 2.3 * size), layout="constrained")
+    axes = figure.subplots(size, 1, sharex=True, squeeze=False)[:, 0]
+    for place, ax in enumerate(axes):
+        for number, (name, band) in enumerate(found.items()):
+            column = _each(band, operator.itemgetter((slice(None), place)))
+            draw_band(ax, times, column, _CYCLE[number % len(_CYCLE)], name, "solid" if number == 0 else "dashed")
+        for name, x in data.items():
+            draw_points(ax, times, x[:, place], name)
+        ax.set_ylabel(names[place] if names is not None else f"$x_{{{place + 1}}}$" if size > 1 else "x", fontsize=9)
+        _plain(ax)
+    axes[-1].set_xlabel(time_label, fontsize=9)
+    if title is not None:
+        axes[0].set_title(title, fontsize=10)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def plot_draws(
+    draws: Any,
+    x: Tensor,
+    n: int = 0,
+    *,
+    mask: Tensor | None = None,
+    truth: Tensor | None = None,
+    coordinates: Sequence[int] | None = None,
+    mass: float = 0.9,
+    names: Sequence[str] | None = None,
+    time_label: str = "frame",
+    title: str | None = None,
+) -> Figure:
+    """Sequence n of a `forecast` or an `impute`: median and central intervals of its draws, with what was observed.
+
+    Args:
+        draws: what the model returned, `zoo.parts.trajectory.rollout.Draws`.
+        x, mask: what it was given, `(N, T, D)` and `(N, T)`.
+        n: which sequence.
+        truth: `(N, T', D)` from the first frame on: what was kept from the model is shown as rings; NaN is left out.
+        coordinates: of x to show, one panel each; None: all.
+        mass: of the intervals.
+        names: of the coordinates shown, with units.
+
+    Raises:
+        ValueError: an n or coordinates that are not there, more than 16 coordinates, shapes that do not fit.
+    """
+    size = x.shape[-1]
+    chosen = list(range(size)) if coordinates is None else list(coordinates)
+    if draws.x.shape[1:2] + draws.x.shape[3:] != x.shape[::2]:
+        raise ValueError(f"plot_draws: draws of {tuple(draws.x.shape[1::2])} sequences and coordinates, x has "
+                         f"{tuple(x.shape[::2])}")  # fmt: skip
+    if not -len(x) <= n < len(x):
+        raise ValueError(f"plot_draws: n: there is no sequence {n} of {len(x)}")
+    if any(not 0 <= place < size for place in chosen) or not 0 < len(chosen) <= 16:
+        shown = f"{len(chosen)} of them" if len(chosen) > 16 else chosen
+        raise ValueError(f"plot_draws: coordinates: expected 1 to 16 of 0..{size - 1}, got {shown}")
+    if mask is not None and mask.shape != x.shape[:2]:
+        raise ValueError(f"plot_draws: mask: expected shape {tuple(x.shape[:2])}, got {tuple(mask.shape)}")
+    if truth is not None and truth.shape[::2] != x.shape[::2]:
+        raise ValueError(f"plot_draws: truth: expected shape ({len(x)}, T', {size}), got {tuple(truth.shape)}")
+    if names is not None and len(names) != len(chosen):
+        raise ValueError(f"plot_draws: names: expected {len(chosen)}, one for each coordinate shown, got {len(names)}")
+    seen = torch.ones(x.shape[1], dtype=torch.bool, device=x.device) if mask is None else mask[n]
+    start, drawn = int(draws.start[n]), draws.x[:, n][..., chosen]
+    T = max(start + drawn.shape[1], x.shape[1], 0 if truth is None else truth.shape[1])
+    observed, hidden = x.new_full((2, T, len(chosen)), math.nan)
+    observed[: x.shape[1]] = torch.where(seen.unsqueeze(-1), x[n][:, chosen], math.nan)
+    if truth is not None:
+        hidden[: truth.shape[1]] = truth[n][:, chosen].to(hidden)
+        hidden[: x.shape[1]][seen] = math.nan
+    if names is None and coordinates is not None:
+        names = [f"x[{place}]" for place in chosen]
+    band = Band.of_draws(drawn, mass, torch.arange(start, start + drawn.shape[1]))
+    return plot_bands(torch.arange(T), {"draws": band}, observed=observed, hidden=None if truth is None else hidden,
+                      names=names, time_label=time_label, title=title)  # fmt: skip
+
+
+def draw_band(
+    ax: Axes,
+    times: Tensor,
+    band: Band,
+    colour: str = EXACT,
+    label: str | None = None,
+    style: str = "solid",
+    edges: bool = False,
+) -> None:
+    """One line with its interval, parts `(T,)`; `times` where the band has none. The label names the mass.
+
+    edges: lines at the ends of the interval in place of a shade, to lay one band over another.
+    """
+    across = _array(times if band.times is None else band.times)
+    if edges:
+        for end in (band.lower, band.upper):
+            ax.plot(across, _array(end), color=colour, linestyle=style, linewidth=0.9, zorder=3)
+    else:
+        ax.fill_between(across, _array(band.lower), _array(band.upper), color=colour, alpha=0.2, linewidth=0, zorder=2)
+    if label is not None:
+        label = f"{label}, {100 * band.mass:g} % band"
+    ax.plot(across, _array(band.centre), color=colour, linestyle=style, linewidth=1.5, label=label, zorder=3)
+
+
+def draw_points(ax: Axes, across: Tensor, up: Tensor, label: str = "observed", **style: Any) -> None:
+    """Data as dots: grey where the model saw them ("observed"), green rings where it did not. NaN is left out."""
+    seen: dict[str, Any] = {"color": DRAWS, "markersize": 3.5, "markeredgewidth": 0}
+    unseen: dict[str, Any] = {"color": HIDDEN, "markersize": 4.5, "markerfacecolor": "none"}
+    look = {**(seen if label == "observed" else unseen), "linestyle": "", "label": label, "zorder": 4, **style}
+    ax.plot(_array(across), _array(up), "o", **look)
+
+
+def draw_regions(
+    ax: Axes,
+    means: Tensor,
+    covariances: Tensor,
+    colour: str = EXACT,
+    label: str | None = None,
+    style: str = "solid",
+    mass: float = 0.9,
+    between: int = 7,
+) -> None:
+    """A path in the plane and, in one shade, the union of the ellipses that hold `mass` of each of its Gaussians.
+
+    Args:
+        means, covariances: `(T, 2)` and `(T, 2, 2)`; singular covariances are fine.
+        between: ellipses interpolated between neighbours, so that a sparse path has a band and no beads.
+    """
+    radius = math.sqrt(-2 * math.log(1 - _share(mass)))
+    centres, covariances = (_between(part.detach().cpu().double(), between) for part in (means, covariances))
+    values, vectors = torch.linalg.eigh(covariances)
+    axes = vectors * values.clamp(min=0).sqrt().unsqueeze(-2) * radius  # columns: half axes
+    axes = torch.where(torch.linalg.det(axes)[:, None, None] < 0, axes.flip(-1), axes)  # all turn the same way
+    unit = Path.unit_circle()
+    circle = torch.tensor(np.asarray(unit.vertices))
+    outlines = centres.unsqueeze(1) + circle @ axes.mT
+    codes = np.tile(np.asarray(unit.codes), len(centres))
+    shape = Path(outlines.reshape(-1, 2).numpy(), codes)
+    ax.add_patch(PathPatch(shape, facecolor=colour, alpha=0.2, linewidth=0, zorder=2))
+    ax.update_datalim(shape.get_extents().get_points())
+    if label is not None:
+        label = f"{label}, {100 * mass:g} % regions"
+    ax.plot(*_array(means).T, color=colour, linestyle=style, linewidth=1.5, label=label, zorder=3)
+
+
+def _share(mass: float) -> float:
+    if not 0 < mass < 1:
+        raise ValueError(f"the mass of a band lies between 0 and 1, not {mass}")
+    return mass
+
+
+def _between(points: Tensor, count: int) -> Tensor:
+    """`count` points on the straight line from each to the next."""
+    share = torch.arange(count + 1, dtype=points.dtype).div(count + 1).reshape(-1, *[1] * (points.dim() - 1))
+    inner = points[:-1].unsqueeze(1) + share * points.diff(dim=0).unsqueeze(1)
+    return torch.cat([inner.flatten(0, 1), points[-1:]])
+
+
+def _each(band: Band, change: Callable[[Tensor], Tensor]) -> Band:
+    return band._replace(centre=change(band.centre), lower=change(band.lower), upper=change(band.upper))
+
+
+def _array(part: Tensor) -> np.ndarray:
+    return part.detach().cpu().double().numpy()
+
+
+def _columns(part: Tensor) -> Tensor:
+    return part.unsqueeze(-1) if part.dim() == 1 else part
+
+
+def _plain(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=8)
