@@ -13,6 +13,7 @@ has no per-datum weight, and an importance-weighted bound computed with it is on
 import math
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pyro
@@ -28,6 +29,7 @@ from zoo.infer.pair import Layout, check_pair, check_values, refuse_nan_draws
 from zoo.infer.path import Frozen, has_own, own_parameters, refuse_no_path
 from zoo.infer.sites.supports import log_prob_within
 from zoo.infer.store import refuse_claimed_keys
+from zoo.parts.once import Once
 
 
 class Terms(NamedTuple):
@@ -213,27 +215,29 @@ def run(
         if copy is not None and "path" not in layout.found:
             refuse_no_path(model, guide, args, kwargs, layout, log_q_at)
             layout.found["path"] = True
-        q = _run(run_guide, args, kwargs, num_particles, dim, rows)
-        values = {name: site["value"] for name, site in q.items()}
-        log_q: dict[str, Tensor] = {}
-        if copy is not None:
-            values = {name: copy(value) if value.requires_grad else value for name, value in values.items()}
-            owned = _all_parameters(model, guide) if weighted else own_parameters(model, guide)
-            # scored within: a distribution may hold parameters and use them in `log_prob` only
-            with Frozen(owned, () if weighted else layout.statements):
-                for name, site in _run(bare_guide, args, kwargs, num_particles, dim, rows, values).items():
+        # A frozen guide would lend the model what it made of constants, and SVI trains what it sees called.
+        with nullcontext() if copy is not None or registered else Once():
+            q = _run(run_guide, args, kwargs, num_particles, dim, rows)
+            values = {name: site["value"] for name, site in q.items()}
+            log_q: dict[str, Tensor] = {}
+            if copy is not None:
+                values = {name: copy(value) if value.requires_grad else value for name, value in values.items()}
+                owned = _all_parameters(model, guide) if weighted else own_parameters(model, guide)
+                # scored within: a distribution may hold parameters and use them in `log_prob` only
+                with Frozen(owned, () if weighted else layout.statements):
+                    for name, site in _run(bare_guide, args, kwargs, num_particles, dim, rows, values).items():
+                        if name not in layout.from_model:
+                            log_q[name] = log_density(site, layout, num_particles, path=True)
+            else:
+                for name in layout.auxiliary if analytic_kl else q:
                     if name not in layout.from_model:
-                        log_q[name] = log_density(site, layout, num_particles, path=True)
-        else:
-            for name in layout.auxiliary if analytic_kl else q:
-                if name not in layout.from_model:
-                    log_q[name] = log_density(q[name], layout, num_particles, drawn=differentiable)
-        if point_mass:
-            log_q |= {name: torch.zeros_like(log_q[name]) for name in layout.point_masses}
-        p = _run(run_model, args, model_kwargs, num_particles, dim, rows, values)
-        if is_validation_enabled():
-            check_values(model, guide, args, kwargs, layout, p, q)
-        return _terms(layout, num_particles, p, q, values, log_q, analytic_kl)
+                        log_q[name] = log_density(q[name], layout, num_particles, drawn=differentiable)
+            if point_mass:
+                log_q |= {name: torch.zeros_like(log_q[name]) for name in layout.point_masses}
+            p = _run(run_model, args, model_kwargs, num_particles, dim, rows, values)
+            if is_validation_enabled():
+                check_values(model, guide, args, kwargs, layout, p, q)
+            return _terms(layout, num_particles, p, q, values, log_q, analytic_kl)
     finally:
         _RUNNING.release()
 

@@ -1,0 +1,49 @@
+"""The effect `once`: a computation that guide and model both ask for runs a single time in one evaluation of a pair.
+
+A guide hands its draws to the model, and the model's networks meet the very tensors that the guide's call of them met.
+Such a call is marked, and `zoo.infer.terms`, which runs the pair under the handler `Once`, answers the repeated call
+with the result of the first. Without the handler (Predictive, NUTS, Pyro's own bounds) a marked call is a plain call.
+The handler's memory ends with the evaluation, so nothing has to be invalidated.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import effectful
+
+
+def once(method: Callable) -> Callable:
+    """Marks a function or method: within one evaluation a repeated call with the same arguments may be answered."""
+    return effectful(method, type="once")
+
+
+class Once(Messenger):
+    """Answers a repeated call of a function marked `once` with the result of the first call.
+
+    Two calls are the same if function and mode of gradients are, numbers and strings are equal, and all other arguments
+    are the same objects.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[tuple, tuple[Any, Any]] = {}
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["type"] == "once":
+            found = self.known.get(_call(msg))
+            if found is not None:
+                msg["value"], msg["done"] = found[0], True
+
+    def _postprocess_message(self, msg: Any) -> None:
+        if msg["type"] == "once":
+            # the arguments are kept alive, so that no later object can take over the identity of one of them
+            self.known.setdefault(_call(msg), (msg["value"], (msg["args"], msg["kwargs"])))
+
+
+def _call(msg: Any) -> tuple:
+    """A call's function, gradient mode and arguments, as a key."""
+    given = (*msg["args"], *msg["kwargs"].values())
+    values = (a if isinstance(a, bool | int | float | str | None) else id(a) for a in given)
+    return msg["fn"], torch.is_grad_enabled(), *msg["kwargs"], *values
