@@ -8,6 +8,12 @@ import torch
 from torch import Tensor, nn
 
 
+def listed(items: Sequence[object], most: int = 5) -> str:
+    """The first items in words, and the number of the others: "3, 17 and 4 more"."""
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
 def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | None = None) -> None:
     """Refuses what can be told without looking at a value: cheap enough for every training step.
 

@@ -45,5 +45,5 @@ class Once(Messenger):
 def _call(msg: Any) -> tuple:
     """A call's function, gradient mode and arguments, as a key."""
     given = (*msg["args"], *msg["kwargs"].values())
-    values = (a if isinstance(a, bool | int | float | str | None) else id(a) for a in given)
+    values = ((type(a), a) if isinstance(a, bool | int | float | str | None) else id(a) for a in given)
     return msg["fn"], torch.is_grad_enabled(), *msg["kwargs"], *values

@@ -1,0 +1,188 @@
+"""Counts of the house: files, lines, memory, prose, long functions, and the files that one loss runs through.
+
+    python tools/house.py               # the counts of zoo and guides
+    python tools/house.py --list        # besides, every place that breaks a rule
+    python tools/house.py --list zoo/infer/training     # of some folders or files
+    python tools/house.py --runs        # besides, the files in which a line runs during one loss
+"""
+
+import argparse
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OPENINGS = ("What", "Where", "Whether", "How", "Of", "Its")
+MARKS = re.compile(r"#\s*(noqa|type:|fmt:|:)")
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+BLOCKS = ast.If | ast.For | ast.While | ast.With | ast.Try | ast.Match
+LONGEST, DEEPEST, MOST = 60, 3, 8
+
+
+@dataclass
+class Counts:
+    """The counts of some files, and the places that break a rule."""
+
+    files: int = 0
+    lines: int = 0
+    code: int = 0
+    comments: int = 0
+    raises: int = 0
+    getattrs: int = 0
+    ignores: int = 0
+    words: int = 0
+    whats: int = 0
+    docstrings: int = 0
+    state: list[str] = field(default_factory=list)
+    openings: list[str] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
+
+
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
+    """First line, last line and text of every docstring."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | FUNCTIONS) and ast.get_docstring(node) is not None:
+            statement = node.body[0]
+            yield statement.lineno, statement.end_lineno or statement.lineno, ast.get_docstring(node) or ""
+
+
+def depth(node: ast.AST) -> int:
+    """The levels of blocks in a function; `elif` is no level of its own, and inner functions count for themselves."""
+    deepest = 0
+    for name, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or isinstance(child, FUNCTIONS | ast.ClassDef | ast.Lambda):
+                continue
+            chained = isinstance(node, ast.If) and name == "orelse" and isinstance(child, ast.If) and len(value) == 1
+            deepest = max(deepest, depth(child) + (isinstance(child, BLOCKS) and not chained))
+    return deepest
+
+
+def count(paths: list[Path]) -> Counts:
+    """Counts the files."""
+    found = Counts()
+    for path in paths:
+        text, name = path.read_text(), path.relative_to(ROOT).as_posix()
+        tree, lines = ast.parse(text), text.splitlines()
+        prose: set[int] = set()
+        said: list[str] = []
+        for first, last, doc in docstrings(tree):
+            prose |= set(range(first, last + 1))
+            said.append(doc)
+            found.docstrings += 1
+            if doc.split()[0].strip(",.:`") in OPENINGS:
+                found.openings.append(f"{name}:{first}: {doc.splitlines()[0]}")
+        own: set[int] = set()
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                said.append(token.string)
+                if token.line.strip().startswith("#"):
+                    own.add(token.start[0])
+                    found.comments += not MARKS.match(token.string) or token.string.startswith("#:")
+        code = {n for n, line in enumerate(lines, 1) if line.strip() and n not in prose and n not in own}
+        words = re.findall(r"[A-Za-z][A-Za-z'-]*", " ".join(said))
+        found.words += len(words)
+        found.whats += sum(word.lower() == "what" for word in words)
+        found.files += 1
+        found.lines += len(lines)
+        found.code += len(code)
+        found.raises += sum(isinstance(node, ast.Raise) for node in ast.walk(tree))
+        found.getattrs += sum(isinstance(n, ast.Call) and getattr(n.func, "id", "") == "getattr" for n in ast.walk(tree))
+        found.ignores += text.count("# type: ignore")
+        found.state += [f"{name}:{node.lineno}: {lines[node.lineno - 1]}" for node in tree.body if is_state(node)]
+        for node in ast.walk(tree):
+            if isinstance(node, FUNCTIONS):
+                size = len(code & set(range(node.lineno, (node.end_lineno or node.lineno) + 1)))
+                arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+                if node.name.startswith("_") and node.name != "__init__":
+                    arguments += [a.arg for a in node.args.kwonlyargs]
+                for value, most, unit in ((size, LONGEST, "lines"), (depth(node), DEEPEST, "levels"),
+                                          (len(arguments), MOST, "parameters")):  # fmt: skip
+                    if value > most:
+                        found.functions.append(f"{name}:{node.lineno}: {node.name} has {value} {unit}")
+    return found
+
+
+def is_state(node: ast.stmt) -> bool:
+    """Module-level names bound to containers or objects that functions of the module can fill."""
+    value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+    if isinstance(value, ast.Dict | ast.List | ast.Set):
+        return not (value.keys if isinstance(value, ast.Dict) else value.elts)
+    called = getattr(value, "func", None)
+    word = getattr(called, "id", getattr(called, "attr", ""))
+    return word in ("count", "RLock", "Lock", "WeakKeyDictionary", "WeakTensorKeyDictionary", "defaultdict", "dict",
+                    "list", "set", "WeakValueDictionary", "WeakSet")  # fmt: skip
+
+
+def files_run(call: Callable[[], object]) -> dict[str, int]:
+    """File of zoo or guides in which a line runs -> its number of lines."""
+    seen: set[str] = set()
+
+    def trace(frame, event, _):
+        file = frame.f_code.co_filename
+        if not file.startswith((f"{ROOT}/zoo/", f"{ROOT}/guides/")):
+            return None
+        if event == "line":
+            seen.add(file)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return {str(Path(f).relative_to(ROOT)): len(Path(f).read_text().splitlines()) for f in seen}
+
+
+def show_runs() -> None:
+    """Prints the files that one loss runs through: at a pair's first call, which checks it, and at every later one."""
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    import guides
+    import zoo
+    from zoo.infer import ELBO
+
+    vae, srnn = zoo.VAE(20, 4), zoo.SRNN(5, 3)
+    pairs = {
+        "VAE + Amortized": (ELBO()(vae, guides.Amortized(vae)), torch.rand(8, 20).round()),
+        "SRNN + Smoother + Residual": (
+            ELBO()(srnn, guides.Smoother(srnn, family=guides.Residual)), torch.rand(4, 7, 5).round()
+        ),
+    }  # fmt: skip
+    for name, (loss, x) in pairs.items():
+        for which in ("first", "every later"):
+            sizes = files_run(lambda loss=loss, x=x: loss(x))
+            print(f"{name}, {which} loss: {sum(sizes.values()):,} lines in {len(sizes)} files")
+        for file, lines in sorted(sizes.items(), key=lambda item: -item[1]):
+            print(f"    {lines:4d} {file}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("places", nargs="*", default=["zoo", "guides"], help="folders or files")
+    parser.add_argument("--list", action="store_true", help="list the places that break a rule")
+    parser.add_argument("--runs", action="store_true", help="list the files that one loss runs through")
+    chosen = parser.parse_args()
+    places = [ROOT / place for place in chosen.places]
+    found = count(sorted(p for place in places for p in ([place] if place.is_file() else place.rglob("*.py"))))
+    print(f"{found.files} files, {found.lines:,} lines, {found.code:,} lines of code, {found.raises} raises, "
+          f"{found.getattrs} getattr, {found.ignores} type: ignore, {len(found.state)} names of module-level state")
+    print(f"{found.comments} comment lines of their own: {1000 * found.comments / found.code:.1f} in 1,000 lines of code")
+    print(f"'what' {found.whats} times in {found.words:,} words of docstrings and comments: "
+          f"{1000 * found.whats / found.words:.2f} in 1,000")
+    print(f"{len(found.openings)} of {found.docstrings} docstrings open with {', '.join(OPENINGS)}")
+    print(f"{len(found.functions)} functions over {LONGEST} code lines, {DEEPEST} levels or {MOST} parameters")
+    if chosen.list:
+        print(*found.state, *found.openings, *found.functions, sep="\n")
+    if chosen.runs:
+        show_runs()
+
+
+if __name__ == "__main__":
+    main()
