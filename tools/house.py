@@ -92,7 +92,8 @@ def count(paths: list[Path]) -> Counts:
         found.lines += len(lines)
         found.code += len(code)
         found.raises += sum(isinstance(node, ast.Raise) for node in ast.walk(tree))
-        found.getattrs += sum(isinstance(n, ast.Call) and getattr(n.func, "id", "") == "getattr" for n in ast.walk(tree))
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        found.getattrs += sum(isinstance(function, ast.Name) and function.id == "getattr" for function in calls)
         found.ignores += text.count("# type: ignore")
         found.state += [f"{name}:{node.lineno}: {lines[node.lineno - 1]}" for node in tree.body if is_state(node)]
         for node in ast.walk(tree):
@@ -173,7 +174,8 @@ def main() -> None:
     found = count(sorted(p for place in places for p in ([place] if place.is_file() else place.rglob("*.py"))))
     print(f"{found.files} files, {found.lines:,} lines, {found.code:,} lines of code, {found.raises} raises, "
           f"{found.getattrs} getattr, {found.ignores} type: ignore, {len(found.state)} names of module-level state")
-    print(f"{found.comments} comment lines of their own: {1000 * found.comments / found.code:.1f} in 1,000 lines of code")
+    rate = 1000 * found.comments / found.code
+    print(f"{found.comments} comment lines of their own: {rate:.1f} in 1,000 lines of code")
     print(f"'what' {found.whats} times in {found.words:,} words of docstrings and comments: "
           f"{1000 * found.whats / found.words:.2f} in 1,000")
     print(f"{len(found.openings)} of {found.docstrings} docstrings open with {', '.join(OPENINGS)}")
