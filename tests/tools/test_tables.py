@@ -1,0 +1,174 @@
+"""Tables of results and speed: each shows the recorded numbers under their convention."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+
+import table
+
+RUN = {
+    "name": "x",
+    "data": "mnist",
+    "objective": "iwelbo-doubly(50)",
+    "family": "diagonal",
+    "log_p": -84.13,
+    "log_p_error": 0.25,
+    "elbo": -86.5,
+    "active_units": 24,
+    "num_test": 1000,
+    "epochs": 40,
+    "training_seconds": 7260,
+    "hardware": "2 abaci",
+    "command": "python examples/mnist.py --name x",
+    "note": "fewer epochs",
+}
+TIMING = {
+    "command": "python -m benchmarks.vae_step",
+    "hardware": "an abacus",
+    "versions": {"torch": "2.10"},
+    "sizes": {
+        "toy": {
+            "data": 2,
+            "hidden": 32,
+            "latent": 2,
+            "batch": 128,
+            "particles": 50,
+            "rows": {
+                "zoo, compiled": {
+                    "cpu_ms": 0.25,
+                    "cpu / by hand": {"median": 0.5},
+                    "cpu / by hand, compiled": {"median": 1.5},
+                    "peak_bytes": 2_000_000,
+                }
+            },
+        }
+    },
+}
+
+
+def test_tables_show_what_the_results_say(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps(RUN))
+    (tmp_path / "speed.json").write_text(json.dumps(TIMING))
+    shown = table.results_table(tmp_path)
+    own = ["-84.13 ± 0.25", "-86.50", "| 24 |", "40 (3,280)", "2 h 1 min", "2 abaci", "fewer epochs", RUN["command"]]
+    for part in [*own, "-84.78 (25 units), reported, unverified", "1,000 of the test images"]:
+        assert part in shown, part
+    (tmp_path / "x.json").write_text(json.dumps(RUN | {"data": "binarized_mnist"}))
+    assert "reported" not in table.results_table(tmp_path), "another data set has another number"
+    shown = table.speed_table(tmp_path)
+    for part in ("2-32-2, batch 128, IWELBO(50)", "0.25 ms, 1.50 ×, 2.0 MB", "an abacus", "torch 2.10"):
+        assert part in shown, part
+    with pytest.raises(ValueError, match="pairs:begin"):
+        table.render("no markers here")
+
+
+def test_steps_of_sequences_and_their_lengths_are_tabled(tmp_path):
+    timed = {"cpu_ms": 1384.0, "ratio": 1.01, "quartiles": [1.0, 1.1], "peak_bytes": 42_000_000}
+    record = {"command": "c", "hardware": "an abacus", "versions": {}}
+    record |= {"sequence_steps": {}, "lengths": {}, "titles": {}}
+    rows = {"dmm": {"zoo": timed, "Pyro's own dmm.py": timed}, "srnn": {"zoo": timed}}
+    steps = {"sequence_steps": rows, "titles": {"dmm": "DMM, T 9", "srnn": "SRNN, T 8"}}
+    (tmp_path / "a.json").write_text(json.dumps(record | steps))
+    (tmp_path / "b.json").write_text(json.dumps(record | {"lengths": {"2000": {"zoo": timed}}}))
+    shown = table.sequence_speed_table(tmp_path)
+    for part in (
+        "| one training step | DMM, T 9 | SRNN, T 8 |",
+        "| zoo | 1,384 ms, 42 MB, 1.01 × | 1,384 ms, 42 MB, 1.01 × |",
+        "| Pyro's own dmm.py | 1,384 ms, 42 MB, 1.01 × |  |",
+        "| 2,000 | 1,384 ms, 42 MB |",
+    ):
+        assert part in shown, part
+    assert "No timing" in table.sequence_speed_table(tmp_path / "none")
+
+
+SONGS = {
+    "name": "y",
+    "data": "jsb",
+    "model": "dmm",
+    "guide": "smoother",
+    "family": "diagonal",
+    "likelihood": "bernoulli",
+    "evaluated": "jsb test (polyphonic_music.npz)",
+    "convention": "first frame scored, each sequence from its own start",
+    **{name: value for average, cost in zip("abc", (6.4, 6.9, 6.8), strict=True)
+       for name, value in {average: cost, f"{average}_error": 0.05}.items()},
+    "bound_per_sequence": -424.4,
+    "log_p_per_sequence": -392.1,
+    "num_sequences": 77,
+    "num_frames": 4725,
+    "num_particles": 100,
+    "epochs": 300,
+    "best_epoch": 250,
+    "training_seconds": 7260,
+    "hardware": "2 abaci",
+    "command": "python examples/music.py --name y",
+    "note": "",
+    "seed": 0,
+    "versions": {"torch": "2.10"},
+}  # fmt: skip
+
+
+def test_sequences_are_tabled_under_their_convention(tmp_path):
+    assert "No run" in table.sequences_table(tmp_path)
+    (tmp_path / "y.json").write_text(json.dumps(SONGS))
+    other = {"name": "z", "data": "jsb_srnn", "evaluated": "jsb_srnn test (x.npz)", "convention": "first frame given"}
+    (tmp_path / "z.json").write_text(json.dumps(SONGS | other))
+    shown = table.sequences_table(tmp_path)
+    heads = ["**jsb test (polyphonic_music.npz)**: 77 sequences, 4,725 frames; first frame scored, each sequence",
+             "**jsb_srnn test (x.npz)**: 77 sequences, 4,725 frames; first frame given"]  # fmt: skip
+    cells = ["6.400 ± 0.050 | 6.900 ± 0.050 | 6.800 ± 0.050", "| 100 |", "300 (best 250)", "2 h 1 min"]
+    for part in [*heads, *cells, "| a 6.388, b 6.926, c 6.856 |"]:
+        assert part in shown, part
+    assert shown.count("6.388") == 1, "other data have another number"
+    assert "reported" not in shown, "that of DMM's paper was read again"
+    assert "carried" not in shown
+    assert "resampled" not in shown
+    recalled = {"name": "s", "data": "jsb_srnn", "model": "srnn", "family": "residual"}
+    carried = {"carried": {"c": 6.7, "c_error": 0.04}, "resampled": {"a": 6.2, "a_error": 0.06}}
+    (tmp_path / "s.json").write_text(json.dumps(SONGS | other | recalled | carried))
+    shown = table.sequences_table(tmp_path)
+    assert "| 6.800 ± 0.050 | 6.700 ± 0.040 | 100 | c 4.74, reported, unverified |" in shown
+    assert "| 6.800 ± 0.050 | – | 100 |" in shown
+    assert "| a | a, resampled | b |" in shown
+    assert "| 6.400 ± 0.050 | 6.200 ± 0.060 | 6.900 ± 0.050 |" in shown
+    assert "| 6.400 ± 0.050 | – | 6.900 ± 0.050 |" in shown
+    assert shown.count("c, state carried") == 1
+    assert table.results_table(tmp_path).startswith("No run"), "images have a table of their own"
+    assert table.speech_table(tmp_path).startswith("No run"), "speech too"
+
+
+def test_speech_is_tabled_over_seeds_and_its_order_told(tmp_path):
+    """Welch's interval by hand: differences of means of 3 and 3, standard errors of both, their degrees of freedom."""
+    spoken = SONGS | {"data": "spoken_digits", "evaluated": "spoken_digits test", "likelihood": "normal"}
+    bounds = {
+        ("srnn", "smoother", "residual"): (10.0, 11.0, 12.0),
+        ("srnn", "smoother", "diagonal"): (5.0, 6.0, 7.0),
+        ("srnn", "filter", "diagonal"): (5.0, 9.0, 4.0),
+        ("vrnn", "filter", "diagonal"): (20.0, 21.0, 22.0),
+    }
+    for (model, guide, family), values in bounds.items():
+        for seed, value in enumerate(values):
+            row = {"model": model, "guide": guide, "family": family, "bound_per_sequence": value, "seed": seed}
+            (tmp_path / f"{model}-{guide}-{family}-{seed}.json").write_text(json.dumps(spoken | row))
+    shown = table.speech_table(tmp_path)
+    half = 4.302653 / 3**0.5  # Student's with 2 degrees of freedom, s.d. 1
+    ends = 5 - 2.776445 * (2 / 3) ** 0.5, 5 + 2.776445 * (2 / 3) ** 0.5  # equal variances: 4 degrees of freedom
+    wide = 3.515 * (1 / 3 + 7 / 3) ** 0.5  # variances 1 and 7: (8/3)^2 / ((1/3)^2 / 2 + (7/3)^2 / 2) = 2.56 of them
+    for part in (
+        f"| 11.0 ± {half:.1f} |",
+        f"as in SRNN's table; difference 5.0 nats a sequence, 95 % from {ends[0]:.1f} to {ends[1]:.1f}",
+        f"srnn + filter + diagonal: undecided; difference 0.0 nats a sequence, 95 % from {-wide:.1f} to {wide:.1f}",
+        "srnn + smoother + residual above vrnn + filter + diagonal: the other way",
+        "the best first: vrnn + filter + diagonal > srnn + smoother + residual > srnn + ",
+        "| 3 |",
+    ):
+        assert part in shown, part
+    assert shown.index("| vrnn |") < shown.index("| srnn |"), "the best first"
+    assert table.sequences_table(tmp_path).startswith("No run"), "music has a table of its own"
+    (tmp_path / "again.json").write_text(json.dumps(spoken | row))
+    with pytest.raises(ValueError, match="are not seeds of one run"):
+        table.speech_table(tmp_path)
