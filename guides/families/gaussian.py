@@ -1,9 +1,8 @@
-"""Gaussian families: diagonal, around the prior's mean, times the prior, and with full covariance."""
+"""Gaussian families with a diagonal covariance: free, around the prior's mean, and times the prior."""
 
 from typing import Any
 
 import torch
-from pyro.distributions import MultivariateNormal
 from torch import Tensor
 
 from guides.families.family import Family
@@ -13,7 +12,7 @@ from zoo.parts.distributions import DiagonalNormal
 class Diagonal(Family):
     """q(z) = prod_i N(z_i; m_i, exp(s_i)^2), (m, s) linear in the context.
 
-    References: Kingma and Welling 2014; the exponential is the parameterisation of Burda et al.'s code (2015).
+    References: Kingma and Welling 2014; Burda, Grosse and Salakhutdinov 2015, whose code has the exponential.
     """
 
     def __init__(self, features: int, context: int) -> None:
@@ -27,9 +26,10 @@ class Diagonal(Family):
 class Residual(Family):
     """q(z) = prod_i N(z_i; mu_i + m_i, exp(s_i)^2), mu the prior's mean, (m, s) linear in the context.
 
-    The network says how far the data move z from where the prior expects it, which is easier to learn.
+    The network learns by how much the data move z from the place where the prior expects z. Zero parameters give the
+    prior's mean and variances of one.
 
-    References: Fraccaro et al. 2016 (SRNN's Res_q: the mean, not the variance, is residual).
+    References: Fraccaro et al. 2016 (SRNN's Res_q: the mean is residual, the variance is not).
     """
 
     uses_prior = True
@@ -45,8 +45,8 @@ class Residual(Family):
 class PrecisionWeighted(Family):
     """q(z) proportional to prod_i N(z_i; mu_i, sigma_i^2) N(z_i; m_i, exp(s_i)^2), (m, s) linear in the context.
 
-    The prior, by its means mu and standard deviations sigma, times a Gaussian likelihood of z that the network makes of
-    the data: precisions add up, the mean is weighted by them, and q is never wider than the prior.
+    The prior's means mu and standard deviations sigma enter as a Gaussian, and the network's (m, s) as a likelihood of
+    z. The precisions of the two add up and weigh the two means, so that q is never wider than the prior.
 
     References: Sonderby et al. 2016, Ladder Variational Autoencoders.
     """
@@ -58,27 +58,7 @@ class PrecisionWeighted(Family):
 
     def density(self, parameters: Tensor, prior: Any) -> DiagonalNormal:
         loc, log_scale = parameters.chunk(2, -1)
-        own, given = -2 * log_scale, -prior.variance.log()  # log precisions
+        # log precisions: their difference gives the weight, and nothing overflows however sure one of the two is
+        own, given = -2 * log_scale, -prior.variance.log()
         mean = torch.lerp(*torch.broadcast_tensors(prior.mean, loc, torch.sigmoid(own - given)))
         return DiagonalNormal(mean, log_scale=-0.5 * torch.logaddexp(own, given))
-
-
-class FullRank(Family):
-    """q(z) = N(z; m, L L^T), L lower triangular with exp(.) on its diagonal.
-
-    A torch `MultivariateNormal`, so that its KL to a Normal prior is analytic; `log_prob` solves with L (D^2 a sample).
-
-    References: Kucukelbir et al. 2017 (ADVI).
-    """
-
-    def __init__(self, features: int, context: int) -> None:
-        num_parameters = features + features * (features + 1) // 2
-        super().__init__(features, context, num_parameters, locations=slice(features))
-
-    def density(self, parameters: Tensor, prior: Any) -> MultivariateNormal:
-        d = self.features
-        loc, log_scale, below = parameters.split([d, d, self.num_parameters - 2 * d], -1)
-        row, column = torch.tril_indices(d, d, offset=-1, device=parameters.device)
-        scale_tril = log_scale.exp().diag_embed()
-        scale_tril[..., row, column] = below
-        return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
