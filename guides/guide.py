@@ -28,15 +28,10 @@ class Guide(RootModule):
         return self._model[0]
 
     def refuse_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: str) -> None:
-        """Refuses arguments besides x, for a guide that reads x alone; None counts as not given.
-
-        Args:
-            args: positional arguments of the program, after x.
-            kwargs: named arguments of the program.
-            hint: a way out, the last sentence of the error.
+        """Refuses the program's arguments after x, for a guide that reads x alone; None counts as not given.
 
         Raises:
-            ValueError: an argument was given; names it as the model's signature does.
+            ValueError: an argument was given; names it as the model's signature does, and ends with the hint.
         """
         given = [position for position, value in enumerate(args) if value is not None]
         named = [name for name, value in kwargs.items() if value is not None]

@@ -14,7 +14,7 @@ from zoo.parts.store_keys import RootModule
 class VAE(RootModule):
     """p(x, z) = p(z) p(x | z): a latent vector for each data point, decoded by a multilayer perceptron.
 
-    References: Kingma and Welling 2014; Rezende, Mohamed and Wierstra 2014; the deck's "VAE".
+    References: Kingma and Welling 2014; Rezende, Mohamed and Wierstra 2014.
 
     Args:
         data_dim: size D of a data point.

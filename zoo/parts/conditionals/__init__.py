@@ -8,8 +8,9 @@ Priors are built by the user, called without arguments, and handed to the model 
 from zoo.parts.conditionals.bernoulli import Bernoulli
 from zoo.parts.conditionals.flow_prior import FlowDensity, FlowPrior
 from zoo.parts.conditionals.levels import Categorical, DiscretizedLogistic
+from zoo.parts.conditionals.mixture_prior import MixturePrior
 from zoo.parts.conditionals.normal import MixtureOfNormals, Normal
-from zoo.parts.conditionals.priors import MixturePrior, StandardNormal
+from zoo.parts.conditionals.standard_normal import StandardNormal
 
 __all__ = [
     "Bernoulli",

@@ -80,8 +80,8 @@ class MixtureOfNormalsDensity(VectorDistribution):
             gumbel = -loc.new_empty(shape + logits.shape[-1:]).exponential_().log()
             index = (logits + gumbel).argmax(-1)[..., None, None].expand(*shape, 1, *self._event_shape)
             # gathered, not summed with zeros for the others: 0 times a scale that has overflowed is NaN
-            chosen = (v.expand(shape + v.shape[-2:]).gather(-2, index).squeeze(-2) for v in (loc, scale))
-            x = torch.addcmul(*chosen, torch.randn(shape + self._event_shape, dtype=loc.dtype, device=loc.device))
+            loc, scale = (v.expand(shape + v.shape[-2:]).gather(-2, index).squeeze(-2) for v in (loc, scale))
+            x = torch.addcmul(loc, scale, torch.randn(shape + self._event_shape, dtype=loc.dtype, device=loc.device))
         return self._attached(x) if torch.is_grad_enabled() else x
 
     def _attached(self, x: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ class GRU(nn.Module):
         super().__init__()
         self.hidden = hidden = index(hidden)
         self.fused = nn.GRU(in_features, hidden, batch_first=True)
-        # torch stacks the weights of reset gate, update gate and proposal
-        for gate in self.fused.weight_hh_l0.chunk(3):
+        # [1] is the recurrent weight: torch stacks those of reset gate, update gate and proposal
+        for gate in self.fused.all_weights[0][1].chunk(3):
             nn.init.orthogonal_(gate)
 
     def forward(self, v: Tensor, h: Tensor) -> Tensor:
@@ -40,9 +40,7 @@ class GRU(nn.Module):
         """h_t, `(..., hidden)`, from v_t `(..., in_features)` and h_{t-1} `(..., hidden)`."""
         lead = torch.broadcast_shapes(v.shape[:-1], h.shape[:-1])
         v, h = (part.expand(*lead, part.shape[-1]).reshape(-1, part.shape[-1]) for part in (v, h))
-        gru = self.fused
-        weights = gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0
-        return torch.gru_cell(v, h, *weights).reshape(*lead, self.hidden)
+        return torch.gru_cell(v, h, *self.fused.all_weights[0]).reshape(*lead, self.hidden)
 
 
 class Dropped(nn.Module):

@@ -1,25 +1,9 @@
-"""Priors over latent vectors: N(0, I), and a mixture of Normals."""
+"""A prior that is learned as a mixture of Normals."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from zoo.parts.distributions import MixtureOfNormalsDensity, UnitNormal
-
-
-class StandardNormal(nn.Module):
-    """p(z) = N(0, I), z of length latent_dim."""
-
-    like: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.latent_dim = latent_dim
-        # a prior without parameters learns dtype and device from a buffer, which `.to()` moves; it is no part of the
-        # state dict, since it holds nothing
-        self.register_buffer("like", torch.zeros(()), persistent=False)
-
-    def forward(self) -> UnitNormal:
-        return UnitNormal(self.latent_dim, self.like)
+from zoo.parts.distributions import MixtureOfNormalsDensity
 
 
 class MixturePrior(nn.Module):
