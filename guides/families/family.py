@@ -40,14 +40,7 @@ class Family(nn.Module, ABC):
     #: tells whether `density` reads the prior, so that the guide has to build it.
     uses_prior: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        features: int,
-        context: int,
-        num_parameters: int,
-        *,
-        locations: slice = slice(0),
-    ) -> None:
+    def __init__(self, features: int, context: int, num_parameters: int, *, locations: slice = slice(0)) -> None:
         super().__init__()
         if features < 1 or context < 0:
             raise ValueError(f"{type(self).__name__}: features >= 1, context >= 0; got {features}, {context}")

@@ -14,8 +14,7 @@ from zoo.parts.distributions import DiagonalNormal
 class Covariance(Protocol):
     """A form of covariance: the way in which the scales of K components are stored, used and estimated.
 
-    A form holds no parameters; the model owns the scale and hands it in. Throughout, k are component numbers of any
-    shape, and `mean` has that shape and `data_dim` behind it, but in `maximise`.
+    A form holds no parameters: the model owns the scale and hands it in.
 
     Attributes:
         floor: added to every variance by `maximise`, as scikit-learn's `reg_covar`; keeps a component from
@@ -34,7 +33,13 @@ class Covariance(Protocol):
         ...
 
     def density(self, mean: Tensor, scale: Tensor, k: Tensor) -> TorchDistribution:
-        """N(mean, Sigma_k): batch shape that of k, event shape `(data_dim,)`."""
+        """N(mean, Sigma_k): batch shape `(...)`, event shape `(data_dim,)`.
+
+        Args:
+            mean: means of the components k, `(..., data_dim)`.
+            scale: the scales of all components, as the form stores them.
+            k: numbers of components, `(...)`.
+        """
         ...
 
     def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
@@ -99,8 +104,8 @@ class FullCovariance:
     def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
         # x is centred first: E[x x'] - mean mean' would cancel for data far from the origin
         centred = (x.unsqueeze(1) - mean).transpose(0, 1)
-        scatter = (centred * responsibilities.T.unsqueeze(-1)).mT @ centred
-        return _cholesky(scatter / count[:, None, None], mean, self.floor)
+        products = (centred * responsibilities.T.unsqueeze(-1)).mT @ centred
+        return _cholesky(products / count[:, None, None], mean, self.floor)
 
     def trace_precision(self, scale: Tensor) -> Tensor:
         return torch.cholesky_inverse(scale).diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -122,9 +127,9 @@ class TiedCovariance:
     def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
         centred = x.unsqueeze(1) - mean
         weighted = centred * responsibilities.unsqueeze(-1)
-        scatter = weighted.flatten(0, 1).T @ centred.flatten(0, 1)
+        products = weighted.flatten(0, 1).T @ centred.flatten(0, 1)
         # the largest mean bounds the rounding about all of them
-        return _cholesky(scatter / count.sum(), mean.abs().amax(0), self.floor)
+        return _cholesky(products / count.sum(), mean.abs().amax(0), self.floor)
 
     def trace_precision(self, scale: Tensor) -> Tensor:
         return torch.cholesky_inverse(scale).diagonal().sum()

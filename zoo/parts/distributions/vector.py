@@ -213,9 +213,10 @@ class DiagonalNormal(VectorDistribution):
         return self.log_prob_at(away * (-self.log_scale).exp() if self._by_log else away / self.scale)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
-        """`log_prob`, by fewer operations where `value` is the density's own latest draw.
+        """log q(value), by fewer operations than `log_prob` where `value` is the density's own latest draw.
 
-        There it has `log_prob`'s value and total gradient of loc and scale, and no gradient of `value` itself.
+        The result for a draw has the value of `log_prob` and its total gradient with respect to loc and scale, but no
+        gradient with respect to `value`. Any other value goes to `log_prob`.
         """
         # log q = -log scale - noise^2 / 2: loc and scale move the draw along, the noise stays, and the two paths by
         # which they reach (value - loc) / scale cancel. Measured: 1.88 to 1.71 x hand-written on a 2-32-2 VAE
