@@ -1,10 +1,23 @@
 """Step time and accuracy of the families, and of the transforms that were candidates for IAF and Spline.
 
-Prints the markdown tables behind `guides/flows.py`: the time of one step (sample, `log_prob` of the sample, backward)
-in turns that rotate from round to round, one thread, medians and the median of the ratios to the first row of a group;
-then how exact each transform is. zuko is no dependency of the zoo: `pip install zuko` first.
+Prints the markdown tables behind `guides/families/flows.py`: the time of one step (sample, `log_prob` of the sample,
+backward) in turns that rotate from round to round, one thread, medians and the median of the ratios to the first row of
+a group; then the errors of each transform. zuko is no dependency of the zoo: `pip install zuko` first.
 
     python -m benchmarks.flows
+
+Milliseconds of a step, one thread of a busy EPYC, batch 128, 4 layers of 320 units, torch 2.13, Pyro 1.9.2, zuko 1.6.0:
+
+                      D = 32, K = 1   K = 10   D = 64, K = 1   K = 10   a foreign batch, D = 64, K = 1
+    guides.IAF                  7.4       33             8.5       48               200
+    Pyro affine                 7.3       30             7.4       42               167
+    zuko affine                 7.8       34             9.0       47               204
+    guides.Spline                44      237              64      433              1679
+    Pyro quadratic               38      216              59      402              1372
+    zuko quadratic               39      210              61      385              1419
+
+All are equally exact (log q against autograd's Jacobian: 4e-15 in float64, 2e-6 in float32). zuko's couplings score a
+foreign batch in 10 and 66 ms; where networks put out large numbers, zuko's spline is exact to a digit or two more.
 """
 
 import argparse
@@ -23,7 +36,8 @@ from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from guides.families import IAF, Diagonal, Family, FullRank, Mixture, Planar, Pushforward, Radial, Spline
+from guides.families import IAF, Diagonal, Family, FullRank, Mixture, Planar, Radial, Spline
+from guides.families.pushforward import Pushforward
 
 _validate = Distribution._validate_args
 import zuko  # noqa: E402

@@ -17,9 +17,10 @@ import tyro
 from matplotlib.axes import Axes
 from sklearn.mixture import GaussianMixture as Sklearn
 
+from zoo import DiagonalCovariance, FullCovariance, GaussianMixture, TiedCovariance
 from zoo.data import load
 from zoo.infer.em import em
-from zoo.mixture import Covariance, DiagonalCovariance, FullCovariance, GaussianMixture, TiedCovariance
+from zoo.parts.covariances import Covariance
 from zoo.ppca import PPCA
 
 

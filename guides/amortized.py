@@ -1,4 +1,4 @@
-"""One latent vector for each data point, inferred by an encoder."""
+"""One latent vector for each data point, inferred by an encoder that all data points share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from zoo.parts.networks import mlp
 
 
 class HasLatentVector(Protocol):
-    """What `Amortized` reads from a model: the sizes of x and z (and `prior()`, for families that use it)."""
+    """A model that `Amortized` can serve; families that read the prior also call its `prior()`."""
 
     data_dim: int
     latent_dim: int
@@ -31,16 +31,18 @@ class Amortized(Guide):
         family: constructor `(features, context) -> Family`: `guides.Diagonal` (default), `guides.FullRank`,
             `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`.
         hidden: widths of the encoder's hidden layers, from x towards z.
-        encoder: a network of your own, called with all arguments of the program, x first; it gives features
-            `(N, context)`.
-        context: their size.
+        encoder: a network of your own. The guide calls it with all arguments of the program, x first, and it returns
+            features `(N, context)`. Without it the guide reads x alone and refuses other arguments.
+        context: size of your encoder's features; given exactly if `encoder` is.
         activation: constructor of the nonlinearity.
         site: name of the latent site in the model.
 
     Sites: `z` (N, latent_dim) in `pyro.plate("data", N)`.
 
     Raises:
-        ValueError: x is not `(N, data_dim)`; the program has further arguments, and there is no `encoder` for them.
+        ValueError: x is not `(N, data_dim)`; the program has further arguments, and there is no `encoder` for them;
+            `encoder` comes without `context`, or returns features of another shape.
+        TypeError: `family` is not a constructor.
 
     Example:
         >>> import torch, guides
@@ -79,11 +81,13 @@ class Amortized(Guide):
 
     def _features(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         if not self.own:
-            hint = "Give it an encoder= that takes them, with context=, the size of what it gives"
+            # a mask or label that the encoder never sees would leave q as wide as without it, and the bound loose
+            hint = "Give it an encoder= that takes them, with context=, the size of its output"
             self.refuse_arguments(args, kwargs, hint)
             check_rows(x, self.model.data_dim, parameter_of(self))
             return self.encoder(x)
         features = self.encoder(x, *args, **kwargs)
+        # one row of features for many of x would broadcast, and give all data points one posterior without a word
         if features.shape != (len(x), self.context):
             raise ValueError(
                 f"Amortized: expected features of shape ({len(x)}, {self.context}) from {type(self.encoder).__name__}, "
@@ -97,6 +101,6 @@ class Amortized(Guide):
 
     @torch.no_grad()
     def per_datum(self, x: Tensor, *args: Any, **kwargs: Any) -> PerDatum:
-        """A guide of the same family with own parameters for each row of x, started at the amortised solution."""
+        """A guide of the same family with parameters of its own for each row of x, started at this guide's."""
         parameters = self.family.head(self._features(x, args, kwargs))
         return PerDatum.started_at(self.model, self.family, parameters, site=self.site)

@@ -1,4 +1,4 @@
-"""The zero-gap guide of a model whose posterior is known."""
+"""The guide of a model whose posterior is known exactly."""
 
 from typing import Any, Protocol
 
@@ -9,9 +9,11 @@ from guides.guide import Guide
 
 
 class HasPosterior(Protocol):
-    """What `Exact` reads: `posterior(x, ...)`, the exact p(z | x), batch shape `(N,)`."""
+    """A model that `Exact` can serve."""
 
-    def posterior(self, x: Tensor, *args: Any, **kwargs: Any) -> Any: ...
+    def posterior(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """p(z | x), exact: batch shape `(N,)`. Takes the arguments of the model's program."""
+        ...
 
 
 class Exact(Guide):
@@ -21,10 +23,16 @@ class Exact(Guide):
         model: any model with `posterior(x, ...)` (protocol `HasPosterior`).
         site: name of the latent site in the model.
 
+    Sites: `z`, in `pyro.plate("data", N)`.
+
+    Raises:
+        ValueError: the model has no method `posterior`.
+
     Example:
-        >>> import guides
+        >>> import torch, guides
         >>> from zoo import PPCA
-        >>> guide = guides.Exact(PPCA(5, 2))
+        >>> guides.Exact(PPCA(5, 2)).posterior(torch.zeros(3, 5)).shape()
+        torch.Size([3, 2])
     """
 
     def __init__(self, model: HasPosterior, *, site: str = "z") -> None:
@@ -34,6 +42,7 @@ class Exact(Guide):
         self.site = site
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
+        """p(z | x), by the model's own method, with all arguments of the program."""
         return self.model.posterior(x, *args, **kwargs)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

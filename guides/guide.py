@@ -1,4 +1,4 @@
-"""What every guide of the zoo is."""
+"""The base class of all guides of the zoo."""
 
 import inspect
 from typing import Any
@@ -20,17 +20,18 @@ class Guide(RootModule):
 
     def __init__(self, model: Any) -> None:
         super().__init__("guide")
-        self._model = (model,)  # in a tuple: seen by `forward`, invisible to `parameters()` and `state_dict()`
+        # in a tuple: a module as an attribute would be registered, and with it its parameters and state
+        self._model = (model,)
 
     @property
     def model(self) -> Any:
         return self._model[0]
 
     def refuse_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], hint: str) -> None:
-        """Refuses what the program was called with besides x, for a guide that reads x alone; None is nothing given.
+        """Refuses the program's arguments after x, for a guide that reads x alone; None counts as not given.
 
         Raises:
-            ValueError: names the argument.
+            ValueError: an argument was given; names it as the model's signature does, and ends with the hint.
         """
         given = [position for position, value in enumerate(args) if value is not None]
         named = [name for name, value in kwargs.items() if value is not None]

@@ -14,9 +14,9 @@ from guides.guide import Guide
 class PerDatum(Guide):
     """q(z_n) = family(z_n; lambda_n), one row lambda_n of a table for each data point n: nothing is amortised.
 
-    It is the best that a family can do for a data point, so the amortisation gap is measured against it. Weights
-    that a family shares between data points (the autoregressive network of IAF) stay shared; `lambda_n` holds the
-    base density and the context of that network.
+    Fitted to the end, it is the best that a family can do for a data point, so the amortisation gap is measured against
+    it. Weights that a family shares between data points (the autoregressive network of IAF) stay shared; `lambda_n`
+    holds the base density and the context of that network.
 
     References: Hoffman et al. 2013; Cremer, Li and Duvenaud 2018.
 
@@ -30,6 +30,9 @@ class PerDatum(Guide):
     batch in the data set; without them x must be the whole data set, in order. `zoo.infer.fit` and `zoo.infer.terms`
     pass them on.
 
+    Raises:
+        ValueError: a batch comes without row numbers, with another number of them, or with one outside the table.
+
     Example:
         >>> import torch, guides
         >>> from zoo import VAE
@@ -42,12 +45,21 @@ class PerDatum(Guide):
     ) -> None:
         super().__init__(model)
         self.site = site
-        self.family = family(model.latent_dim, 0)  # no head: the context is the parameters themselves
+        # context 0: without a head, the family takes its parameters from the table
+        self.family = family(model.latent_dim, 0)
         self.table = nn.Parameter(torch.zeros(num_data, self.family.num_parameters))
 
     @classmethod
     def started_at(cls, model, family: Family, parameters: Tensor, *, site: str = "z") -> "PerDatum":
-        """The guide whose density starts at `family.density(parameters)`, `parameters` `(num_data, num_parameters)`."""
+        """A guide whose densities start at `family.density(parameters)`.
+
+        Args:
+            model: the model.
+            family: is copied; its head is not used.
+            parameters: one row for each data point, `(num_data, num_parameters)`.
+            site: name of the latent site in the model.
+        """
+        # past the constructor, which would build a family anew instead of taking over the trained weights
         guide = cls.__new__(cls)
         Guide.__init__(guide, model)
         guide.site = site
@@ -60,16 +72,18 @@ class PerDatum(Guide):
         """A guide for the data points `index` alone, started at their parameters."""
         return PerDatum.started_at(self.model, self.family, self.table[index], site=self.site)
 
+    # lambda_n is fitted to all arguments of the program by the bound itself: none of them is read here, x included
     def forward(self, x: Tensor, *args: object, index: Tensor | None = None, **kwargs: object) -> Tensor:
-        # the other arguments, as x itself, are what lambda is fitted to, and not read
         if index is None and len(x) != len(self.table):
             raise ValueError(
                 f"PerDatum: a batch of {len(x)} rows out of {len(self.table)} data points needs row numbers: index="
             )
         if index is not None and len(index) != len(x):
             raise ValueError(f"PerDatum: index must name the {len(x)} rows of x, got {len(index)} numbers")
+        # on a GPU a look at the values would wait for the device at every step
         if index is not None and not index.is_cuda:
             low, high = (int(end) for end in index.aminmax())
+            # a negative number would name a row from the end, without a word
             if low < 0 or high >= len(self.table):
                 raise ValueError(f"PerDatum: row {low if low < 0 else high} of {len(self.table)} data points")
         parameters = self.table if index is None else self.table[index]

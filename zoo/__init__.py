@@ -2,7 +2,8 @@
 
 from zoo.dmm import DMM
 from zoo.lgssm import LGSSM
-from zoo.mixture import DiagonalCovariance, FullCovariance, GaussianMixture, TiedCovariance
+from zoo.mixture import GaussianMixture
+from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
 from zoo.ppca import PPCA
 from zoo.srnn import SRNN
 from zoo.storn import STORN

@@ -1,4 +1,4 @@
-"""p(x, z) = N(z; 0, I) N(x; W z + mu, sigma^2 I): probabilistic principal components, everything about it exact."""
+"""Probabilistic principal components, with the exact posterior, likelihood and maximum likelihood."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor, nn
 
-from zoo.parts.checks import check_data, check_rows
+from zoo.parts.checks import check_data, check_rows, listed
 from zoo.parts.distributions import UnitNormal
 from zoo.parts.store_keys import RootModule
 
@@ -16,28 +16,36 @@ from zoo.parts.store_keys import RootModule
 class PPCAStatistics(NamedTuple):
     """Sums over data of moments of z~ = (z, 1) and of the residual r = x - W z - mu, at the current parameters.
 
-    Moments of the residual instead of x, because the M-step then corrects (W, mu) by a small step: in float32
-    nothing cancels.
+    Moments of the residual, not of x: the M-step then corrects (W, mu) by a small step, and in float32 nothing cancels.
+
+    Attributes:
+        moments: sum_n E[z~ z~'], `(latent_dim + 1, latent_dim + 1)`.
+        observed_moments: the same sum for each data dimension, over the data that observe it,
+            `(data_dim, latent_dim + 1, latent_dim + 1)`; the first axis is 1 if nothing is missing.
+        cross: sum_n E[r z~'], `(data_dim, latent_dim + 1)`.
+        squares: sum_n E[|r|^2], `()`.
+        observed: number of observed entries, `()`.
     """
 
-    moments: Tensor  # sum_n E[z~ z~'], (latent_dim + 1, latent_dim + 1)
-    observed_moments: Tensor  # the same for each data dimension over the data that observe it; first axis 1 if all do
-    cross: Tensor  # sum_n E[r z~'], (data_dim, latent_dim + 1)
-    squares: Tensor  # sum_n E[|r|^2], ()
-    observed: Tensor  # number of observed entries, ()
+    moments: Tensor
+    observed_moments: Tensor
+    cross: Tensor
+    squares: Tensor
+    observed: Tensor
 
 
 class PPCA(RootModule):
     """p(x, z) = N(z; 0, I) N(x; W z + mu, sigma^2 I), so p(x) = N(x; mu, W W' + sigma^2 I).
 
-    The posterior is p(z | x) = N(M^-1 W'(x - mu), sigma^2 M^-1) with M = W'W + sigma^2 I, where a missing
-    entry of x takes its row of W away. Parameters can be had in closed form (`maximum_likelihood`), by EM
-    (`zoo.infer.em`), or by gradients. W is determined up to a rotation of z: compare W W', never W.
+    The posterior is p(z | x) = N(M^-1 W'(x - mu), sigma^2 M^-1) with M = W'W + sigma^2 I; a missing entry of x takes
+    its row of W away. Fit in closed form (`maximum_likelihood`), by EM (`zoo.infer.em`), or by gradients. The data
+    determine W up to a rotation of z: compare W W', never W.
 
     References: Tipping & Bishop 1999. Missing data: Ilin & Raiko 2010.
 
     Args:
-        data_dim, latent_dim: sizes of x and z.
+        data_dim: size of x.
+        latent_dim: size of z.
 
     Attributes:
         weight: W, `(data_dim, latent_dim)`; standard normal at first, divided by sqrt(latent_dim).
@@ -46,16 +54,17 @@ class PPCA(RootModule):
 
     Sites, in `pyro.plate("data", N)`: `z` `(latent_dim,)`; `x` `(data_dim,)`, observed.
 
-    Throughout, x is `(..., data_dim)`, `(N, data_dim)` in `forward` and for fitting; `mask` is boolean, of
-    the shape of x, True where observed, and x may hold anything, NaN too, where it is False. A row may miss
-    everything.
+    Throughout, x is `(..., data_dim)`, or `(N, data_dim)` in `forward` and for fitting. `mask` is boolean, of the shape
+    of x, True where x is observed; where it is False x may hold anything, NaN too. A row may miss everything.
 
-    Raises (every method): ValueError that names the argument, for a wrong last dimension, dtype or mask, and
-    for no data; those that return exact quantities or fit also for NaN or infinite entries, with the rows.
+    Raises:
+        ValueError: by every method, for a wrong last dimension, dtype or mask, or no data; by methods that fit or
+            return exact quantities also for NaN or infinite observed entries, with the rows. The message names the
+            argument.
 
     Example:
         >>> import torch
-        >>> from zoo.ppca import PPCA
+        >>> from zoo import PPCA
         >>> model = PPCA(data_dim=5, latent_dim=2).maximum_likelihood(torch.randn(100, 5))
         >>> model.posterior(torch.randn(3, 5)).event_shape
         torch.Size([2])
@@ -76,34 +85,35 @@ class PPCA(RootModule):
         return self.log_scale.exp()
 
     def prior(self) -> TorchDistribution:
-        """p(z), event `(latent_dim,)`."""
+        """p(z), event shape `(latent_dim,)`."""
         return UnitNormal(self.latent_dim, self.mean)
 
     def likelihood(self, z: Tensor, mask: Tensor | None = None) -> TorchDistribution:
-        """p(x | z), event `(data_dim,)`; with a mask, of the observed entries alone."""
+        """p(x | z), event shape `(data_dim,)`; with a mask, the density of the observed entries alone."""
         p = Normal(z @ self.weight.T + self.mean, self.scale)
         return (p if mask is None else p.mask(mask)).to_event(1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> None:
         check_rows(x, self.data_dim, self.weight, mask)
         if mask is not None:
-            x = x.masked_fill(~mask, 0.0)  # a masked NaN has a NaN gradient
+            # the masked density of a NaN is 0, but its gradient is NaN
+            x = x.masked_fill(~mask, 0.0)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z, mask), obs=x)
 
     def posterior(self, x: Tensor, mask: Tensor | None = None) -> MultivariateNormal:
-        """p(z | observed entries of x), exact: batch `(...)`, event `(latent_dim,)`."""
+        """p(z | observed entries of x), exact: batch shape `(...)`, event shape `(latent_dim,)`."""
         loc, scale_tril = self._posterior(check_data(x, self.data_dim, self.weight, mask), mask)
         return MultivariateNormal(loc, scale_tril=scale_tril)
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(observed entries of x), exact, nats, `(...)`; zero for a row that misses everything."""
+        """log p(observed entries of x), exact, in nats, `(...)`; zero for a row that misses everything."""
         x = check_data(x, self.data_dim, self.weight, mask)
         return self._log_prob(x, mask, *self._posterior(x, mask))
 
     def impute(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x with E[x_missing | x_observed] in its missing entries."""
+        """x, with E[x_missing | x_observed] in place of its missing entries."""
         z = self.posterior(x, mask).mean
         return torch.where(mask, x, z @ self.weight.T + self.mean)
 
@@ -111,13 +121,13 @@ class PPCA(RootModule):
     def maximum_likelihood(self, x: Tensor) -> "PPCA":
         """Sets the parameters to the maximum of the likelihood, in closed form; returns the model.
 
-        mu is the mean of x, sigma^2 the mean of the discarded eigenvalues of the covariance (divided by N,
-        not N - 1), and W = U (Lambda - sigma^2 I)^1/2, columns by falling eigenvalue, the largest entry of
-        each positive.
+        mu is the mean of x. The covariance of x, divided by N and not N - 1, has eigenvalues Lambda and eigenvectors U:
+        sigma^2 is the mean of the discarded eigenvalues, and W = U (Lambda - sigma^2 I)^1/2, with columns by falling
+        eigenvalue and the largest entry of each positive.
 
         Raises:
-            ValueError: latent_dim >= data_dim (nothing is left to estimate sigma from), or x lies in a
-                subspace of dimension latent_dim (sigma = 0, infinite likelihood).
+            ValueError: latent_dim >= data_dim, so that nothing is left to estimate sigma from; or x lies in a subspace
+                of dimension latent_dim, so that sigma = 0 has infinite likelihood.
         """
         if self.latent_dim >= self.data_dim:
             raise ValueError(
@@ -125,18 +135,20 @@ class PPCA(RootModule):
             )
         x = self._rows(check_data(x, self.data_dim, self.weight))
         mean = x.mean(0)
+        # by singular values of x, not eigenvalues of its covariance: squaring x would lose half of the digits
         _, singular, directions = torch.linalg.svd(x - mean, full_matrices=False)
         eigenvalues = singular.square() / len(x)
         kept, directions = eigenvalues[: self.latent_dim], directions[: self.latent_dim]
         variance = eigenvalues[self.latent_dim :].sum() / (self.data_dim - self.latent_dim)
         self._refuse_no_noise(variance, eigenvalues.sum())
+        # an eigenvector's sign is arbitrary: fixed, so that two fits of the same data agree
         largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
         self._assign((kept - variance).clamp(min=0).sqrt() * (directions * largest.sign()).T, mean, variance)
         return self
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """A start for EM: mu the mean and sigma the spread of the observed entries, W random of the size of sigma."""
+        """Sets a start for EM: mu the mean and sigma the spread of the observed entries, W random of sigma's size."""
         x = self._rows(check_data(x, self.data_dim, self.weight, mask))
         count = self._counts(x, mask)
         mean = x.sum(0) / count
@@ -147,43 +159,48 @@ class PPCA(RootModule):
 
     @torch.no_grad()
     def e_step(self, x: Tensor, mask: Tensor | None = None) -> tuple[PPCAStatistics, Tensor]:
-        """Expected statistics, and log p(x_n) of the observed entries in nats, `(N,)`.
+        """The statistics for `m_step`, and log p(x_n) of the observed entries in nats, `(N,)`.
 
         Raises:
-            ValueError: besides the above, data dimensions that no row observes.
+            ValueError: besides the reasons of every method, data dimensions that no row observes.
         """
         x = self._rows(check_data(x, self.data_dim, self.weight, mask))
         count = self._counts(x, mask)
         loc, scale_tril = self._posterior(x, mask)
         residual = self._residual(x, mask, loc)
+        # E[z~] and cov[z~]: the 1 that z~ has behind z carries no variance
         z = nn.functional.pad(loc, (0, 1), value=1.0)
-        scatter = nn.functional.pad(scale_tril @ scale_tril.mT, (0, 1, 0, 1))  # cov[z~]
+        covariance = nn.functional.pad(scale_tril @ scale_tril.mT, (0, 1, 0, 1))
         if mask is None:
-            observed_scatter = len(x) * scatter.unsqueeze(0)
-            observed_moments = observed_scatter + z.T @ z
+            # one posterior covariance serves all rows, and one sum all data dimensions
+            observed_covariance = len(x) * covariance.unsqueeze(0)
+            observed_moments = observed_covariance + z.T @ z
             moments = observed_moments[0]
         else:
             seen = mask.T.to(x.dtype)
-            observed_scatter = (seen @ scatter.flatten(1)).unflatten(-1, scatter.shape[1:])
-            observed_moments = observed_scatter + torch.einsum("dn,ni,nj->dij", seen, z, z)
-            moments = scatter.sum(0) + z.T @ z
+            observed_covariance = (seen @ covariance.flatten(1)).unflatten(-1, covariance.shape[1:])
+            observed_moments = observed_covariance + torch.einsum("dn,ni,nj->dij", seen, z, z)
+            moments = covariance.sum(0) + z.T @ z
         weight = nn.functional.pad(self.weight, (0, 1))
-        spread = (observed_scatter @ weight.unsqueeze(-1)).squeeze(-1)  # E[r z~'] = E[r] E[z~]' - W cov[z~]
+        # r falls as z rises: E[r z~'] = E[r] E[z~]' - W cov[z~]
+        spread = (observed_covariance @ weight.unsqueeze(-1)).squeeze(-1)
         squares = residual.square().sum() + (spread * weight).sum()
         statistics = PPCAStatistics(moments, observed_moments, residual.T @ z - spread, squares, count.sum())
         return statistics, self._log_prob(x, mask, loc, scale_tril)
 
     @torch.no_grad()
     def m_step(self, statistics: PPCAStatistics) -> None:
-        """The maximiser of the expected log-likelihood, in the wider model z ~ N(a, R), mapped back to z ~ N(0, I).
+        """Sets the parameters to the maximum of the expected log-likelihood, by parameter-expanded EM.
 
-        Regression of x on (z, 1) gives (W, mu) and sigma^2; then mu <- mu + W a and W <- W R^1/2: parameter-expanded
-        EM (Liu, Rubin & Wu 1998). Its fixed points are those of Tipping & Bishop's step, which it is where a = 0 and
-        R = I; it climbs too, and needs fewer steps.
+        The step is made in the wider model z ~ N(a, R): the regression of x on (z, 1) gives (W, mu) and sigma^2. The
+        result is mapped back to z ~ N(0, I) by mu <- mu + W a and W <- W R^1/2.
+
+        References: Liu, Rubin & Wu 1998; Tipping & Bishop 1999, whose step this is where a = 0 and R = I.
 
         Raises:
-            ValueError: sigma^2 vanishes, the data lying in a subspace of dimension latent_dim.
+            ValueError: sigma^2 vanishes, since the data lie in a subspace of dimension latent_dim.
         """
+        # with the same fixed points as Tipping & Bishop's step, and the same guarantee to climb, it needs fewer steps
         moments, observed_moments, cross, squares, observed = statistics
         step = torch.cholesky_solve(cross.unsqueeze(-1), torch.linalg.cholesky(observed_moments)).squeeze(-1)
         weight, mean = self.weight + step[:, :-1], self.mean + step[:, -1]
@@ -195,12 +212,12 @@ class PPCA(RootModule):
         self._assign(weight, mean, variance)
 
     def _residual(self, x: Tensor, mask: Tensor | None, z: Tensor | None = None) -> Tensor:
-        """x - mu, or x - W z - mu; zero where missing."""
+        """x - W z - mu, or x - mu without z; zero where missing."""
         residual = x - (self.mean if z is None else z @ self.weight.T + self.mean)
         return residual if mask is None else residual.masked_fill(~mask, 0.0)
 
     def _posterior(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean `(..., latent_dim)` and Cholesky factor of the covariance, one for all x where nothing is missing."""
+        """Mean `(..., latent_dim)` and Cholesky factor of p(z | x): one factor for all x if nothing is missing."""
         rows = self.weight / self.scale
         identity = torch.eye(self.latent_dim, dtype=x.dtype, device=x.device)
         if mask is None:
@@ -208,7 +225,8 @@ class PPCA(RootModule):
         else:
             squares = (rows.unsqueeze(-1) * rows.unsqueeze(-2)).flatten(1)
             precision = identity + (mask.to(x.dtype) @ squares).unflatten(-1, identity.shape)
-        # T lower with T T' = precision^-1, from the Cholesky factor of the reversed matrix: no matrix is inverted
+        # T lower with T T' = precision^-1, from the Cholesky factor of the reversed matrix: to invert the precision and
+        # factorise the inverse would round twice
         factor = torch.linalg.cholesky(precision.flip((-2, -1))).flip((-2, -1)).mT
         scale_tril = torch.linalg.solve_triangular(factor, identity, upper=False)
         projection = (self._residual(x, mask) / self.scale) @ rows
@@ -223,10 +241,10 @@ class PPCA(RootModule):
         return log_det - 0.5 * quadratic - entries * (self.log_scale + 0.5 * math.log(2 * math.pi))
 
     def _counts(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """How many rows observe each data dimension, `(data_dim,)`."""
+        """The number of rows that observe each data dimension, `(data_dim,)`."""
         count = torch.full_like(x[0], len(x)) if mask is None else mask.sum(0).to(x.dtype)
         if (count == 0).any():
-            which = (count == 0).nonzero().flatten().tolist()
+            which = listed((count == 0).nonzero().flatten().tolist())
             raise ValueError(f"mask: data dimensions {which} are observed in no row")
         return count
 
@@ -236,6 +254,7 @@ class PPCA(RootModule):
         return x
 
     def _refuse_no_noise(self, variance: Tensor, signal: Tensor) -> None:
+        # written so that NaN is refused too
         if not variance > torch.finfo(variance.dtype).eps * signal:
             raise ValueError(
                 f"x: the noise variance is zero to rounding ({variance:.3g}): the data lie in a subspace of dimension "

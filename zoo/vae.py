@@ -14,7 +14,7 @@ from zoo.parts.store_keys import RootModule
 class VAE(RootModule):
     """p(x, z) = p(z) p(x | z): a latent vector for each data point, decoded by a multilayer perceptron.
 
-    References: Kingma and Welling 2014; Rezende, Mohamed and Wierstra 2014; the deck's "VAE".
+    References: Kingma and Welling 2014; Rezende, Mohamed and Wierstra 2014.
 
     Args:
         data_dim: size D of a data point.
@@ -29,7 +29,7 @@ class VAE(RootModule):
     Sites: `z` (N, latent_dim), `x` (N, data_dim), both in `pyro.plate("data", N)`.
 
     Raises:
-        TypeError: `likelihood` or `hidden` is of another kind.
+        TypeError: `likelihood` is no constructor, or `hidden` no sequence of whole numbers.
         ValueError: x is not `(N, data_dim)`, or of another dtype than the parameters.
 
     Example:
@@ -55,10 +55,11 @@ class VAE(RootModule):
         self.data_dim, self.latent_dim = data_dim, latent_dim
         self.prior = StandardNormal(latent_dim) if prior is None else prior
         self.decoder = mlp(latent_dim, hidden, activation=activation)
+        # a constructor, not a module: only here is the width of the last hidden layer known
         self.emission = likelihood(hidden[-1] if hidden else latent_dim, data_dim)
 
     def likelihood(self, z: Tensor):
-        """p(x | z), event shape `(data_dim,)`; leading axes of z are kept."""
+        """p(x | z): batch shape that of z without its last axis, event shape `(data_dim,)`."""
         return self.emission(self.decoder(z))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""Families q(z | prior, context): the density of a guide, independent of its structure."""
+"""Families q(z | prior, context): the density of a guide, independent of the guide's structure."""
 
+from guides.families.diagonal import Diagonal
 from guides.families.family import Family
 from guides.families.flows import IAF, Planar, Radial, Spline
-from guides.families.gaussian import Diagonal, FullRank, PrecisionWeighted, Residual
+from guides.families.from_prior import PrecisionWeighted, Residual
+from guides.families.full_rank import FullRank
 from guides.families.mixture import Mixture
 
 __all__ = [

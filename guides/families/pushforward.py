@@ -1,4 +1,4 @@
-"""The distribution of a flow: it remembers how its latest sample came about."""
+"""The distribution of a flow, which keeps the way that led to its latest sample."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,20 +13,23 @@ from zoo.parts.distributions.vector import VectorDistribution, version_of
 
 
 class NoInverseError(ValueError, NotImplementedError):
-    """A value was to be scored that the distribution has not just drawn, and its map has no inverse."""
+    """A flow without an inverse was asked to score a value other than its own latest sample."""
 
 
 class Pushforward(VectorDistribution):
     """q(z): z = loc + exp(s) * f_n(...f_1(x)), x ~ N(0, I); log q(z) = log N(x) - sum_k log|det f_k'| - sum s.
 
-    It keeps the way x, f_1(x), ..., z of its latest sample. (torch's `TransformedDistribution` goes through
-    `transform.inv` instead, a reference cycle: the graph of a step then lives until Python's collector runs.)
+    The latest sample is scored by the values x, f_1(x), ..., z that led to it; any other value is first mapped back.
 
     Args:
-        affine: `(..., 2 * features)`, loc and s.
-        transforms: f_1, ..., f_n, with parameters of the same leading axes; not to be shared with another distribution.
-        family: for the message when there is no inverse.
+        affine: loc and s, `(..., 2 * features)`.
+        transforms: f_1, ..., f_n, with parameters of the same leading axes. A transform remembers its latest value, so
+            no other distribution may share it.
+        family: the family that made the density, for the words of an error.
     """
+
+    # torch's TransformedDistribution was the candidate. It goes through `transform.inv`, a reference cycle: the graph
+    # of a training step then lives until Python's collector runs.
 
     has_rsample = True
     support = constraints.real_vector
@@ -34,8 +37,9 @@ class Pushforward(VectorDistribution):
     def __init__(self, affine: Tensor, transforms: Sequence[Any], family: type[Family]) -> None:
         super().__init__(affine.shape[:-1], affine.shape[-1] // 2)
         self.affine, self.transforms, self.family = affine, transforms, family
+        # the values that led to the latest sample, and the number of writes to the sample by then
         self._way: list[Tensor] = []
-        self._version = 0  # of the latest sample
+        self._version = 0
 
     @property
     def _name(self) -> str:
@@ -51,7 +55,7 @@ class Pushforward(VectorDistribution):
         return self._way[-1]
 
     def way(self, x: Tensor) -> list[Tensor]:
-        """x, f_1(x), ..., z: the forward map, every step of it."""
+        """The values x, f_1(x), ..., z, by the maps themselves."""
         loc, log_scale = self.affine.chunk(2, -1)
         way = [x]
         for transform in self.transforms:
@@ -59,7 +63,11 @@ class Pushforward(VectorDistribution):
         return [*way, torch.addcmul(loc, log_scale.exp(), way[-1])]
 
     def way_back(self, z: Tensor) -> list[Tensor]:
-        """The same list, found from its end: slow, and a `NoInverseError` where there is none."""
+        """The values x, f_1(x), ..., z, by the inverse maps from z: slow.
+
+        Raises:
+            NoInverseError: the family's maps have no inverse.
+        """
         if not self.family.scores_foreign_values:
             raise NoInverseError(
                 f"{self.family.__name__} has no inverse: it scores its own latest sample and no other value. "
@@ -68,7 +76,8 @@ class Pushforward(VectorDistribution):
         loc, log_scale = self.affine.chunk(2, -1)
         way = [(z - loc) * (-log_scale).exp(), z]
         for transform in reversed(self.transforms):
-            way.insert(0, transform._inv_call(way[0]))  # what `transform.inv` calls, without its reference cycle
+            # `transform.inv` calls the same method, and ties a reference cycle
+            way.insert(0, transform._inv_call(way[0]))
         return way
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -76,6 +85,7 @@ class Pushforward(VectorDistribution):
         way = self._way if own else self.way_back(self._vectors(value).to(self.affine.dtype))
         log_scale = self.affine.chunk(2, -1)[1]
         log_prob = UnitNormal(self.event_shape[0], self.affine).log_prob(way[0]) - log_scale.sum(-1)
+        # the way has one value more than there are transforms: the last step is the affine map, counted above
         for transform, x, y in zip(self.transforms, way, way[1:], strict=False):
             log_prob = log_prob - transform.log_abs_det_jacobian(x, y)
         return log_prob

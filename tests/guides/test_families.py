@@ -344,7 +344,7 @@ def pathwise(family, parameters, function, blocks=100, particles=1000):
 @pytest.mark.parametrize("name", ["diagonal", "full rank", "mixture"])
 def test_derivatives_of_moments_have_no_bias(name, features):
     """E[a.z + b.z^2 + cos c.z], mean, variance and characteristic function, has a closed form: its derivative against
-    pathwise ones. (Mean and variance alone are blind to the error in Pyro's mixture that `NormalMixture` avoids.)"""
+    pathwise ones. (Mean and variance alone are blind to the error in Pyro's mixture that the house's avoids.)"""
     family, given = built(name, features, 0, batch=(2,))
     a, b, c = torch.randn(3, features, dtype=torch.float64)
     given.requires_grad_()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.infer.em import EMError, em
-from zoo.mixture import DiagonalCovariance, GaussianMixture, MixtureStatistics
+from zoo.mixture import GaussianMixture, MixtureStatistics
+from zoo.parts.covariances import DiagonalCovariance
 from zoo.ppca import PPCA, PPCAStatistics
 
 

@@ -1,13 +1,11 @@
 """Densities over vectors, event shape `(d,)`, set up for speed; with closed-form divergences."""
 
-from zoo.parts.distributions.densities import (
-    DiagonalNormal,
-    IndependentBernoulli,
-    IndependentDiscretizedLogistic,
-    MixtureOfNormalsDensity,
-    UnitNormal,
-)
-from zoo.parts.distributions.vector import VectorDistribution
+# imported for its effect: torch finds a closed-form divergence only once it is registered
+import zoo.parts.distributions.divergences  # noqa: F401
+from zoo.parts.distributions.bernoulli import IndependentBernoulli
+from zoo.parts.distributions.discretized_logistic import IndependentDiscretizedLogistic
+from zoo.parts.distributions.mixture import MixtureOfNormalsDensity
+from zoo.parts.distributions.vector import DiagonalNormal, UnitNormal, VectorDistribution
 
 __all__ = [
     "DiagonalNormal",

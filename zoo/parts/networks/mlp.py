@@ -1,4 +1,4 @@
-"""Networks: the last axis is mapped, every leading axis (particles, enumeration) is broadcast."""
+"""Multilayer perceptrons, and the start of a layer near zero."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,6 +21,12 @@ def mlp(
         hidden: widths of the hidden layers; may be empty.
         out_features: size of a last layer without activation; `None` ends with the last activation.
         activation: constructor of the nonlinearity, called once for each hidden layer.
+
+    Returns:
+        A network `(..., in_features)` -> `(..., out_features)`, or `(..., hidden[-1])` without an output layer.
+
+    Raises:
+        TypeError, ValueError: `hidden` holds something other than positive whole numbers.
     """
     layers: list[nn.Module] = []
     for width in widths(hidden):
@@ -32,7 +38,12 @@ def mlp(
 
 
 def start_small(*parameters: Tensor, but: slice = slice(0)) -> None:
-    """Makes parameters, whose first axis is what a layer puts out, a tenth of what they are, but for these entries."""
+    """Scales the parameters of a layer, in place, to a tenth.
+
+    Args:
+        parameters: weights or biases; their first axis counts the outputs of the layer.
+        but: outputs whose entries stay as they are.
+    """
     with torch.no_grad():
         for parameter in parameters:
             kept = parameter[but].clone()

@@ -1,0 +1,25 @@
+"""Conditionals: modules whose call returns a distribution, event shape `(d,)`, for any leading axes.
+
+Likelihoods are built as `Likelihood(in_features, data_dim, ...)` and called with features h. A model takes the
+constructor, with settings by `functools.partial`, since only the model knows the width of its last hidden layer.
+Priors are built by the user, called without arguments, and handed to the model as they are.
+"""
+
+from zoo.parts.conditionals.bernoulli import Bernoulli
+from zoo.parts.conditionals.flow_prior import FlowDensity, FlowPrior
+from zoo.parts.conditionals.levels import Categorical, DiscretizedLogistic
+from zoo.parts.conditionals.mixture_prior import MixturePrior
+from zoo.parts.conditionals.normal import MixtureOfNormals, Normal
+from zoo.parts.conditionals.standard_normal import StandardNormal
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "DiscretizedLogistic",
+    "FlowDensity",
+    "FlowPrior",
+    "MixtureOfNormals",
+    "MixturePrior",
+    "Normal",
+    "StandardNormal",
+]

@@ -1,0 +1,159 @@
+"""Forms of the covariances of a mixture: full, tied and diagonal, with their protocol for a form of your own."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from pyro.distributions import MultivariateNormal, TorchDistribution, constraints
+from torch import Tensor
+
+from zoo.parts.checks import listed
+from zoo.parts.distributions import DiagonalNormal
+
+
+class Covariance(Protocol):
+    """A form of covariance: the way in which the scales of K components are stored, used and estimated.
+
+    A form holds no parameters: the model owns the scale and hands it in.
+
+    Attributes:
+        floor: added to every variance by `maximise`, as scikit-learn's `reg_covar`; keeps a component from
+            collapsing on a point.
+        constraint: the set of valid scales, by which the model makes its unconstrained parameter.
+    """
+
+    @property
+    def floor(self) -> float: ...
+
+    @property
+    def constraint(self) -> constraints.Constraint: ...
+
+    def start(self, num_components: int, data_dim: int) -> Tensor:
+        """The scale of unit covariances."""
+        ...
+
+    def density(self, mean: Tensor, scale: Tensor, k: Tensor) -> TorchDistribution:
+        """N(mean, Sigma_k): batch shape `(...)`, event shape `(data_dim,)`.
+
+        Args:
+            mean: means of the components k, `(..., data_dim)`.
+            scale: the scales of all components, as the form stores them.
+            k: numbers of components, `(...)`.
+        """
+        ...
+
+    def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
+        """The scale of the weighted covariances of x about the means, plus the floor.
+
+        Args:
+            x: data, `(N, data_dim)`.
+            responsibilities: weight of each datum in each component, `(N, K)`.
+            count: their column sums, `(K,)`.
+            mean: means of the components, `(K, data_dim)`.
+
+        Raises:
+            ValueError: a covariance is singular in spite of the floor.
+        """
+        ...
+
+    def trace_precision(self, scale: Tensor) -> Tensor:
+        """tr Sigma_k^-1, `(K,)`, or `()` where all components share one Sigma."""
+        ...
+
+
+def _cholesky(covariance: Tensor, mean: Tensor, floor: float) -> Tensor:
+    """Cholesky factor of the covariance plus the floor; refuses singular ones."""
+    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    covariance = covariance + floor * identity
+    # `cholesky` itself raises on the first failure, without the components' numbers
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    pivots, variances = (m.diagonal(dim1=-2, dim2=-1) for m in (factor.square(), covariance))
+    _refuse_collapse(pivots, variances, mean, floor, info > 0)
+    return factor
+
+
+def _refuse_collapse(
+    pivots: Tensor, variances: Tensor, mean: Tensor, floor: float, failed: Tensor | bool = False
+) -> None:
+    """Refuses variances `(..., data_dim)`, and pivots of their Cholesky factor, that are rounding alone."""
+    eps = torch.finfo(variances.dtype).eps
+    # a pivot is a coordinate's variance given the coordinates before: below eps of the variance, they determine it.
+    # The mean bounds the rounding of x - mean: a variance below its square is that of a constant coordinate
+    bad = ((pivots <= eps * variances) | (variances <= (2 * eps * mean).square())).any(-1) | failed
+    if bad.any():
+        which = f" of components {listed(bad.nonzero().flatten().tolist())}" if bad.ndim else ""
+        raise ValueError(
+            f"floor: the covariance{which} is singular with floor={floor}; expected a larger floor, fewer components, "
+            "or a covariance with fewer parameters (DiagonalCovariance, TiedCovariance)"
+        )
+
+
+@dataclass(frozen=True)
+class FullCovariance:
+    """A Sigma_k of its own for every component; the scale is their Cholesky factors, `(K, data_dim, data_dim)`."""
+
+    floor: float = 1e-6
+    constraint: ClassVar[constraints.Constraint] = constraints.lower_cholesky
+
+    def start(self, num_components: int, data_dim: int) -> Tensor:
+        return torch.eye(data_dim).expand(num_components, -1, -1)
+
+    def density(self, mean: Tensor, scale: Tensor, k: Tensor) -> TorchDistribution:
+        return MultivariateNormal(mean, scale_tril=scale[k])
+
+    def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
+        # x is centred first: E[x x'] - mean mean' would cancel for data far from the origin
+        centred = (x.unsqueeze(1) - mean).transpose(0, 1)
+        products = (centred * responsibilities.T.unsqueeze(-1)).mT @ centred
+        return _cholesky(products / count[:, None, None], mean, self.floor)
+
+    def trace_precision(self, scale: Tensor) -> Tensor:
+        return torch.cholesky_inverse(scale).diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+@dataclass(frozen=True)
+class TiedCovariance:
+    """One Sigma that all components share; the scale is its Cholesky factor, `(data_dim, data_dim)`."""
+
+    floor: float = 1e-6
+    constraint: ClassVar[constraints.Constraint] = constraints.lower_cholesky
+
+    def start(self, num_components: int, data_dim: int) -> Tensor:
+        return torch.eye(data_dim)
+
+    def density(self, mean: Tensor, scale: Tensor, k: Tensor) -> TorchDistribution:
+        return MultivariateNormal(mean, scale_tril=scale)
+
+    def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
+        centred = x.unsqueeze(1) - mean
+        weighted = centred * responsibilities.unsqueeze(-1)
+        products = weighted.flatten(0, 1).T @ centred.flatten(0, 1)
+        # the largest mean bounds the rounding about all of them
+        return _cholesky(products / count.sum(), mean.abs().amax(0), self.floor)
+
+    def trace_precision(self, scale: Tensor) -> Tensor:
+        return torch.cholesky_inverse(scale).diagonal().sum()
+
+
+@dataclass(frozen=True)
+class DiagonalCovariance:
+    """A diagonal Sigma_k for every component; the scale is the standard deviations, `(K, data_dim)`."""
+
+    floor: float = 1e-6
+    constraint: ClassVar[constraints.Constraint] = constraints.positive
+
+    def start(self, num_components: int, data_dim: int) -> Tensor:
+        return torch.ones(num_components, data_dim)
+
+    def density(self, mean: Tensor, scale: Tensor, k: Tensor) -> TorchDistribution:
+        return DiagonalNormal(mean, scale[k])
+
+    def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
+        squares = (x.unsqueeze(1) - mean).square() * responsibilities.unsqueeze(-1)
+        variance = squares.sum(0) / count.unsqueeze(-1) + self.floor
+        # the pivots of a diagonal matrix are its variances
+        _refuse_collapse(variance, variance, mean, self.floor)
+        return variance.sqrt()
+
+    def trace_precision(self, scale: Tensor) -> Tensor:
+        return scale.square().reciprocal().sum(-1)
