@@ -120,3 +120,10 @@ def aside(loss: nn.Module, seed: int | None = None) -> Iterator[None]:
     """An evaluation of a loss amid its training: evaluation mode, no gradient, streams kept (and seeded)."""
     with evaluating(loss), streams_kept(seed), torch.no_grad():
         yield
+
+
+@contextmanager
+def trial(*modules: Any) -> Iterator[None]:
+    """A run of the modules that leaves no trace: no gradient, random streams and buffers put back."""
+    with streams_kept(), torch.no_grad(), buffers_kept(*modules):
+        yield
