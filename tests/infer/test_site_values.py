@@ -67,7 +67,7 @@ def test_rows_are_counted_in_all_the_data_and_only_scored_values_count():
     model, guide = vae()
     x = torch.cat([BITS] * 60)
     x[301, 1] = 0.25
-    with pytest.raises(ValueError, match="rows 301( |$)"):
+    with pytest.raises(ValueError, match=r"rows 301( |$)"):
         log_likelihood(model, guide, x, num_particles=3, max_bytes=10**5)
 
     def masked(x, mask):

@@ -71,6 +71,8 @@ class Compiled(nn.Module):
 class _Unadvanced(nn.Module):
     """The loss of an objective at the place of its schedules: a graph would hold a step that is taken once for all."""
 
+    loss: Any
+
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
         self.loss = loss
