@@ -30,6 +30,7 @@ class Piece(NamedTuple):
     terms: Terms
 
 
+@torch.no_grad()
 def pieces(
     model: Callable,
     guide: Callable,
@@ -55,18 +56,17 @@ def pieces(
     if len(x) == 0:
         raise ValueError("x is an empty batch")
     kwargs = with_index(guide, x, kwargs)
-    with torch.no_grad():
-        step, particles = _sizes(model, guide, x, args, kwargs, num_particles, max_bytes)
-        for start in range(0, len(x), step):
-            rows = slice(start, min(start + step, len(x)))
-            inputs, keywords = batch_rows(x, args, kwargs, rows)
-            # the structure is known from the probe; this is for the values of every row, not of the first ones alone
-            look_at(model, guide, inputs, keywords, start)
-            for done in range(0, num_particles, particles):
-                now = min(particles, num_particles - done)
-                with _noted(rows):
-                    run = terms(model, guide, *inputs, num_particles=now, **keywords)
-                yield Piece(rows, now, run)
+    step, particles = _sizes(model, guide, x, args, kwargs, num_particles, max_bytes)
+    for start in range(0, len(x), step):
+        rows = slice(start, min(start + step, len(x)))
+        inputs, keywords = batch_rows(x, args, kwargs, rows)
+        # the structure is known from the probe; this is for the values of every row, not of the first ones alone
+        look_at(model, guide, inputs, keywords, start)
+        for done in range(0, num_particles, particles):
+            now = min(particles, num_particles - done)
+            with _noted(rows):
+                run = terms(model, guide, *inputs, num_particles=now, **keywords)
+            yield Piece(rows, now, run)
 
 
 def _sizes(

@@ -33,6 +33,7 @@ from zoo.infer.store import refuse_claimed_keys
 from zoo.parts.once import Once
 
 Sites = dict[str, Any]  # name -> Pyro's message of the site
+Values = dict[str, Tensor]  # name of a site -> a tensor
 
 
 class Terms(NamedTuple):
@@ -61,7 +62,7 @@ class _Record(Messenger):
     """Keeps every sample site of a run, and replays `values` at the sites of the same name."""
 
     # `poutine.trace` with `poutine.replay` would do: they copy each message and carry a graph of sites besides.
-    def __init__(self, values: dict[str, Tensor], rows: dict[Any, Tensor]) -> None:
+    def __init__(self, values: Values, rows: dict[Any, Tensor]) -> None:
         super().__init__()
         self.sites: Sites = {}
         self.values, self.rows = values, rows
@@ -125,7 +126,7 @@ class Call:
         # SVI trains the parameters of the modules that it sees called: there nothing is answered from memory.
         return nullcontext() if self.registered else Once()
 
-    def record(self, fn: Callable, kwargs: dict[str, Any], values: dict[str, Tensor] | None = None) -> Sites:
+    def record(self, fn: Callable, kwargs: dict[str, Any], values: Values | None = None) -> Sites:
         """Runs one of the programs with particles, at `values` where it has sites of these names; gives its sites."""
         record = _Record(values or {}, self._rows)
         with record:
@@ -137,7 +138,7 @@ class Call:
                     fn(*self.args, **kwargs)
         return record.sites
 
-    def run_model(self, q: Sites, values: dict[str, Tensor]) -> Sites:
+    def run_model(self, q: Sites, values: Values) -> Sites:
         """The model's sites at the guide's values.
 
         Raises:
@@ -153,8 +154,9 @@ class Call:
         """The log density of a recorded site at its value, `(K, N)`.
 
         Args:
-            drawn: the value is the distribution's own latest draw, so that the distribution may use what it knows of
-                it; the gradient by the value's own path is then the only one needed of the value.
+            drawn: the value is the distribution's own latest draw, scored by `log_prob_of_draw` if there is one: the
+                same number and the same gradient of the distribution's parameters, in fewer steps, but no gradient of
+                the value itself.
             path: an estimator scores the guide at values that it has not just drawn.
 
         Raises:
@@ -191,9 +193,7 @@ class Call:
         plate = self.layout.batch_plate
         raise ValueError(f"site {site['name']!r}: stands outside the batch plate {plate!r}, not so before")
 
-    def add_up(
-        self, p: Sites, q: Sites, values: dict[str, Tensor], log_q: dict[str, Tensor], known: Sites | None = None
-    ) -> Terms:
+    def add_up(self, p: Sites, q: Sites, values: Values, log_q: Values, known: Values | None = None) -> Terms:
         """The terms of two recorded runs.
 
         Args:

@@ -23,7 +23,7 @@ class Objective(pyro.infer.ELBO):
     Attributes:
         analytic_kl: True if minus the closed-form KL takes the place of log p - log q.
         point_mass: True if the guide gives points, as `MAP` wants them, and no densities.
-        quantity: the value in words, for what is printed.
+        quantity: the value in words, for printing.
         path: runs the pair for a gradient that is not the plain one (`zoo.infer.path.sticking`, `doubly`); None for
             plain differentiation. Hooks and frozen parameters shape it, which a captured graph does not hold.
     """

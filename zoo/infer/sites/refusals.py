@@ -137,7 +137,7 @@ def unscorable(site: Any, error: Exception, path: bool) -> ValueError:
     """The error for a distribution that cannot score a value.
 
     Args:
-        error: what the distribution raised.
+        error: raised by the distribution.
         path: True if a path estimator scores the guide at values that it has not just drawn.
     """
     said = ""

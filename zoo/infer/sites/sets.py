@@ -141,29 +141,39 @@ def batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
     Raises:
         ValueError: no site, no plate, or a site outside; names the first such site.
     """
-    frames = [{f for f in s["cond_indep_stack"] if f.vectorized} for _, s in sites]
-    size = next((len(a) for a in args if isinstance(a, Tensor) and a.dim()), None)
-    common = set.intersection(*frames) if frames else set()
-    seen = set.union(*frames) if frames else set()
     if not sites:
         raise ValueError("the model has no sample site")
+    frames = [{f for f in site["cond_indep_stack"] if f.vectorized} for _, site in sites]
+    size = next((len(a) for a in args if isinstance(a, Tensor) and a.dim()), None)
+    if not (common := set.intersection(*frames)):
+        raise _outside(sites, frames, size)
+    # of plates that are alike in this the outermost
+    return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
+
+
+def _outside(sites: list[tuple[str, Any]], frames: list[set[Any]], size: int | None) -> ValueError:
+    """The error for sites that have no plate in common.
+
+    Args:
+        frames: the plates of each site.
+        size: of the batch.
+    """
+    seen = set.union(*frames)
     if not seen:
         name = sites[0][0]
-        raise ValueError(f'site {name!r}: no site stands in a plate; put all in one `pyro.plate("data", len(x))`')
-    if not common:
-        # the plate that was meant is named: the one of the batch's size, else the one with most sites in it
-        count = {frame: sum(frame in f for f in frames) for frame in seen}
-        most = max(seen, key=lambda frame: (frame.size == size, count[frame]))
-        outside = next(name for (name, _), f in zip(sites, frames, strict=True) if most not in f)
-        hint = ""
-        elsewhere = next((f.name for f in frames[[n for n, _ in sites].index(outside)]), None)
-        if elsewhere is not None:
-            hint = f" (it stands in plate {elsewhere!r}: model and guide must give the batch plate one name)"
-        raise ValueError(
-            f"site {outside!r}: stands outside the batch plate {most.name!r}, so it has no per-datum weight{hint}. "
-            "All sites must stand in one plate of the batch size"
-        )
-    return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
+        return ValueError(f'site {name!r}: no site stands in a plate; put all in one `pyro.plate("data", len(x))`')
+    # the plate that was meant is the one of the batch's size, else the one with most sites in it
+    count = {frame: sum(frame in f for f in frames) for frame in seen}
+    meant = max(seen, key=lambda frame: (frame.size == size, count[frame]))
+    outside, elsewhere = next((name, f) for (name, _), f in zip(sites, frames, strict=True) if meant not in f)
+    hint = ""
+    if elsewhere:
+        other = next(iter(elsewhere)).name
+        hint = f" (it stands in plate {other!r}: model and guide must give the batch plate one name)"
+    return ValueError(
+        f"site {outside!r}: stands outside the batch plate {meant.name!r}, so it has no per-datum weight{hint}. "
+        "All sites must stand in one plate of the batch size"
+    )
 
 
 def point_masses(scored: dict[str, Any], drawn: dict[str, Any], auxiliary: dict[str, str]) -> tuple[str, ...]:
