@@ -155,7 +155,7 @@ REFUSED = {
     "subsampled": (subsampled, guide, X, "site 'z': scaled by 20"),
     "enumerated": (enumerated, silent, X, "site 'k': enumerated in the model"),
     "no event dim": (no_event, guide, X, "site '[zx]': .*to_event|invalid|shape|Shape"),
-    "grey pixels": (binary, guide, X.sigmoid(), r"site 'x': Bernoulli .*rows \[0, 1, 2, 3, 4\].*Binarized"),
+    "grey pixels": (binary, guide, X.sigmoid(), r"site 'x': Bernoulli .*rows 0, 1, 2, 3, 4 .*Binarized"),
     "an auxiliary site of nothing": (
         model, with_auxiliary("a", normal), X, "site 'a': auxiliary, sampled by the guide alone"
     ),
@@ -168,7 +168,7 @@ REFUSED = {
     "no site": (silent, silent, X, "the model has no sample site"),
     "two plates of one name": (model, two_plates, X, "plate 'data': opened twice in one program, by half and by half"),
     "a site twice": (model, twice, X, "site 'z': sampled twice in one program, by twice and by twice"),
-    "NaN in the data": (model, lambda x: guide(x.nan_to_num()), NAN, r"site 'x': the value is NaN in rows \[3\]"),
+    "NaN in the data": (model, lambda x: guide(x.nan_to_num()), NAN, r"site 'x': the value is NaN in rows 3$"),
     "empty batch": (model, guide, X[:0], "the batch is empty"),
 }
 
@@ -576,9 +576,9 @@ def test_fit_looks_at_every_row_and_at_every_parameter():
     loss = ELBO()(stock, guides.Amortized(stock, hidden=(3,)))
     x = torch.ones(300, 2)
     x[250] = 0.37
-    with pytest.raises(ValueError, match=r"data: site 'x': .* rows \[250\]"):
+    with pytest.raises(ValueError, match=r"data: site 'x': .* rows 250 "):
         fit(loss, x, epochs=1, batch_size=100, progress=False)
-    with pytest.raises(ValueError, match=r"validation: site 'x'.* rows \[0, 1, 2, 3, 4\] and 45 more"):
+    with pytest.raises(ValueError, match=r"validation: site 'x'.* rows 0, 1, 2, 3, 4 and 45 more "):
         fit(loss, torch.ones(100, 2), validation=torch.full((50, 2), 0.5), epochs=1, batch_size=50, progress=False)
     with pytest.raises(ValueError, match="site 'x': IndependentBernoulli"):
         log_likelihood(stock, loss.guide, x, num_particles=3)
@@ -784,7 +784,7 @@ def test_a_captured_graph_looks_at_values_too(monkeypatch):
     loss, bits = ELBO()(stock, guides.Amortized(stock, hidden=(3,))), (X > 0).float()
     graph = compiled(loss, bits)
     graph(bits).backward()
-    with pytest.raises(ValueError, match=r"site 'x': IndependentBernoulli .* rows \[0, 1, 2, 3, 4\]"):
+    with pytest.raises(ValueError, match=r"site 'x': IndependentBernoulli .* rows 0, 1, 2, 3, 4 "):
         graph(X.sigmoid())
 
 

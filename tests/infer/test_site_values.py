@@ -15,7 +15,8 @@ from torch.distributions import constraints
 import guides
 from zoo import VAE
 from zoo.infer import ELBO, IWELBO, MAP, RenyiELBO, Tempered, log_likelihood, terms
-from zoo.infer.sites.values import differ, holds, same_support
+from zoo.infer.sites.supports import differ, same_support
+from zoo.infer.sites.values import holds
 from zoo.parts.conditionals import DiscretizedLogistic, Normal
 
 BITS = (torch.rand(7, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
@@ -43,8 +44,8 @@ def changed(x, row, value):
                                        ELBO(sticking=True), RenyiELBO(0.5, 2), Tempered(ELBO(), 0.5)])  # fmt: skip
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(0.5, "lie outside in rows [4] (values between 0 and 1). Grey pixels"), (math.nan, "the value is NaN in rows [4]"),
-     (2.0, "lie outside in rows [4] (values between 0 and 2)"), (math.inf, "lie outside in rows [4]")],
+    [(0.5, "lie outside in rows 4 (values between 0 and 1). Grey pixels"), (math.nan, "the value is NaN in rows 4"),
+     (2.0, "lie outside in rows 4 (values between 0 and 2)"), (math.inf, "lie outside in rows 4")],
 )  # fmt: skip
 def test_later_batches_have_the_first_calls_error(objective, value, said):
     model, guide = vae()
@@ -66,7 +67,7 @@ def test_rows_are_counted_in_all_the_data_and_only_scored_values_count():
     model, guide = vae()
     x = torch.cat([BITS] * 60)
     x[301, 1] = 0.25
-    with pytest.raises(ValueError, match=r"rows \[301\]"):
+    with pytest.raises(ValueError, match=r"rows 301( |$)"):
         log_likelihood(model, guide, x, num_particles=3, max_bytes=10**5)
 
     def masked(x, mask):
@@ -219,7 +220,7 @@ def test_a_bound_that_a_transform_leaves_where_it_is_refuses():
             p = dist.TransformedDistribution(dist.Exponential(torch.ones(len(x))), [AffineTransform(2.0, 1.0)])
             pyro.sample("x", p, obs=x)
 
-    with pytest.raises(ValueError, match=r"site 'x': TransformedDistribution has support .* in rows \[1\]"):
+    with pytest.raises(ValueError, match=r"site 'x': TransformedDistribution has support .* in rows 1 "):
         ELBO().loss(fixed, prior_of_below, torch.tensor([2.5, 1.5, 3.0]))
 
 
@@ -255,7 +256,7 @@ def test_a_fixed_support_is_no_excuse():
             z = pyro.sample("z", dist.LogNormal(0.0, 1.0))
             pyro.sample("x", dist.Uniform(torch.zeros_like(z), torch.ones_like(z)), obs=x)
 
-    with pytest.raises(ValueError, match=r"site 'x': Uniform has support .* in rows \[1, 2\] \(values .* and 2\)$"):
+    with pytest.raises(ValueError, match=r"site 'x': Uniform has support .* in rows 1, 2 \(values .* and 2\)$"):
         ELBO().loss(fixed, prior_of_below, torch.tensor([0.5, 1.5, 2.0]))
 
 
@@ -313,7 +314,7 @@ def test_a_draw_that_is_nan_is_named_in_every_run():
     with torch.no_grad():
         guide.encoder[0].weight[0, 0] = math.nan
     first = message(lambda: IWELBO(3)(model, guides.Amortized(model, encoder=guide.encoder, context=4))(x))
-    assert first == message(lambda: loss(x)) == "site 'z': the value is NaN in rows [0, 1, 2, 3, 4] and 2 more"
+    assert first == message(lambda: loss(x)) == "site 'z': the value is NaN in rows 0, 1, 2, 3, 4 and 2 more"
 
 
 def scaled(scale):
@@ -344,7 +345,7 @@ def test_levels_between_the_levels_are_refused():
     loss = ELBO()(model, guide)
     loss(x)
     for value in (0.5, 4.0, -1.0):
-        with pytest.raises(ValueError, match=r"IndependentDiscretizedLogistic .* rows \[4\]"):
+        with pytest.raises(ValueError, match=r"IndependentDiscretizedLogistic .* rows 4 "):
             loss(changed(x, 4, value))
 
 

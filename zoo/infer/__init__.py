@@ -7,7 +7,7 @@ from zoo.infer.evaluation.gaps import Gaps, gaps
 from zoo.infer.evaluation.likelihood import LogLikelihood, active_units, bits_per_dim, kl_per_site, log_likelihood
 from zoo.infer.evaluation.particle_filter import smc_log_likelihood
 from zoo.infer.evaluation.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
-from zoo.infer.objectives.objective import ELBO, IWELBO, MAP, Objective, RenyiELBO, Tempered
+from zoo.infer.objectives import ELBO, IWELBO, MAP, Objective, RenyiELBO, Tempered
 from zoo.infer.reference.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
 from zoo.infer.reference.hmc import hmc_reference
 from zoo.infer.reference.nuts import NotAReference, nuts_reference

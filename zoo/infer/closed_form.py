@@ -1,4 +1,8 @@
-"""The closed-form KL of a latent site, and where the guide's order of sampling makes it wrong."""
+"""Terms with the closed-form KL of each latent site, and the guides for which it is wrong.
+
+E_q[log q(z) - log p(z)] is a KL only if the parents of z are the same in both densities: at given parents. A bottom-up
+guide draws z before a parent that z has in the model, so that parent depends on z, and a KL at its value is no bound.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +12,41 @@ from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from zoo.infer.pair import program
+from zoo.infer.sites.programs import Programs
+from zoo.infer.terms import Call, Terms, alone
 
 
-def closed_form_kl(p: Any, q: Any, late: dict[str, str]) -> Tensor:
-    """KL(q || p) of one site at its parents; `late`: what `reordered` gives."""
+def closed_form(
+    model: Any, guide: Any, args: tuple, kwargs: dict, num_particles: int, *, differentiable: bool, registered: bool
+) -> Terms:
+    """The terms of a pair with minus the closed-form KL in place of log p - log q; arguments as `zoo.infer.terms.run`.
+
+    Raises:
+        ValueError: a latent without a closed-form KL, or at which it is wrong; names it.
+    """
+    with alone():
+        call = Call(model, guide, args, kwargs, num_particles, registered=registered)
+        call.check_purpose(differentiable=differentiable)
+        layout, late = call.layout, {}
+        if not layout.in_order:
+            late = call.pair.fact("late parents", lambda: late_parents(call.programs()))
+        with call.shared():
+            q = call.record(call.guide, call.kwargs)
+            scored = [name for name in layout.auxiliary if name not in layout.from_model]
+            log_q = {name: call.log_density(q[name], drawn=differentiable) for name in scored}
+            values = {name: site["value"] for name, site in q.items()}
+            p = call.run_model(q, values)
+            both = [name for name in q if name in p and name not in layout.from_model]
+            known = {name: -call.per_datum(q[name], _kl(p[name], q[name], late)) for name in both}
+            return call.add_up(p, q, values, log_q, known)
+
+
+def _kl(p: Any, q: Any, late: dict[str, str]) -> Tensor:
+    """KL(q || p) of one site at its parents.
+
+    Args:
+        late: the result of `late_parents`.
+    """
     name = q["name"]
     if name in late:
         raise ValueError(
@@ -34,12 +68,22 @@ def _same_mask(p: Any, q: Any) -> bool:
     return p is q or (isinstance(p, Tensor) and isinstance(q, Tensor) and torch.equal(p, q))
 
 
-def reordered(model: Callable, guide: Callable, args: tuple, kwargs: dict, model_kwargs: dict) -> dict[str, str]:
-    """Latents of which a parent in the model is a descendant in the guide: E_q[log q/p] is no KL at fixed parents."""
-    parents = get_dependencies(program(model), args, model_kwargs)["prior_dependencies"]
-    direct = get_dependencies(program(guide), args, kwargs)["prior_dependencies"]
+def late_parents(programs: Programs) -> dict[str, str]:
+    """Latents with a parent in the model that is their descendant in the guide, each with that parent."""
+
+    def parents(fn: Callable, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return get_dependencies(fn, programs.args, kwargs)["prior_dependencies"]
+
+    with programs.trial():
+        stated, drawn = parents(programs.model, programs.model_kwargs), parents(programs.guide, programs.kwargs)
+    # the guide's sites come in the order in which it draws them, so the ancestors of a site's parents are known
     ancestors: dict[str, set[str]] = {}
-    for name in direct:
-        above = set(direct.get(name, ())) - {name}
-        ancestors[name] = above.union(*(ancestors.get(a, set()) for a in above))
-    return {z: parent for z in direct for parent in set(parents.get(z, ())) - {z} if z in ancestors.get(parent, set())}
+    for name, direct in drawn.items():
+        above = set(direct) - {name}
+        ancestors[name] = above.union(*(ancestors.get(parent, set()) for parent in above))
+    late = {}
+    for name in drawn:
+        for parent in set(stated.get(name, ())) - {name}:
+            if name in ancestors.get(parent, set()):
+                late[name] = parent
+    return late

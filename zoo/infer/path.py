@@ -1,7 +1,11 @@
-"""The path derivative: a guide scored under parameters held constant, so that gradients come by way of its samples.
+"""Terms for path derivatives: the guide is scored under parameters held constant, so gradients reach it by its samples.
 
-Constant are the parameters that the guide owns alone. Of those that it shares with the model the score is part of the
-gradient: of an exact posterior, which owns none, log p - log q is constant, and so is every estimate of its gradient.
+The guide draws z in its own chain. Model and guide then score a *copy* of z, the guide with constant parameters. Copies
+are right for hierarchical guides too: a hook on z itself would weight the path z_1 -> z_2 twice.
+
+`sticking` holds constant the parameters that the guide owns alone. Of those that it shares with the model the score is
+part of the gradient: an exact posterior shares all of them, its log p - log q is constant, and so is every estimate of
+the gradient. `doubly` weights the gradients at the copies, for which every parameter must be held constant.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,12 +17,95 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
-from zoo.infer.pair import Layout, program
-from zoo.parts.aside import streams_kept
+from zoo.infer.terms import Call, Terms, alone, plainly
+
+
+def sticking(
+    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, *, registered: bool
+) -> Terms:
+    """The terms of a pair whose gradient leaves out the score of log q (Roeder et al. 2017).
+
+    Args:
+        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.terms.run`. Of a guide without
+            parameters of its own the gradient is the plain one.
+
+    Raises:
+        ValueError: as `terms`; a guide that cannot be scored under constant parameters.
+    """
+    with alone():
+        call = Call(model, guide, args, kwargs, num_particles, registered=registered)
+        call.check_purpose(differentiable=True)
+        if not _has_own(call):
+            return plainly(call, differentiable=True)
+        return _scored_at_copies(call, lambda z: z.view_as(z), own_parameters(model, guide), call.layout.statements)
+
+
+def doubly(
+    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, *, registered: bool
+) -> Terms:
+    """The terms of a pair whose gradient at each copy is weighted by w_k / sum_j w_j (Tucker et al. 2018).
+
+    Args:
+        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.terms.run`. Of a guide without
+            parameters of its own, or with sites marked `from_model`, the gradient is the plain one.
+
+    Raises:
+        ValueError: as `sticking`.
+    """
+    # the weights are known when all copies have been scored; the hooks that use them run later still, in backward
+    weights: list[Tensor] = []
+
+    def copy(z: Tensor) -> Tensor:
+        z = z.view_as(z)
+        batch = (num_particles, -1) if num_particles > 1 else (-1,)
+        z.register_hook(lambda g: g * weights[0].reshape(*batch, *(1,) * (g.dim() - len(batch))))
+        return z
+
+    with alone():
+        call = Call(model, guide, args, kwargs, num_particles, registered=registered)
+        call.check_purpose(differentiable=True)
+        if call.layout.from_model or not _has_own(call):
+            return plainly(call, differentiable=True)
+        every = [p for m in (model, guide) if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
+        found = _scored_at_copies(call, copy, every, ())
+        weights.append(torch.softmax(found.log_weights.detach(), 0))
+        return found
+
+
+def _scored_at_copies(
+    call: Call, copy: Callable[[Tensor], Tensor], constant: list[nn.Parameter], shared: Iterable[str]
+) -> Terms:
+    """The terms at copies of the guide's draws.
+
+    Args:
+        constant: the parameters held constant while the guide is scored.
+        shared: names of `pyro.param` statements that are not.
+    """
+    call.pair.fact("path", lambda: _refuse_no_path(call))
+    # No shared calls (`once`) here: a frozen guide would lend the model constants, and the model's gradient would be
+    # lost where it shares a network with the guide.
+    q = call.record(call.guide, call.kwargs)
+    values = {name: site["value"] for name, site in q.items()}
+    values = {name: copy(value) if value.requires_grad else value for name, value in values.items()}
+    with Frozen(constant, shared):
+        log_q = _log_q(call, call.record(_bare_guide(call), call.kwargs, values))
+    p = call.run_model(q, values)
+    return call.add_up(p, q, values, log_q)
+
+
+def _bare_guide(call: Call) -> Callable:
+    """The guide past the parameter store, also under SVI: the store's context would unfreeze the parameters."""
+    guide = call.owners[1]
+    return guide.forward if call.pair.direct[1] else guide
+
+
+def _log_q(call: Call, sites: dict[str, Any]) -> dict[str, Tensor]:
+    # the frozen parameters must still be frozen here: a distribution may hold a parameter and use it in `log_prob` only
+    return {n: call.log_density(s, path=True) for n, s in sites.items() if n not in call.layout.from_model}
 
 
 class _DetachParams(Messenger):
-    """Makes what `pyro.param` gives a constant, but for the names that the model states too."""
+    """Makes the value of each `pyro.param` a constant, but for the names that the model states too."""
 
     def __init__(self, shared: Iterable[str]) -> None:
         super().__init__()
@@ -30,15 +117,15 @@ class _DetachParams(Messenger):
 
 
 class Frozen:
-    """Within it parameters of a guide are constants; graphs made before are not touched.
+    """Within it parameters are constants; graphs made before are not touched.
 
     Args:
-        owned: what `own_parameters` gives.
+        parameters: require a gradient now, and again afterwards.
         shared: names of `pyro.param` statements that stay as they are.
     """
 
-    def __init__(self, owned: list[nn.Parameter], shared: Iterable[str] = ()) -> None:
-        self.parameters, self.store = owned, _DetachParams(shared)
+    def __init__(self, parameters: list[nn.Parameter], shared: Iterable[str] = ()) -> None:
+        self.parameters, self.store = parameters, _DetachParams(shared)
 
     def __enter__(self) -> None:
         for p in self.parameters:
@@ -59,20 +146,69 @@ def own_parameters(model: Any, guide: Any) -> list[nn.Parameter]:
     return [p for p in guide.parameters() if p.requires_grad and id(p) not in shared]
 
 
-def has_own(model: Any, guide: Any, args: tuple, kwargs: dict, layout: Layout) -> bool:
-    """Whether the guide has anything to learn of its own; of a function that can be told by its statements alone."""
-    if own_parameters(model, guide) or not isinstance(guide, nn.Module):
+def _has_own(call: Call) -> bool:
+    """Tells whether the guide has anything to learn of its own: parameters, or `pyro.param` statements."""
+    model, guide = call.owners
+    # a function has no parameters to look for; its leaves are looked at by `_refuse_no_path`
+    if not isinstance(guide, nn.Module) or own_parameters(model, guide):
         return True
-    if "statements" not in layout.found:
-        with streams_kept(), torch.no_grad():
-            trace = pyro.poutine.trace(program(guide)).get_trace(*args, **kwargs)
-        names = {name for name, site in trace.nodes.items() if site["type"] == "param"}
-        layout.found["statements"] = names - layout.statements
-    return bool(layout.found["statements"])
+    return bool(call.pair.fact("statements of the guide", lambda: _own_statements(call)))
+
+
+def _own_statements(call: Call) -> set[str]:
+    programs = call.programs()
+    with programs.trial():
+        trace = pyro.poutine.trace(programs.guide).get_trace(*programs.args, **programs.kwargs)
+    return {name for name, site in trace.nodes.items() if site["type"] == "param"} - call.layout.statements
+
+
+def _refuse_no_path(call: Call) -> None:
+    """Refuses guides that cannot be scored under frozen parameters; once, before the first path derivative.
+
+    A guide that is no Module has parameters that are not found here, so its score would leak into the gradient. One
+    that is random beyond its sites (dropout) is another density when it is run again, and log p - log q no bound.
+    """
+    layout, (model, guide) = call.layout, call.owners
+    _refuse_dropout(guide)
+    if layout.batch_dim != -layout.nesting:
+        raise ValueError(f"plate {layout.batch_plate!r}: `sticking` and `doubly` need it outside all other plates")
+    single = Call(model, guide, call.args, call.kwargs, 1)
+    with call.programs().trial():
+        sites = single.record(single.guide, call.kwargs)
+        drawn = _log_q(single, sites)
+        values = {name: site["value"].clone() for name, site in sites.items()}
+        with torch.enable_grad(), Frozen(own_parameters(model, guide), layout.statements):
+            frozen = _log_q(single, single.record(single.guide, call.kwargs, values))
+    store = pyro.get_param_store()
+    shared = {id(p) for p in model.parameters()} if isinstance(model, nn.Module) else set()
+    shared |= {id(store._params[name]) for name in layout.statements if name in store}
+    shared |= {id(value) for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)}
+    for name, log_prob in frozen.items():
+        if any(id(leaf) not in shared for leaf in leaves(log_prob)):
+            raise ValueError(
+                f"site {name!r}: the guide's parameters cannot be held constant for `sticking` or `doubly`: it is a "
+                "function, not a Module that holds them. Make it a PyroModule"
+            )
+        # a hundredth of a nat: dropout moves log q by far more, rounding by far less
+        if not torch.allclose(log_prob, drawn[name], rtol=1e-2, atol=1e-2):
+            raise ValueError(
+                f"site {name!r}: the guide is another density when it is run again (dropout?), so `sticking` and "
+                "`doubly` give no bound. Use eval mode or the plain estimator"
+            )
+
+
+def _refuse_dropout(guide: Any) -> None:
+    # by name of the module: a comparison of two runs may find hardly any change before training, and much after it
+    for name, module in guide.named_modules() if isinstance(guide, nn.Module) else ():
+        if isinstance(module, _Dropout) and module.training and module.p > 0:
+            raise ValueError(
+                f"guide: {name} drops entries at random, so it is another density when it is run again, and `sticking` "
+                "and `doubly` give no bound. Use eval mode or the plain estimator"
+            )
 
 
 def leaves(value: Tensor) -> list[Tensor]:
-    """The tensors that a value has a gradient for: the leaves of its graph."""
+    """The leaves of a value's graph: the tensors that it has a gradient for."""
     todo, seen, found = [value.grad_fn], set(), []
     while todo:
         node = todo.pop()
@@ -83,45 +219,3 @@ def leaves(value: Tensor) -> list[Tensor]:
             found.append(node.variable)
         todo += [following for following, _ in node.next_functions]
     return found
-
-
-def refuse_no_path(
-    model: Any, guide: Any, args: tuple, kwargs: dict, layout: Layout, log_q: Callable[[Any], tuple[dict, dict]]
-) -> None:
-    """Refuses guides that cannot be scored under frozen parameters; once, before the first path derivative.
-
-    A guide that is no Module has parameters that are not found here, so its score would leak into the gradient. One
-    that is random beyond its sites (dropout) is another density when it is run again, and log p - log q no bound.
-
-    Args:
-        log_q: runs the guide with given values, None: with its own, and gives them and the log densities there.
-    """
-    modules = guide.named_modules() if isinstance(guide, nn.Module) else ()
-    for name, module in modules:  # by name, as it may change hardly anything before training and much after it
-        if isinstance(module, _Dropout) and module.training and module.p > 0:
-            raise ValueError(
-                f"guide: {name} drops entries at random, so it is another density when it is run again, and `sticking` "
-                "and `doubly` give no bound. Use eval mode or the plain estimator"
-            )
-    if layout.batch_dim != -layout.nesting:
-        raise ValueError(f"plate {layout.batch_plate!r}: `sticking` and `doubly` need it outside all other plates")
-    with streams_kept():
-        with torch.no_grad():
-            values, drawn = log_q(None)
-        with torch.enable_grad(), Frozen(own_parameters(model, guide), layout.statements):
-            _, frozen = log_q({name: value.clone() for name, value in values.items()})
-    store = pyro.get_param_store()
-    shared = {id(p) for p in model.parameters()} if isinstance(model, nn.Module) else set()
-    shared |= {id(store._params[name]) for name in layout.statements if name in store}
-    shared |= {id(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)}
-    for name, log_prob in frozen.items():
-        if any(id(leaf) not in shared for leaf in leaves(log_prob)):
-            raise ValueError(
-                f"site {name!r}: the guide's parameters cannot be held constant for `sticking` or `doubly`: it is a "
-                "function, not a Module that holds them. Make it a PyroModule"
-            )
-        if not torch.allclose(log_prob, drawn[name], rtol=1e-2, atol=1e-2):
-            raise ValueError(
-                f"site {name!r}: the guide is another density when it is run again (dropout?), so `sticking` and "
-                "`doubly` give no bound. Use eval mode or the plain estimator"
-            )

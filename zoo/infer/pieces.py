@@ -1,11 +1,11 @@
 """Terms of a pair in pieces that fit a memory bound: over data points first, then over particles.
 
-Nothing here is random but the guide's own draws, and every estimator of `evaluate.py` and `compare.py` is a fold over
-these pieces.
+Nothing here is random but the guide's own draws. Every estimator of `zoo.infer.evaluation` and of `compare` is a fold
+over these pieces.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +13,13 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from zoo.infer.pair import look_at, takes_index
+from zoo.infer.pair import look_at
+from zoo.infer.sites.programs import check_num_particles, takes_index
 from zoo.infer.terms import Terms, terms
 from zoo.parts.aside import streams_kept
 
-MAX_BYTES = 2**25  # about the size of the caches: larger pieces are slower, not faster
+# about the size of a processor's caches: larger pieces are slower, not faster
+MAX_BYTES = 2**25
 
 
 class Piece(NamedTuple):
@@ -28,6 +30,7 @@ class Piece(NamedTuple):
     terms: Terms
 
 
+@torch.no_grad()
 def pieces(
     model: Callable,
     guide: Callable,
@@ -43,47 +46,59 @@ def pieces(
     Particles are kept together where possible, because each piece runs the guide's network once for its rows. A guide
     that takes `index` is given the row numbers; one of Pyro's autoguides holds parameters for all rows, so only the
     particles are split.
+
+    Raises:
+        ValueError: `num_particles` or `max_bytes` below 1, an empty x, or an error of `terms`, with the rows of x.
     """
-    if isinstance(num_particles, bool) or not isinstance(num_particles, Integral) or num_particles < 1:
-        raise ValueError(f"num_particles must be an integer >= 1, got {num_particles!r}")
+    check_num_particles(num_particles)
     if max_bytes < 1:
         raise ValueError(f"max_bytes must be positive, got {max_bytes}")
     if len(x) == 0:
         raise ValueError("x is an empty batch")
-    whole = isinstance(guide, AutoGuide)
     kwargs = with_index(guide, x, kwargs)
-    size = len(x)
-    with torch.no_grad():
-        probe = slice(0, size) if whole else slice(0, min(size, 2))
-        few = min(num_particles, 2)
-        with streams_kept():  # the probe must not shift the random stream
-            inputs, keywords = batch_rows(x, args, kwargs, probe)
-            terms(
-                model, guide, *inputs, num_particles=few, **keywords
-            )  # the first run checks the pair, which costs more
-            each = bytes_of(lambda: terms(model, guide, *inputs, num_particles=few, **keywords)) / (
-                few * len(inputs[0])
+    step, particles = _sizes(model, guide, x, args, kwargs, num_particles, max_bytes)
+    for start in range(0, len(x), step):
+        rows = slice(start, min(start + step, len(x)))
+        inputs, keywords = batch_rows(x, args, kwargs, rows)
+        # the structure is known from the probe; this is for the values of every row, not of the first ones alone
+        look_at(model, guide, inputs, keywords, start)
+        for done in range(0, num_particles, particles):
+            now = min(particles, num_particles - done)
+            with _noted(rows):
+                run = terms(model, guide, *inputs, num_particles=now, **keywords)
+            yield Piece(rows, now, run)
+
+
+def _sizes(
+    model: Callable, guide: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any], num_particles: int, max_bytes: int
+) -> tuple[int, int]:
+    """Rows and particles of a piece, from a probe of at most two rows and two particles."""
+    whole, size, few = isinstance(guide, AutoGuide), len(x), min(num_particles, 2)
+    probe = slice(0, size if whole else min(size, 2))
+    inputs, keywords = batch_rows(x, args, kwargs, probe)
+    # the probe must not shift the random stream: numbers would depend on `max_bytes`
+    with streams_kept():
+        # run twice, as the first run checks the pair, which takes more memory
+        terms(model, guide, *inputs, num_particles=few, **keywords)
+        total = bytes_of(lambda: terms(model, guide, *inputs, num_particles=few, **keywords))
+    each = total / (few * len(inputs[0]))
+    fit = max(1, int(max_bytes // max(each, 1)))
+    if whole:
+        return size, max(1, fit // size)
+    return max(1, min(size, fit // num_particles)), min(num_particles, fit)
+
+
+@contextmanager
+def _noted(rows: slice) -> Iterator[None]:
+    """Adds a note to an error within, which counts rows from the first of the piece."""
+    try:
+        yield
+    except ValueError as error:
+        if rows.start > 0:
+            error.add_note(
+                f"This was rows {rows.start} to {rows.stop - 1} of x; row numbers above count from {rows.start}."
             )
-        pairs = max(1, int(max_bytes // max(each, 1)))
-        if whole:
-            step, particles = size, max(1, pairs // size)
-        else:
-            step, particles = max(1, min(size, pairs // num_particles)), min(num_particles, pairs)
-        for start in range(0, size, step):
-            rows = slice(start, min(start + step, size))
-            inputs, keywords = batch_rows(x, args, kwargs, rows)
-            look_at(model, guide, inputs, keywords, start)  # the values of every row, not of the first ones alone
-            for done in range(0, num_particles, particles):
-                now = min(particles, num_particles - done)
-                try:
-                    run = terms(model, guide, *inputs, num_particles=now, **keywords)
-                except ValueError as error:
-                    if rows.start > 0:
-                        error.add_note(
-                            f"This was rows {rows.start} to {rows.stop - 1} of x; row numbers above count from {start}."
-                        )
-                    raise
-                yield Piece(rows, now, run)
+        raise
 
 
 def draws(
@@ -97,7 +112,11 @@ def draws(
     sites: Sequence[str],
     max_bytes: int = MAX_BYTES,
 ) -> tuple[Tensor, Tensor]:
-    """The guide's draws, entries of the sites side by side, `(K, N, d)`, and their log weights `(K, N)`; on the CPU."""
+    """The guide's draws, entries of the sites side by side, `(K, N, d)`, and their log weights `(K, N)`; on the CPU.
+
+    Raises:
+        ValueError: the guide does not sample one of the sites.
+    """
     latents: list[list[Tensor]] = []
     weights: list[list[Tensor]] = []
     last = None
@@ -105,6 +124,7 @@ def draws(
         missing = [name for name in sites if name not in run.latents]
         if missing:
             raise ValueError(f"the guide does not sample the sites {missing} of the reference, but {list(run.latents)}")
+        # pieces of the same rows follow each other: they are joined along the particles, then all rows along the data
         if rows != last:
             latents.append([])
             weights.append([])
@@ -134,13 +154,14 @@ def batch_rows(x: Tensor, args: tuple, kwargs: dict[str, Any], rows: slice | Ten
 
 
 def bytes_of(fn: Callable[[], Any]) -> int:
-    """Bytes of all tensors that torch functions return while `fn` runs: a bound on what is alive at any time."""
+    """Bytes of all tensors that torch functions return while `fn` runs: a bound on those alive at any time."""
     with _Bytes() as count:
         fn()
     return count.total
 
 
 class _Bytes(TorchFunctionMode):
+    # torch tells the peak of a GPU's memory, of the CPU's it does not
     def __init__(self) -> None:
         super().__init__()
         self.total = 0

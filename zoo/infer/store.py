@@ -11,14 +11,18 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from zoo.parts.store_keys import RootModule
 
-_OWNER = WeakTensorKeyDictionary()  # parameter in the store -> class, for the error: the store knows tensors alone
+# Parameter in the store -> class of its module, held weakly. Pyro's store knows tensors alone and outlives the modules,
+# so that the error could not name the other one. Written when a module enters the store, not at later steps.
+_OWNER = WeakTensorKeyDictionary()
 
 
 def refuse_claimed_keys(module: Any) -> None:
-    """ValueError where the store holds another tensor under the name of one of the module's parameters.
+    """Refuses a module one of whose parameters has the key of another tensor in Pyro's store.
 
-    Modules of the zoo have keys that no other module has (`RootModule`); one's own have those of their name.
+    Raises:
+        ValueError: names the module, the class of the other one and the key.
     """
+    # a root of the zoo has keys that no other module has; a user's own PyroModule has those of its name
     if not isinstance(module, PyroModule) or isinstance(module, RootModule):
         return
     held = pyro.get_param_store()._params
@@ -37,6 +41,7 @@ def refuse_claimed_keys(module: Any) -> None:
 
 def _keys(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Parameter]]:
     """Each parameter of a PyroModule with its key in the store."""
+    # Pyro keeps a constrained parameter under another name in the module than in the store
     for own, parameter in module._parameters.items():
         if parameter is not None:
             yield _join(name, own.removesuffix("_unconstrained")), parameter
@@ -44,6 +49,7 @@ def _keys(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         if isinstance(part, PyroModule):
             yield from _keys(part, _join(name, own))
         elif part is not None:
+            # of a part that is no PyroModule the parameters are registered by `pyro.module`, which joins with $$$
             for inner, parameter in part.named_parameters():
                 yield param_with_module_name(_join(name, own), inner), parameter
 

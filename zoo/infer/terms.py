@@ -4,16 +4,16 @@ For latents z_1..z_L and data x, one run of guide and model over K particles giv
 
     log w_kn = log p(x_n | z_kn) + sum_l [log p(z_l,kn | ...) - log q(z_l,kn | ...)].
 
-This needs every site to have a value for each datum, so all sites must stand in one batch plate: a latent outside it
-has no per-datum weight, and an importance-weighted bound computed with it is one bound for the whole batch (Pyro's
-`RenyiELBO` does that silently). The pair's structure is checked once for each shape of its arguments
-(`zoo.infer.pair`), values in every run; besides that a run costs two light messengers and no traces.
+Every site must have a value for each datum, so all sites must stand in one batch plate: a latent outside it has no
+per-datum weight, and an importance-weighted bound computed with it is one bound for the whole batch (Pyro's
+`RenyiELBO` does that silently). The pair's structure is checked once for each form of its arguments
+(`zoo.infer.pair`), values in every run. Besides that a run costs two light messengers and no traces.
 """
 
 import math
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import pyro
@@ -22,18 +22,22 @@ from pyro.distributions import is_validation_enabled
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo.infer.closed_form import closed_form_kl, reordered
-from zoo.infer.pair import Layout, check_pair, check_values, refuse_nan_draws
-from zoo.infer.path import Frozen, has_own, own_parameters, refuse_no_path
+from zoo.infer.pair import check_pair
+from zoo.infer.sites.programs import Programs, check_num_particles, programs_of
+from zoo.infer.sites.refusals import refuse_nan_draws, refuse_no_sample, refuse_purpose, refuse_value, unscorable
 from zoo.infer.sites.supports import log_prob_within
+from zoo.infer.sites.values import doubtful
 from zoo.infer.store import refuse_claimed_keys
 from zoo.parts.once import Once
 
+Sites = dict[str, Any]  # name -> Pyro's message of the site
+Values = dict[str, Tensor]  # name of a site -> a tensor
+
 
 class Terms(NamedTuple):
-    """What one run of a pair gives, in nats. K: particles, N: data points of the batch.
+    """Log-likelihood and log ratios of one run of a pair, in nats. K: particles, N: data points of the batch.
 
     Attributes:
         log_likelihood: log p(x | z), all observed sites together, `(K, N)`.
@@ -55,261 +59,244 @@ class Terms(NamedTuple):
 
 
 class _Record(Messenger):
-    """Keeps every sample site of a run, and replays `values` at the sites of the same name.
+    """Keeps every sample site of a run, and replays `values` at the sites of the same name."""
 
-    Compared with `poutine.trace` it copies nothing and scores nothing; it also answers a plate's hidden subsample site,
-    which otherwise allocates a range and walks the whole stack each time a plate is made.
-    """
-
-    def __init__(self, values: dict[str, Tensor], rows: dict[tuple, Tensor]) -> None:
+    # `poutine.trace` with `poutine.replay` would do: they copy each message and carry a graph of sites besides.
+    def __init__(self, values: Values, rows: dict[Any, Tensor]) -> None:
         super().__init__()
-        self.sites: dict[str, Any] = {}
+        self.sites: Sites = {}
         self.values, self.rows = values, rows
 
     def _process_message(self, msg: Any) -> None:
         if msg["type"] != "sample":
             return
-        if type(msg["fn"]) is _Subsample:
-            if msg["value"] is None and msg["fn"].subsample_size in (None, msg["fn"].size):
-                msg["value"], msg["done"] = self._rows(msg["fn"].size, msg["fn"].device), True
+        fn = msg["fn"]
+        if type(fn) is _Subsample:
+            # A plate samples its rows at a hidden site, which allocates a range and walks the whole stack each time a
+            # plate is opened. Of a plate that is not subsampled the rows are known.
+            if msg["value"] is None and fn.subsample_size in (None, fn.size):
+                key = fn.size, fn.device
+                if key not in self.rows:
+                    self.rows[key] = torch.arange(fn.size, device=fn.device)
+                msg["value"], msg["done"] = self.rows[key], True
         elif not msg["is_observed"] and msg["name"] in self.values:
             msg["value"], msg["done"] = self.values[msg["name"]], True
-
-    def _rows(self, size: int, device: Any) -> Tensor:
-        """The indices 0..size-1 of an unsubsampled plate, made once for guide and model."""
-        if (size, device) not in self.rows:
-            self.rows[size, device] = torch.arange(size, device=device)
-        return self.rows[size, device]
 
     def _postprocess_message(self, msg: Any) -> None:
         if msg["type"] == "sample" and type(msg["fn"]) is not _Subsample and not msg["infer"].get("_deterministic"):
             self.sites[msg["name"]] = msg
 
 
-def _run(
-    fn: Callable,
-    args: tuple,
-    kwargs: dict,
-    num_particles: int,
-    dim: int,
-    rows: dict[tuple, Tensor],
-    values: dict[str, Tensor] | None = None,
-) -> dict[str, Any]:
-    record = _Record(values or {}, rows)
-    with record:
-        if num_particles == 1:
-            fn(*args, **kwargs)
-        else:
-            with pyro.plate("num_particles", num_particles, dim=dim):
-                fn(*args, **kwargs)
-    return record.sites
-
-
-def _per_datum(site: Any, log_prob: Tensor, layout: Layout, num_particles: int) -> Tensor:
-    """`(K, N)`: masked, summed over plates inside the batch plate, and for each datum also where all have one value."""
-    if site["mask"] is not None:
-        log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
-    if layout.nesting > 1:
-        inner = [d for d in range(-layout.nesting, 0) if d != layout.batch_dim and -d <= log_prob.dim()]
-        log_prob = log_prob.sum(inner) if inner else log_prob
-    shape = (num_particles, _batch_size(site, layout))
-    return log_prob if log_prob.shape == shape else log_prob.expand(shape)
-
-
-def _batch_size(site: Any, layout: Layout) -> int:
-    """The number of data, as the site's own plate has it: data may come by other ways than arguments."""
-    for frame in site["cond_indep_stack"]:
-        if frame.name == layout.batch_plate:
-            return frame.size
-    raise ValueError(f"site {site['name']!r}: stands outside the batch plate {layout.batch_plate!r}, not so before")
-
-
-def log_density(site: Any, layout: Layout, num_particles: int, *, drawn: bool = False, path: bool = False) -> Tensor:
-    """log density of a recorded site at its value, `(K, N)`; names the site when its distribution cannot tell.
+class Call:
+    """One call of a checked pair: runs its programs, scores their sites, and adds the scores up.
 
     Args:
-        drawn: the distribution has drawn the value, and no derivative is wanted but that of its parameters.
-        path: an estimator scores the guide at values that it has not just drawn.
+        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
     """
-    fn = site["fn"]
-    try:
-        if layout.found.get(f"support of {site['name']}"):
-            log_prob = log_prob_within(fn, site["value"])
-        else:
-            log_prob_of = getattr(fn, "log_prob_of_draw", fn.log_prob) if drawn else fn.log_prob
-            log_prob = log_prob_of(site["value"], *site["args"], **site["kwargs"])
-    except (KeyError, NotImplementedError, ValueError) as error:
-        hint = (
-            ". Estimators that score the guide at values it has not just drawn (`sticking`, `doubly`) need a family "
-            "with an inverse"
-        )
-        said = hint if path and isinstance(error, NotImplementedError) else ""
-        if site["value"].is_floating_point() and site["value"].isnan().any():
-            said += ". Fill what is missing, with zeros say: under a mask a NaN has no score but a gradient that is NaN"
-        name = type(fn).__name__
-        raise ValueError(f"site {site['name']!r}: {name} cannot score this value ({error}){said}") from error
-    return _per_datum(site, log_prob, layout, num_particles)
+
+    def __init__(
+        self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, registered: bool = False
+    ) -> None:
+        self.pair = pair = check_pair(model, guide, args, kwargs, num_particles)
+        self.layout, self.num_particles, self.registered = pair.layout, num_particles, registered
+        self.owners, self.args, self.kwargs = (model, guide), args, kwargs
+        self.model_kwargs = kwargs
+        if pair.drops_index:
+            self.model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
+        self.model = model.forward if pair.direct[0] and not registered else model
+        self.guide = guide.forward if pair.direct[1] and not registered else guide
+        if registered or pair.direct != (True, True):
+            refuse_claimed_keys(self.model)
+            refuse_claimed_keys(self.guide)
+        self._rows: dict[Any, Tensor] = {}
+
+    def programs(self) -> Programs:
+        """The bare programs, for a look at the pair besides the run."""
+        return programs_of(*self.owners, self.args, self.kwargs)
+
+    def check_purpose(self, *, point_mass: bool = False, differentiable: bool = False) -> None:
+        """Refuses a guide that an objective cannot use; the arguments are those of `run`."""
+        if point_mass or self.layout.point_masses:
+            refuse_purpose(self.layout, point_mass)
+        if differentiable and self.layout.no_path:
+            refuse_no_sample(self.layout.no_path)
+
+    def shared(self) -> AbstractContextManager[Any]:
+        """Within it guide and model share the calls that are marked `once`."""
+        # SVI trains the parameters of the modules that it sees called: there nothing is answered from memory.
+        return nullcontext() if self.registered else Once()
+
+    def record(self, fn: Callable, kwargs: dict[str, Any], values: Values | None = None) -> Sites:
+        """Runs one of the programs with particles, at `values` where it has sites of these names; gives its sites."""
+        record = _Record(values or {}, self._rows)
+        with record:
+            if self.num_particles == 1:
+                # no axis for one particle: a plate of size 1 would be broadcast through every layer
+                fn(*self.args, **kwargs)
+            else:
+                with pyro.plate("num_particles", self.num_particles, dim=-1 - self.layout.nesting):
+                    fn(*self.args, **kwargs)
+        return record.sites
+
+    def run_model(self, q: Sites, values: Values) -> Sites:
+        """The model's sites at the guide's values.
+
+        Raises:
+            ValueError: a value is none of its site's; not looked at under `pyro.enable_validation(False)`.
+        """
+        p = self.record(self.model, self.model_kwargs, values)
+        if is_validation_enabled():
+            for name in doubtful(p, self.layout.unlike):
+                refuse_value(name, p[name], q.get(name), self.programs(), self.pair.moving)
+        return p
+
+    def log_density(self, site: Any, *, drawn: bool = False, path: bool = False) -> Tensor:
+        """The log density of a recorded site at its value, `(K, N)`.
+
+        Args:
+            drawn: the value is the distribution's own latest draw, scored by `log_prob_of_draw` if there is one: the
+                same number and the same gradient of the distribution's parameters, in fewer steps, but no gradient of
+                the value itself.
+            path: an estimator scores the guide at values that it has not just drawn.
+
+        Raises:
+            ValueError: the distribution cannot score the value; names the site.
+        """
+        fn, value = site["fn"], site["value"]
+        try:
+            if site["name"] in self.pair.moving:
+                log_prob = log_prob_within(fn, value)
+            else:
+                score = getattr(fn, "log_prob_of_draw", fn.log_prob) if drawn else fn.log_prob
+                log_prob = score(value, *site["args"], **site["kwargs"])
+        except (KeyError, NotImplementedError, ValueError) as error:
+            raise unscorable(site, error, path) from error
+        return self.per_datum(site, log_prob)
+
+    def per_datum(self, site: Any, log_prob: Tensor) -> Tensor:
+        """A site's log density in the form `(K, N)`: masked, and summed over the plates inside the batch plate."""
+        layout = self.layout
+        if site["mask"] is not None:
+            log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
+        if layout.nesting > 1:
+            inner = [d for d in range(-layout.nesting, 0) if d != layout.batch_dim and -d <= log_prob.dim()]
+            log_prob = log_prob.sum(inner) if inner else log_prob
+        # a distribution that does not depend on the datum, such as a prior, has one value for all
+        shape = (self.num_particles, self.batch_size(site))
+        return log_prob if log_prob.shape == shape else log_prob.expand(shape)
+
+    def batch_size(self, site: Any) -> int:
+        """The number of data, as the site's own plate has it: data may come by other ways than arguments."""
+        for frame in site["cond_indep_stack"]:
+            if frame.name == self.layout.batch_plate:
+                return frame.size
+        plate = self.layout.batch_plate
+        raise ValueError(f"site {site['name']!r}: stands outside the batch plate {plate!r}, not so before")
+
+    def add_up(self, p: Sites, q: Sites, values: Values, log_q: Values, known: Values | None = None) -> Terms:
+        """The terms of two recorded runs.
+
+        Args:
+            values: the guide's values, at which the model has run.
+            log_q: the guide's log densities there.
+            known: log ratios that are not log p - log q at the sample.
+        """
+        layout = self.layout
+        sizes = {self.batch_size(site) for sites in (q, p) for site in sites.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"plate {layout.batch_plate!r}: model and guide give it other sizes, {sorted(sizes)}")
+        if strange := [name for name in q if name not in p and name not in layout.auxiliary]:
+            raise ValueError(f"site {strange[0]!r}: sampled by the guide but not a latent site of the model {[*p]}")
+        log_likelihood: Any = 0.0
+        log_ratios: dict[str, Tensor] = {}
+        for name, site in p.items():
+            if site["scale"] != 1.0:
+                raise ValueError(f"site {name!r}: scaled by {site['scale']}, and was not when the pair was checked")
+            if known is not None and name in known:
+                log_ratios[name] = known[name]
+            elif name in layout.from_model:
+                value = site["value"]
+                dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
+                log_ratios[name] = value.new_zeros((self.num_particles, *sizes), dtype=dtype)
+            elif name in q:
+                log_ratios[name] = self.log_density(site) - log_q[name]
+            elif site["is_observed"]:
+                log_likelihood = log_likelihood + self.log_density(site)
+            else:
+                raise ValueError(f"site {name!r}: a latent site of the model that the guide does not sample")
+        # a latent that an autoguide makes of an auxiliary site has the density of both together
+        for name, latent in layout.auxiliary.items():
+            log_ratios[latent] = log_ratios[latent] - log_q[name]
+        if not isinstance(log_likelihood, Tensor):
+            log_likelihood = torch.zeros_like(next(iter(log_ratios.values())))
+        # a NaN anywhere makes the sum NaN: one number for each term, and entries are looked at when it is
+        parts = (log_likelihood, *log_ratios.values())
+        if is_validation_enabled() and any(math.isnan(part.detach().sum().item()) for part in parts):
+            refuse_nan_draws(q)
+        kept = {name: value for name, value in values.items() if name not in layout.auxiliary}
+        if self.num_particles == 1:
+            kept = {name: value.unsqueeze(0) for name, value in kept.items()}
+        return Terms(log_likelihood, log_ratios, kept)
 
 
-_RUNNING = threading.RLock()  # two runs at once would write into each other's messages
+_RUNNING = threading.RLock()
 
 
-def run(
-    model: Any,
-    guide: Any,
-    args: tuple,
-    kwargs: dict,
-    num_particles: int,
-    *,
-    copy: Callable[[Tensor], Tensor] | None = None,
-    weighted: bool = False,
-    analytic_kl: bool = False,
-    point_mass: bool = False,
-    differentiable: bool = False,
-    registered: bool = False,
-) -> Terms:
-    """`terms` with what the objectives need besides.
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it no other thread runs a pair.
 
-    Args:
-        copy: the path-derivative form. The guide draws z in its own chain; model and guide score `copy(z)`, the guide
-            with its own parameters held constant, so that gradients reach these through the samples alone. Copies are
-            what makes it right for hierarchical guides: a hook on z itself would weight the path z_1 -> z_2 twice.
-        weighted: the copies weigh gradients, for which *every* parameter of the guide must be held constant, those of
-            the model too. A guide without parameters of its own, or with sites marked `from_model`, is run plainly.
-        analytic_kl: give minus the closed-form KL in place of log p - log q.
-        point_mass: the guide gives points, no densities: log q = 0. Otherwise they are refused.
-        differentiable: the result will be differentiated, so every guide site must have a reparameterised sample.
-        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires; otherwise past it (5
-            to 10 % of a step).
+    Raises:
+        RuntimeError: another thread does.
     """
+    # Two runs at once would write into each other's messages. Waiting would hide from the caller that threads gain
+    # nothing here, so the lock is not waited for.
     if not _RUNNING.acquire(blocking=False):
         raise RuntimeError(
             "another thread is running a model and a guide. Pyro's handlers are one stack for the whole process, so "
             "two runs at once give wrong numbers: evaluate in one thread, or in several processes"
         )
     try:
-        layout = check_pair(model, guide, args, kwargs, num_particles)
-        _check_purpose(layout, point_mass, differentiable)
-        run_model: Any = model.forward if layout.direct[0] and not registered else model
-        bare_guide: Any = guide.forward if layout.direct[1] else guide
-        run_guide = guide if registered else bare_guide
-        refuse_claimed_keys(run_model)
-        refuse_claimed_keys(run_guide)
-        model_kwargs = kwargs
-        if "index" in kwargs and not layout.model_takes_index:
-            model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
-        if copy is not None and ((weighted and layout.from_model) or not has_own(model, guide, args, kwargs, layout)):
-            copy = None
-        if analytic_kl and "reordered" not in layout.found:
-            late = {} if layout.in_order else reordered(model, guide, args, kwargs, model_kwargs)
-            layout.found["reordered"] = late
-
-        dim = -1 - layout.nesting
-        rows: dict[tuple, Tensor] = {}
-
-        def log_q_at(values: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            sites = _run(bare_guide, args, kwargs, 1, dim, rows, values)
-            log_q = {n: log_density(s, layout, 1, path=True) for n, s in sites.items() if n not in layout.from_model}
-            return {name: site["value"] for name, site in sites.items()}, log_q
-
-        if copy is not None and "path" not in layout.found:
-            refuse_no_path(model, guide, args, kwargs, layout, log_q_at)
-            layout.found["path"] = True
-        # A frozen guide would lend the model what it made of constants, and SVI trains what it sees called.
-        with nullcontext() if copy is not None or registered else Once():
-            q = _run(run_guide, args, kwargs, num_particles, dim, rows)
-            values = {name: site["value"] for name, site in q.items()}
-            log_q: dict[str, Tensor] = {}
-            if copy is not None:
-                values = {name: copy(value) if value.requires_grad else value for name, value in values.items()}
-                owned = _all_parameters(model, guide) if weighted else own_parameters(model, guide)
-                # scored within: a distribution may hold parameters and use them in `log_prob` only
-                with Frozen(owned, () if weighted else layout.statements):
-                    for name, site in _run(bare_guide, args, kwargs, num_particles, dim, rows, values).items():
-                        if name not in layout.from_model:
-                            log_q[name] = log_density(site, layout, num_particles, path=True)
-            else:
-                for name in layout.auxiliary if analytic_kl else q:
-                    if name not in layout.from_model:
-                        log_q[name] = log_density(q[name], layout, num_particles, drawn=differentiable)
-            if point_mass:
-                log_q |= {name: torch.zeros_like(log_q[name]) for name in layout.point_masses}
-            p = _run(run_model, args, model_kwargs, num_particles, dim, rows, values)
-            if is_validation_enabled():
-                check_values(model, guide, args, kwargs, layout, p, q)
-            return _terms(layout, num_particles, p, q, values, log_q, analytic_kl)
+        yield
     finally:
         _RUNNING.release()
 
 
-def _check_purpose(layout: Layout, point_mass: bool, differentiable: bool) -> None:
-    """Refuses guides of which the objective makes no sense."""
-    if point_mass and (densities := [n for n in layout.latents if n not in layout.point_masses]):
-        raise ValueError(
-            f"site {densities[0]!r}: MAP wants a point, a Delta of the guide (AutoDelta), and the guide draws from a "
-            "density; ELBO and its like take densities"
-        )
-    if layout.point_masses and not point_mass:
-        raise ValueError(
-            f"site {layout.point_masses[0]!r}: the guide's Delta is a point and has no density over a continuous "
-            "latent, so log p - log q is no bound and no weight. zoo.infer.MAP() maximises log p(x, z) at the point"
-        )
-    if differentiable and layout.no_path:
-        name, family = next(iter(layout.no_path.items()))
-        raise ValueError(
-            f"site {name!r}: {family} has no reparameterised sample, so the guide would get no gradient through it"
-        )
-
-
-def _all_parameters(*modules: Any) -> list[nn.Parameter]:
-    return [p for m in modules if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
-
-
-def _terms(
-    layout: Layout,
+def run(
+    model: Any,
+    guide: Any,
+    args: tuple,
+    kwargs: dict[str, Any],
     num_particles: int,
-    p: dict[str, Any],
-    q: dict[str, Any],
-    values: dict[str, Tensor],
-    log_q: dict[str, Tensor],
-    analytic_kl: bool,
+    *,
+    point_mass: bool = False,
+    differentiable: bool = False,
+    registered: bool = False,
 ) -> Terms:
-    """The terms of two recorded runs."""
-    sizes = {_batch_size(site, layout) for sites in (q, p) for site in sites.values()}
-    if len(sizes) > 1:
-        raise ValueError(f"plate {layout.batch_plate!r}: model and guide give it other sizes, {sorted(sizes)}")
-    if strange := [name for name in q if name not in p and name not in layout.auxiliary]:
-        raise ValueError(f"site {strange[0]!r}: sampled by the guide but not a latent site of the model {[*p]}")
-    shape = (num_particles, *sizes)
-    log_likelihood: Any = 0.0
-    log_ratios: dict[str, Tensor] = {}
-    for name, site in p.items():
-        if site["scale"] != 1.0:
-            raise ValueError(f"site {name!r}: scaled by {site['scale']}, and was not when the pair was checked")
-        if name in layout.from_model:
-            log_ratios[name] = site["value"].new_zeros(shape, dtype=_floating(site["value"]))
-        elif name in q and analytic_kl:
-            kl = closed_form_kl(site, q[name], layout.found["reordered"])
-            log_ratios[name] = -_per_datum(q[name], kl, layout, num_particles)
-        elif name in q:
-            log_ratios[name] = log_density(site, layout, num_particles) - log_q[name]
-        elif not site["is_observed"]:
-            raise ValueError(f"site {name!r}: a latent site of the model that the guide does not sample")
-        else:
-            log_likelihood = log_likelihood + log_density(site, layout, num_particles)
-    for name, owner in layout.auxiliary.items():  # an autoguide's unconstrained site is part of the site it serves
-        log_ratios[owner] = log_ratios[owner] - log_q[name]
-    if not isinstance(log_likelihood, Tensor):
-        log_likelihood = torch.zeros_like(next(iter(log_ratios.values())))
-    keep = {n: (v.unsqueeze(0) if num_particles == 1 else v) for n, v in values.items() if n not in layout.auxiliary}
-    parts = (log_likelihood, *log_ratios.values())
-    if is_validation_enabled() and any(math.isnan(v.detach().sum().item()) for v in parts):
-        refuse_nan_draws(q)
-    return Terms(log_likelihood, log_ratios, keep)
+    """`terms` with the wishes of the objectives.
+
+    Args:
+        point_mass: the guide gives points, no densities: log q = 0. Otherwise points are refused.
+        differentiable: the result will be differentiated, so every guide site must have a reparameterised sample.
+        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
+    """
+    with alone():
+        call = Call(model, guide, args, kwargs, num_particles, registered=registered)
+        return plainly(call, point_mass=point_mass, differentiable=differentiable)
 
 
-def _floating(value: Tensor) -> torch.dtype:
-    return value.dtype if value.is_floating_point() else torch.get_default_dtype()
+def plainly(call: Call, *, point_mass: bool = False, differentiable: bool = False) -> Terms:
+    """The terms of a call, whose gradient is that of plain differentiation; the other arguments are those of `run`."""
+    call.check_purpose(point_mass=point_mass, differentiable=differentiable)
+    with call.shared():
+        q = call.record(call.guide, call.kwargs)
+        scored = [name for name in q if name not in call.layout.from_model]
+        log_q = {name: call.log_density(q[name], drawn=differentiable) for name in scored}
+        if point_mass:
+            log_q |= {name: torch.zeros_like(log_q[name]) for name in call.layout.point_masses}
+        values = {name: site["value"] for name, site in q.items()}
+        p = call.run_model(q, values)
+        return call.add_up(p, q, values, log_q)
 
 
 def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, **kwargs: Any) -> Terms:
@@ -339,4 +326,4 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
         >>> terms(model, guides.Amortized(model), torch.zeros(3, 784), num_particles=5).log_weights.shape
         torch.Size([5, 3])
     """
-    return run(model, guide, args, kwargs, num_particles)
+    return run(model, guide, args, kwargs, check_num_particles(num_particles))

@@ -1,4 +1,7 @@
-"""Evaluations beside a training: modes, gradients, buffers and random streams are put back as they were."""
+"""Evaluations beside a training: modes, gradients, buffers and random streams are put back as they were.
+
+Every context puts back when an exception passes through it too. A caller's state is the caller's (design.md, rule 9).
+"""
 
 import random
 from collections.abc import Iterator
@@ -11,12 +14,12 @@ from torch import nn
 
 
 def torch_state(device: torch.device) -> torch.Tensor:
-    """The state of the generator that draws a pair's noise; takes about a microsecond."""
+    """The state of the generator from which a pair's noise on this device comes; takes about a microsecond."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def set_torch_state(state: torch.Tensor, device: torch.device) -> None:
-    """Puts back the state that `torch_state` gave."""
+    """Puts back a state of `torch_state`."""
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:
@@ -26,9 +29,10 @@ def set_torch_state(state: torch.Tensor, device: torch.device) -> None:
 def random_state(device: torch.device) -> dict[str, Any]:
     """The state of every generator that a pair may draw from (torch, numpy, python).
 
-    All types are such that `torch.load(weights_only=True)` reads them.
+    It holds tensors, numbers, words and lists alone: `torch.load(weights_only=True)` reads it.
     """
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - as pyro.set_rng_seed
+    # numpy's global generator is the one that `pyro.set_rng_seed` seeds
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
         "device": torch_state(device),
@@ -38,7 +42,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Puts back the state that `random_state` gave."""
+    """Puts back a state of `random_state`."""
     torch.set_rng_state(state["torch"])
     set_torch_state(state["device"], device)
     name, keys, position, has_gauss, gauss = state["numpy"]
@@ -55,6 +59,7 @@ def streams_kept(seed: int | None = None) -> Iterator[None]:
         seed: starts all of them within; None goes on from the caller's state.
     """
     cpu = random_state(torch.device("cpu"))
+    # asking for the state of a device that nobody has used yet would start CUDA: seconds, and memory on the device
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         if seed is not None:
@@ -77,12 +82,13 @@ def seeded(seed: int | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def buffers_kept(*modules: Any) -> Iterator[None]:
-    """Leaves the buffers of the modules as they were: a batch norm in training mode moves its own at each run."""
+    """Leaves the buffers of the modules among these as they were: a batch norm in training mode moves its own."""
     buffers = [b for m in modules if isinstance(m, nn.Module) for b in m.buffers()]
     before = [b.clone() for b in buffers]
     try:
         yield
     finally:
+        # copied in place: optimisers, captured graphs and averages hold the buffers themselves
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
@@ -91,6 +97,7 @@ def buffers_kept(*modules: Any) -> Iterator[None]:
 @contextmanager
 def evaluating(*modules: Any) -> Iterator[None]:
     """The modules among these, and all their parts, in evaluation mode; puts the modes back."""
+    # part by part, not by `train(mode)` of the whole: a part may have been put into another mode than its owner
     modes = [(part, part.training) for m in modules if isinstance(m, nn.Module) for part in m.modules()]
     try:
         for part, _ in modes:
@@ -119,4 +126,11 @@ def held(*modules: Any) -> Iterator[None]:
 def aside(loss: nn.Module, seed: int | None = None) -> Iterator[None]:
     """An evaluation of a loss amid its training: evaluation mode, no gradient, streams kept (and seeded)."""
     with evaluating(loss), streams_kept(seed), torch.no_grad():
+        yield
+
+
+@contextmanager
+def trial(*modules: Any) -> Iterator[None]:
+    """A run of the modules in their own modes that leaves no trace: no gradient, streams and buffers put back."""
+    with streams_kept(), torch.no_grad(), buffers_kept(*modules):
         yield

@@ -3,7 +3,6 @@
 A guide hands its draws to the model, and the model's networks meet the very tensors that the guide's call of them met.
 Such a call is marked, and `zoo.infer.terms`, which runs the pair under the handler `Once`, answers the repeated call
 with the result of the first. Without the handler (Predictive, NUTS, Pyro's own bounds) a marked call is a plain call.
-The handler's memory ends with the evaluation, so nothing has to be invalidated.
 """
 
 from collections.abc import Callable
@@ -15,35 +14,42 @@ from pyro.poutine.runtime import effectful
 
 
 def once(method: Callable) -> Callable:
-    """Marks a function or method: within one evaluation a repeated call with the same arguments may be answered."""
+    """Marks a function or method: within one evaluation a repeated call with the same arguments may be answered.
+
+    The function must depend on its arguments alone, and draw nothing.
+    """
     return effectful(method, type="once")
 
 
 class Once(Messenger):
     """Answers a repeated call of a function marked `once` with the result of the first call.
 
-    Two calls are the same if function and mode of gradients are, numbers and strings are equal, and all other arguments
-    are the same objects.
+    Two calls are the same if function and gradient mode are, numbers, words and None are equal and of one type, and all
+    other arguments are the same objects.
     """
 
+    # A cache that outlives the evaluation would have to notice every optimiser step, in-place write and changed flag of
+    # a parameter. This memory ends with the handler, so nothing has to be invalidated.
     def __init__(self) -> None:
         super().__init__()
         self.known: dict[tuple, tuple[Any, Any]] = {}
 
     def _process_message(self, msg: Any) -> None:
         if msg["type"] == "once":
-            found = self.known.get(_call(msg))
+            found = self.known.get(_key(msg))
             if found is not None:
                 msg["value"], msg["done"] = found[0], True
 
     def _postprocess_message(self, msg: Any) -> None:
         if msg["type"] == "once":
             # the arguments are kept alive, so that no later object can take over the identity of one of them
-            self.known.setdefault(_call(msg), (msg["value"], (msg["args"], msg["kwargs"])))
+            self.known.setdefault(_key(msg), (msg["value"], (msg["args"], msg["kwargs"])))
 
 
-def _call(msg: Any) -> tuple:
+def _key(msg: Any) -> tuple:
     """A call's function, gradient mode and arguments, as a key."""
+    # The gradient mode, as a result without a graph is no answer to a call that wants one. The type, as 1 == 1.0 ==
+    # True in Python, and programs tell them apart. The identity of tensors, as equal values would cost a pass to find.
     given = (*msg["args"], *msg["kwargs"].values())
     values = ((type(a), a) if isinstance(a, bool | int | float | str | None) else id(a) for a in given)
     return msg["fn"], torch.is_grad_enabled(), *msg["kwargs"], *values

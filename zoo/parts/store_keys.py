@@ -11,12 +11,15 @@ from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from pyro.poutine.messenger import Messenger
 
+# Counts the roots of the process. Pyro's store outlives every module in it, so no key may ever be given out twice;
+# `id` will not do, as Python gives the id of a dead module to a later one.
 _NUMBERS = count(1)
 
 
 class _SiteNames(Messenger):
-    """Takes the number out of the names of sites (`PyroSample` makes them of the module's name)."""
+    """Takes the number out of the names of sites."""
 
+    # a `PyroSample` names its site after the module, and a number there would differ from run to run of a script
     def __init__(self, number: int) -> None:
         super().__init__()
         self.mark = f"#{number}"
@@ -26,7 +29,7 @@ class _SiteNames(Messenger):
 
 
 class _Numbered(_Context):
-    """What a root shares with its parts during a call, and a number that no other root of the process has."""
+    """Pyro's context of a root, shared with its parts during a call, and a number that no other root has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,9 +37,11 @@ class _Numbered(_Context):
         self.site_names = _SiteNames(self.number)
 
     def __reduce__(self) -> tuple:
-        return _Numbered, ()  # a copy, and what is loaded, has a number of its own
+        # copies, pickles and loads all come through here: each gets a number of its own
+        return _Numbered, ()
 
     def __enter__(self) -> None:
+        # a root that calls itself by way of a part enters again; the handler is entered once
         if not self.active:
             self.site_names.__enter__()
         super().__enter__()
@@ -51,6 +56,9 @@ class RootModule(PyroModule):
     """A PyroModule with store keys of its own, also after a copy, a pickle and a load: `model#3.weight`.
 
     Site names bear no number: `model.weight`. As a part of another PyroModule it goes by that one's name.
+
+    Args:
+        name: opens keys and site names; without "#".
     """
 
     def __init__(self, name: str) -> None:
@@ -60,10 +68,12 @@ class RootModule(PyroModule):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        # The state holds the names under the old number, the context made by `__reduce__` has a new one.
         context, name = self._pyro_context, self._pyro_name
         root, _, rest = name.partition("#")
+        # a part of another module has a dot in its name, and that module renames it
         if not isinstance(context, _Numbered) or "." in rest:
-            return  # a part of another module
+            return
         for part in self.modules():
             if isinstance(part, PyroModule) and part._pyro_context is context:
                 part._pyro_name = f"{root}#{context.number}{part._pyro_name.removeprefix(name)}"

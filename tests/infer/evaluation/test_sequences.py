@@ -241,7 +241,7 @@ def test_values_outside_the_support_are_named_wherever_they_are():
     model, guide, x, mask = srnn()
     x[1, 2, 0] = 0.5
     for batch_size in (1, 2, 5):
-        with pytest.raises(ValueError, match=r"lie outside in rows \[1\]"):
+        with pytest.raises(ValueError, match="lie outside in rows 1 "):
             sequence_log_likelihood(model, guide, x, None, mask, data="bits", batch_size=batch_size)
 
 

@@ -1,1 +1,1 @@
-"""The sites of a pair: which there must be, and which values they may have."""
+"""The sites of a pair: which of them belong together, and the values that they may have."""

@@ -1,10 +1,11 @@
-"""Auxiliary sites of a guide: draws that a latent, a Delta, is made of, as Pyro's autoguides have it.
+"""Auxiliary sites of a guide: draws a of which a latent z = f(a), a Delta of the guide, is made (Pyro's autoguides).
 
-log q(a) + (log density of the Delta) is the density of z = f(a) where the latter is -log |det df/da|. A mark alone
-says nothing of that, so it is looked at.
+    log q(z) = log q(a) - log |det df/da|.
+
+The guide states the last term as the `log_density` of the Delta. The mark `is_auxiliary` does not say that it is
+right, so it is checked against the Jacobian.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.utils import _sum_rightmost
 
+from zoo.infer.sites.programs import Programs
 
-def check_auxiliary(
-    guide: Callable, trace: Any, args: tuple, kwargs: dict, auxiliary: dict[str, str], stated: dict[str, Any]
-) -> None:
-    """Refuses auxiliary sites whose density is not that of the latent which they serve.
+
+def check_auxiliary(programs: Programs, trace: Any, auxiliary: dict[str, str], stated: dict[str, Any]) -> None:
+    """Refuses auxiliary sites whose density is not that of the latent made of them.
 
     Args:
         trace: of the guide, with these arguments.
@@ -28,11 +29,13 @@ def check_auxiliary(
         if [*auxiliary.values()].count(latent) > 1:
             raise ValueError(f"site {latent!r}: made of several auxiliary sites, so its density is not that of one")
         a, site = trace.nodes[name]["value"], trace.nodes[latent]
-        log_volume = -site["fn"].log_prob(site["value"])  # what the Delta says of log |det dz/da|
-        right = _by_support(a, site["value"], stated[latent]["fn"].support, log_volume.dim())
-        if right is None or not _close(right, log_volume):
-            right = _by_derivatives(guide, trace, args, kwargs, name, latent, log_volume.dim())
-        if right is None or not _close(right, log_volume):
+        said = -site["fn"].log_prob(site["value"])
+        # autoguides map by `biject_to`, whose Jacobian costs nothing; derivatives, a backward pass for each entry of z,
+        # are left to guides that map in their own way
+        right = _by_support(a, site["value"], stated[latent]["fn"].support, said.dim())
+        if right is None or not _close(right, said):
+            right = _by_derivatives(programs, trace, name, latent, said.dim())
+        if right is None or not _close(right, said):
             raise ValueError(
                 f"site {name!r}: auxiliary, and {latent!r} is no one-to-one function of it whose Delta has "
                 "log_density = -log |det|, so log q(a) is not the density of the latent"
@@ -44,11 +47,12 @@ def _close(right: Tensor, said: Tensor) -> bool:
 
 
 def _by_support(a: Tensor, z: Tensor, support: Any, batch_dims: int) -> Tensor | None:
-    """log |det| of Pyro's map from the reals onto the support, if that is what made z."""
+    """log |det| of Pyro's map from the reals onto the support, or None if z was made in another way."""
     transform = biject_to(support)
     try:
         value = transform(a)
-    except (RuntimeError, ValueError):  # of other sizes
+    except (RuntimeError, ValueError):
+        # a has another size than the support
         return None
     if value.shape != z.shape or not torch.allclose(value, z, rtol=1e-4, atol=1e-4):
         return None
@@ -56,16 +60,16 @@ def _by_support(a: Tensor, z: Tensor, support: Any, batch_dims: int) -> Tensor |
     return _sum_rightmost(change, change.dim() - batch_dims)
 
 
-def _by_derivatives(
-    guide: Callable, trace: Any, args: tuple, kwargs: dict, name: str, latent: str, batch_dims: int
-) -> Tensor | None:
-    """log |det| of the Jacobian of each datum, None where there is none; the guide is run again on a leaf."""
+def _by_derivatives(programs: Programs, trace: Any, name: str, latent: str, batch_dims: int) -> Tensor | None:
+    """log |det| of each datum's Jacobian, or None if z does not depend on a or has another size."""
+    # the guide runs again with a as a leaf; without its own node the latent is made anew, of that leaf
     again = trace.copy()
     leaf = again.nodes[name]["value"].detach().clone().requires_grad_()
     again.nodes[name] = {**again.nodes[name], "value": leaf}
-    del again.nodes[latent]  # made anew
+    del again.nodes[latent]
     with torch.enable_grad():
-        z = poutine.trace(poutine.replay(guide, trace=again)).get_trace(*args, **kwargs).nodes[latent]["value"]
+        rerun = poutine.trace(poutine.replay(programs.guide, trace=again))
+        z = rerun.get_trace(*programs.args, **programs.kwargs).nodes[latent]["value"]
         flat = z.reshape(*z.shape[:batch_dims], -1)
         if leaf.reshape(*leaf.shape[:batch_dims], -1).shape != flat.shape or not z.requires_grad:
             return None

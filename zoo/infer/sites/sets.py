@@ -1,4 +1,4 @@
-"""The sites of a pair: which there must be, in which plate, and what the guide's marks may say of them."""
+"""The sets of sites that belong together: in model and guide, in the batch plate, under the guide's marks."""
 
 import difflib
 import sys
@@ -13,12 +13,14 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from zoo.infer.sites.values import bare, name_of
+from zoo.infer.sites.refusals import name_of
+from zoo.infer.sites.values import bare
 
 
 class _Twice(Messenger):
     """Refuses a plate that is opened a second time, and a site that is sampled a second time, in one program."""
 
+    # Pyro's own trace says "Multiple sample sites named 'data'", of a plate too, and not which modules are at odds.
     def __init__(self) -> None:
         super().__init__()
         self.openers: dict[str, str] = {}
@@ -39,6 +41,7 @@ class _Twice(Messenger):
 
 def _opener() -> str:
     """The class of the innermost PyroModule whose `forward` is running, else the name of the function."""
+    # Pyro's messages do not tell which module sent them; the stack of frames does, and is walked only at the check.
     frame = sys._getframe(1)
     function = ""
     while frame is not None:
@@ -66,7 +69,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def check_drawn(drawn: dict[str, Any]) -> None:
-    """Refuses what a guide's sites may not be, whatever the model."""
+    """Refuses sites of a guide that are observed or enumerated, whatever the model."""
     for name, site in drawn.items():
         if site["is_observed"]:
             raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
@@ -75,14 +78,22 @@ def check_drawn(drawn: dict[str, Any]) -> None:
 
 
 def check(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
-    """The guide's auxiliary sites and the latents that they serve; refuses sites that do not belong together."""
+    """Refuses sites that do not belong together.
+
+    Args:
+        stated: the model's sites.
+        drawn: the guide's sites.
+
+    Returns:
+        The guide's auxiliary sites, each with the latent made of it.
+    """
     latents = {n for n, s in stated.items() if not s["is_observed"]}
     auxiliary: dict[str, str] = {}
     for name, site in drawn.items():
         if name in latents:
             continue
         if site["infer"].get("is_auxiliary"):
-            auxiliary[name] = _served(name, drawn, latents)
+            auxiliary[name] = _made_of(name, drawn, latents)
         elif name in stated:
             raise ValueError(f"site {name!r}: sampled by the guide but observed in the model")
         else:
@@ -102,13 +113,14 @@ def check(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
     return auxiliary
 
 
-def _served(name: str, drawn: dict[str, Any], latents: set[str]) -> str:
-    """The latent of which an auxiliary site is the draw before its transform, as Pyro's autoguides have it."""
+def _made_of(name: str, drawn: dict[str, Any], latents: set[str]) -> str:
+    """The latent that a guide makes of an auxiliary site."""
     if name.startswith("_Auto"):
         raise ValueError(
             f"site {name!r}: a joint autoguide treats the batch as one latent, so it has no per-datum weight; use "
             "AutoNormal"
         )
+    # Pyro's autoguides name the draw "z_unconstrained" before its transform to "z"
     for latent in latents & drawn.keys():
         if name.startswith(f"{latent}_") and isinstance(bare(drawn[latent]["fn"]), Delta):
             return latent
@@ -120,38 +132,58 @@ def _served(name: str, drawn: dict[str, Any], latents: set[str]) -> str:
 
 
 def batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
-    """The vectorised plate in which every site stands; the one of the batch's size if there are several."""
-    frames = [{f for f in s["cond_indep_stack"] if f.vectorized} for _, s in sites]
-    size = next((len(a) for a in args if isinstance(a, Tensor) and a.dim()), None)
-    common = set.intersection(*frames) if frames else set()
-    seen = set.union(*frames) if frames else set()
+    """The vectorised plate in which every site stands: of several the one of the batch's size, then the one named data.
+
+    Args:
+        sites: name and site, of model and guide.
+        args: the first tensor among them has the batch as its first axis.
+
+    Raises:
+        ValueError: no site, no plate, or a site outside; names the first such site.
+    """
     if not sites:
         raise ValueError("the model has no sample site")
-    if not seen:
-        name = sites[0][0]
-        raise ValueError(f'site {name!r}: no site stands in a plate; put all in one `pyro.plate("data", len(x))`')
-    if not common:
-        count = {frame: sum(frame in f for f in frames) for frame in seen}
-        most = max(seen, key=lambda frame: (frame.size == size, count[frame]))
-        outside = next(name for (name, _), f in zip(sites, frames, strict=True) if most not in f)
-        hint = ""
-        elsewhere = next((f.name for f in frames[[n for n, _ in sites].index(outside)]), None)
-        if elsewhere is not None:
-            hint = f" (it stands in plate {elsewhere!r}: model and guide must give the batch plate one name)"
-        raise ValueError(
-            f"site {outside!r}: stands outside the batch plate {most.name!r}, so it has no per-datum weight{hint}. "
-            "All sites must stand in one plate of the batch size"
-        )
+    frames = [{f for f in site["cond_indep_stack"] if f.vectorized} for _, site in sites]
+    size = next((len(a) for a in args if isinstance(a, Tensor) and a.dim()), None)
+    if not (common := set.intersection(*frames)):
+        raise _outside(sites, frames, size)
+    # of plates that are alike in this the outermost
     return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
 
 
+def _outside(sites: list[tuple[str, Any]], frames: list[set[Any]], size: int | None) -> ValueError:
+    """The error for sites that have no plate in common.
+
+    Args:
+        frames: the plates of each site.
+        size: of the batch.
+    """
+    seen = set.union(*frames)
+    if not seen:
+        name = sites[0][0]
+        return ValueError(f'site {name!r}: no site stands in a plate; put all in one `pyro.plate("data", len(x))`')
+    # the plate that was meant is the one of the batch's size, else the one with most sites in it
+    count = {frame: sum(frame in f for f in frames) for frame in seen}
+    meant = max(seen, key=lambda frame: (frame.size == size, count[frame]))
+    outside, elsewhere = next((name, f) for (name, _), f in zip(sites, frames, strict=True) if meant not in f)
+    hint = ""
+    if elsewhere:
+        other = next(iter(elsewhere)).name
+        hint = f" (it stands in plate {other!r}: model and guide must give the batch plate one name)"
+    return ValueError(
+        f"site {outside!r}: stands outside the batch plate {meant.name!r}, so it has no per-datum weight{hint}. "
+        "All sites must stand in one plate of the batch size"
+    )
+
+
 def point_masses(scored: dict[str, Any], drawn: dict[str, Any], auxiliary: dict[str, str]) -> tuple[str, ...]:
-    """Latents for which the guide gives a point: of a discrete one log q = 0 is right, a density it is not.
+    """The continuous latents for which the guide gives a point. (A point of a discrete one has log q = 0, rightly.)
 
     Raises:
         ValueError: a guide's site is discrete and the model's is not.
     """
-    made = set(auxiliary.values())  # of an auxiliary site, whose density counts
+    # the Delta of a latent made of an auxiliary site carries that site's density
+    made = set(auxiliary.values())
     continuous = [n for n in drawn if n in scored and n not in made and not scored[n]["fn"].support.is_discrete]
     points = tuple(name for name in continuous if _has_point(drawn[name]["fn"]))
     for name in continuous:
@@ -164,16 +196,21 @@ def point_masses(scored: dict[str, Any], drawn: dict[str, Any], auxiliary: dict[
 
 
 def _has_point(fn: Any) -> bool:
-    """Looks for a Delta in a distribution: under what reshapes, masks or transforms it, and among what it mixes."""
+    """Tells whether a distribution is a Delta under any wrappers and transforms, or mixes one."""
     names = ("base_dist", "component_distribution", "component0", "component1")
     parts = [getattr(fn, name) for name in names if hasattr(fn, name)]
     return isinstance(fn, Delta) or any(_has_point(part) for part in parts)
 
 
 def from_model(scored: dict[str, Any], drawn: dict[str, Any]) -> frozenset[str]:
-    """The sites that the guide marks as the model's own conditional, once their densities have been compared."""
+    """The sites that the guide marks as the model's own conditional.
+
+    Raises:
+        ValueError: a marked site has another density than the model's; names it and the difference in nats.
+    """
     marked = frozenset(name for name, site in drawn.items() if site["infer"].get("from_model"))
     for name in marked & scored.keys():
+        # compared in float64, within a thousand units of the rounding in which the densities were computed
         p, q = (site["fn"].log_prob(site["value"]).double() for site in (scored[name], drawn[name]))
         rounding = 1e3 * torch.finfo(scored[name]["fn"].log_prob(scored[name]["value"]).dtype).eps
         if not torch.allclose(q, p, rtol=rounding, atol=rounding):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from zoo.infer.objectives.objective import Objective
 from zoo.infer.sites.values import element, holds
 from zoo.parts.aside import buffers_kept, streams_kept
 
@@ -22,22 +23,22 @@ class Compiled(nn.Module):
         self.names = tuple(kwargs)
         self.shapes = self._shapes(args, kwargs)
         self.elbo = getattr(loss, "elbo", None)
-        if not getattr(self.elbo, "capturable", True):
+        ours = isinstance(self.elbo, Objective)
+        if ours and self.elbo.path is not None:
             raise ValueError(
                 f"compiled: the gradient of {type(self.elbo).__name__} with `sticking` or `doubly` is shaped outside "
                 "the graph; use the plain estimator, or compile=False"
             )
-        named = {**dict(loss.named_parameters()), **dict(loss.named_buffers())}
+        graphed: nn.Module = _Unadvanced(loss) if ours else loss
+        named = {**dict(graphed.named_parameters()), **dict(graphed.named_buffers())}
         self.keys = tuple(named)
 
         def flat(state: list[Tensor], *batch: Tensor) -> Tensor:
             given = dict(zip(self.names, batch[len(args) :], strict=True))
-            return functional_call(loss, dict(zip(self.keys, state, strict=True)), batch[: len(args)], given)
+            return functional_call(graphed, dict(zip(self.keys, state, strict=True)), batch[: len(args)], given)
 
         # Captured below Python: handlers, plates and distributions, which Dynamo cannot follow, leave only tensor
-        # operations behind. Schedules are advanced outside the graph; their weight is a tensor, so it stays live.
-        if hasattr(self.elbo, "captured"):
-            self.elbo.captured = True
+        # operations behind. Schedules advance outside the graph; their weight is a tensor, so it stays live.
         try:
             with buffers_kept(loss), streams_kept():
                 with torch.no_grad(), _Observed((*args, *kwargs.values())) as observed:
@@ -49,9 +50,6 @@ class Compiled(nn.Module):
                 f"compiled: {_part(error)} cannot be captured, since Python looks at values there ({_first(error)}), "
                 "and a graph has none. Kalman recursions and masks do so: train without compile"
             ) from error
-        finally:
-            if hasattr(self.elbo, "captured"):
-                del self.elbo.captured
         self.supports = observed.supports
         self.graph = [torch.compile(graph, fullgraph=True)]  # in a list: its constants are no parameters of ours
         self.state = list(named.values())
@@ -65,9 +63,22 @@ class Compiled(nn.Module):
         known = all(holds(support, batch[place]) for place, support in self.supports)
         if self._shapes(args, kwargs) != self.shapes or not torch.is_grad_enabled() or not known:
             return self.loss(*args, **kwargs)  # of values that are none of their site's an error
-        if hasattr(self.elbo, "advance"):
+        if isinstance(self.elbo, Objective):
             self.elbo.advance()
         return self.graph[0](self.state, *args, *kwargs.values())
+
+
+class _Unadvanced(nn.Module):
+    """The loss of an objective at the place of its schedules: a graph would hold a step that is taken once for all."""
+
+    loss: Any
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        return self.loss.elbo.unadvanced_loss(self.loss.model, self.loss.guide, *args, **kwargs)
 
 
 class _Observed(Messenger):

@@ -12,7 +12,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from zoo.infer import carry as carried
-from zoo.infer.objectives.objective import Objective, Tempered
+from zoo.infer.objectives import Objective, Tempered
 from zoo.infer.pair import look_at, takes_index
 from zoo.infer.path import leaves
 from zoo.infer.terms import run, terms

@@ -1,0 +1,24 @@
+"""The log joint at a point."""
+
+from torch import Tensor
+
+from zoo.infer.objectives.objective import Objective
+from zoo.infer.terms import Terms
+
+
+class MAP(Objective):
+    """log p(x, z) at the guide's point z, the log joint: maximum a posteriori for the latents. No bound on log p(x).
+
+    The guide draws every continuous latent from a Delta: `pyro.infer.autoguide.AutoDelta`, or an encoder's output. The
+    maximum depends on the coordinates in which z is written. `log_likelihood` and the bounds refuse such a guide.
+    """
+
+    point_mass = True
+    quantity = "log joint"
+
+    def __init__(self) -> None:
+        # every draw of a point is the same
+        super().__init__(1)
+
+    def bound(self, terms: Terms) -> Tensor:
+        return terms.log_weights.mean(0)

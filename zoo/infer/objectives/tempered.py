@@ -1,0 +1,95 @@
+"""Objectives on tempered weights: a weight of the KL, warm-up, free bits."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from zoo.infer.objectives.elbo import ELBO
+from zoo.infer.objectives.iwelbo import IWELBO
+from zoo.infer.objectives.objective import Objective
+from zoo.infer.terms import Terms
+
+
+class Tempered(Objective):
+    """Another objective on tempered weights: log p(x | z) + kl_weight sum_l min(log p - log q of site l, -free_bits).
+
+    The value is the tempered bound; evaluate a model with the untempered one (`.objective`).
+
+    Args:
+        objective: the objective that is tempered; it keeps its particles and, where they stay unbiased, its gradient
+            estimator.
+        kl_weight: a number (beta-VAE: Higgins et al. 2017), or a function of the step (warm-up: Sonderby et al. 2016).
+            The step counts this objective's gradient evaluations, from 0 (take a new objective for a new training);
+            `fit` saves and restores it.
+        free_bits: nats per latent site (a sequence's whole z is one) below which its KL costs nothing; a number for all
+            sites, or a mapping from site to number.
+            Each draw's log ratio is compared, as in BIVA's code; with `analytic_kl` it is the KL itself.
+        batch_mean: compare the batch's mean KL with `free_bits` (IAF, Kingma et al. 2016) rather than each datum's
+            (BIVA).
+
+    Attributes:
+        step: the number of gradient evaluations so far.
+        weight: the KL weight of the latest gradient evaluation, a tensor.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        kl_weight: float | Callable[[int], float] = 1.0,
+        free_bits: float | Mapping[str, float] = 0.0,
+        batch_mean: bool = False,
+    ) -> None:
+        if isinstance(objective, Tempered) or not isinstance(objective, Objective):
+            raise ValueError(
+                f"Tempered: expected an untempered objective of the zoo, such as ELBO(), got {type(objective).__name__}"
+            )
+        if isinstance(objective, IWELBO) and objective.gradient == "doubly":
+            raise ValueError(
+                'Tempered: the "doubly" gradient is that of the untempered bound; use IWELBO(gradient="iwae")'
+            )
+        if free_bits and isinstance(objective, ELBO) and objective.sticking:
+            raise ValueError(
+                "Tempered: `sticking` is biased with `free_bits`: the score it leaves out is cut off at the threshold"
+            )
+        numbers = [*(free_bits.values() if isinstance(free_bits, Mapping) else [free_bits])]
+        if not all(math.isfinite(n) and n >= 0 for n in numbers):
+            raise ValueError(f"Tempered: free_bits must be finite and >= 0, got {free_bits!r}")
+        super().__init__(objective.num_particles)
+        self.objective, self.kl_weight, self.free_bits, self.batch_mean = objective, kl_weight, free_bits, batch_mean
+        self.analytic_kl, self.path = objective.analytic_kl, objective.path
+        self.point_mass, self.quantity = objective.point_mass, objective.quantity
+        self.step = 0
+        # a tensor that `advance` changes in place: a captured graph reads it, and so follows the schedule
+        self.weight = torch.tensor(self.kl_weight_now)
+
+    @property
+    def kl_weight_now(self) -> float:
+        """The weight of the next gradient evaluation."""
+        weight = float(self.kl_weight(self.step) if callable(self.kl_weight) else self.kl_weight)
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"Tempered: kl_weight must be finite and >= 0, got {weight} at step {self.step}")
+        return weight
+
+    def advance(self) -> None:
+        self.weight.fill_(self.kl_weight_now)
+        self.step += 1
+
+    def temper(self, terms: Terms) -> Terms:
+        """The terms with weighted log ratios, each cut off at its free bits."""
+        if isinstance(self.free_bits, Mapping) and (unknown := set(self.free_bits) - set(terms.log_ratios)):
+            raise ValueError(f"Tempered: free_bits names {sorted(unknown)}, the latent sites are {[*terms.log_ratios]}")
+        # copied: backward needs the weight of this evaluation, and the next one overwrites the tensor
+        ratios, weight = {}, self.weight.to(terms.log_likelihood, copy=True)
+        for name, ratio in terms.log_ratios.items():
+            free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
+            if free and self.batch_mean:
+                ratio = torch.where(ratio.mean() < -free, ratio, ratio.new_tensor(-free))
+            elif free:
+                ratio = ratio.clamp(max=-free)
+            ratios[name] = ratio * weight
+        return terms._replace(log_ratios=ratios)
+
+    def bound(self, terms: Terms) -> Tensor:
+        return self.objective.bound(self.temper(terms))

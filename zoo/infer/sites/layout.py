@@ -1,0 +1,35 @@
+"""The layout of a pair's sites."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The structure of a pair's sites: names, plates and marks, no tensors and no values.
+
+    Attributes:
+        batch_plate, batch_dim: name and dim of the plate that holds one datum per index.
+        nesting: number of dims that the plates take; the particles stand to the left of them.
+        order: all sites, the guide's and then the model's others.
+        latents: the model's latent sites that are continuous, in the model's order.
+        auxiliary: site of the guide alone -> latent site made of it (Pyro's autoguides).
+        point_masses: sites at which the guide gives a point, and no density, for a continuous latent.
+        from_model: sites that the guide marks as the model's own conditional.
+        no_path: sites of the guide without a reparameterised sample -> name of their distribution.
+        unlike: latents whose support differs between model and guide, so that each run looks at the guide's draws.
+        in_order: True if the guide draws the latents in the model's order.
+        statements: names of the model's own `pyro.param` statements.
+    """
+
+    batch_plate: str
+    batch_dim: int
+    nesting: int
+    order: tuple[str, ...] = ()
+    latents: tuple[str, ...] = ()
+    auxiliary: dict[str, str] = field(default_factory=dict)
+    point_masses: tuple[str, ...] = ()
+    from_model: frozenset[str] = frozenset()
+    no_path: dict[str, str] = field(default_factory=dict)
+    unlike: frozenset[str] = frozenset()
+    in_order: bool = True
+    statements: frozenset[str] = frozenset()

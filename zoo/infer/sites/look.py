@@ -1,0 +1,156 @@
+"""The check of a pair's structure: one run of guide and model with traces, and one more with particles in front.
+
+Both runs leave no trace: no gradient, random streams and buffers put back. A later call of the same form needs only
+the `Layout` that comes out.
+"""
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, runtime_checkable
+
+import pyro
+import pyro.poutine as poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from zoo.infer.sites import sets
+from zoo.infer.sites.auxiliary import check_auxiliary
+from zoo.infer.sites.layout import Layout
+from zoo.infer.sites.programs import Programs
+from zoo.infer.sites.refusals import FirstRow, check_site, name_of, refuse_nan_draws, refuse_value
+from zoo.infer.sites.supports import same_support
+from zoo.infer.sites.values import doubtful
+
+
+@runtime_checkable
+class ChecksGuide(Protocol):
+    """A model that refuses guides which do not fit it, before any of the two programs runs."""
+
+    def check_guide(self, guide: Callable) -> None: ...
+
+
+def look(programs: Programs, moving: set[str], first_row: FirstRow = 0) -> Layout:
+    """Checks the structure of a pair and the values of one batch.
+
+    Args:
+        moving: the observed sites whose support is known to move with the latents; those that are found are added.
+        first_row: the row of the data from which errors count the batch's rows, or the numbers of all rows.
+
+    Raises:
+        ValueError: the pair does not fit together, or a value is none of its site's; names the site.
+    """
+    try:
+        with programs.trial():
+            return _look(programs, moving, first_row)
+    except ValueError as error:
+        # models count sequences within the batch, the caller by the rows of the data
+        said = re.sub(r"\bsequence (\d+)\b", lambda m: f"sequence {_row(int(m[1]), first_row)}", str(error))
+        if said == str(error):
+            raise
+        raise ValueError(said) from error
+
+
+def _row(place: int, first_row: FirstRow) -> int:
+    return place + first_row if isinstance(first_row, int) else int(first_row[place])
+
+
+def _look(programs: Programs, moving: set[str], first_row: FirstRow) -> Layout:
+    model, guide, args, kwargs, model_kwargs, owners = programs
+    for position, value in enumerate(args):
+        if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
+            raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
+    if isinstance(owners[0], ChecksGuide):
+        owners[0].check_guide(owners[1])
+    # the guide alone first: an error in its sites would make the model, replayed at them, fail in a stranger way
+    guide_trace = sets.traced(guide, args, kwargs)
+    drawn = _scored(_sites(guide_trace))
+    sets.check_drawn(drawn)
+    trace = sets.traced(poutine.replay(model, trace=guide_trace), args, model_kwargs)
+    stated = _sites(trace)
+    # The sets of sites come before plates, shapes and values: a misspelt site would else be reported as a plate or a
+    # shape that is wrong.
+    auxiliary = sets.check(stated, drawn)
+    scored = _scored(stated)
+    layout = _layout(scored, drawn, auxiliary, args, trace)
+    for name in doubtful(stated, layout.unlike):
+        refuse_value(name, stated[name], drawn.get(name), programs, moving, first_row)
+    refuse_nan_draws(drawn, first_row)
+    check_auxiliary(programs, guide_trace, auxiliary, stated)
+    return layout
+
+
+def _layout(
+    scored: dict[str, Any], drawn: dict[str, Any], auxiliary: dict[str, str], args: tuple, trace: Any
+) -> Layout:
+    """The layout of sites that belong together; checks their plates, shapes and marks.
+
+    Args:
+        scored: the model's sites.
+        drawn: the guide's sites.
+        auxiliary: site of the guide alone -> latent.
+        trace: of the model.
+    """
+    everywhere = [*scored.items(), *drawn.items()]
+    batch = sets.batch_plate(everywhere, args)
+    for name, site in everywhere:
+        check_site(name, site)
+    latents = [n for n, s in scored.items() if not s["is_observed"]]
+    return Layout(
+        batch_plate=batch.name,
+        batch_dim=batch.dim,
+        nesting=max(-frame.dim for _, site in everywhere for frame in site["cond_indep_stack"] if frame.vectorized),
+        order=(*drawn, *(n for n in scored if n not in drawn)),
+        latents=tuple(n for n in latents if not scored[n]["fn"].support.is_discrete),
+        auxiliary=auxiliary,
+        point_masses=sets.point_masses(scored, drawn, auxiliary),
+        from_model=sets.from_model(scored, drawn),
+        no_path={n: name_of(s["fn"]) for n, s in drawn.items() if not s["fn"].has_rsample},
+        unlike=frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support)),
+        in_order=latents == [n for n in drawn if n not in auxiliary],
+        statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
+    )
+
+
+def _sites(trace: Any) -> dict[str, Any]:
+    return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+
+
+def _scored(sites: dict[str, Any]) -> dict[str, Any]:
+    """The sites that are no `pyro.deterministic`, which Pyro records as an observed Delta."""
+    return {n: s for n, s in sites.items() if not s["infer"].get("_deterministic")}
+
+
+def check_particles(programs: Programs, layout: Layout, num_particles: int) -> None:
+    """Refuses a program that does not run, or has other shapes, with particles in front of the batch."""
+    model, guide, args, kwargs, model_kwargs, _ = programs
+    drawn = _several(guide, args, kwargs, nullcontext(), set(), layout, num_particles)
+    _several(model, args, model_kwargs, poutine.replay(trace=drawn), {*drawn.nodes}, layout, num_particles)
+
+
+def _several(
+    fn: Callable, args: tuple, kwargs: dict, replayed: AbstractContextManager, before: set[str], layout: Layout,
+    num_particles: int,
+) -> Any:  # fmt: skip
+    """The trace of one program with particles.
+
+    Args:
+        replayed: the handler under which it runs.
+        before: the nodes of the program that has run before it.
+    """
+    several = f" with {num_particles} particles"
+    with poutine.trace() as tracer, replayed:
+        try:
+            with pyro.plate("num_particles", num_particles, dim=-1 - layout.nesting):
+                fn(*args, **kwargs)
+        except Exception as error:
+            reached = before | {*tracer.trace.nodes}
+            name = next((n for n in layout.order if n not in reached), layout.order[-1])
+            raise ValueError(
+                f"site {name!r}{several}: the program fails on the way to it ({type(error).__name__}: {error}). "
+                "Particles stand in front of the batch, (K, N, ...): networks must map the last axes and keep all "
+                "others, so flatten these before a layer that takes one batch axis, and unflatten after it"
+            ) from error
+    for name, site in _scored(_sites(tracer.trace)).items():
+        check_site(name, site, several)
+    return tracer.trace

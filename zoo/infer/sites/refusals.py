@@ -1,0 +1,177 @@
+"""Errors about single sites: the value, the shape, the density. Composed when a run has found a site that is wrong."""
+
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from zoo.infer.sites.layout import Layout
+from zoo.infer.sites.programs import Programs
+from zoo.infer.sites.supports import moves_with_latents
+from zoo.infer.sites.values import bare, element, support_of
+from zoo.parts.checks import listed
+
+FirstRow = int | Tensor  # number of a batch's first row in the data, or the numbers of all its rows
+
+
+def name_of(fn: Any) -> str:
+    """The class of a distribution inside wrappers that only reshape or mask it."""
+    return type(bare(fn)).__name__
+
+
+def refuse_value(
+    name: str, p: Any, q: Any, programs: Programs, moving: set[str], first_row: FirstRow = 0
+) -> None:
+    """Refuses a value of a model's site that is NaN or outside its support, or of another shape; names the rows.
+
+    An observed value outside a support that moves with the latents passes: its weight is 0, which is right.
+
+    Args:
+        p: the site in the model.
+        q: the same in the guide; None if it is observed.
+        moving: the sites whose support is known to move; a site that is found to be one is added.
+    """
+    check_site(name, p)
+    if p["mask"] is False:
+        return
+    refuse_nan(name, p, first_row)
+    value, fn = _full(p), p["fn"]
+    wrong = ~support_of(fn).check(value) & _scored(p)
+    if not wrong.any():
+        return
+    if not p["is_observed"]:
+        raise ValueError(
+            f"site {name!r}: the guide's {name_of(q['fn'])} has support {q['fn'].support}, the model's {name_of(fn)} "
+            f"has {fn.support}, and draws lie outside it in rows {_rows(wrong, p, first_row)}. Take a family with the "
+            "model's support, or sample an unconstrained latent and transform it"
+        )
+    if name in moving or moves_with_latents(name, programs):
+        moving.add(name)
+        return
+    value = p["value"]
+    grey = isinstance(element(fn.support), type(constraints.boolean)) and bool(((value >= 0) & (value <= 1)).all())
+    hint = ". Grey pixels need binarising (zoo.data.Binarized) or another likelihood" if grey else ""
+    raise ValueError(
+        f"site {name!r}: {name_of(fn)} has support {support_of(fn)}, the observed values lie outside in rows "
+        f"{_rows(wrong, p, first_row)} (values between {value.min().item():.4g} and {value.max().item():.4g}){hint}"
+    )
+
+
+def refuse_nan(name: str, site: Any, first_row: FirstRow = 0) -> None:
+    """Refuses a value that is NaN where it is scored; names the rows."""
+    value = _full(site)
+    nan = torch.isnan(value).reshape(*value.shape[: value.dim() - site["fn"].event_dim], -1).any(-1) & _scored(site)
+    if nan.any():
+        raise ValueError(f"site {name!r}: the value is NaN in rows {_rows(nan, site, first_row)}")
+
+
+def refuse_nan_draws(drawn: dict[str, Any], first_row: FirstRow = 0) -> None:
+    """Refuses draws of the guide that are NaN. Observed values are checked before: a NaN there may be the cause."""
+    for name, site in drawn.items():
+        if site["value"].is_floating_point() and site["value"].isnan().any():
+            refuse_nan(name, site, first_row)
+
+
+def check_site(name: str, site: Any, several: str = "") -> None:
+    """Refuses a site that is scaled, or whose shapes do not fit its plates.
+
+    Args:
+        several: words for the error, " with 5 particles".
+    """
+    scale = site["scale"]
+    if isinstance(scale, Tensor) or scale != 1.0:
+        raise ValueError(
+            f"site {name!r}: scaled by {scale} (a subsampled plate or poutine.scale). A scaled weight is not a bound: "
+            "use a plate of the batch size, and zoo.infer.Tempered to weight the KL"
+        )
+    fn, value = site["fn"], site["value"]
+    plates = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized}
+    shape = tuple(plates.get(d, 1) for d in range(min(plates, default=0), 0))
+    if tuple(fn.batch_shape) != shape:
+        raise ValueError(
+            f"site {name!r}{several}: batch shape {tuple(fn.batch_shape)} does not match its plates {shape}; "
+            "declare the other axes as the event, with .to_event(...)"
+        )
+    if site["mask"] is False or not isinstance(value, Tensor):
+        return
+    expected = fn.batch_shape + fn.event_shape
+    fits = value.dim() >= fn.event_dim and value.shape[value.dim() - fn.event_dim :] == fn.event_shape
+    try:
+        # one observed value may serve several entries of a plate, but must not make the plate larger
+        fits = fits and torch.broadcast_shapes(value.shape, expected) == expected
+    except RuntimeError:
+        fits = False
+    if not fits or (value.shape != expected and not site["is_observed"]):
+        found = tuple(value.shape)
+        raise ValueError(f"site {name!r}{several}: expected values of shape {tuple(expected)}, got {found}")
+
+
+def refuse_purpose(layout: Layout, point_mass: bool) -> None:
+    """Refuses a guide of densities where an objective wants points, and the reverse.
+
+    Args:
+        point_mass: True if the objective maximises log p(x, z) at a point of the guide.
+    """
+    if point_mass and (densities := [n for n in layout.latents if n not in layout.point_masses]):
+        raise ValueError(
+            f"site {densities[0]!r}: MAP wants a point, a Delta of the guide (AutoDelta), and the guide draws from a "
+            "density; ELBO and its like take densities"
+        )
+    if layout.point_masses and not point_mass:
+        raise ValueError(
+            f"site {layout.point_masses[0]!r}: the guide's Delta is a point and has no density over a continuous "
+            "latent, so log p - log q is no bound and no weight. zoo.infer.MAP() maximises log p(x, z) at the point"
+        )
+
+
+def refuse_no_sample(no_path: dict[str, str]) -> None:
+    """Refuses, for a gradient, sites of the guide without a reparameterised sample."""
+    for name, family in no_path.items():
+        raise ValueError(
+            f"site {name!r}: {family} has no reparameterised sample, so the guide would get no gradient through it"
+        )
+
+
+def unscorable(site: Any, error: Exception, path: bool) -> ValueError:
+    """The error for a distribution that cannot score a value.
+
+    Args:
+        error: raised by the distribution.
+        path: True if a path estimator scores the guide at values that it has not just drawn.
+    """
+    said = ""
+    if path and isinstance(error, NotImplementedError):
+        said = (
+            ". Estimators that score the guide at values it has not just drawn (`sticking`, `doubly`) need a family "
+            "with an inverse"
+        )
+    if site["value"].is_floating_point() and site["value"].isnan().any():
+        said += ". Fill what is missing, with zeros say: under a mask a NaN has no score but a gradient that is NaN"
+    return ValueError(f"site {site['name']!r}: {type(site['fn']).__name__} cannot score this value ({error}){said}")
+
+
+def _full(site: Any) -> Tensor:
+    """A site's value in the shape of its batch and event."""
+    fn, value = site["fn"], site["value"]
+    return value.expand(torch.broadcast_shapes(value.shape, fn.batch_shape + fn.event_shape))
+
+
+def _scored(site: Any) -> Tensor:
+    """A site's mask and that of its distribution, in the shape of the batch: True where it is scored."""
+    fn, value = site["fn"], site["value"]
+    here = torch.ones(fn.batch_shape, dtype=torch.bool, device=value.device)
+    for mask in (site["mask"], getattr(fn, "_mask", None)):
+        if mask is not None:
+            here = here & mask
+    return here
+
+
+def _rows(wrong: Tensor, site: Any, first_row: FirstRow) -> str:
+    """The rows in which anything is wrong, in words, as `first_row` counts them."""
+    nesting = max(-f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles")
+    # particles stand in front of the plates
+    while wrong.dim() > nesting:
+        wrong = wrong.any(0)
+    found = wrong.reshape(len(wrong), -1).any(-1).nonzero()[:, 0]
+    return listed((found + first_row if isinstance(first_row, int) else first_row[found]).tolist())
