@@ -92,7 +92,7 @@ class Course:
         if parallel.world == 1:
             return interrupt.seen
         # All processes must stop at the same step, or those that go on would wait forever for the gradients of those
-        # that stopped. Every twentieth step, since asking each other costs as much as a small gradient does.
+        # that stopped. Every twentieth step, since a question to all is answered when the slowest of them comes to it.
         return self.progress.step % 20 == 0 and parallel.sum(interrupt.seen)[0] > 0
 
     def step(self, batch: Tensor) -> None:

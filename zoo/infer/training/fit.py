@@ -126,7 +126,7 @@ def fit(
         out=out, needs_out={"resume": resume, "tensorboard": tensorboard}, num_rows=len(rows),
     )  # fmt: skip
     parallel = Parallel(loss, device, fabric)
-    # Fused: one kernel for all parameters, where torch's loop over them takes longer than a small network's gradient.
+    # Fused: for a small network a quarter of the time of torch's default, which loops over the parameters in Python.
     optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3, fused=True)
     options = Options(int(batch_size), int(seed), optimizer, schedule, clip, compile, drop_last)
     training = prepared(loss, rows, held_out, parallel, options)
@@ -135,6 +135,7 @@ def fit(
         keeps_models=out is not None or held_out is not None,
     )  # fmt: skip
 
+    # After the pair has been looked over: a training that is refused leaves no folder behind.
     folder = None if out is None else Folder(out)
     resumed = folder is not None and resume and folder.last.exists()
     if folder is not None and resumed:

@@ -39,7 +39,7 @@ class Bar:
         if not self.shown:
             return
         self.bar.update()
-        # The words are composed twice a second: at each step they would cost a small pair a few per cent.
+        # Twice a second, as often as tqdm draws the bar.
         if time.perf_counter() > self.due:
             self.due = time.perf_counter() + 0.5
             self.bar.set_postfix_str(self.course.summary(), refresh=False)

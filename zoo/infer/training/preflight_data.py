@@ -46,7 +46,7 @@ def first_look(loss: nn.Module, batcher: Batcher, held_out: Batcher | None, seed
     the optimiser asks for them.
 
     Raises:
-        ValueError: the pair cannot be trained on these rows; names what is wrong.
+        ValueError: the pair cannot be trained on these rows; names the site, the rows or the parameters.
     """
     refuse_rows_of_their_own(batcher, held_out)
     # One batch of each size: the pair is checked once for each shape, and a check amid the training would be a run

@@ -56,7 +56,7 @@ def settings_of(loss: nn.Module, batcher: Batcher, held_out: Batcher | None, arg
 def describe(value: Any) -> Any:
     """A value in JSON's types: numbers and words as they are, objectives with their options, all else by name.
 
-    No memory address is part of it, since two processes are compared by it.
+    No memory address is part of it, since a resumed training compares it with that of another process.
     """
     if isinstance(value, float) and not math.isfinite(value):
         # JSON has no infinity, and Python's way of writing it makes a file that strict readers refuse.

@@ -44,7 +44,7 @@ class Training:
     """A loss with its optimiser, data and random streams.
 
     Attributes:
-        loss, parts: the loss, and what it consists of.
+        loss, parts: the loss, and the parts that it consists of.
         batcher, held_out: batches of the data and of the validation data.
         parallel: the processes that train together.
         seed: of this process's noise.
@@ -91,7 +91,7 @@ class Training:
         going_on = self.carry if progress.position else None
         self.args, self.kwargs = self.batcher.arguments(index, self.generator, going_on)
         noise = torch_state(self.parallel.device)
-        # Set to None by hand: `zero_grad` takes 5 microseconds for its hooks and its profiler's record.
+        # By hand: `zero_grad`, with its hooks and its record for the profiler, takes ten times as long.
         for p in self.trained:
             p.grad = None
         try:
