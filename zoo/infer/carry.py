@@ -1,13 +1,13 @@
-"""State that a model carries from one chunk of its sequences to the next: truncated back-propagation through time.
+"""The state that a model carries from one chunk of its sequences to the next: truncated back-propagation through time.
 
-Rows with `carried = True` (`zoo.data.Streams`) give chunks of parallel sequences, one batch after the other; rows with
-`first(index)` know the frame before each sequence, an input that is not scored. What a model must offer for it is
-`carry_on(z, x, ..., carry=...)`, the state after a chunk, and `given(x)`, that after a known first frame x; model
-and guide take the keyword `carry`.
+Three parties take part. Rows with `carried = True` (`zoo.data.Streams`) are chunks of parallel sequences, and each
+batch goes on where the batch before it ended. Rows with `first(index)` know the frame before each sequence, an input
+that is not scored. A model has `carry_on(z, x, ..., carry=...)`, the state after a chunk, and `given(x)`, the state
+after a known first frame x; its `forward` and the guide's take the keyword `carry`.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -15,14 +15,42 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-if TYPE_CHECKING:
-    from zoo.infer.training.step.batches import Rows
+from zoo.parts.trajectory import StateSpace
 
-SITE = "z"  # of every sequence model: its whole trajectory
+# A sequence model draws its whole trajectory at one site of this name.
+SITE = "z"
+
+
+@runtime_checkable
+class CarriesOn(Protocol):
+    """A model that states its carry after a chunk, from the chunk's trajectories z and arguments."""
+
+    def carry_on(self, z: Tensor, *args: Any, carry: Any) -> Any: ...
+
+
+@runtime_checkable
+class TakesFirstFrame(Protocol):
+    """A model that states the carry of sequences whose first frame, `(N, data_dim)`, is known."""
+
+    def given(self, x: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class GoesOn(Protocol):
+    """Rows that say whether each batch goes on where the one before it ended."""
+
+    carried: bool
+
+
+@runtime_checkable
+class KnowsFirstFrames(Protocol):
+    """Rows that know the frames before their sequences, `(N, data_dim)`, or None where this data set has none."""
+
+    def first(self, index: Tensor) -> Tensor | None: ...
 
 
 class Latents(Messenger):
-    """Keeps the latent values of the run inside, whatever objective runs the pair."""
+    """Keeps the latent values of the program that runs under it, whatever objective runs the pair."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,42 +58,64 @@ class Latents(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if type(msg["fn"]) is not _Subsample and not msg["is_observed"]:
+            # The guide's draw comes first, and the model's replay repeats the value: the last one is the same.
             self.values[msg["name"]] = msg["value"]
 
 
-def is_carried(rows: "Rows | None") -> bool:
-    """Whether these rows are chunks that go on from batch to batch."""
-    return bool(getattr(rows, "carried", False))
+def is_carried(rows: Any) -> bool:
+    """Tells whether these rows are chunks that go on from batch to batch."""
+    return isinstance(rows, GoesOn) and bool(rows.carried)
 
 
-def refuse_uncarried(model: Any, rows: "Rows | None") -> None:
-    """ValueError where the rows go on from batch to batch and the model cannot."""
-    if is_carried(rows) and not (getattr(model, "carries", True) and callable(getattr(model, "carry_on", None))):
+def takes_chunks(model: Any) -> bool:
+    """Tells whether a model may be given a sequence in chunks: a `StateSpace` says so, any other by its methods."""
+    return not isinstance(model, StateSpace) or model.carries
+
+
+def carries_on(model: Any) -> bool:
+    """Tells whether a model makes the carry that its next chunk starts from."""
+    return takes_chunks(model) and isinstance(model, CarriesOn)
+
+
+def refuse_uncarried(model: Any, rows: Any) -> None:
+    """Refuses rows that go on from batch to batch for a model that carries no state.
+
+    Raises:
+        ValueError: names the model.
+    """
+    if is_carried(rows) and not carries_on(model):
         raise ValueError(
             f"these rows are chunks that go on from batch to batch, and {type(model).__name__} carries no state "
             "(`carry_on`); give whole sequences, such as zoo.data.Buckets"
         )
 
 
-def opening(model: Any, rows: "Rows", index: Tensor, device: torch.device) -> Any:
-    """The carry of sequences that begin: None, or that of their known first frames, if rows and model have such."""
-    known: Any = getattr(rows, "first", None)
-    first = known(index) if callable(known) else None
-    return None if first is None else given(model, first.to(device))
+def opening(model: Any, rows: Any, index: Tensor, device: torch.device) -> Any:
+    """The carry from which sequences begin: that of their known first frames; None of rows or a model without such."""
+    first = rows.first(index) if isinstance(rows, KnowsFirstFrames) else None
+    return None if first is None else after_first_frame(model, first.to(device))
 
 
-def given(model: Any, first: Tensor) -> Any:
+def after_first_frame(model: Any, first: Tensor) -> Any:
     """The carry of sequences whose first frame, `(N, data_dim)`, is known; None of a model that no frame is fed to."""
-    if not (getattr(model, "carries", True) and callable(getattr(model, "given", None))):
+    if not takes_chunks(model) or not isinstance(model, TakesFirstFrame):
         return None
-    return model.given(first)  # with its graph: the state before the first frame is learned
+    # The carry keeps its graph, since the model learns the state before the first frame.
+    return model.given(first)
 
 
 def after(model: Any, latents: dict[str, Tensor], args: tuple, carry: Any, batch: int) -> Any:
-    """The carry after a chunk of arguments `args`, detached, from the guide's draw (of several particles the first).
+    """The carry after a chunk, detached: the next chunk starts from it, and no gradient goes back through it.
+
+    Args:
+        model: a model that carries (`refuse_uncarried`).
+        latents: the guide's draws of the chunk, `with_latents`; of several particles the first is carried on.
+        args: the chunk's arguments, x first.
+        carry: the carry that the chunk started from.
+        batch: number of sequences.
 
     Raises:
-        ValueError: the guide has drawn no trajectory `z`, or the model makes no state of tensors of it.
+        ValueError: the guide has drawn no trajectory `z`, or `carry_on` returns something other than tensors.
     """
     if SITE not in latents:
         raise ValueError(f"site {SITE!r}: nothing was drawn there, so no state can be carried; sites are {[*latents]}")
@@ -82,22 +132,23 @@ def after(model: Any, latents: dict[str, Tensor], args: tuple, carry: Any, batch
 
 
 def pack(carry: Any) -> list[Tensor] | None:
-    """What a checkpoint holds: the tensors alone, which `torch.load(weights_only=True)` reads."""
+    """The tensors of a carry, for a checkpoint."""
+    # Alone: `torch.load(weights_only=True)` refuses the NamedTuples of a model.
     return None if carry is None else [leaf.cpu() for leaf in tree_flatten(carry)[0]]
 
 
 def unpack(leaves: list[Tensor] | None, like: Any, device: torch.device) -> Any:
-    """The carry of `pack`, in the form of another of the same model."""
+    """The carry whose tensors `pack` returned, in the form of `like`, another carry of the same model."""
     return None if leaves is None else tree_unflatten([leaf.to(device) for leaf in leaves], tree_flatten(like)[1])
 
 
 def keyword(carry: Any) -> dict[str, Any]:
-    """`carry=...`, left out where sequences begin: models without the keyword need none."""
+    """`carry=...` for a call of model or guide; nothing for None, so that models without the keyword serve too."""
     return {} if carry is None else {"carry": carry}
 
 
-def run(call: Callable[..., Tensor], args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The value of a loss, and the latents that it drew."""
+def with_latents(call: Callable[..., Tensor], args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The value of a loss, and the latents that it drew on the way: site -> value."""
     with Latents() as kept:
         value = call(*args, **kwargs)
     return value, kept.values

@@ -570,7 +570,7 @@ def test_a_non_finite_gradient_is_never_saved(tmp_path):
         ({"data": torch.zeros(0, 4)}, "data is empty"),
         ({"data": (torch.zeros(5, 4), torch.zeros(4))}, r"equal lengths, got \[5, 4\]"),
         ({"data": torch.zeros(70, 4).index_fill(0, torch.tensor([3, 9]), math.nan)}, "data: NaN .* 2 of 70 rows: 3, 9"),
-        ({"data": torch.full((70, 4), math.inf)}, "70 of 70 rows: 0, 1, 2, 3, 4, ..."),
+        ({"data": torch.full((70, 4), math.inf)}, "70 of 70 rows: 0, 1, 2, 3, 4 and 65 more"),
         ({"validation": torch.full((7, 4), math.nan)}, "validation: NaN"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What `fit` refuses before its first step, each by its kind; what it leaves as it was; Pyro's own objectives."""
+"""The refusals of `fit` before its first step, each by its kind; all that it leaves alone; Pyro's own objectives."""
 
 import functools
 import math

@@ -88,7 +88,7 @@ def smc_log_likelihood(
     with torch.no_grad(), held(model, guide), seeded(seed):
         for rows, T in in_batches(model, guide, observed, batch_size):
             args = tuple(None if v is None else v[rows, :T] for v in (x, u, None if mask is None else observed))
-            carry = None if first is None else carried.given(model, first[rows])
+            carry = None if first is None else carried.after_first_frame(model, first[rows])
             look_at(model, guide, args, carried.keyword(carry), rows)
             q = _proposal(model, guide, args, carry)
             found[rows] = particle_filter(q, num_particles, resample_below)

@@ -257,7 +257,7 @@ def _weights(
 def _begin(model: Any, first: Tensor | None, carry: Any, count: int) -> Any:
     """The state that a batch starts from: None, that of its known frames, or the one carried on, with these frames."""
     if carry is None:
-        return None if first is None else carried.given(model, first)
+        return None if first is None else carried.after_first_frame(model, first)
     carry = tree_map(lambda v: v[:count], carry)
     return carry if first is None or not hasattr(carry, "_replace") else carry._replace(x=first)
 

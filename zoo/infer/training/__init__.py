@@ -1,1 +1,1 @@
-"""Training: the loop, what it refuses beforehand, its checkpoints."""
+"""Training: the loop, its refusals before the first step, its checkpoints."""

@@ -1,9 +1,9 @@
-"""Files of a training, each written to a temporary file and renamed, so that a kill leaves the old one or the new one.
+"""Files of a training. Each is written to a temporary file and renamed, so that a kill leaves the old or the new one.
 
 config.json          settings, parameter names and shapes, versions: for people and for tables of results
 metrics.jsonl        one line for each epoch
 model.safetensors    state dict of the pair (keys `model.*`, `guide.*`): the best by validation, or the latest
-last.pt              everything a resumed training needs; `torch.load(weights_only=True)` reads it
+last.pt              the state from which a training is resumed; `torch.load(weights_only=True)` reads it
 """
 
 import json
@@ -23,7 +23,16 @@ _KEYS = {"format", "settings", "loss", "optimizer", "schedule", "objective_step"
 
 
 def write(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
-    """Write a file whole or not at all: to a temporary file in the same folder, flushed to the disk, then renamed."""
+    """Writes a file whole or not at all.
+
+    Args:
+        content: the bytes, or a function that writes them to an open file.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to. The old file stays.
+    """
+    # In the same folder, since a rename is atomic within one file system only; flushed to the disk before the rename,
+    # since some file systems put the rename there first, and a power cut then leaves an empty file.
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -31,11 +40,13 @@ def write(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except RuntimeError as error:  # torch's zip writer reports a full disk so
+    except RuntimeError as error:
+        # torch's zip writer reports a full disk in this way.
         raise OSError(f"{path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself must reach the disk
+    if os.name == "posix":
+        # The rename is an entry of the folder, which must reach the disk as well.
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -44,24 +55,29 @@ def write(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
 
 
 def tensors_of(loss: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state dict on the CPU; parameters that model and guide share stand under both names."""
+    """A copy of the state dict on the CPU."""
+    # Copied one by one: safetensors refuses tensors that share memory, and parameters that model and guide share stand
+    # under both names.
     return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in loss.state_dict().items()}
 
 
 def save_model(loss: nn.Module | Mapping[str, Tensor], path: str | Path) -> None:
-    """Write the state dict of a pair, `objective(model, guide)`, as safetensors."""
+    """Writes the state dict of a pair, `objective(model, guide)`, as safetensors."""
     tensors = tensors_of(loss) if isinstance(loss, nn.Module) else dict(loss)
     write(Path(path), safetensors.torch.save(tensors))
 
 
 def load_model(loss: nn.Module, path: str | Path) -> None:
-    """Load what `save_model` or `fit` wrote (`path`: the file, or the folder) into a pair built like the one saved.
+    """Loads the parameters that `save_model` or `fit` wrote into a pair that was built like the one saved.
 
-    Autoguides create their parameters at their first call: evaluate `loss` on a batch before loading.
+    Args:
+        loss: the pair, `objective(model, guide)`. Autoguides create their parameters at their first call: evaluate
+            `loss` on a batch before loading.
+        path: the file, or the folder of a training.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a safetensors file, or one of another pair; names what differs.
+        ValueError: not a safetensors file, or one of another pair; names the parameters that differ.
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
@@ -79,7 +95,11 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
 
 
 def refuse_foreign(loss: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """ValueError with the first few parameters whose names or shapes in the file are not those of `loss`."""
+    """Refuses the tensors of a file whose names or shapes are not those of `loss`.
+
+    Raises:
+        ValueError: names the first few.
+    """
     wrong = differences(shapes_of(tensors), shapes_of(loss.state_dict()))
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
@@ -100,10 +120,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 class Folder:
-    """The output folder of `fit`.
+    """The output folder of a training.
 
     Args:
-        path: created if need be.
+        path: created where it does not exist.
 
     Raises:
         OSError: the folder cannot be made, or written to.
@@ -112,14 +132,20 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.last, self.metrics = self.path / "last.pt", self.path / "metrics.jsonl"
-        self.saved = ""  # what last.pt holds, for messages
+        # The point that last.pt has, in words, for messages.
+        self.saved = ""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(error.errno, f"cannot create the output folder ({error.strerror})", str(self.path)) from error
 
     def probe(self, checkpoint: dict[str, Any]) -> None:
-        """Write a checkpoint, read it back, remove it: a full disk or an unreadable state shows before the training."""
+        """Writes a checkpoint, reads it back and removes it, so that an error shows before the training.
+
+        Raises:
+            OSError: the folder cannot be written to.
+            ValueError: the state of optimiser or schedule holds objects that cannot be loaded safely.
+        """
         path = self.path / "probe.pt"
         try:
             write(path, lambda file: torch.save(checkpoint, file))
@@ -135,7 +161,18 @@ class Folder:
     def save(
         self, checkpoint: dict[str, Any], model: Mapping[str, Tensor] | None, record: dict[str, Any] | None
     ) -> None:
-        """Write the end of an epoch: its line, the model if it is the one to keep, and last of all the checkpoint."""
+        """Writes the end of an epoch.
+
+        Args:
+            checkpoint: of the training.
+            model: the state dict to keep; None leaves the file as it is.
+            record: the line of metrics.jsonl; None of an epoch that was interrupted.
+
+        Raises:
+            OSError: the disk is full; says which checkpoint is the last good one.
+        """
+        # The checkpoint last: a kill before it leaves one line too many in metrics.jsonl, which `history` leaves out,
+        # and a resumed training writes line and model again.
         try:
             if record is not None:
                 with self.metrics.open("ab") as file:
@@ -156,7 +193,7 @@ class Folder:
         self.saved = f"epoch {progress['epoch']}, step {progress['step']}"
 
     def history(self, epoch: int) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl up to `epoch`; later ones, and a line torn by a kill, are left out."""
+        """The records of metrics.jsonl up to `epoch`. Later ones, and a line torn by a kill, are left out."""
         history = []
         for line in self.metrics.read_bytes().splitlines() if self.metrics.exists() else []:
             try:
@@ -168,7 +205,11 @@ class Folder:
         return history
 
     def start(self, config: dict[str, Any], history: list[dict[str, Any]] | None) -> None:
-        """Write config.json, and metrics.jsonl with the records to go on from; None: older files become `*.old`."""
+        """Writes config.json and metrics.jsonl.
+
+        Args:
+            history: the records to go on from; None keeps the files of an older training as `*.old`.
+        """
         if history is None:
             for path in (self.last, self.metrics, self.path / "model.safetensors"):
                 if path.exists():
@@ -178,17 +219,23 @@ class Folder:
 
     @property
     def good(self) -> str:
+        """Says which checkpoint is the last good one."""
         return f"The last good checkpoint is {self.last} ({self.saved})" if self.saved else "There is no checkpoint yet"
 
     def load(self, loss: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
-        """The checkpoint in last.pt, checked against this training.
+        """The checkpoint in last.pt.
+
+        Args:
+            loss: the pair that it must be of.
+            settings: those of this training, which must be the same.
 
         Raises:
-            ValueError: damaged, not one of ours, of another model or guide, or of a training with other settings.
+            ValueError: damaged, not one of `fit`, of another pair, or of a training with other settings.
         """
         if not zipfile.is_zipfile(self.last):
             raise ValueError(f"{self.last}: not a checkpoint of zoo.infer.fit (no zip archive), or cut off")
         try:
+            # torch.load does not look at the checksums, and loads a flipped bit of a tensor without a word.
             with zipfile.ZipFile(self.last) as archive:
                 damaged = archive.testzip()
             if damaged:

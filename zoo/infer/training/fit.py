@@ -1,7 +1,5 @@
 """The training loop."""
 
-import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,32 +8,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from zoo.infer.training.checkpoint import Folder, load_model, shapes_of, tensors_of
+from zoo.infer.training.checkpoint import Folder
+from zoo.infer.training.course import Course
 from zoo.infer.training.interrupt import Interrupt
+from zoo.infer.training.output import Bar, Output
 from zoo.infer.training.parallel import Parallel
 from zoo.infer.training.preflight import check_arguments
-from zoo.infer.training.settings import versions
+from zoo.infer.training.prepare import prepared
+from zoo.infer.training.settings import Options
 from zoo.infer.training.step.batches import Rows, rows_of
-from zoo.infer.training.step.nonfinite import refuse_nonfinite_parameters
-from zoo.infer.training.step.training import Progress, Training
 from zoo.parts.aside import streams_kept
 
 
 @dataclass
 class Fit:
-    """What a training did.
+    """The outcome of a training.
 
     Attributes:
         history: one record for each epoch, as in metrics.jsonl: `epoch`, `step`, `train` and `validation` (loss in
             nats per datum; None without validation), `kl` (site -> nats per datum, one draw on the epoch's last
             batch), `beta` (KL weight; None without), `lr`, `seconds` (so far).
         best: the record with the lowest validation loss; without validation the latest.
-        epochs: completed.
-        step: optimiser steps taken.
-        out: the folder.
-        interrupted: stopped by Ctrl-C.
+        epochs: number of completed epochs.
+        step: number of optimiser steps.
+        out: the folder of the files; None without.
+        interrupted: Ctrl-C stopped the training.
         seconds: wall time, earlier parts of a resumed training included.
     """
 
@@ -71,36 +69,37 @@ def fit(
     tensorboard: bool = False,
     drop_last: bool = False,
 ) -> Fit:
-    """Minimise the mean loss per datum over mini-batches. The parameters of `loss` change in place.
+    """Minimises the mean loss per datum over mini-batches. The parameters of `loss` change in place.
 
     Args:
         loss: a module whose `loss(*batch)` is the loss summed over the batch, a tensor without axes: `ELBO()(model,
             guide)`. A guide whose `forward` has an argument `index` is given the row numbers of the batch. One of
             Pyro's autoguides has parameters for each row, in order: then `batch_size` must be all of them.
         data: a tensor, a tuple of tensors with a common first axis (None: an argument left out), or an object with
-            `__len__` and `batch(index, generator)` (`Rows`). Tensors stay where they are and batches
-            are moved to `device`; put small data there yourself to save the transfers. Sequences come as
-            `zoo.data.Buckets`, or as `zoo.data.Streams`, whose state is carried from batch to batch (truncated
-            back-propagation) and saved in checkpoints.
-        steps, epochs: give one. An epoch visits every row once, in an order that depends on `seed` and the epoch;
-            its last batch may be smaller. Optimiser steps stop at exactly `steps`, also within an epoch.
+            `__len__` and `batch(index, generator)` (`Rows`). Tensors stay where they are, and batches are moved to
+            `device`; put small data there yourself to save the transfers. Sequences come as `zoo.data.Buckets`, or as
+            `zoo.data.Streams`, whose state is carried from batch to batch (truncated back-propagation) and saved in
+            checkpoints.
+        steps, epochs: the length; give one of the two. An epoch visits every row once, in an order that depends on
+            `seed` and the epoch; its last batch may be smaller. Optimiser steps stop at exactly `steps`, also within
+            an epoch.
         batch_size: rows of a batch, over all processes together.
-        optimizer: constructor `parameters -> Optimizer`; by default Adam, fused, with learning rate 1e-3.
+        optimizer: constructor `parameters -> Optimizer`; by default torch's fused Adam with learning rate 1e-3.
         schedule: constructor `optimizer -> LRScheduler`, stepped after every optimiser step (not epoch).
         clip: largest global norm of the gradient of the mean loss.
         validation: held-out data, evaluated after each epoch, untempered and always with the same noise. The
             parameters of the best epoch are kept in model.safetensors, and `loss` holds them when the training ends
             by itself.
         patience: stop after so many epochs without a better validation loss.
-        seed: of batch order and noise. The global generators are used, and put back when the training is over. Each
-            process adds an offset to the noise's.
+        seed: of batch order and noise; each process adds an offset to the noise's. The training uses the global random
+            generators, and puts them back when it is over.
         device: where to train, such as "cuda"; by default where the loss is.
         out: folder for config.json, metrics.jsonl, model.safetensors and last.pt, written at the end of each epoch.
             A kill at any moment loses at most the current epoch. The files of an older training there are kept as
             `*.old`.
-        resume: go on from `out`/last.pt if there is one; on CPU the result is bit-equal to that of an uninterrupted
+        resume: go on from `out`/last.pt if there is one; on a CPU the result is bit-equal to that of an uninterrupted
             training. `epochs`, `steps` and `patience` may change, other settings must be the same.
-        progress: show a bar. It has no influence on the result.
+        progress: show a bar, which has no influence on the result.
         compile: train on a compiled graph, `zoo.infer.training.step.compiled`.
         fabric: a launched `lightning_fabric.Fabric`, with a strategy that replicates the loss. Without it, processes
             started by torchrun (or with `torch.distributed` initialised) train together by DistributedDataParallel.
@@ -114,9 +113,10 @@ def fit(
 
     Raises:
         TypeError: `loss`, `optimizer` or `schedule` is of another kind.
-        ValueError: bad data or settings; a checkpoint that is damaged, of another pair, or of other settings (which).
+        ValueError: the data or settings cannot be trained with; a checkpoint is damaged, of another pair, or of other
+            settings (the error names them).
         FloatingPointError: the loss is not finite; names site, rows and step. Parameters and checkpoint stay good.
-        OSError: `out` cannot be written, found at the start if it is so by then. The loss keeps its parameters.
+        OSError: `out` cannot be written to, found at the start if it is so by then. The loss keeps its parameters.
     """
     rows = rows_of(data)
     held_out = None if validation is None else rows_of(validation, "validation")
@@ -125,111 +125,36 @@ def fit(
         loss=loss, whole=counted | {"seed": (seed, 0)}, steps=steps, epochs=epochs, clip=clip, held_out=held_out,
         out=out, needs_out={"resume": resume, "tensorboard": tensorboard}, num_rows=len(rows),
     )  # fmt: skip
-    together = Parallel(loss, device, fabric)
+    parallel = Parallel(loss, device, fabric)
+    # Fused: for a small network a quarter of the time of torch's default, which loops over the parameters in Python.
     optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3, fused=True)
-    training = Training(
-        loss, rows, held_out, together, int(seed), int(batch_size), optimizer, schedule, clip, compile, drop_last
-    )
-    per_epoch = len(training.batches(seed, 0))
-    total = int(steps or (epochs or 0) * per_epoch)
-    state, interrupted = Progress(), False
-    history: list[dict[str, Any]] = []
-    best: dict[str, Tensor] | None = None
+    options = Options(int(batch_size), int(seed), optimizer, schedule, clip, compile, drop_last)
+    training = prepared(loss, rows, held_out, parallel, options)
+    course = Course(
+        training, seed=options.seed, steps=steps, epochs=epochs, patience=patience,
+        keeps_models=out is not None or held_out is not None,
+    )  # fmt: skip
 
+    # After the pair has been looked over: a training that is refused leaves no folder behind.
     folder = None if out is None else Folder(out)
-    resumed = False
-    if folder is not None and resume and folder.last.exists():
-        resumed = True
-        state = training.restore(folder.load(loss, training.settings))
-        history = folder.history(state.epoch)
-        if state.step > total:
-            done = f"step {state.step}, epoch {state.epoch}"
-            raise ValueError(f"{folder.last}: already at {done}; asked to stop at step {total}")
-    elif folder is not None and resume and together.rank == 0:
+    resumed = folder is not None and resume and folder.last.exists()
+    if folder is not None and resumed:
+        course.resume(folder)
+    elif folder is not None and resume and parallel.rank == 0:
         print(f"{folder.last}: not there yet, starting at the beginning")
-    writer = None
-    if folder is not None:
-        checkpoint = training.checkpoint(state)
-        if together.rank == 0:
-            folder.probe(checkpoint)
-            run = {"epochs": epochs, "steps": steps, "patience": patience, "device": str(together.device)}
-            parameters = shapes_of(loss.state_dict())
-            config = {"settings": training.settings, "run": run, "versions": versions(), "parameters": parameters}
-            folder.start(config, history if resumed else None)
-            writer = _tensorboard(folder.path, state.step) if tensorboard else None
+    output = Output(course, folder)
+    limits = {"epochs": epochs, "steps": steps, "patience": patience, "device": str(parallel.device)}
+    output.start(limits, resumed=resumed, tensorboard=tensorboard)
 
-    def save(record: dict[str, Any] | None, model: dict[str, Tensor] | None) -> None:
-        if folder is not None:
-            checkpoint = training.checkpoint(state)  # on every rank, as it gathers their random states
-            if together.rank == 0:
-                folder.save(checkpoint, model, record)
-        if writer is not None and record is not None:
-            for name in ("train", "validation", "beta", "lr"):
-                if record[name] is not None:
-                    writer.add_scalar(name, record[name], record["step"])
-            for site, nats in record["kl"].items():
-                writer.add_scalar(f"kl/{site}", nats, record["step"])
-
-    def stop() -> bool:
-        if together.world == 1:
-            return interrupt.seen
-        return state.step % 20 == 0 and together.sum(interrupt.seen)[0] > 0  # agreed, or the others would wait forever
-
-    started, due, shown = time.perf_counter() - state.seconds, 0.0, progress and together.rank == 0
-    bar = tqdm(total=total, initial=state.step, disable=not shown, unit="step", mininterval=0.5)
-    with Interrupt(shared=together.world > 1) as interrupt, bar:
-        while state.step < total:
-            if patience is not None and state.best and state.epoch - state.best["epoch"] >= patience:
-                break
-            end = min(per_epoch, state.position + total - state.step)
-            try:
-                for index in training.batches(seed, state.epoch)[state.position : end]:
-                    if stop():
-                        break
-                    training.step(index, state)
-                    if shown:
-                        bar.update()
-                        if time.perf_counter() > due:
-                            due = time.perf_counter() + 0.5
-                            bar.set_postfix_str(training.summary(state, history), refresh=False)
-                refuse_nonfinite_parameters(loss, f"epoch {state.epoch + 1}, step {state.step}")
-            except FloatingPointError as error:
-                raise FloatingPointError(f"{error}. {'' if folder is None else folder.good}") from error
-            state.seconds = time.perf_counter() - started
-            interrupted = state.position < end
-            if interrupted:
-                save(None, tensors_of(loss) if folder and (held_out is None or state.best is None) else None)
-                break
-            record = training.record(state)
-            history.append(record)
-            if state.position == per_epoch:
-                state.epoch, state.position, state.loss, state.rows = state.epoch + 1, 0, 0.0, 0
-            improved = held_out is None or state.best is None or _score(record) < _score(state.best)
-            if improved:
-                state.best = record
-                best = tensors_of(loss) if folder is not None or held_out is not None else None
-            save(record, best if improved else None)
-    if writer is not None:
-        writer.close()
-    if interrupted and together.rank == 0:
-        where = "not saved, for want of out=" if folder is None else f"saved in {folder.last}, resume=True goes on"
-        print(f"stopped in epoch {state.epoch + 1} after step {state.step}: {where}")
-    elif held_out is not None and state.best and state.best["step"] < state.step:
-        if best is not None:
-            loss.load_state_dict(best)
-        elif folder is not None:  # resumed, and no better since
-            load_model(loss, folder.path)
-    out = None if folder is None else folder.path
-    return Fit(history, state.best, state.epoch, state.step, out, interrupted, state.seconds)
-
-
-def _score(record: dict[str, Any]) -> float:
-    return math.inf if record["validation"] is None else record["validation"]
-
-
-def _tensorboard(path: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError("tensorboard=True needs the extra: pip install 'pyro-latent-zoo[tensorboard]'") from error
-    return SummaryWriter(path / "tensorboard", purge_step=step + 1)
+    bar = Bar(course, shown=progress and parallel.rank == 0)
+    with output.naming_the_checkpoint(), Interrupt(shared=parallel.world > 1) as interrupt, bar:
+        while not course.finished:
+            for batch in course.rest_of_epoch(interrupt):
+                course.step(batch)
+                bar.step()
+            output.save(*course.end_epoch())
+    output.close()
+    if not course.interrupted:
+        course.take_best(folder)
+    state, path = course.progress, None if folder is None else folder.path
+    return Fit(course.history, state.best, state.epoch, state.step, path, course.interrupted, state.seconds)

@@ -1,7 +1,7 @@
-"""What `fit` refuses before its first step."""
+"""Refusals of `fit` that need no data: arguments that make no sense, optimisers and schedules of another kind."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
@@ -26,7 +26,15 @@ def check_arguments(
     """Refuses arguments of `fit` that make no sense, alone or together.
 
     Args:
-        whole: those that must be integers, with the least that they may be.
+        whole: name -> value and least value, of the arguments that must be integers.
+        held_out: the rows of `validation`; None without.
+        needs_out: name -> whether it is asked for, of the arguments that need the folder `out`.
+        num_rows: number of rows of the data.
+        loss, steps, epochs, clip, out: as in `fit`.
+
+    Raises:
+        TypeError: `loss` is no module, or an objective without its pair.
+        ValueError: any other; names the argument.
     """
     if isinstance(loss, pyro.infer.ELBO):
         name = type(loss).__name__
@@ -36,8 +44,10 @@ def check_arguments(
     if (steps is None) == (epochs is None):
         raise ValueError(f"give either steps or epochs, got steps={steps} and epochs={epochs}")
     for name, (value, least) in whole.items():
+        # True is an integer to Python; numpy's integers are to `Integral` as well.
         if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < least):
             raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    # Not `clip <= 0`, which a NaN passes.
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be a positive number, got {clip!r}")
     batch_size, patience = whole["batch_size"][0], whole["patience"][0]
@@ -51,7 +61,12 @@ def check_arguments(
 
 
 def optimizer_of(make: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of a constructor; refuses what is none, is made already, or wants more than a gradient."""
+    """The optimiser that a constructor makes for the trained parameters.
+
+    Raises:
+        TypeError: `make` is no such constructor; it makes something else, or an optimiser that wants the loss again.
+        ValueError: the optimiser holds other parameters.
+    """
     wanted = "a constructor parameters -> torch.optim.Optimizer, such as partial(torch.optim.Adam, lr=1e-3)"
     if isinstance(make, torch.optim.Optimizer):
         raise TypeError(f"optimizer: expected {wanted}, got a {type(make).__name__} that is made already")
@@ -62,11 +77,13 @@ def optimizer_of(make: Any, parameters: list[nn.Parameter]) -> torch.optim.Optim
     made = _made(make, parameters, f"optimizer: expected {wanted}")
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"optimizer: expected {wanted}, it made a {type(made).__name__}")
+    # An optimiser that leaves parameters out looks like a training that does not converge; and one of an earlier pair
+    # would change nothing at all.
     held = {id(p) for group in made.param_groups for p in group["params"]}
     if held != {id(p) for p in parameters}:
         raise ValueError(
             f"optimizer: {type(made).__name__} holds other parameters than the {len(parameters)} of the loss that "
-            "require a gradient; what is not to be trained is told by requires_grad_(False)"
+            "require a gradient; requires_grad_(False) leaves a parameter as it is"
         )
     if lacking := _needed(made.step):
         raise TypeError(
@@ -77,7 +94,12 @@ def optimizer_of(make: Any, parameters: list[nn.Parameter]) -> torch.optim.Optim
 
 
 def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
-    """The learning-rate schedule of a constructor; refuses what is none, or wants more than the step."""
+    """The learning-rate schedule that a constructor makes for an optimiser; None for None.
+
+    Raises:
+        TypeError: `make` is no such constructor; it makes something else, or a schedule that wants more than the step.
+        ValueError: the schedule is that of another optimiser.
+    """
     wanted = "a constructor optimizer -> LRScheduler, such as partial(lr_scheduler.ExponentialLR, gamma=0.99)"
     if make is None:
         return None
@@ -96,6 +118,7 @@ def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
 
 
 def _made(make: Callable, argument: Any, expected: str) -> Any:
+    # Any error of the constructor: it is the caller's, and the most frequent one is a partial without all its options.
     try:
         return make(argument)
     except Exception as error:
@@ -104,18 +127,8 @@ def _made(make: Callable, argument: Any, expected: str) -> Any:
 
 
 def _needed(method: Callable) -> str:
-    """The arguments that a method cannot do without."""
+    """The names of the arguments that a method cannot do without."""
     free = inspect.Parameter.empty
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     parameters = inspect.signature(method).parameters.values()
     return ", ".join(p.name for p in parameters if p.default is free and p.kind not in kinds)
-
-
-def refuse_batches_of_one(loss: nn.Module, sizes: Iterable[int]) -> None:
-    """A batch norm has no variance of one row; found before the training, not at the end of its first epoch."""
-    norms = [name for name, m in loss.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    if norms and 1 in sizes:
-        raise ValueError(
-            f"batch_size: one row is left over for the last batch, of which the batch norm {norms[0]} has no variance; "
-            "choose another batch_size, or drop_last=True"
-        )

@@ -1,19 +1,65 @@
-"""A training's settings in words and numbers: what config.json shows, and what a resumed training compares."""
+"""The settings of a training in words and numbers: config.json shows them, and a resumed training compares them."""
 
 import functools
 import inspect
 import math
 import platform
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 import pyro
 import torch
+from torch import nn
+
+from zoo.infer.training.step.batcher import Batcher
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `fit` that a resumed training must share with the one that it goes on with."""
+
+    batch_size: int
+    seed: int
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    schedule: Callable[[torch.optim.Optimizer], Any] | None
+    clip: float | None
+    compile: bool
+    drop_last: bool
+
+
+def settings_of(loss: nn.Module, batcher: Batcher, held_out: Batcher | None, args: tuple, options: Options) -> dict:
+    """The settings of a training in JSON's types, without those of optimiser and schedule.
+
+    Args:
+        args: the arguments of one batch, for their dtypes and shapes.
+    """
+    parts = batcher.parts
+    return {
+        "data": {
+            "rows": len(batcher.rows),
+            "batch": [None if t is None else [str(t.dtype), *t.shape[1:]] for t in args],
+        },
+        "validation": None if held_out is None else len(held_out.rows),
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "clip": options.clip,
+        "compile": options.compile,
+        "processes": batcher.parallel.world,
+        "objective": describe(loss if parts.objective is None else parts.objective),
+        "model": describe(parts.model),
+        "guide": describe(parts.guide),
+    }
 
 
 def describe(value: Any) -> Any:
-    """`value` in JSON's types, without addresses: numbers and words, objectives with their options, others by name."""
+    """A value in JSON's types: numbers and words as they are, objectives with their options, all else by name.
+
+    No memory address is part of it, since a resumed training compares it with that of another process.
+    """
     if isinstance(value, float) and not math.isfinite(value):
+        # JSON has no infinity, and Python's way of writing it makes a file that strict readers refuse.
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -38,7 +84,7 @@ def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of the software that a result depends on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

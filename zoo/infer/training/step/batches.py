@@ -1,4 +1,4 @@
-"""What `fit` trains on: rows of tensors, or an object that makes its batches itself."""
+"""The data of a training: rows of tensors, or an object that makes its batches itself."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -7,19 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.parts.checks import listed
+
 
 @runtime_checkable
 class Rows(Protocol):
-    """Data that makes its own batches, such as dynamic binarisation, which draws new pixels at every visit.
+    """Data that make their own batches, such as dynamic binarisation, which draws new pixels at every visit.
 
-    `batch(index, generator)` gives the tensors for the rows `index` (a LongTensor). All its randomness comes from
-    `generator`, a CPU generator that `fit` saves with its checkpoints, so that a resumed training sees the same
-    batches.
+    `batch(index, generator)` returns the tensors of the rows `index` (a LongTensor); None stands for an argument that
+    the pair does without. All randomness of a batch comes from `generator`, a CPU generator that `fit` saves with its
+    checkpoints, so that a resumed training sees the same batches.
 
-    Three more are read where they are there, as of `zoo.data.Buckets` and `zoo.data.Streams`:
-    `batches(batch_size, seed, epoch)`, the row numbers of every batch of an epoch, or in a fixed order for `epoch=None`
-    (default: a permutation); `carried`, whether each batch goes on where the last one ended; `first(index)`, frames
-    before those of the batch (`zoo.infer.carry`). An argument that the pair may do without can be None.
+    Rows may state three things more, as `zoo.data.Buckets` and `zoo.data.Streams` do: the batches of an epoch
+    (`OwnBatches`), whether a batch goes on where the one before it ended, and the frames before those of a batch
+    (`zoo.infer.carry`).
     """
 
     def __len__(self) -> int: ...
@@ -27,16 +28,28 @@ class Rows(Protocol):
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor | None, ...]: ...
 
 
+@runtime_checkable
+class OwnBatches(Protocol):
+    """Rows that choose the batches of an epoch, in place of a permutation of all rows."""
+
+    def batches(self, batch_size: int, seed: int, epoch: int | None) -> list[Tensor]:
+        """The row numbers of every batch of an epoch; None: in a fixed order, for evaluation."""
+
+
 class TensorRows:
     """Rows of tensors that share their first axis. The tensors stay on the device where the caller put them.
 
-    None stands for an argument left out: `(x, None, mask)`. Where there is a mask, a tensor of bools, NaN may stand
-    under it, and values are left to the model to check.
+    Args:
+        arguments: the arguments of the pair; None stands for one that is left out, as in `(x, None, mask)`. With a
+            mask among them, a tensor of bools, NaN may stand under it, so the model checks the values.
+        name: of the data, for errors.
+
+    Raises:
+        ValueError: no rows, unequal lengths, different devices, NaN or infinite values; names the rows.
     """
 
     def __init__(self, arguments: Sequence[Tensor | None], name: str) -> None:
         tensors = [t for t in arguments if t is not None]
-        masked = any(t.dtype == torch.bool for t in tensors)
         lengths = [len(t) if t.dim() else 0 for t in tensors]
         if lengths[0] == 0 and len(set(lengths)) == 1:
             raise ValueError(f"{name} is empty")
@@ -44,17 +57,10 @@ class TensorRows:
             raise ValueError(f"{name}: the tensors must have equal lengths, got {lengths}")
         if len({t.device for t in tensors}) > 1:
             raise ValueError(f"{name}: the tensors are on different devices, {[str(t.device) for t in tensors]}")
-        for i, tensor in enumerate(arguments):
-            if tensor is not None and tensor.is_floating_point() and not masked:
-                bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(-1).nonzero().flatten().tolist()
-                if bad:
-                    which = f"{name}[{i}]" if len(tensors) > 1 else name
-                    shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-                    first = "" if tensor.dim() != 3 else _first_frame(tensor)
-                    raise ValueError(
-                        f"{which}: NaN or infinite values in {len(bad)} of {len(tensor)} rows: {shown}{first}"
-                    )
-        # data that require a gradient would gather one of their own size at each step
+        if not any(t.dtype == torch.bool for t in tensors):
+            for i, tensor in enumerate(arguments):
+                _refuse_nonfinite(tensor, f"{name}[{i}]" if len(tensors) > 1 else name)
+        # Detached: data that require a gradient would accumulate one of their own size at each step.
         self.tensors = tuple([None if t is None else t.detach() for t in arguments])
         self.device = tensors[0].device
 
@@ -62,25 +68,32 @@ class TensorRows:
         return next(len(t) for t in self.tensors if t is not None)
 
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor | None, ...]:
-        # index_select: a quarter of the time of t[index]
+        # index_select takes a quarter of the time of t[index].
         return tuple([None if t is None else t.index_select(0, index) for t in self.tensors])
 
 
-def _first_frame(sequences: Tensor) -> str:
-    sequence, frame = (~sequences.isfinite()).any(-1).nonzero()[0].tolist()
-    return f"; the first is sequence {sequence}, frame {frame}, both counted from 0"
+def _refuse_nonfinite(tensor: Tensor | None, name: str) -> None:
+    if tensor is None or not tensor.is_floating_point():
+        return
+    bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(-1).nonzero().flatten().tolist()
+    if bad:
+        said = f"{name}: NaN or infinite values in {len(bad)} of {len(tensor)} rows: {listed(bad)}"
+        if tensor.dim() == 3:
+            sequence, frame = (~tensor.isfinite()).any(-1).nonzero()[0].tolist()
+            said += f"; the first is sequence {sequence}, frame {frame}, both counted from 0"
+        raise ValueError(said)
 
 
 def rows_of(data: Tensor | Sequence[Tensor | None] | Rows, name: str = "data") -> Rows:
-    """`data` as rows. ValueError for empty or non-finite data and for unequal lengths, TypeError for anything else."""
+    """The data as rows.
+
+    Raises:
+        ValueError: as in `TensorRows`.
+        TypeError: the data are neither tensors nor `Rows`.
+    """
     if isinstance(data, Tensor):
         rows: Rows = TensorRows((data,), name)
-    elif (
-        isinstance(data, list | tuple)
-        and data
-        and all(isinstance(t, Tensor | None) for t in data)
-        and any(t is not None for t in data)
-    ):
+    elif isinstance(data, list | tuple) and _are_tensors(data):
         rows = TensorRows(data, name)
     elif isinstance(data, Rows):
         rows = data
@@ -94,21 +107,35 @@ def rows_of(data: Tensor | Sequence[Tensor | None] | Rows, name: str = "data") -
     return rows
 
 
+def _are_tensors(data: Sequence[object]) -> bool:
+    return all(isinstance(t, Tensor | None) for t in data) and any(t is not None for t in data)
+
+
 def epoch_order(num: int, seed: int, epoch: int) -> Tensor:
-    """The order of the rows in an epoch: a function of seed and epoch, so that resuming needs no state for it."""
+    """The order of the rows in an epoch."""
+    # A function of seed and epoch, so that a resumed training needs no state for it; numpy's generator takes both as
+    # one seed, and neighbouring seeds give unrelated orders.
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
 
 
 def batches_of(
     rows: Rows, batch_size: int, seed: int, epoch: int | None, *, drop_last: bool = False
 ) -> list[Tensor]:
-    """The row numbers of each batch of an epoch; None: in a fixed order, for evaluation.
+    """The row numbers of each batch of an epoch.
 
-    `drop_last`: without a last batch that is smaller than the others, where the rows do not make their own batches.
+    Args:
+        epoch: None takes the rows in a fixed order, for evaluation.
+        drop_last: leave out a last batch that is smaller than the others, where the rows do not choose the batches.
     """
-    device = getattr(rows, "device", "cpu")
-    if callable(own := getattr(rows, "batches", None)):
-        return [index.to(device) for index in own(batch_size, seed, epoch)]
+    device = device_of(rows)
+    if isinstance(rows, OwnBatches):
+        return [index.to(device) for index in rows.batches(batch_size, seed, epoch)]
     order = torch.arange(len(rows)) if epoch is None else epoch_order(len(rows), seed, epoch)
     batches = list(order.to(device).split(batch_size))
     return batches[:-1] if drop_last and len(batches[-1]) < batch_size else batches
+
+
+def device_of(rows: Rows) -> torch.device:
+    """The device on which the rows take their row numbers: that of the tensors, or the CPU."""
+    # Rows that make their own batches may state one too: `index_select` wants index and tensor on one device.
+    return getattr(rows, "device", torch.device("cpu"))

@@ -15,7 +15,7 @@ from zoo.parts.aside import buffers_kept, streams_kept
 
 
 class Compiled(nn.Module):
-    """See `compiled`."""
+    """The result of `compiled`: the loss, and the graph of its value on batches of one shape."""
 
     def __init__(self, loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         super().__init__()
@@ -37,13 +37,14 @@ class Compiled(nn.Module):
             given = dict(zip(self.names, batch[len(args) :], strict=True))
             return functional_call(graphed, dict(zip(self.keys, state, strict=True)), batch[: len(args)], given)
 
-        # Captured below Python: handlers, plates and distributions, which Dynamo cannot follow, leave only tensor
+        # Captured below Python: handlers, plates and distributions, at which Dynamo breaks the graph, leave only tensor
         # operations behind. Schedules advance outside the graph; their weight is a tensor, so it stays live.
         try:
             with buffers_kept(loss), streams_kept():
+                # The check of a pair looks at values, which a capture does not have, so the pair is checked here.
                 with torch.no_grad(), _Observed((*args, *kwargs.values())) as observed:
-                    loss(*args, **kwargs)  # the check of the pair looks at values, which a capture does not have
-                with pyro.validation_enabled(False):  # no values to look at; the call above has looked
+                    loss(*args, **kwargs)
+                with pyro.validation_enabled(False):
                     graph = make_fx(flat)(list(named.values()), *args, *kwargs.values())
         except RuntimeError as error:
             raise ValueError(
@@ -51,7 +52,8 @@ class Compiled(nn.Module):
                 "and a graph has none. Kalman recursions and masks do so: train without compile"
             ) from error
         self.supports = observed.supports
-        self.graph = [torch.compile(graph, fullgraph=True)]  # in a list: its constants are no parameters of ours
+        # In a list: a module as an attribute would add the graph's constants to the state dict.
+        self.graph = [torch.compile(graph, fullgraph=True)]
         self.state = list(named.values())
 
     @staticmethod
@@ -62,7 +64,8 @@ class Compiled(nn.Module):
         batch = (*args, *kwargs.values())
         known = all(holds(support, batch[place]) for place, support in self.supports)
         if self._shapes(args, kwargs) != self.shapes or not torch.is_grad_enabled() or not known:
-            return self.loss(*args, **kwargs)  # of values that are none of their site's an error
+            # For a value outside its site's support the loss itself raises the error, which a graph cannot.
+            return self.loss(*args, **kwargs)
         if isinstance(self.elbo, Objective):
             self.elbo.advance()
         return self.graph[0](self.state, *args, *kwargs.values())
@@ -82,7 +85,10 @@ class _Unadvanced(nn.Module):
 
 
 class _Observed(Messenger):
-    """Notes which of the arguments are observed as they are, and in which support, as far as that is fixed."""
+    """Notes which of the arguments a site observes unchanged, and in which support.
+
+    A support whose bounds are tensors is left out: they may depend on parameters, and change after the capture.
+    """
 
     def __init__(self, batch: tuple[Any, ...]) -> None:
         super().__init__()
@@ -116,8 +122,8 @@ def compiled(loss: nn.Module, *args: Tensor, **kwargs: Tensor) -> Compiled:
 
     It helps small networks, whose steps are mostly Python, and latents sampled in a loop; large networks gain a few
     per cent. Compiling takes 2 to 20 seconds for a VAE. A batch of another shape (the last of an epoch) is computed
-    without the graph, and so is anything under `torch.no_grad()`. What Python decides is fixed at capture: modes
-    (train, eval), branches, numbers. The compiler draws the noise in its own way, so it is not that of the
+    without the graph, and so is any batch under `torch.no_grad()`. Decisions of Python are those of the capture: modes
+    (train, eval), branches, numbers. The compiler draws noise in a way of its own, so the noise is not that of the
     uncompiled loss.
 
     Args:

@@ -1,0 +1,53 @@
+"""A training made ready for its first step."""
+
+import pyro
+import torch
+from torch import nn
+
+from zoo.infer.training.parallel import Parallel
+from zoo.infer.training.preflight import optimizer_of, scheduler_of
+from zoo.infer.training.preflight_data import first_look, refuse_compiled_sequences, trainable
+from zoo.infer.training.settings import Options, describe, describe_optimizer, settings_of
+from zoo.infer.training.step.batcher import Batcher
+from zoo.infer.training.step.batches import Rows
+from zoo.infer.training.step.compiled import compiled
+from zoo.infer.training.step.parts import parts_of
+from zoo.infer.training.step.training import Training
+
+
+def prepared(loss: nn.Module, rows: Rows, held_out: Rows | None, parallel: Parallel, options: Options) -> Training:
+    """Looks the pair and its data over, makes the optimiser, and seeds the global generators.
+
+    Raises:
+        TypeError, ValueError: the pair, the data or the optimiser cannot be trained with.
+    """
+    loss, parts, seed = loss.to(parallel.device), parts_of(loss), parallel.seed(options.seed)
+    batcher = Batcher(rows, parts, parallel, options.batch_size, options.drop_last)
+    validation = None if held_out is None else Batcher(held_out, parts, parallel, options.batch_size)
+    seen = first_look(loss, batcher, validation, seed)
+    # After the first look, in which autoguides make their parameters.
+    trained = trainable(loss)
+    optimizer = optimizer_of(options.optimizer, trained)
+    settings = settings_of(loss, batcher, validation, seen.args, options)
+    # Before the schedule is made: it changes the learning rate, and a resumed training compares the one it was given.
+    settings["optimizer"] = describe_optimizer(optimizer)
+    scheduler = scheduler_of(options.schedule, optimizer)
+    settings["schedule"] = describe(scheduler)
+    if options.drop_last:
+        # Only where it is set: checkpoints from before the option existed stay valid.
+        settings["drop_last"] = True
+    call = loss
+    if options.compile:
+        refuse_compiled_sequences(seen.args, seen.carry)
+        call = compiled(loss, *seen.args, **seen.kwargs)
+    call, stepper = parallel.engine.setup(call, optimizer)
+    # The mean over the ranks of their shares' sums, times this weight, is the mean over all rows of the batch.
+    weights = {size: seen.value.new_tensor(parallel.world / size) for size in seen.sizes}
+    generator = torch.Generator().manual_seed(seed)
+    # Last, so that nothing above has a say in the training's noise.
+    pyro.set_rng_seed(seed)
+    return Training(
+        loss=loss, parts=parts, batcher=batcher, held_out=validation, parallel=parallel, seed=seed, clip=options.clip,
+        trained=trained, optimizer=optimizer, scheduler=scheduler, call=call, stepper=stepper, weights=weights,
+        settings=settings, generator=generator, args=seen.args, kwargs=seen.kwargs, carry_form=seen.carry,
+    )  # fmt: skip

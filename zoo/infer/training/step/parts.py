@@ -1,0 +1,58 @@
+"""The parts of a loss that a training treats differently, looked up in one place."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer.autoguide import AutoGuide
+from torch import nn
+
+from zoo.infer.objectives.objective import Objective
+from zoo.infer.pair import takes_index
+from zoo.parts.aside import aside
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a loss; of a module that is no `objective(model, guide)` they are None.
+
+    Attributes:
+        model, guide: the pair.
+        objective: one of the zoo's or of Pyro's.
+        indexed: the guide is given the row numbers of a batch, as it has parameters for each row.
+        whole: the guide is an autoguide of Pyro, whose parameters are those of the rows in order.
+    """
+
+    model: Any
+    guide: Any
+    objective: Any
+    indexed: bool
+    whole: bool
+
+    @property
+    def paired(self) -> bool:
+        return self.model is not None and self.guide is not None
+
+    @property
+    def ours(self) -> bool:
+        """Tells whether the objective is one of the zoo's, whose pairs can be looked at beforehand."""
+        return isinstance(self.objective, Objective)
+
+
+def parts_of(loss: nn.Module) -> Parts:
+    """The parts of a loss, found by the names that Pyro's ELBO modules have."""
+    model, guide, objective = (getattr(loss, name, None) for name in ("model", "guide", "elbo"))
+    whole = isinstance(objective, Objective) and isinstance(guide, AutoGuide)
+    return Parts(model, guide, objective, takes_index(guide), whole)
+
+
+@contextmanager
+def beside(loss: nn.Module, parts: Parts, seed: int) -> Iterator[None]:
+    """An evaluation of the loss between two steps of its training, with the same noise each time."""
+    # Pyro's `TraceEnum_ELBO` raises an error without gradients: its `differentiable_loss` wants a result that has one.
+    pyros = isinstance(parts.objective, pyro.infer.ELBO) and not parts.ours
+    with aside(loss, seed), torch.set_grad_enabled(pyros):
+        yield
