@@ -14,6 +14,7 @@ from zoo.parts.kalman.layout import Grouping
 from zoo.parts.kalman.parameters import EVENTS, UNTIMED, Parameters
 
 _COVARIANCE = list(EVENTS)[1:6]  # the fields that the covariances of the filter depend on
+_SERIES = {"x": "m", "z": "n", "u": "k"}  # the letters of their sizes
 
 
 class Extent(NamedTuple):
@@ -44,10 +45,10 @@ def check(
     sequences = {name: value for name, value in (("x", x), ("z", z), ("u", u)) if value is not None}
     _check_types(parameters, sequences)
     check_control(parameters, u)
-    sizes = {"x": parameters.data_dim, "z": parameters.state_dim, "u": parameters.control_dim}
+    sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
     for name, value in sequences.items():
-        check_series(name, value, sizes[name])
-    batches, lengths = _leading_axes(parameters)
+        check_series(name, value, sizes[_SERIES[name]])
+    batches, lengths = _leading_axes(parameters, sizes)
     batches |= {name: value.shape[:-2] for name, value in sequences.items()}
     lengths |= {name: value.shape[-2] for name, value in sequences.items()}
     steps = _check_lengths(lengths, list(sequences), steps)
@@ -55,7 +56,7 @@ def check(
     if batch.numel() == 0:
         raise ValueError(f"{next(iter(sequences), 'initial_mean')}: expected at least one sequence, got batch axes "
                          f"{tuple(batch)}")  # fmt: skip
-    matrices = [batches[name] for name in _COVARIANCE if name in batches]
+    matrices = [shape for name in _COVARIANCE if (shape := batches.get(name))]
     differing = {len(batch) - len(shape) + i for shape in matrices for i, size in enumerate(shape) if size > 1}
     return Extent(batch, frozenset(differing), steps)
 
@@ -75,10 +76,11 @@ def _check_types(parameters: Parameters, sequences: Mapping[str, Tensor]) -> Non
         if not isinstance(value, Tensor) or value.ndim < len(EVENTS[name]):
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got {found}")
-    values = {**sequences, **{name: a for name, a in parameters._asdict().items() if a is not None}}
-    named = "initial_mean" if not sequences else next(iter(sequences))
-    like = values[named]
-    for name, tensor in values.items():
+    values = [*sequences.items(), *zip(EVENTS, parameters, strict=True)]
+    named, like = values[0]
+    for name, tensor in values:
+        if tensor is None:
+            continue
         if not isinstance(tensor, Tensor):
             found = type(tensor).__name__
             raise TypeError(f"{name}: expected a torch.Tensor, got {found}; torch.as_tensor converts it")
@@ -99,22 +101,21 @@ def check_control(parameters: Parameters, u: Tensor | None) -> None:
         raise ValueError("u: given, but the model has neither transition_input nor emission_input")
 
 
-def _leading_axes(parameters: Parameters) -> tuple[dict[str, Size], dict[str, int]]:
+def _leading_axes(parameters: Parameters, sizes: dict[str, int]) -> tuple[dict[str, Size], dict[str, int]]:
     """The batch axes and the length of the time axis of each field that has them, its event checked."""
-    sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
     batches: dict[str, Size] = {}
     lengths: dict[str, int] = {}
     for (name, letters), tensor in zip(EVENTS.items(), parameters, strict=True):
         if tensor is None:
             continue
-        event = tuple(sizes[letter] for letter in letters)
-        if tensor.ndim < len(event) or tensor.shape[tensor.ndim - len(event) :] != event:
+        shape, event = tensor.shape, tuple([sizes[letter] for letter in letters])
+        if len(shape) < len(event) or shape[len(shape) - len(event) :] != event:
             raise ValueError(
                 f"{name}: expected shape (..., {', '.join(letters)}) = (..., {', '.join(map(str, event))}), where "
                 f"initial_mean says n, emission_matrix m, and transition_input or emission_input k; got "
                 f"{tuple(tensor.shape)}"
             )
-        leading = tensor.shape[: tensor.ndim - len(event)]
+        leading = shape[: len(shape) - len(event)]
         if name in UNTIMED:
             batches[name] = leading
         elif leading:
@@ -140,12 +141,12 @@ def _broadcast(batches: Mapping[str, Size]) -> Size:
     """The batch axes to which all of these broadcast."""
     batch = Size()
     for name, shape in batches.items():
-        # most shapes are empty or the same, and a call of `broadcast_shapes` takes 6 microseconds: ten of them would
+        # most shapes are empty or the same, and a call of `broadcast_shapes` takes 10 microseconds: ten of them would
         # be 5 % of the training step of a short sequence
         if not shape or shape == batch:
             continue
         try:
-            batch = torch.broadcast_shapes(batch, shape)
+            batch = torch.broadcast_shapes(batch, shape) if batch else shape
         except RuntimeError:
             other = next(o for o, s in batches.items() if not _are_broadcastable(s, shape))
             raise ValueError(
