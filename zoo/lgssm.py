@@ -15,15 +15,9 @@ from zoo.parts.ascent import climb
 from zoo.parts.aside import streams_kept
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman import em as kalman_em
-from zoo.parts.kalman.distributions import (
-    GaussianFrames,
-    LinearGaussian,
-    LinearGaussianPosterior,
-    batch_axes,
-    observed,
-    sizes_of,
-)
-from zoo.parts.kalman.steps import Step, apply, steps
+from zoo.parts.kalman.distributions import GaussianFrames, LinearGaussian, LinearGaussianPosterior
+from zoo.parts.kalman.parameters import batch_axes, observed, sizes_of, times
+from zoo.parts.kalman.steps import Step, steps
 from zoo.parts.trajectory import StateSpace, Trajectory, check_sequences, shift
 from zoo.parts.trajectory.rollout import ends
 
@@ -197,7 +191,7 @@ class LGSSM(StateSpace):
         mask = mask if mask.ndim == 3 else mask.unsqueeze(-1).expand(x.shape)
         expected, _ = observed(p, found.mean, found.covariances, u)
         residual = (x - expected).masked_fill(~mask, 0.0)
-        return torch.where(mask, x, expected + apply(kalman_em.completion(p.emission_covariance, mask), residual))
+        return torch.where(mask, x, expected + times(kalman_em.completion(p.emission_covariance, mask), residual))
 
     def generate(self, num: int, T: int, u: Tensor | None = None, **given: Tensor) -> tuple[Tensor, Tensor]:
         p = self.system(**given)

@@ -17,9 +17,8 @@ from statsmodels.tsa.statespace.kalman_smoother import KalmanSmoother
 from torch import Tensor
 
 from zoo.parts import kalman
-from zoo.parts.kalman import Parameters
-from zoo.parts.kalman import moments as kalman_moments
-from zoo.parts.kalman.checks import EVENTS as FIELDS
+from zoo.parts.kalman import Parameters, engines
+from zoo.parts.kalman.parameters import EVENTS as FIELDS
 
 ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
 
@@ -28,7 +27,7 @@ ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
 def _engine(request, monkeypatch):
     """Each test with the compiled recursions and with PyTorch's."""
     if request.param == "pytorch":
-        monkeypatch.setattr(kalman_moments, "_compiled", lambda: None)
+        monkeypatch.setattr(engines, "_compiled", lambda: None)
 
 
 COVARIANCES = [name for name in FIELDS if name.endswith("covariance")]

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.parts import kalman
-from zoo.parts.kalman import Parameters
-from zoo.parts.kalman import moments as kalman_moments
+from zoo.parts.kalman import Parameters, engines
 
 ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
 
@@ -27,7 +26,7 @@ ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
 def _engine(request, monkeypatch):
     """Each test with the compiled recursions and with PyTorch's."""
     if request.param == "pytorch":
-        monkeypatch.setattr(kalman_moments, "_compiled", lambda: None)
+        monkeypatch.setattr(engines, "_compiled", lambda: None)
 
 
 FLOOR = 1e-13  # of the bound in float64: what is lost in the last digits over 10,000 steps

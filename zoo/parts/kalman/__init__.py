@@ -3,7 +3,6 @@
 from zoo.parts.kalman.inference import (
     Filtered,
     Forecast,
-    Parameters,
     Smoothed,
     filter,
     forecast,
@@ -15,6 +14,7 @@ from zoo.parts.kalman.inference import (
     sample_posterior,
     smoother,
 )
+from zoo.parts.kalman.parameters import Parameters
 
 __all__ = [
     "Filtered",

@@ -1,119 +1,172 @@
-"""What `zoo.parts.kalman.inference` asks of its arguments, and the errors that say what was found instead."""
+"""The door of `zoo.parts.kalman`: shapes, types and masks before the recursions, and the errors of values after them.
 
-from typing import Any
+Values are looked at only after a result turned out not to be finite: a look at every parameter before each call would
+cost as much as the recursion of a short sequence.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Size, Tensor
 
-from zoo.parts.kalman.layout import Layout
+from zoo.parts.kalman.layout import Grouping
+from zoo.parts.kalman.parameters import EVENTS, UNTIMED, Parameters
 
-EVENTS = {  # field -> its axes without time and batch, in the letters of the docstring
-    "initial_mean": "n",
-    "initial_covariance": "nn",
-    "transition_matrix": "nn",
-    "transition_covariance": "nn",
-    "emission_matrix": "mn",
-    "emission_covariance": "mm",
-    "transition_input": "nk",
-    "transition_bias": "n",
-    "emission_input": "mk",
-    "emission_bias": "m",
-}
-_COVARIANCE = list(EVENTS)[1:6]  # what the covariances of the filter depend on
-_UNTIMED = ("initial_mean", "initial_covariance")
+_COVARIANCE = list(EVENTS)[1:6]  # the fields that the covariances of the filter depend on
+_SERIES = {"x": "m", "z": "n", "u": "k"}  # the letters of their sizes
+
+
+class Extent(NamedTuple):
+    """The broadcast batch axes, the indices of those along which covariances differ, and T."""
+
+    batch: Size
+    differing: frozenset[int]
+    steps: int
 
 
 def check(
-    parameters: Any, named: dict[str, tuple[Tensor, int]], steps: int | None = None
-) -> tuple[Size, frozenset[int], int]:
-    """The broadcast batch axes, those along which covariances differ, and T.
+    parameters: Parameters,
+    u: Tensor | None,
+    *,
+    x: Tensor | None = None,
+    z: Tensor | None = None,
+    steps: int | None = None,
+) -> Extent:
+    """Checks types, dtypes, devices and shapes of the parameters and of those of x, z and u that are given.
 
-    named: further tensors, with the number of axes of their event and time.
+    steps: T, where neither x nor z says it.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: wrong shapes, mixed dtypes or devices, axes that do not broadcast, no frame, no sequence, u missing
+            or without a matrix that takes it.
     """
-    first = next(iter(named), "initial_mean")
-    like = named[first][0] if named else parameters.initial_mean
-    for name, tensor in (("initial_mean", parameters.initial_mean), ("emission_matrix", parameters.emission_matrix)):
-        if not isinstance(tensor, Tensor) or tensor.ndim < len(EVENTS[name]):
-            found = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got {found}")
-    batches: dict[str, Size] = {}
-    times: dict[str, int] = {}
-    fields = {name: getattr(parameters, name) for name in EVENTS}
-    tensors = {name: a for name, a in fields.items() if a is not None} | {name: a for name, (a, _) in named.items()}
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
-        if tensor.dtype != like.dtype and tensor.dtype != torch.bool:
-            raise ValueError(f"{name}: expected {like.dtype} like {first}, got {tensor.dtype}; convert one of the two")
-        if tensor.device != like.device:
-            raise ValueError(f"{name}: expected device {like.device} like {first}, got {tensor.device}")
-    if not like.dtype.is_floating_point:
-        raise ValueError(f"{first}: expected a floating-point tensor, got {like.dtype}")
+    sequences = {name: value for name, value in (("x", x), ("z", z), ("u", u)) if value is not None}
+    _check_types(parameters, sequences)
+    check_control(parameters, u)
     sizes = {"n": parameters.state_dim, "m": parameters.data_dim, "k": parameters.control_dim}
-    for name, letters in EVENTS.items():
-        tensor = fields[name]
+    for name, value in sequences.items():
+        check_series(name, value, sizes[_SERIES[name]])
+    batches, lengths = _leading_axes(parameters, sizes)
+    batches |= {name: value.shape[:-2] for name, value in sequences.items()}
+    lengths |= {name: value.shape[-2] for name, value in sequences.items()}
+    steps = _check_lengths(lengths, list(sequences), steps)
+    batch = _broadcast(batches)
+    if batch.numel() == 0:
+        raise ValueError(f"{next(iter(sequences), 'initial_mean')}: expected at least one sequence, got batch axes "
+                         f"{tuple(batch)}")  # fmt: skip
+    matrices = [shape for name in _COVARIANCE if (shape := batches.get(name))]
+    differing = {len(batch) - len(shape) + i for shape in matrices for i, size in enumerate(shape) if size > 1}
+    return Extent(batch, frozenset(differing), steps)
+
+
+def check_series(name: str, value: Tensor, size: int) -> None:
+    """Refuses x, z or u of another shape than `(..., T, size)`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; torch.as_tensor converts it")
+    if value.ndim < 2 or value.shape[-1] != size:
+        raise ValueError(f"{name}: expected shape (..., T, {size}), got {tuple(value.shape)}")
+
+
+def _check_types(parameters: Parameters, sequences: Mapping[str, Tensor]) -> None:
+    # these two say n and m: without them no other shape can be named
+    for name in ("initial_mean", "emission_matrix"):
+        value = getattr(parameters, name)
+        if not isinstance(value, Tensor) or value.ndim < len(EVENTS[name]):
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got {found}")
+    values = [*sequences.items(), *zip(EVENTS, parameters, strict=True)]
+    named, like = values[0]
+    for name, tensor in values:
         if tensor is None:
             continue
-        event = tuple(sizes[letter] for letter in letters)
-        if tensor.ndim < len(event) or tuple(tensor.shape[tensor.ndim - len(event) :]) != event:
-            raise ValueError(
-                f"{name}: expected shape (..., {', '.join(letters)}) = (..., {', '.join(map(str, event))}), where "
-                f"initial_mean says n, emission_matrix m, and transition_input or emission_input k; got "
-                f"{tuple(tensor.shape)}"
-            )
-        leading = tensor.shape[: tensor.ndim - len(event)]
-        if name in _UNTIMED:
-            batches[name] = leading
-        elif leading:
-            times[name], batches[name] = leading[-1], leading[:-1]
-    for name, (tensor, axes) in named.items():
-        batches[name] = tensor.shape[: tensor.ndim - axes]
-        times[name] = tensor.shape[tensor.ndim - axes]
-    length = steps if steps is not None else next(times[name] for name in named)
-    if length < 1:
-        raise ValueError(f"{first if named else 'T'}: expected at least one frame, got T = {length}")
-    for name, time in times.items():
-        if time != length and (time != 1 or name in named):
-            wanted = f"{length} frames" + (f" like {first}" if named and name != first else "")
-            raise ValueError(f"{name}: expected {wanted}{'' if name in named else ' (or 1, constant)'}, got {time}")
-    batch = Size()
-    for name, shape in batches.items():
-        try:
-            batch = torch.broadcast_shapes(batch, shape)
-        except RuntimeError:
-            other = next(o for o, s in batches.items() if not _broadcast(s, shape))
-            raise ValueError(
-                f"{other} and {name}: batch axes {tuple(batches[other])} and {tuple(shape)} do not broadcast "
-                "(a parameter of each sequence has a time axis too: (N, 1, rows, columns))"
-            ) from None
-    if batch.numel() == 0:
-        raise ValueError(f"{first}: expected at least one sequence, got batch axes {tuple(batch)}")
-    matrices = [batches[name] for name in _COVARIANCE if name in batches]
-    differing = {len(batch) - len(shape) + i for shape in matrices for i, size in enumerate(shape) if size > 1}
-    return batch, frozenset(differing), length
+        if not isinstance(tensor, Tensor):
+            found = type(tensor).__name__
+            raise TypeError(f"{name}: expected a torch.Tensor, got {found}; torch.as_tensor converts it")
+        if tensor.dtype != like.dtype:
+            raise ValueError(f"{name}: expected {like.dtype} like {named}, got {tensor.dtype}; convert one of the two")
+        if tensor.device != like.device:
+            raise ValueError(f"{name}: expected device {like.device} like {named}, got {tensor.device}")
+    if not like.dtype.is_floating_point:
+        raise ValueError(f"{named}: expected a floating-point tensor, got {like.dtype}")
 
 
-def check_control(parameters: Any, u: Tensor | None) -> None:
-    """u is given exactly if B or D is there."""
+def check_control(parameters: Parameters, u: Tensor | None) -> None:
+    """Refuses a model with B or D without u, and u without either."""
     if u is None and parameters.control_dim:
         name = "transition_input" if parameters.transition_input is not None else "emission_input"
         raise ValueError(f"u: missing, but the model has {name} for controls of size {parameters.control_dim}")
     if u is not None and not parameters.control_dim:
         raise ValueError("u: given, but the model has neither transition_input nor emission_input")
-    if isinstance(u, Tensor) and (u.ndim < 2 or u.shape[-1] != parameters.control_dim):
-        raise ValueError(f"u: expected shape (..., T, {parameters.control_dim}), got {tuple(u.shape)}")
 
 
-def check_data(x: Tensor, data_dim: int, name: str = "x") -> None:
-    """Type and shape of x, `(..., T, data_dim)`."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
-    if x.ndim < 2 or x.shape[-1] != data_dim:
-        raise ValueError(f"{name}: expected shape (..., T, {data_dim}), got {tuple(x.shape)}")
+def _leading_axes(parameters: Parameters, sizes: dict[str, int]) -> tuple[dict[str, Size], dict[str, int]]:
+    """The batch axes and the length of the time axis of each field that has them, its event checked."""
+    batches: dict[str, Size] = {}
+    lengths: dict[str, int] = {}
+    for (name, letters), tensor in zip(EVENTS.items(), parameters, strict=True):
+        if tensor is None:
+            continue
+        shape, event = tensor.shape, tuple([sizes[letter] for letter in letters])
+        if len(shape) < len(event) or shape[len(shape) - len(event) :] != event:
+            raise ValueError(
+                f"{name}: expected shape (..., {', '.join(letters)}) = (..., {', '.join(map(str, event))}), where "
+                f"initial_mean says n, emission_matrix m, and transition_input or emission_input k; got "
+                f"{tuple(tensor.shape)}"
+            )
+        leading = shape[: len(shape) - len(event)]
+        if name in UNTIMED:
+            batches[name] = leading
+        elif leading:
+            lengths[name], batches[name] = leading[-1], leading[:-1]
+    return batches, lengths
+
+
+def _check_lengths(lengths: Mapping[str, int], sequences: list[str], steps: int | None) -> int:
+    """T, with which every time axis agrees; a parameter may have length 1."""
+    named = sequences[0] if sequences else "T"
+    length = lengths[named] if steps is None else steps
+    if length < 1:
+        raise ValueError(f"{named}: expected at least one frame, got T = {length}")
+    for name, found in lengths.items():
+        if found != length and (found != 1 or name in sequences):
+            wanted = f"{length} frames" + (f" like {named}" if sequences and name != named else "")
+            wanted += "" if name in sequences else " (or 1, constant)"
+            raise ValueError(f"{name}: expected {wanted}, got {found}")
+    return length
+
+
+def _broadcast(batches: Mapping[str, Size]) -> Size:
+    """The batch axes to which all of these broadcast."""
+    batch = Size()
+    for name, shape in batches.items():
+        # most shapes are empty or the same, and a call of `broadcast_shapes` takes 10 microseconds: ten of them would
+        # be 5 % of the training step of a short sequence
+        if not shape or shape == batch:
+            continue
+        try:
+            batch = torch.broadcast_shapes(batch, shape) if batch else shape
+        except RuntimeError:
+            other = next(o for o, s in batches.items() if not _are_broadcastable(s, shape))
+            raise ValueError(
+                f"{other} and {name}: batch axes {tuple(batches[other])} and {tuple(shape)} do not broadcast "
+                "(a parameter of each sequence has a time axis too: (N, 1, rows, columns))"
+            ) from None
+    return batch
+
+
+def _are_broadcastable(a: Size, b: Size) -> bool:
+    # axes are aligned from the right, and the shorter shape counts as filled up with ones
+    return all(m == n or 1 in (m, n) for m, n in zip(reversed(a), reversed(b), strict=False))
 
 
 def coordinate_mask(mask: Tensor, x: Tensor) -> Tensor:
-    """The mask of coordinates, `(..., T, m)`, of a mask of frames or coordinates."""
+    """The mask of coordinates, `(..., T, m)`, from a mask of frames or of coordinates.
+
+    Raises:
+        ValueError: not boolean, on another device, or of another shape.
+    """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"mask: expected a tensor of torch.bool, True where x is observed, got {found}")
@@ -129,8 +182,31 @@ def coordinate_mask(mask: Tensor, x: Tensor) -> Tensor:
     )
 
 
+def free_mask(mask: Tensor, steps: int, data_dim: int) -> Tensor:
+    """The mask of coordinates, `(..., T, m)`, where no x is known yet: batch axes are free. Coordinates win a tie.
+
+    Raises:
+        ValueError: the last axes are neither (T, m) nor (T,).
+    """
+    if mask.shape[-2:] == (steps, data_dim):
+        return mask
+    if mask.shape[-1:] != (steps,):
+        raise ValueError(f"mask: expected shape (..., {steps}) or (..., {steps}, {data_dim}), got {tuple(mask.shape)}")
+    return mask.unsqueeze(-1).expand(*mask.shape, data_dim)
+
+
+def check_burn(mask: Tensor, burn: int) -> None:
+    """Refuses a sequence with fewer observed frames than are conditioned on. mask: `(..., T, m)`."""
+    counts = mask.any(-1).sum(-1)
+    if (counts < burn).any():
+        place = (counts < burn).nonzero()[0].tolist()
+        which = f" {place[0] if len(place) == 1 else tuple(place)} (counted from 0)" if place else ""
+        raise ValueError(f"burn: expected at least {burn} observed frames, as many as are given; sequence{which} has "
+                         f"{int(counts[tuple(place)])}")  # fmt: skip
+
+
 def check_finite(x: Tensor, masked: bool, name: str = "x") -> None:
-    """Refuses NaN and infinity, with sequence and frame."""
+    """Refuses NaN and infinity; names the first sequence, frame and coordinate."""
     finite = torch.isfinite(x.detach())
     if not finite.all():
         place = (~finite).nonzero()[0].tolist()
@@ -142,22 +218,21 @@ def check_finite(x: Tensor, masked: bool, name: str = "x") -> None:
         raise ValueError(f"{name}: NaN or infinite at {where} (counted from 0), {count} values in all{hint}")
 
 
-def refuse_covariance(name: str, layout: Layout, fine: Tensor, shifted: bool) -> None:
+def refuse_covariance(name: str, grouping: Grouping, fine: Tensor, shifted: bool) -> None:
     """Raises for the first time and group at which `root` found no covariance. fine: `(T | 1, P | 1)`."""
     if not fine.all():
         t, group = (~fine).nonzero()[0].tolist()
         where = "" if len(fine) == 1 else f" at t = {t + int(shifted)}"
-        where += "" if fine.shape[1] == 1 else _of(layout, group, 0)
+        where += "" if fine.shape[1] == 1 else _of_sequence(grouping, group, 0)
         counted = " (counted from 0)" if where else ""
         raise ValueError(
             f"{name}: expected a symmetric positive semi-definite matrix, found one that is not{where}{counted}"
         )
 
 
-def refuse_values(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | None) -> None:
-    """Called where a result is not finite: raises if something that went in is not."""
-    for name in EVENTS:
-        tensor = getattr(parameters, name)
+def refuse_values(parameters: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> None:
+    """Raises for the first NaN or infinity among the arguments of a call whose result is not finite."""
+    for name, tensor in parameters._asdict().items():
         if tensor is not None and not torch.isfinite(tensor).all():
             raise ValueError(f"{name}: NaN or infinite at {(~torch.isfinite(tensor)).nonzero()[0].tolist()}")
     if u is not None:
@@ -165,13 +240,14 @@ def refuse_values(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | N
     check_finite(x if mask is None else x.masked_fill(~mask, 0.0), mask is not None)
 
 
-def refuse_moments(layout: Layout, factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
+def refuse_moments(grouping: Grouping, factor: Tensor, settled: Tensor, increments: Tensor, data: int) -> None:
     """Raises for a likelihood that is not finite though its input is: x_t has no density, or numbers overflow.
 
     increments: `(T, P, 1, D)`.
     """
     t, group, _, sequence = (~torch.isfinite(increments)).nonzero()[0].tolist()
-    where = f"frame {t}{_of(layout, group, sequence)} (counted from 0)"
+    where = f"frame {t}{_of_sequence(grouping, group, sequence)} (counted from 0)"
+    # the diagonal of S^1/2: the engines write an exact zero for a direction without variance
     if (factor[min(t, int(settled[group])), group].diagonal()[:data] == 0).any():
         raise ValueError(
             f"emission_covariance: {where} of x is certain given the past, its predicted covariance C P C' + R is "
@@ -180,15 +256,7 @@ def refuse_moments(layout: Layout, factor: Tensor, settled: Tensor, increments: 
     raise ValueError(f"x: the log-likelihood of {where} is not finite: x or the model's moments overflow float64")
 
 
-def _of(layout: Layout, group: int, sequence: int) -> str:
+def _of_sequence(grouping: Grouping, group: int, sequence: int) -> str:
     """The words for a sequence, by its place in the caller's batch axes."""
-    place = layout.place(group, sequence)
+    place = grouping.place(group, sequence)
     return f" of sequence {place[0] if len(place) == 1 else place}" if place else ""
-
-
-def _broadcast(a: Size, b: Size) -> bool:
-    try:
-        torch.broadcast_shapes(a, b)
-    except RuntimeError:
-        return False
-    return True

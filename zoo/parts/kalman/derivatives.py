@@ -1,12 +1,12 @@
 """Derivatives: of log p(x) by the adjoint recursion, of moments and draws by formulas with the gains of the filter.
 
-The values of `kalman_moments` come from factors. Derivatives come from textbook formulas with the same gains: at the
-optimal gain K, held fixed,
+The values of `zoo.parts.kalman.moments` come from factors. Derivatives come from textbook formulas with the same gains.
+The optimal gain K minimises P_{t+1}, so the derivative of P_{t+1} by K is zero, and with K held fixed
 
-    P_{t+1} = (A - K C) P_t (A - K C)' + K R K' + Q                      (Joseph; d P_{t+1} / d K = 0)
+    P_{t+1} = (A - K C) P_t (A - K C)' + K R K' + Q                      (Joseph)
 
-makes the covariances a linear recursion, and given them so are the means and the smoother (Bryson & Frazier). A formula
-gives a tensor with the right derivative, a value the right value, and `value + formula - formula.detach()` both.
+the covariances are a linear recursion. Given them, so are the means and the smoother (Bryson & Frazier). A formula has
+the right derivative, a value has the right digits, and `value + formula - formula.detach()` has both.
 """
 
 from collections.abc import Callable
@@ -16,57 +16,65 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from zoo.parts.kalman.engines import engine_for
+from zoo.parts.kalman.given import Canonical, Problem, Tensors, canonical
 from zoo.parts.kalman.layout import unshift
-from zoo.parts.kalman.moments import Canonical, Given, Solved, backward, canonical, engine, forward, smoothed_mean
+from zoo.parts.kalman.moments import Solved, backward, forward, smoothed_mean
 
 
-def differentiable(given: Given) -> Canonical:
-    """The model with the gradients of what was given, once."""
-    return canonical(given.layout, given.mask, *[_Once.apply(a) if _wanted(a) else a for a in given.tensors])
+def differentiable(problem: Problem) -> Canonical:
+    """The model laid out, with gradients to the tensors of the problem that can be taken once."""
+    once = Tensors._make(_Once.apply(a) if _is_wanted(a) else a for a in problem.tensors)
+    return canonical(problem.grouping, problem.mask, once)
 
 
-def with_derivatives(values: list[Tensor], solved: Solved, given: Given, formulas: Callable) -> list[Tensor]:
+def with_derivatives(values: list[Tensor], solved: Solved, problem: Problem, formulas: Callable) -> list[Tensor]:
     """The values, with the derivatives of the formulas where any are wanted."""
-    if not (torch.is_grad_enabled() and any(map(_wanted, given.tensors))):
+    if not (torch.is_grad_enabled() and any(map(_is_wanted, problem.tensors))):
         return values
-    derivatives = formulas(solved, differentiable(given))
+    derivatives = formulas(solved, differentiable(problem))
     return [_with_value(v, f) for v, f in zip(values, derivatives, strict=True)]
 
 
-def _wanted(tensor: Tensor | None) -> bool:
+def _is_wanted(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
 
 
 class MarginalLoglik(Function):
-    """log p(x) with the gradient by `adjoint`: what is kept for it are factors, means and innovations."""
+    """log p(x) with the gradient by `adjoint`; factors, means and innovations are kept for it."""
+
+    # autograd through the loop over time would keep every intermediate matrix, and its backward pass would dispatch
+    # each of them again: 5 times the memory or more, and many times the time (results/speed_kalman.json)
 
     @staticmethod
-    def forward(ctx: Any, given: Given, *tensors: Tensor) -> Tensor:
-        layout, mask, _, _ = given
-        model = canonical(layout, mask, *tensors)
-        ctx.layout, ctx.mask, ctx.g = layout, mask, model.g
-        ctx.steps = 1 if len(model.g) == len(model.noise) == 1 else layout.steps
+    def forward(ctx: Any, problem: Problem, *tensors: Tensor) -> Tensor:
+        grouping = problem.grouping
+        model = canonical(grouping, problem.mask, Tensors(*tensors))
+        ctx.grouping, ctx.mask, ctx.g = grouping, problem.mask, model.g
+        # of a constant G and N only the sums over time are wanted
+        ctx.steps = 1 if len(model.g) == len(model.noise) == 1 else grouping.steps
         ctx.save_for_backward(*tensors)
-        ctx.found = found = forward(given, model)
-        return layout.back(found.increments.sum(0, keepdim=True))[..., 0, 0]
+        ctx.found = found = forward(problem, model)
+        return grouping.back(found.increments.sum(0, keepdim=True))[..., 0, 0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layout, found = ctx.layout, ctx.found
+        grouping, f = ctx.grouping, ctx.found
         with torch.no_grad():
-            weight = layout.spread(grad.unsqueeze(-1), timed=False).squeeze(-2)
-            run = engine(grad.device)
-            d_g, d_noise, d_first, d_mean, d_y, d_offset = run.adjoint(
-                ctx.g, found.factor, found.settled, found.first, found.mean, found.whitened, weight, ctx.steps
+            weight = grouping.spread(grad.unsqueeze(-1), timed=False).squeeze(-2)
+            engine = engine_for(grad.device)
+            d_g, d_noise, d_covariance, d_mean, d_y, d_offset = engine.adjoint(
+                ctx.g, f.factor, f.settled, f.initial_root, f.mean, f.whitened, weight, ctx.steps
             )
             data = d_y.shape[-2]
             d_c, d_r = d_g[..., :data, :], d_noise[..., :data, :data]
             if ctx.mask is not None:
                 d_c, d_r = d_c * ctx.mask.unsqueeze(-1), d_r * ctx.mask.unsqueeze(-1) * ctx.mask.unsqueeze(-2)
-            vector, matrix = layout.vector_gradient, layout.matrix_gradient
-            pieces = [
+            vector, matrix = grouping.vector_gradient, grouping.matrix_gradient
+            # functions, so that the sums over axes are taken only for tensors that want a gradient
+            pieces = [  # in the order of `Tensors`
                 lambda like: vector(d_mean, like, timed=False),
-                lambda like: matrix(d_first, like, timed=False),
+                lambda like: matrix(d_covariance, like, timed=False),
                 lambda like: matrix(unshift(d_g[..., data:, :]), like),
                 lambda like: matrix(unshift(d_noise[..., data:, data:]), like),
                 lambda like: matrix(d_c, like),
@@ -76,6 +84,7 @@ class MarginalLoglik(Function):
             ]
             wanted = zip(pieces, ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
             grads = [piece(tensor) if need else None for piece, tensor, need in wanted]
+        # a graph of the backward pass is being made (create_graph=True): an error where it is used, not a wrong Hessian
         if torch.is_grad_enabled():
             grads = [None if g is None else _Refusal.apply(g, *ctx.saved_tensors) for g in grads]
         return None, *grads
@@ -113,40 +122,40 @@ class _Recursion(Function):
     """The engine's `affine` or `congruence`, with its gradient: the same recursion in the other direction."""
 
     @staticmethod
-    def forward(ctx: Any, run: Callable, transition: Tensor, offset: Tensor, first: Tensor, backward: bool) -> Tensor:
-        out = run(transition, offset, first, backward)
-        ctx.run, ctx.direction = run, backward
+    def forward(ctx: Any, act: Callable, transition: Tensor, offset: Tensor, start: Tensor, backward: bool) -> Tensor:
+        out = act(transition, offset, start, backward)
+        ctx.act, ctx.direction = act, backward
         ctx.save_for_backward(transition, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         transition, out = ctx.saved_tensors
-        if ctx.run.__name__ == "congruence":
+        # the congruence keeps half of each matrix and mirrors it, so its adjoint sees the symmetric part alone
+        if ctx.act.__name__ == "congruence":
             grad = (grad + grad.mT) / 2
         inner, end = (grad[1:], grad[0]) if ctx.direction else (grad[:-1], grad[-1])
-        found = ctx.run(transition.mT, inner, end, not ctx.direction)
+        found = ctx.act(transition.mT, inner, end, not ctx.direction)
         after, before = (found[:-1], out[1:]) if ctx.direction else (found[1:], out[:-1])
-        if ctx.run.__name__ == "affine":
+        if ctx.act.__name__ == "affine":
             d_transition = after @ before.mT
         else:
             d_transition = after @ transition @ before.mT + after.mT @ transition @ before
         return None, d_transition, after, found[-1] if ctx.direction else found[0], None
 
 
-def _run(run: Callable, transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
-    steps = len(transition)
-    return _Recursion.apply(run, transition, offset.expand(steps, *first.shape), first, backward)
+def _recursion(act: Callable, transition: Tensor, offset: Tensor, start: Tensor, backward: bool = False) -> Tensor:
+    return _Recursion.apply(act, transition, offset.expand(len(transition), *start.shape), start, backward)
 
 
 class Formulas(NamedTuple):
-    """Tensors with the derivatives of the forward pass; P and I have T + 1 entries."""
+    """Tensors with the derivatives of the forward pass."""
 
-    closed: Tensor
-    covariance: Tensor
+    closed: Tensor  # A - K C
+    covariance: Tensor  # Cov(z_t | x_{1:t-1}), T + 1 entries
     precision: Tensor  # S^-1
-    mean: Tensor
-    innovation: Tensor
+    mean: Tensor  # a_t
+    innovation: Tensor  # y_t - C a_t
     increments: Tensor
 
 
@@ -155,8 +164,10 @@ def forward_formulas(s: Solved, model: Canonical) -> Formulas:
     c, a, r, q = model.blocks()
     steps, groups = s.gain.shape[:2]
     held = (a - s.gain @ c).expand(steps, groups, *a.shape[2:])
-    covariance = _run(s.run.congruence, held, q + s.gain @ r @ s.gain.mT, model.first)
+    covariance = _recursion(s.engine.congruence, held, q + s.gain @ r @ s.gain.mT, model.initial_covariance)
     spread_c = covariance[:-1] @ c.mT
+    # S minus itself: zero, with the derivative of S. The inverse and the gain are then their values plus first-order
+    # changes, so no matrix is inverted or factorised again
     change = c @ spread_c + r
     change = change - change.detach()
     fixed = s.inverse.mT @ s.inverse
@@ -164,7 +175,7 @@ def forward_formulas(s: Solved, model: Canonical) -> Formulas:
     product = a @ spread_c
     gain = s.gain + (product - product.detach() - s.gain @ change) @ fixed
     closed = (a - gain @ c).expand(steps, groups, *a.shape[2:])
-    mean = _run(s.run.affine, closed, gain @ model.y + model.offset, model.first_mean)[:-1]
+    mean = _recursion(s.engine.affine, closed, gain @ model.y + model.offset, model.initial_mean)[:-1]
     innovation = model.y - c @ mean
     squares = ((precision @ innovation) * innovation).sum(-2, keepdim=True)
     increments = -0.5 * (squares + (fixed * change).sum((-2, -1), keepdim=True))
@@ -172,7 +183,7 @@ def forward_formulas(s: Solved, model: Canonical) -> Formulas:
 
 
 def filtered_formulas(s: Solved, model: Canonical) -> list[Tensor]:
-    """For `filtered`, entry by entry."""
+    """The derivatives of `filtered`, entry by entry."""
     f = forward_formulas(s, model)
     return [f.increments, f.mean, f.covariance[:-1], *_update(f, model)]
 
@@ -186,12 +197,12 @@ def _update(f: Formulas, model: Canonical) -> list[Tensor]:
 
 
 def smoothed_formulas(s: Solved, model: Canonical) -> list[Tensor]:
-    """For `smoothed`, entry by entry."""
+    """The derivatives of `smoothed`, entry by entry."""
     f = forward_formulas(s, model)
     c, _, _, _ = model.blocks()
     weighted = f.precision @ c
-    nothing = torch.zeros_like(model.first)
-    information = _run(s.run.congruence, f.closed.mT, c.mT @ weighted, nothing, backward=True)
+    nothing = torch.zeros_like(model.initial_covariance)
+    information = _recursion(s.engine.congruence, f.closed.mT, c.mT @ weighted, nothing, backward=True)
     p = f.covariance[:-1]
     covariance = p - p @ information[:-1] @ p
     after = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device) - p[1:] @ information[1:-1]
@@ -209,12 +220,12 @@ def smoothed_mean_formula(s: Solved, f: Formulas, model: Canonical, mean: Tensor
     """a_t + P_t r_{t-1} with r_{t-1} = C' S^-1 v_t + (A - K C)' r_t."""
     c, _, _, _ = model.blocks()
     pushed = (f.precision @ c).mT @ innovation
-    r = _run(s.run.affine, f.closed.mT, pushed, torch.zeros_like(pushed[0]), backward=True)
+    r = _recursion(s.engine.affine, f.closed.mT, pushed, torch.zeros_like(pushed[0]), backward=True)
     return mean + f.covariance[:-1] @ r[:-1]
 
 
 class _Root(Function):
-    """A given root of a covariance, with the gradient of the Cholesky factor; singular directions get none."""
+    """A known root of a covariance, with the gradient of the Cholesky factor; singular directions get none."""
 
     @staticmethod
     def forward(ctx: Any, covariance: Tensor, root: Tensor) -> Tensor:
@@ -223,6 +234,8 @@ class _Root(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # dL = L tril(L^-1 dP L^-T) with half of the diagonal (Murray 2016). A zero column has no inverse: the factor is
+        # not differentiable there, and a draw does not move along it
         (root,) = ctx.saved_tensors
         singular = root.diagonal(dim1=-2, dim2=-1) == 0
         regular = root + torch.diag_embed(singular.to(root))
@@ -233,34 +246,37 @@ class _Root(Function):
         return (found + found.mT) / 2, None
 
 
-def draw(model: Canonical, noise_root: Tensor, first_root: Tensor, steps: int, draws: int) -> tuple[Tensor, Tensor]:
-    """z_{1:T} and C z_t + noise, `(T, P, size, draws * D)`, reparameterised."""
-    groups, state, sequences = model.first_mean.shape
-    noise_root, first_root = _Root.apply(model.noise, noise_root), _Root.apply(model.first, first_root)
-    noise = noise_root @ model.g.new_empty(steps, groups, noise_root.shape[-1], draws * sequences).normal_()
-    start = first_root @ model.g.new_empty(groups, state, draws * sequences).normal_()
+def draw(model: Canonical, noise_root: Tensor, initial_root: Tensor, steps: int, num: int) -> tuple[Tensor, Tensor]:
+    """num draws of z_{1:T} and of C z_t + noise, `(T, P, size, num * D)`, reparameterised."""
+    groups, state, sequences = model.initial_mean.shape
+    noise_root = _Root.apply(model.noise, noise_root)
+    initial_root = _Root.apply(model.initial_covariance, initial_root)
+    noise = noise_root @ model.g.new_empty(steps, groups, noise_root.shape[-1], num * sequences).normal_()
+    start = initial_root @ model.g.new_empty(groups, state, num * sequences).normal_()
     c, a, _, _ = model.blocks()
-    m = model.data
-    offset = model.offset if model.offset.shape[-1] == 1 else model.offset.repeat(1, 1, 1, draws)
+    m = model.data_dim
+    offset = model.offset if model.offset.shape[-1] == 1 else model.offset.repeat(1, 1, 1, num)
     transition = a.expand(steps, groups, *a.shape[2:])
-    first = start + model.first_mean.repeat(1, 1, draws)
-    z = _run(engine(a.device).affine, transition, noise[..., m:, :] + offset, first)[:-1]
+    start = start + model.initial_mean.repeat(1, 1, num)
+    z = _recursion(engine_for(a.device).affine, transition, noise[..., m:, :] + offset, start)[:-1]
     return z, c @ z + noise[..., :m, :]
 
 
-def smoothed_change(s: Solved, model: Canonical, x: Tensor, draws: int) -> Tensor:
-    """E[z | y] - E[z | x] for `draws` drawn x of each sequence: linear in y - x, without means and offsets."""
-    y = model.y.repeat(1, 1, 1, draws) - x
+def smoothed_change(s: Solved, model: Canonical, x: Tensor, num: int) -> Tensor:
+    """E[z | y] - E[z | x] for num drawn x of each sequence."""
+    # the smoother is affine in the data, so the difference is the smoother of y - x without means and offsets: one pass
+    # over the draws in place of two, with the factors of y
+    y = model.y.repeat(1, 1, 1, num) - x
     nothing = y.new_zeros(y.shape[1], s.spread.shape[-1], y.shape[-1])
     offset = nothing[:1, :, :1].unsqueeze(0)
-    mean, whitened, _ = s.run.means(s.model.g, s.factor, s.settled, nothing, y.detach(), offset)
+    mean, whitened, _ = s.engine.means(s.model.g, s.factor, s.settled, nothing, y.detach(), offset)
     value = smoothed_mean(s, backward(s), mean, whitened, offset)
     if not torch.is_grad_enabled():
         return value
-    f = forward_formulas(s, model._replace(y=y, first_mean=nothing, offset=offset))
+    f = forward_formulas(s, model._replace(y=y, initial_mean=nothing, offset=offset))
     return _with_value(value, smoothed_mean_formula(s, f, model, f.mean, f.innovation))
 
 
 def _with_value(value: Tensor, formula: Tensor) -> Tensor:
-    """The derivative of `formula` at `value`."""
+    """The value, with the derivative of the formula."""
     return value + (formula - formula.detach())

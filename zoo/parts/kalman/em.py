@@ -5,11 +5,12 @@ The expected log-likelihood falls into three regressions, each of a vector on a 
     z_1 on 1, noise P_1;    z_t on (z_{t-1}, u_t, 1), noise Q_t;    x_t on (z_t, u_t, 1), noise R_t,
 
 with coefficients m_1, (A, B, b) and (C, D, d). Statistics are moments of the *residual* e at the current parameters and
-of the regressors w, so the maximiser is a correction of the coefficients: where they are fixed they may change in
-time or between sequences, only what is learned is shared, and in float32 nothing cancels.
+of the regressors w, so the maximiser is a correction of the coefficients. Fixed coefficients may therefore change in
+time or between sequences; only learned ones are shared. And in float32 nothing cancels, as it would in moments of z.
 
 Missing entries of a frame that is seen in part are completed by their mean and covariance given the rest and z. Frames
-that are missing altogether need no completion; states after the last observed frame are left out of the sums.
+that are missing altogether need no completion. States after the last observed frame are left out of the sums: they
+follow the current parameters exactly, so they would only slow the climb.
 
 References: Shumway & Stoffer 1982; Ghahramani & Hinton 1996.
 """
@@ -19,22 +20,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.parts.kalman import inference as kalman
-from zoo.parts.kalman.inference import Parameters
-from zoo.parts.kalman.steps import apply
+from zoo.parts.kalman.checks import coordinate_mask
+from zoo.parts.kalman.inference import smoother
+from zoo.parts.kalman.parameters import EVENTS, Parameters, times
 
 
 class Regression(NamedTuple):
-    """Sums of moments of residual e and regressors w; with the axes (sequence, time) left where the noise has them."""
+    """Moments of residual e and regressors w, summed over frames; kept for each frame where the noise varies."""
 
     squares: Tensor  # E[e e'], (..., p, p)
     cross: Tensor  # E[e w'], (..., p, q)
     design: Tensor  # E[w w'], (..., q, q)
-    number: Tensor  # how many, ()
+    number: Tensor  # of frames, ()
 
 
 class Statistics(NamedTuple):
-    """What the M-step needs."""
+    """The statistics of the three regressions, sufficient for the M-step."""
 
     initial: Regression
     transition: Regression
@@ -56,25 +57,24 @@ def expect(p: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | Non
         x, u: `(N, T, m)`, `(N, T, k)`.
         mask: `(N, T)` or `(N, T, m)`; x must be finite outside it.
     """
-    found = kalman.smoother(p, x, u, mask)
+    found = smoother(p, x, u, mask)
     mean, covariance = found.smoothed_means, found.smoothed_covariances
-    if mask is not None and mask.ndim == x.ndim - 1:
-        mask = mask.unsqueeze(-1).expand(x.shape)
+    mask = None if mask is None else coordinate_mask(mask, x)
     observed = torch.ones_like(mean[..., 0]) if mask is None else mask.any(-1).to(x)
     counted = (observed.flip(-1).cumsum(-1).flip(-1) > 0).to(x)  # up to the last observed frame
 
+    # z_1 on the constant 1, which has no covariance with anything
     one = torch.ones_like(mean[:, :1, :1])
-    start = (mean[:, 0] - p.initial_mean).unsqueeze(1)
-    nothing = one.new_zeros(1, p.state_dim)
-    initial = _moments(
-        (start, one), (covariance[:, :1], nothing.mT, nothing[:, :1]), counted[:, :1], _noise(p, "initial")
-    )
+    residual = (mean[:, 0] - p.initial_mean).unsqueeze(1)
+    none = one.new_zeros(1, p.state_dim)
+    covariances = covariance[:, :1], none.mT, none[:, :1]
+    initial = _moments((residual, one), covariances, counted[:, :1], _noise(p, "initial"))
 
     matrix = _cut(_coefficients(p, "transition"))
     regressors = _regressors(mean[:, :-1], None if u is None else u[:, 1:], p.transition_input, p.transition_bias)
     parts = covariance[:, :-1], found.smoothed_cross_covariances, covariance[:, 1:]
     transition = _moments(
-        (mean[:, 1:] - apply(matrix, regressors), regressors),
+        (mean[:, 1:] - times(matrix, regressors), regressors),
         _of_residual(matrix[..., : p.state_dim], *parts, weight=counted[:, 1:], apart=_noise(p, "transition").ndim > 2),
         counted[:, 1:],
         _noise(p, "transition"),
@@ -82,11 +82,13 @@ def expect(p: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | Non
 
     matrix, noise = _coefficients(p, "emission"), p.emission_covariance
     regressors = _regressors(mean, u, p.emission_input, p.emission_bias)
-    residual = (x if mask is None else x.masked_fill(~mask, 0.0)) - apply(matrix, regressors)
+    residual = (x if mask is None else x.masked_fill(~mask, 0.0)) - times(matrix, regressors)
     loading, unseen = matrix[..., : p.state_dim], None
-    if mask is not None and bool((mask.any(-1) != mask.all(-1)).any()):  # frames that are seen in part
+    # a completed residual is a linear map of the observed one, with the conditional covariance of the missing entries
+    # added; frames seen in full or not at all need neither
+    if mask is not None and bool((mask.any(-1) != mask.all(-1)).any()):
         gain = completion(noise, mask)
-        residual = apply(gain, residual)
+        residual = times(gain, residual)
         loading, unseen = gain @ loading, noise - gain @ noise
     emission = _moments(
         (residual, regressors),
@@ -110,7 +112,8 @@ def maximise(p: Parameters, statistics: Statistics, learned: set[str]) -> dict[s
         if not learned.intersection([*present, noise_name]) or moments.number == 0:
             continue
         for field in learned.intersection([*present, noise_name]):
-            value, axes = getattr(p, field), 1 if _is_vector(field) else 2
+            # a maximiser per sequence or time would need its own sums; with time axes there is one datum for each
+            value, axes = getattr(p, field), len(EVENTS[field])
             if value.ndim > axes:
                 raise ValueError(
                     f"{field}: the closed form is for one value, shared by all sequences and times: expected shape "
@@ -124,6 +127,7 @@ def maximise(p: Parameters, statistics: Statistics, learned: set[str]) -> dict[s
         full[:, own] = step
         for field, part in zip(present, full.split(widths, -1), strict=True):
             if field in learned:
+                # step is a correction, since the residual is taken at the current coefficients
                 new[field] = getattr(p, field) + (part.squeeze(-1) if _is_vector(field) else part)
         if noise_name in learned:
             squares = moments.squares - step @ cross.mT - cross @ step.mT + step @ design @ step.mT
@@ -135,8 +139,11 @@ def _regress(cross: Tensor, design: Tensor, noise: Tensor, name: str) -> Tensor:
     """The maximiser of -1/2 sum tr N^-1 (step design step' - 2 step cross'), the smallest if there are many."""
     if cross.shape[-1] == 0:
         return cross.new_zeros(cross.shape[-2:])
-    if cross.ndim == 2:  # one noise for all: it drops out
+    # one noise for all frames drops out of the normal equations. A pseudo-inverse: a state that nothing excites leaves
+    # the design singular, and the smallest correction then leaves its coefficients where they are
+    if cross.ndim == 2:
         return cross @ torch.linalg.pinv(design, hermitian=True)
+    # a noise that varies weighs the frames: the normal equations couple all entries of the step
     precision, wrong = torch.linalg.inv_ex(noise)
     if bool(wrong.any()):
         raise ValueError(f"{name}: singular, and not the same for all: the closed form needs its inverse")
@@ -173,10 +180,8 @@ def _of_residual(
     weight: Tensor,
     apart: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Covariances (e, e), (e, z), (z, z) of e = y - matrix z, from z = Cov(z), cross = Cov(y, z), own = Cov(y).
-
-    Where nothing varies, sums over frames are taken first.
-    """
+    """Covariances (e, e), (e, z), (z, z) of e = y - matrix z, from z = Cov(z), cross = Cov(y, z), own = Cov(y)."""
+    # sums over frames first where nothing varies: then one product of matrices serves all frames
     if not apart and matrix.ndim == 2:
         z = _total(z, weight)
         cross, own = (None if c is None else _total(c, weight) for c in (cross, own))
@@ -188,7 +193,7 @@ def _of_residual(
 
 
 def _noise(p: Parameters, name: str) -> Tensor:
-    """The noise covariance of a regression; if it varies, with a time axis for its own frames."""
+    """The noise covariance of a regression; one that varies has an axis for the frames of the regression."""
     noise = getattr(p, FIELDS[name][1])
     if name == "initial" and noise.ndim > 2:
         return noise.unsqueeze(-3)
@@ -196,7 +201,7 @@ def _noise(p: Parameters, name: str) -> Tensor:
 
 
 def _is_vector(field: str) -> bool:
-    return field.endswith(("mean", "bias"))
+    return len(EVENTS[field]) == 1
 
 
 def _total(covariance: Tensor, weight: Tensor) -> Tensor:
@@ -206,13 +211,14 @@ def _total(covariance: Tensor, weight: Tensor) -> Tensor:
 
 def completion(noise: Tensor, mask: Tensor) -> Tensor:
     """The matrix that completes a frame's residual from its observed entries: R_{.o} R_oo^-1 at the columns o."""
+    # missing entries get unit noise of their own, so that one batched inverse serves all patterns of missing entries
     seen = mask.unsqueeze(-1) & mask.unsqueeze(-2)
     inner = torch.where(seen, noise, 0.0) + torch.diag_embed((~mask).to(noise))
     return noise @ torch.where(seen, torch.linalg.inv(inner), 0.0)
 
 
 def _coefficients(p: Parameters, name: str) -> Tensor:
-    """(A, B, b) or (C, D, d), what there is of it, side by side."""
+    """The present ones of (A, B, b) or (C, D, d), side by side."""
     parts = [getattr(p, field) for field in FIELDS[name][0]]
     parts = [c.unsqueeze(-1) if field.endswith("bias") else c
              for field, c in zip(FIELDS[name][0], parts, strict=True) if c is not None]  # fmt: skip

@@ -1,109 +1,114 @@
-"""The input of `zoo.parts.kalman.inference`, checked and made ready for the recursions."""
+"""Arguments made ready for the recursions: checked, grouped, missing coordinates taken out of the model."""
 
 from collections.abc import Callable
-from functools import partial, wraps
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Size, Tensor
+from torch import Tensor
 
-from zoo.parts.kalman.checks import check, check_control, check_data, coordinate_mask, refuse_values
-from zoo.parts.kalman.layout import layout_of
-from zoo.parts.kalman.moments import Given
-
-#: shapes, dtypes and devices that were checked -> batch axes, those along which covariances differ, T
-_CHECKED: dict[tuple, tuple[Size, frozenset[int], int]] = {}
+from zoo.parts.kalman.checks import check, coordinate_mask, refuse_values
+from zoo.parts.kalman.layout import Grouping
+from zoo.parts.kalman.parameters import Parameters, offset_of
 
 
-def prepare(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Given:
-    """Checks what can be told without looking at values, once for each combination of shapes."""
-    named = {"x": (x, 2)} | ({} if u is None else {"u": (u, 2)})
-    try:
-        check_data(x, parameters.data_dim)
-        check_control(parameters, u)
-        kinds = tuple(a if a is None else (a.shape, a.dtype, a.device) for a in (*parameters, x, u))
-    except AttributeError:  # something is no tensor: it is named
-        check(parameters, named)
-        raise
-    if kinds not in _CHECKED:
-        if len(_CHECKED) > 1000:
-            _CHECKED.clear()
-        _CHECKED[kinds] = check(parameters, named)
-    batch, axes, steps = _CHECKED[kinds]
+class Tensors(NamedTuple):
+    """The tensors that have derivatives, in the caller's axes: six parameters, y = x - D u - d, and B u + b."""
+
+    initial_mean: Tensor
+    initial_covariance: Tensor
+    transition_matrix: Tensor
+    transition_covariance: Tensor
+    emission_matrix: Tensor
+    emission_covariance: Tensor
+    y: Tensor
+    offset: Tensor | None
+
+
+class Problem(NamedTuple):
+    """Checked input, before it is laid out.
+
+    mask: grouped, `(T | 1, P | 1, m)`, one where observed.
+    explain: raises for arguments that are not finite; called where a result is not.
+    """
+
+    grouping: Grouping
+    mask: Tensor | None
+    tensors: Tensors
+    explain: Callable[[], None]
+
+
+class Canonical(NamedTuple):
+    """Model and data in the layout of `engines.pytorch`, which defines G = [C; A] and N = blockdiag(R, Q)."""
+
+    g: Tensor  # (T | 1, P | 1, m + n, n)
+    noise: Tensor  # N, (T | 1, P | 1, m + n, m + n)
+    initial_covariance: Tensor  # (P, n, n)
+    initial_mean: Tensor  # (P, n, D)
+    y: Tensor  # (T, P, m, D)
+    offset: Tensor  # c, (T | 1, P | 1, n, D | 1)
+
+    @property
+    def data_dim(self) -> int:
+        return self.y.shape[-2]
+
+    def blocks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """C, A, R, Q."""
+        m = self.data_dim
+        return self.g[..., :m, :], self.g[..., m:, :], self.noise[..., :m, :m], self.noise[..., m:, m:]
+
+
+def prepare(parameters: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Problem:
+    """Checks all that can be told without a look at values, and groups the sequences that share covariances."""
+    batch, axes, steps = check(parameters, u, x=x)
     observed = None
     if mask is not None:
         mask = coordinate_mask(mask, x)
         observed = _distinct(mask)
         axes = axes.union(len(batch) - mask.ndim + 2 + i for i, n in enumerate(observed.shape[:-2]) if n > 1)
-    explain = partial(refuse_values, parameters, x, u, mask)
+    # D u + d moves x by a known amount: subtracted here, no recursion has to know of it
     offset = offset_of(parameters.emission_input, parameters.emission_bias, u)
     y = x if offset is None else x.double() - offset
     if mask is not None:
         y = y.masked_fill(~mask, 0.0)
-    layout = layout_of(batch, tuple(sorted(axes)), steps, x.dtype)
-    tensors = [*parameters[:6], y, offset_of(parameters.transition_input, parameters.transition_bias, u)]
-    return Given(layout, None if observed is None else layout.group(observed, 1), tensors, explain)
+    grouping = Grouping(batch, tuple(sorted(axes)), steps, x.dtype)
+    tensors = Tensors(*parameters[:6], y, offset_of(parameters.transition_input, parameters.transition_bias, u))
+    grouped = None if observed is None else grouping.group(observed, 1)
+    return Problem(grouping, grouped, tensors, partial(refuse_values, parameters, x, u, mask))
 
 
 def _distinct(mask: Tensor) -> Tensor:
-    """The mask with length 1 along the batch axes in which it does not change."""
+    """The mask with length 1 along the batch axes in which it does not change: they need no groups of their own."""
     for axis in range(mask.ndim - 2):
-        first = mask.narrow(axis, 0, 1)
-        if mask.shape[axis] > 1 and bool((mask == first).all()):
-            mask = first
+        one = mask.narrow(axis, 0, 1)
+        if mask.shape[axis] > 1 and bool((mask == one).all()):
+            mask = one
     return mask
 
 
-def times(matrix: Tensor, vector: Tensor) -> Tensor:
-    """matrix @ vector over the last axes; a shared matrix in one product."""
-    return vector @ matrix.mT if matrix.ndim == 2 else (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+def canonical(grouping: Grouping, mask: Tensor | None, tensors: Tensors) -> Canonical:
+    """Model and data laid out. mask: `(T | 1, P | 1, m)`, one where observed."""
+    m_1, p_1, a, q, c, r, y, b = tensors
+    c, r = grouping.group(c, 2), grouping.group(r, 2)
+    if mask is not None:
+        # a missing coordinate: no row in C, unit noise of its own in R, and y = 0. It tells nothing of z, and adds
+        # log N(0; 0, 1) to the likelihood, a constant that `moments.forward` leaves out
+        c = c * mask.unsqueeze(-1)
+        r = r * mask.unsqueeze(-1) * mask.unsqueeze(-2) + torch.diag_embed(1 - mask)
+    a, q = grouping.group(a, 2, shifted=True), grouping.group(q, 2, shifted=True)
+    data, state = c.shape[-2:]
+    g = c.new_empty(*_lead(a, c), data + state, state)  # written into, block by block: half the time of `torch.cat`
+    g[..., :data, :], g[..., data:, :] = c, a
+    noise = r.new_zeros(*_lead(q, r), data + state, data + state)
+    noise[..., :data, :data], noise[..., data:, data:] = r, q
+    offset = y.new_zeros(1, 1, state, 1, dtype=torch.float64)
+    if b is not None:
+        offset = grouping.spread(b, shifted=True, shared=True)
+    initial_covariance = grouping.group(p_1, 2, timed=False)
+    initial_mean = grouping.spread(m_1, timed=False)
+    return Canonical(g, noise, initial_covariance, initial_mean, grouping.spread(y), offset)
 
 
-def offset_of(matrix: Tensor | None, bias: Tensor | None, u: Tensor | None) -> Tensor | None:
-    """matrix u_t + bias in float64, or None where both are missing."""
-    pushed = None if matrix is None or u is None else times(matrix.double(), u.double())
-    return pushed if bias is None else bias.double() if pushed is None else pushed + bias.double()
-
-
-def by_pattern(function: Callable) -> Callable:
-    """Runs `function(parameters, x, u, mask)` once for each pattern of missing values, if they are few.
-
-    Sequences that miss the same coordinates of the same frames share their covariances; without this, each would have a
-    covariance recursion of its own as soon as one of them differs.
-    """
-
-    @wraps(function)
-    def grouped(parameters: Any, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Any:
-        rows = _patterns(parameters, x, u, mask)
-        if rows is None or mask is None:
-            return function(parameters, x, u, mask)
-        own = u if u is not None and u.ndim == 3 and len(u) == len(x) else None
-        try:
-            found = [function(parameters, x[i], u if own is None else own[i], mask[i]) for i in rows]
-        except ValueError:
-            return function(parameters, x, u, mask)  # raises with the sequences counted as the caller counts them
-        order = torch.cat(rows).argsort()
-        if isinstance(found[0], Tensor):
-            return torch.cat(found)[order]
-        return type(found[0])(*(torch.cat(parts)[order] for parts in zip(*found, strict=True)))
-
-    return grouped
-
-
-def _patterns(parameters: Any, x: Tensor, u: Tensor | None, mask: Tensor | None) -> list[Tensor] | None:
-    """Rows of x by what they miss; None if nothing is to be gained: one pattern, or fewer than 4 sequences for each."""
-    if mask is None or not isinstance(x, Tensor) or x.ndim != 3 or mask.shape[:2] != x.shape[:2] or len(x) < 8:
-        return None
-    check_data(x, parameters.data_dim)
-    check_control(parameters, u)
-    axes = [1, 2, 3, 3, 3, 3, 3, 2, 3, 2]  # of the fields without batch axes
-    if any(a is not None and a.ndim > most for a, most in zip(parameters, axes, strict=True)):
-        return None
-    bits = coordinate_mask(mask, x).flatten(1).long()
-    generator = torch.Generator(bits.device).manual_seed(0)
-    weights = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator, device=bits.device)
-    _, pattern = torch.unique((bits * weights).sum(-1), return_inverse=True)
-    count = int(pattern.max()) + 1
-    if not 1 < count <= len(x) // 4:
-        return None
-    return [(pattern == i).nonzero().flatten() for i in range(count)]
+def _lead(a: Tensor, b: Tensor) -> tuple[int, int]:
+    """Times and groups of two parameters together."""
+    return max(len(a), len(b)), max(a.shape[1], b.shape[1])

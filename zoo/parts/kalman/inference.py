@@ -1,9 +1,12 @@
-"""z_1 ~ N(m_1, P_1); z_t = A_t z_{t-1} + B_t u_t + b_t + N(0, Q_t); x_t = C_t z_t + D_t u_t + d_t + N(0, R_t): exact.
+"""Filter, smoother, likelihood, forecasts and draws of the linear-Gaussian state-space model, exact.
 
-Filter, smoother, likelihood, forecasts and draws of the linear-Gaussian state space model, as functions over one
-`Parameters`. Every parameter may be shared, differ between sequences, change in time, or both; any coordinate of any
-frame may be missing. Computed in float64 by factors of covariances, never by differences of them, and returned in the
-dtype of x. `marginal_loglik` has its gradient by an adjoint recursion; everything else is differentiable too, once.
+    z_1 ~ N(m_1, P_1);    z_t = A_t z_{t-1} + B_t u_t + b_t + N(0, Q_t);    x_t = C_t z_t + D_t u_t + d_t + N(0, R_t).
+
+The first observation comes straight from N(m_1, P_1), without a transition before it (Pyro's `GaussianHMM` makes one).
+
+Functions over one `Parameters`. Every parameter may be shared, differ between sequences, change in time, or both; any
+coordinate of any frame may be missing. Everything is computed in float64 from factors of covariances, never from
+differences of them, and returned in the dtype of x. All results can be differentiated once.
 
 If numba is installed, the recursions run compiled on the CPU (`pip install 'pyro-latent-zoo[fast]'`), else in PyTorch.
 
@@ -18,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Size, Tensor
 
-from zoo.parts.kalman.checks import check, check_control, check_data, check_finite, coordinate_mask
+from zoo.parts.kalman.checks import check, check_finite, check_series, coordinate_mask
 from zoo.parts.kalman.derivatives import (
     MarginalLoglik,
     differentiable,
@@ -28,51 +31,12 @@ from zoo.parts.kalman.derivatives import (
     smoothed_formulas,
     with_derivatives,
 )
-from zoo.parts.kalman.given import by_pattern, offset_of, prepare, times
-from zoo.parts.kalman.moments import Given, filtered, smoothed, solve
-from zoo.parts.kalman.moments import roots as roots_of
+from zoo.parts.kalman.given import Problem, prepare
+from zoo.parts.kalman.moments import filtered, roots, smoothed, solve
+from zoo.parts.kalman.parameters import Parameters, frames, observed, offset_of, times
+from zoo.parts.kalman.patterns import by_pattern
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-
-
-class Parameters(NamedTuple):
-    """The parameters of z_t = A_t z_{t-1} + B_t u_t + b_t + N(0, Q_t), x_t = C_t z_t + D_t u_t + d_t + N(0, R_t).
-
-    n, m, k: sizes of z, x and u. Without leading axes a parameter is shared by all sequences and times. Otherwise the
-    axis left of the vector or matrix is time (T, or 1 for constant), and those further left are batch axes: `(T, n, n)`
-    changes in time, `(N, 1, n, n)` with the sequence, `(N, T, n, n)` with both. m_1 and P_1 have no time axis. Entry t
-    of A, B, b and Q leads into z_t: the first is not used. `first + second` is the model of the sum of two independent
-    ones.
-    """
-
-    initial_mean: Tensor  # m_1 (..., n)
-    initial_covariance: Tensor  # P_1 (..., n, n)
-    transition_matrix: Tensor  # A (..., n, n)
-    transition_covariance: Tensor  # Q (..., n, n), may be singular
-    emission_matrix: Tensor  # C (..., m, n)
-    emission_covariance: Tensor  # R (..., m, m), may be singular
-    transition_input: Tensor | None = None  # B (..., n, k)
-    transition_bias: Tensor | None = None  # b (..., n)
-    emission_input: Tensor | None = None  # D (..., m, k)
-    emission_bias: Tensor | None = None  # d (..., m)
-
-    @property
-    def state_dim(self) -> int:
-        return self.initial_mean.shape[-1]
-
-    @property
-    def data_dim(self) -> int:
-        return self.emission_matrix.shape[-2]
-
-    @property
-    def control_dim(self) -> int:
-        """Size of u; 0 without B and D."""
-        given = self.transition_input if self.transition_input is not None else self.emission_input
-        return 0 if given is None else given.shape[-1]
-
-    def __add__(self, other: "Parameters") -> "Parameters":  # type: ignore[override]
-        """x = x_first + x_second: the states side by side, observation noise and offsets added; one u drives both."""
-        return _sum(self, other)
 
 
 class Filtered(NamedTuple):
@@ -87,11 +51,11 @@ class Filtered(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """p(z_t | x_{1:t}) and p(z_t | x_{1:T})."""
+    """p(z_t | x_{1:t}) and p(z_t | x_{1:T}); batch axes first, then time."""
 
-    marginal_loglik: Tensor
-    filtered_means: Tensor
-    filtered_covariances: Tensor
+    marginal_loglik: Tensor  # log p(x), nats, (...)
+    filtered_means: Tensor  # (..., T, n)
+    filtered_covariances: Tensor  # (..., T, n, n)
     smoothed_means: Tensor
     smoothed_covariances: Tensor
     smoothed_cross_covariances: Tensor  # Cov(z_{t+1}, z_t | x), (..., T - 1, n, n)
@@ -101,9 +65,9 @@ class Forecast(NamedTuple):
     """p(z_{T+1..T+k} | x_{1:T}) and p(x_{T+1..T+k} | x_{1:T}), step by step."""
 
     predicted_means: Tensor  # (..., k, n)
-    predicted_covariances: Tensor
+    predicted_covariances: Tensor  # (..., k, n, n)
     observation_means: Tensor  # (..., k, m)
-    observation_covariances: Tensor
+    observation_covariances: Tensor  # (..., k, m, m)
 
 
 @by_pattern
@@ -113,27 +77,29 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
     Args:
         parameters: see `Parameters`.
         x: `(..., T, m)`; batch axes broadcast with those of the parameters.
-        u: `(..., T, k)`, needed if there is B or D; u_t enters z_t and x_t, so that u_1 acts on x_1 alone.
+        u: `(..., T, k)`, needed if there is B or D. u_t enters z_t and x_t; u_1 acts on x_1 alone, since z_1 comes from
+            N(m_1, P_1).
         mask: boolean, True where observed: whole frames `(..., T)` or coordinates `(..., T, m)`, the batch axes those
-            of x. Where it is False, x may hold anything, NaN too.
+            of x. Where the mask is False, x may hold anything, NaN too.
 
     The gradient, with respect to every parameter, x and u, costs about twice the value and stores factors, no graph.
 
     Raises:
+        TypeError: x, u or a parameter is no tensor.
         ValueError: shapes that do not broadcast, mixed dtypes or devices, a covariance that is none, u missing or
             unasked for, a wrong mask, no frames, values of x that are not finite outside the mask, an x_t that the
             model says is certain (its covariance given the past is singular).
         RuntimeError: a second derivative was asked for.
     """
-    given = prepare(parameters, x, u, mask)
-    return MarginalLoglik.apply(given, *given.tensors)
+    problem = prepare(parameters, x, u, mask)
+    return MarginalLoglik.apply(problem, *problem.tensors)
 
 
 @by_pattern
 def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Filtered:
     """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`."""
-    given = prepare(parameters, x, u, mask)
-    return _moments(given, Filtered, filtered, filtered_formulas)
+    problem = prepare(parameters, x, u, mask)
+    return _moments(problem, Filtered, filtered, filtered_formulas)
 
 
 @by_pattern
@@ -142,8 +108,8 @@ def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: T
 
     Every covariance is a sum of squares: no variance is negative.
     """
-    given = prepare(parameters, x, u, mask)
-    return _moments(given, Smoothed, smoothed, smoothed_formulas)
+    problem = prepare(parameters, x, u, mask)
+    return _moments(problem, Smoothed, smoothed, smoothed_formulas)
 
 
 def sample_posterior(
@@ -153,15 +119,14 @@ def sample_posterior(
     mask: Tensor | None = None,
     sample_shape: Size = Size(),  # noqa: B008
 ) -> Tensor:
-    """Draws z_{1:T} from p(z | x), reparameterised: `(*sample_shape, ..., T, n)`.
-
-    A draw (z*, x*) of the model moved by the smoother: z = z* + E[z | x] - E[z | x*] (Durbin & Koopman 2002).
-    """
-    given = prepare(parameters, x, u, mask)
-    layout, solved, model = given.layout, solve(given), differentiable(given)
-    draws = Size(sample_shape).numel()
-    z, drawn = draw(model, solved.noise_root, solved.first, layout.steps, draws)
-    return layout.back(z + smoothed_change(solved, model, drawn, draws), Size(sample_shape))
+    """Draws z_{1:T} from p(z | x), reparameterised: `(*sample_shape, ..., T, n)`; other arguments as elsewhere."""
+    # a draw (z*, x*) of the model moved by the smoother: z = z* + E[z | x] - E[z | x*] (Durbin & Koopman 2002). Means
+    # alone are moved, so all draws share the covariances; sampling backwards would need a factor of each conditional
+    problem = prepare(parameters, x, u, mask)
+    grouping, solved, model = problem.grouping, solve(problem), differentiable(problem)
+    num = Size(sample_shape).numel()
+    z, drawn = draw(model, solved.noise_root, solved.initial_root, grouping.steps, num)
+    return grouping.back(z + smoothed_change(solved, model, drawn, num), Size(sample_shape))
 
 
 def forecast(
@@ -177,17 +142,17 @@ def forecast(
     """
     if k < 1:
         raise ValueError(f"k: expected at least one step ahead, got {k}")
-    check_data(x, parameters.data_dim)
+    check_series("x", x, parameters.data_dim)
     seen = torch.ones_like(x, dtype=torch.bool) if mask is None else coordinate_mask(mask, x)
+    # checked here, before the padding: then the message asks for a mask only where the caller gave none
     check_finite(torch.where(seen, x, 0.0), mask is not None)
+    # the future is k missing frames, whose predicted moments are the forecast
     padding = (0, 0, 0, k)
     found = filter(parameters, torch.nn.functional.pad(x, padding), u, torch.nn.functional.pad(seen, padding))
     mean, covariance = found.predicted_means[..., -k:, :], found.predicted_covariances[..., -k:, :, :]
-    c, r = (_last(a, k, 2) for a in (parameters.emission_matrix, parameters.emission_covariance))
-    observed = (c @ mean.unsqueeze(-1)).squeeze(-1)
-    if (offset := offset_of(parameters.emission_input, parameters.emission_bias, u)) is not None:
-        observed = (observed + _last(offset, k, 1)).to(x.dtype)
-    return Forecast(mean, covariance, observed, c @ covariance @ c.mT + r)
+    ahead = slice(-k, None)
+    moments = observed(frames(parameters, ahead), mean, covariance, None if u is None else u[..., ahead, :])
+    return Forecast(mean, covariance, *moments)
 
 
 def sample(
@@ -197,15 +162,14 @@ def sample(
 
     steps: T. The batch axes are those of the parameters and u.
     """
-    check_control(parameters, u)
-    batch, _, _ = check(parameters, {} if u is None else {"u": (u, 2)}, steps)
-    nothing = parameters.initial_mean.new_zeros(*batch, steps, parameters.data_dim)
-    given = prepare(parameters, nothing, u, None)
-    layout, model = given.layout, differentiable(given)
+    batch, _, _ = check(parameters, u, steps=steps)
+    zeros = parameters.initial_mean.new_zeros(*batch, steps, parameters.data_dim)
+    problem = prepare(parameters, zeros, u, None)
+    grouping, model = problem.grouping, differentiable(problem)
     with torch.no_grad():
-        roots = roots_of(layout, model)
-    z, x = draw(model, *roots, steps, Size(sample_shape).numel())
-    z, x = (layout.back(a, Size(sample_shape)) for a in (z, x))
+        noise_root, initial_root = roots(grouping, model)
+    z, x = draw(model, noise_root, initial_root, steps, Size(sample_shape).numel())
+    z, x = (grouping.back(a, Size(sample_shape)) for a in (z, x))
     offset = offset_of(parameters.emission_input, parameters.emission_bias, u)
     return z, x if offset is None else (x + offset).to(z.dtype)
 
@@ -222,29 +186,24 @@ def log_joint(
 
 
 def log_prior(parameters: Parameters, z: Tensor, u: Tensor | None = None) -> Tensor:
-    """log p(z), nats, `(...)`."""
-    check_data(z, parameters.state_dim, "z")
-    check_control(parameters, u)
-    check(parameters, {"z": (z, 2)} | ({} if u is None else {"u": (u, 2)}))
+    """log p(z), nats, `(...)`; errors as in `log_joint`."""
+    check(parameters, u, z=z)
     dtype, z = z.dtype, z.double()
     start = _log_normal("initial_covariance", parameters.initial_covariance, z[..., 0, :] - parameters.initial_mean)
     if z.shape[-2] == 1:
         return start.to(dtype)
-    a, q = (_last(p, z.shape[-2] - 1, 2) for p in (parameters.transition_matrix, parameters.transition_covariance))
-    step = z[..., 1:, :] - times(a.double(), z[..., :-1, :])
-    if (offset := offset_of(parameters.transition_input, parameters.transition_bias, u)) is not None:
-        step = step - _last(offset, z.shape[-2] - 1, 1)
-    return (start + _log_normal("transition_covariance", q, step).sum(-1)).to(dtype)
+    p, later = frames(parameters, slice(1, None)), None if u is None else u[..., 1:, :]
+    step = z[..., 1:, :] - times(p.transition_matrix.double(), z[..., :-1, :])
+    if (offset := offset_of(p.transition_input, p.transition_bias, later)) is not None:
+        step = step - offset
+    return (start + _log_normal("transition_covariance", p.transition_covariance, step).sum(-1)).to(dtype)
 
 
 def log_emission(
     parameters: Parameters, z: Tensor, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """log p(x of the observed coordinates | z), nats, `(...)`."""
-    check_data(z, parameters.state_dim, "z")
-    check_data(x, parameters.data_dim)
-    check_control(parameters, u)
-    check(parameters, {"x": (x, 2), "z": (z, 2)} | ({} if u is None else {"u": (u, 2)}))
+    """log p(x of the observed coordinates | z), nats, `(...)`; errors as in `log_joint`."""
+    check(parameters, u, x=x, z=z)
     r, dtype = parameters.emission_covariance, x.dtype
     if mask is not None:
         mask = coordinate_mask(mask, x)
@@ -255,6 +214,7 @@ def log_emission(
         error = error - offset
     if mask is None:
         return _log_normal("emission_covariance", r, error).sum(-1).to(dtype)
+    # a missing coordinate has error 0 and unit noise of its own, so it adds a known constant, which is taken off
     seen = mask.double()
     r = r * seen.unsqueeze(-1) * seen.unsqueeze(-2) + torch.diag_embed(1 - seen)
     missing = (1 - seen).sum((-2, -1))
@@ -263,6 +223,7 @@ def log_emission(
 
 def _log_normal(name: str, covariance: Tensor, error: Tensor) -> Tensor:
     """log N(error; 0, covariance)."""
+    # one factorisation of a shared covariance serves all errors: `MultivariateNormal` would expand it to each of them
     root, info = torch.linalg.cholesky_ex(covariance.double())
     if (info != 0).any():
         raise ValueError(f"{name}: singular, so z and x have no joint density; expected a positive definite matrix")
@@ -272,63 +233,14 @@ def _log_normal(name: str, covariance: Tensor, error: Tensor) -> Tensor:
     return log_det - 0.5 * times(inverse, error).square().sum(-1) - _HALF_LOG_2PI * error.shape[-1]
 
 
-def _moments(given: Given, kind: Any, values: Callable, formulas: Callable) -> Any:
-    """`kind` of the values, with the derivatives of the formulas."""
-    solved, layout = solve(given), given.layout
+def _moments(problem: Problem, kind: Any, values: Callable, formulas: Callable) -> Any:
+    """A `Filtered` or `Smoothed` (the kind) of the values, with the derivatives of the formulas."""
+    solved, grouping = solve(problem), problem.grouping
     with torch.no_grad():
         found = values(solved)
-    increments, *rest = with_derivatives(found, solved, given, formulas)
+    increments, *rest = with_derivatives(found, solved, problem, formulas)
     named = dict(zip(kind._fields[-len(rest) :], rest, strict=True))
-    back = {name: (layout.back if name.endswith("means") else layout.back_matrix)(a) for name, a in named.items()}
+    back = {name: (grouping.back if name.endswith("means") else grouping.back_matrix)(a) for name, a in named.items()}
     if "loglik_per_step" in kind._fields:
-        back["loglik_per_step"] = layout.back(increments).squeeze(-1)
-    return kind(marginal_loglik=layout.back(increments.sum(0, keepdim=True))[..., 0, 0], **back)
-
-
-def _last(tensor: Tensor, count: int, event: int) -> Tensor:
-    """The last `count` entries of the time axis, if there is one that is longer than 1."""
-    axis = tensor.ndim - event - 1
-    return tensor if axis < 0 or tensor.shape[axis] == 1 else tensor.narrow(axis, tensor.shape[axis] - count, count)
-
-
-def _sum(first: Parameters, second: Parameters) -> Parameters:
-    """The parameters of x = x_first + x_second."""
-
-    def lead(a: Tensor, b: Tensor, event: int) -> tuple[Tensor, Tensor]:
-        shape = torch.broadcast_shapes(a.shape[: a.ndim - event], b.shape[: b.ndim - event])
-        return a.expand(*shape, *a.shape[a.ndim - event :]), b.expand(*shape, *b.shape[b.ndim - event :])
-
-    def diagonal(a: Tensor, b: Tensor) -> Tensor:
-        a, b = lead(a, b, 2)
-        n, m = a.shape[-1], b.shape[-1]
-        return torch.nn.functional.pad(a, (0, m, 0, m)) + torch.nn.functional.pad(b, (n, 0, n, 0))
-
-    def beside(a: Tensor | None, b: Tensor | None, axis: int, sizes: tuple[int, int]) -> Tensor | None:
-        if a is None and b is None:
-            return None
-        like = a if a is not None else b
-        shape = lambda size: (size, like.shape[-1]) if axis == -2 else (size,)  # noqa: E731
-        a = a if a is not None else like.new_zeros(shape(sizes[0]))
-        b = b if b is not None else like.new_zeros(shape(sizes[1]))
-        return torch.cat(lead(a, b, -axis), axis)
-
-    def added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return b if a is None else a if b is None else a + b
-
-    sizes = (first.state_dim, second.state_dim)
-    if first.data_dim != second.data_dim:
-        raise ValueError(f"emission_matrix: a sum needs one size of x, got {first.data_dim} and {second.data_dim}")
-    if first.control_dim and second.control_dim and first.control_dim != second.control_dim:
-        raise ValueError(f"u: a sum needs one size of controls, got {first.control_dim} and {second.control_dim}")
-    return Parameters(
-        torch.cat(lead(first.initial_mean, second.initial_mean, 1), -1),
-        diagonal(first.initial_covariance, second.initial_covariance),
-        diagonal(first.transition_matrix, second.transition_matrix),
-        diagonal(first.transition_covariance, second.transition_covariance),
-        torch.cat(lead(first.emission_matrix, second.emission_matrix, 2), -1),
-        first.emission_covariance + second.emission_covariance,
-        beside(first.transition_input, second.transition_input, -2, sizes),
-        beside(first.transition_bias, second.transition_bias, -1, sizes),
-        added(first.emission_input, second.emission_input),
-        added(first.emission_bias, second.emission_bias),
-    )
+        back["loglik_per_step"] = grouping.back(increments).squeeze(-1)
+    return kind(marginal_loglik=grouping.back(increments.sum(0, keepdim=True))[..., 0, 0], **back)

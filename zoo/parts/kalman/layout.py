@@ -1,31 +1,32 @@
-"""From tensors whose leading axes broadcast to the layout of the recursions, (time, groups, sequences, ...), and back.
+"""The layout of the recursions, (time, groups, sequences, ...): the way from the caller's batch axes there and back.
 
-Covariances depend on the parameters and on what is missing, never on the data. So the batch axes fall in two: those
-along which A, Q, C, R, P_1 or the mask change make the *groups* (P of them), each with a covariance recursion of its
-own; along the others lie the *sequences* (D of them) of a group, which share it.
+Covariances depend on the parameters and on the mask, never on the data. So the batch axes are of two kinds. Those along
+which A, Q, C, R, P_1 or the mask change make the *groups* (P of them): a group has a covariance recursion of its own.
+Along the other axes lie the *sequences* of a group (D of them), which share that recursion.
 """
 
 import math
 from collections.abc import Iterable
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Size, Tensor
 
 
-class Layout:
-    """Where the batch axes go.
+class Grouping:
+    """The batch axes cut into groups and sequences; moves tensors into the layout of the recursions and back.
 
     Args:
         batch: all batch axes, broadcast.
-        group_axes: which of them make the groups.
+        group_axes: indices of the axes that make the groups, ascending.
         steps: T.
-        dtype: that of the input, for what goes back.
+        dtype: dtype of the input; results get it back. Inside everything is float64: it costs little at these sizes,
+            and float32 input keeps all of its digits where a recursion in float32 loses them (small R, diffuse starts).
     """
 
     def __init__(self, batch: Size, group_axes: tuple[int, ...], steps: int, dtype: torch.dtype) -> None:
         self.batch, self.steps, self.dtype = batch, steps, dtype
+        # groups first: each of the two kinds of axes becomes one axis by a reshape
         self.order = group_axes + tuple(axis for axis in range(len(batch)) if axis not in group_axes)
         self.group_sizes = [batch[axis] for axis in group_axes]
         self.sequence_sizes = [batch[axis] for axis in self.order[len(group_axes) :]]
@@ -34,9 +35,9 @@ class Layout:
         self.inverse = sorted(range(len(batch)), key=lambda i: self.order[i])
 
     def group(self, tensor: Tensor, event: int, *, timed: bool = True, shifted: bool = False) -> Tensor:
-        """A parameter that the groups differ in: `(T | 1, P | 1, *event)`, or `(P, *event)` if it has no time axis.
+        """A parameter that only groups differ in: `(T | 1, P | 1, *event)`, or `(P, *event)` if it has no time axis.
 
-        shifted: entry t is what leads from z_t to z_{t+1}; the last one is not used, and repeats.
+        shifted: moves entry t + 1, which leads from z_t to z_{t+1}, to place t; the last place repeats, unused.
         """
         tensor = tensor.double()
         if timed and tensor.ndim == event:
@@ -45,6 +46,7 @@ class Layout:
             if tensor.ndim == event:
                 return tensor.expand(self.groups, *tensor.shape)
             tensor = tensor.unsqueeze(-event - 1)
+        # a parameter that all groups share keeps one group: the engines read it P times, it is not copied P times
         if timed and math.prod(tensor.shape[: -event - 1]) == 1:
             grouped = tensor.reshape(1, *tensor.shape[-event - 1 :])
         else:
@@ -56,8 +58,10 @@ class Layout:
     def spread(self, tensor: Tensor, *, timed: bool = True, shifted: bool = False, shared: bool = False) -> Tensor:
         """A vector of every sequence, as columns: `(T | 1, P, size, D)`, or `(P, size, D)` if it has no time axis.
 
-        shared: P and D may stay 1 where all sequences have the same.
+        shared: leaves P and D at 1 where all sequences have the same vector.
         """
+        # columns, not rows: a matrix times all vectors of a group is one product, and the inner loops of the compiled
+        # engine run along D, which is contiguous
         tensor = tensor.double()
         if not timed and tensor.ndim == 1:
             return tensor.unsqueeze(-1).expand(self.groups, len(tensor), self.sequences)
@@ -73,17 +77,17 @@ class Layout:
         return _shift(spread) if shifted else spread
 
     def place(self, group: int, sequence: int) -> tuple[int, ...]:
-        """Indices along the batch axes of a sequence of a group."""
+        """Indices of a sequence along the caller's batch axes, from its group and its place in the group."""
         pairs = ((group, self.group_sizes), (sequence, self.sequence_sizes))
         found = [int(i) for at, sizes in pairs for i in np.unravel_index(at, sizes)]
         return tuple(found[i] for i in self.inverse)
 
     def back(self, tensor: Tensor, leading: Size = Size()) -> Tensor:  # noqa: B008
-        """Columns, `(T, P, size, D)`, to `(*batch, T, size)`; `(T, P, size, draws * D)` to `(*leading, ...)`."""
+        """Columns `(T, P, size, D)` to `(*batch, T, size)`; with num leading entries `(T, P, size, num * D)` too."""
         return self._back(tensor.movedim(-1, 2), leading)
 
     def back_matrix(self, tensor: Tensor) -> Tensor:
-        """`(T, P, rows, columns)`, of all sequences of a group, to `(*batch, T, rows, columns)`."""
+        """Matrices that a group's sequences share, `(T, P, rows, columns)`, to `(*batch, T, rows, columns)`."""
         tensor = tensor.to(self.dtype).unsqueeze(2)
         return self._back(tensor.expand(*tensor.shape[:2], self.sequences, *tensor.shape[3:]), Size())
 
@@ -107,7 +111,8 @@ class Layout:
     def _gradient(self, grad: Tensor, others: list[int], like: Tensor, event: int, timed: bool) -> Tensor:
         if grad.numel() == like.numel() and like.ndim == event:
             return grad.reshape(like.shape).to(like.dtype)
-        if like.ndim == event:  # shared by all
+        # no leading axes: all groups, sequences and times read this parameter, so its gradient sums over all of them
+        if like.ndim == event:
             return grad.sum(tuple(range(grad.ndim - event))).to(like.dtype)
         if not timed:
             grad = grad.unsqueeze(0)
@@ -119,13 +124,9 @@ class Layout:
         return grad.sum_to_size(shape).reshape(like.shape).to(like.dtype)
 
     def _ordered(self, tensor: Tensor, event: int, sizes: Iterable[int]) -> Tensor:
-        """Expanded to `sizes` along the batch axes, those of the groups in front; event counts the time axis."""
+        """The tensor expanded to `sizes` along the batch axes, the groups' in front; event counts the time axis."""
         tensor = tensor.expand(*sizes, *tensor.shape[tensor.ndim - event :])
         return tensor.permute(*self.order, *range(len(self.batch), tensor.ndim))
-
-
-#: Layouts have no state: one for each combination of shapes.
-layout_of = lru_cache(maxsize=256)(Layout)
 
 
 def _shift(tensor: Tensor) -> Tensor:
@@ -133,5 +134,5 @@ def _shift(tensor: Tensor) -> Tensor:
 
 
 def unshift(grad: Tensor) -> Tensor:
-    """The gradient of a shifted time axis: the first entry was not used."""
+    """The gradient of a time axis before its shift; the first entry was not used, so its gradient is zero."""
     return grad if len(grad) == 1 else torch.cat([torch.zeros_like(grad[:1]), grad[:-1]])

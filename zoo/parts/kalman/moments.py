@@ -1,13 +1,10 @@
 """Moments of the linear-Gaussian model, in the layout of the recursions.
 
-They come from factors of covariances, so that they stay accurate where covariances are nearly singular or span many
-orders of magnitude.
+Covariances are carried as factors. A factor of P has the square root of P's condition number, so digits survive where
+covariances are nearly singular or span many orders of magnitude (R = 1e-12, P_1 = 1e8), and no variance is negative.
 """
 
 import math
-from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple
 
@@ -16,190 +13,134 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from zoo.parts.kalman.checks import refuse_covariance, refuse_moments
-from zoo.parts.kalman.engines import pytorch as kalman_torch
-from zoo.parts.kalman.layout import Layout
+from zoo.parts.kalman.engines import engine_for
+from zoo.parts.kalman.engines.pytorch import gains, triangularise
+from zoo.parts.kalman.given import Canonical, Problem, canonical
+from zoo.parts.kalman.layout import Grouping
 
 
-class Given(NamedTuple):
-    """Checked input, before it is laid out.
+def roots(grouping: Grouping, model: Canonical) -> tuple[Tensor, Tensor]:
+    """Roots of N and of P_1.
 
-    mask: grouped, `(T | 1, P | 1, m)`, one where observed; tensors: m_1, P_1, A, Q, C, R, y, c as they were given;
-    explain: raises what is wrong with their values, called where a result is not finite.
+    Raises:
+        ValueError: P_1, Q or R is no covariance.
     """
-
-    layout: Layout
-    mask: Tensor | None
-    tensors: list
-    explain: Callable[[], None]
-
-
-class Canonical(NamedTuple):
-    """A model and data in the layout of `kalman_torch`: G, N, P_1 `(P, n, n)`; columns m_1 `(P, n, D)`, y, offset."""
-
-    g: Tensor
-    noise: Tensor
-    first: Tensor
-    first_mean: Tensor
-    y: Tensor
-    offset: Tensor
-
-    @property
-    def data(self) -> int:
-        return self.y.shape[-2]
-
-    def blocks(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """C, A, R, Q."""
-        m = self.data
-        return self.g[..., :m, :], self.g[..., m:, :], self.noise[..., :m, :m], self.noise[..., m:, m:]
-
-
-def canonical(
-    layout: Layout,
-    mask: Tensor | None,
-    m_1: Tensor,
-    p_1: Tensor,
-    a: Tensor,
-    q: Tensor,
-    c: Tensor,
-    r: Tensor,
-    y: Tensor,
-    b: Tensor | None,
-) -> Canonical:
-    """mask: `(T | 1, P | 1, m)`, one where observed. A missing coordinate: no row in C, unit noise of its own in R."""
-    c, r = layout.group(c, 2), layout.group(r, 2)
-    if mask is not None:
-        c = c * mask.unsqueeze(-1)
-        r = r * mask.unsqueeze(-1) * mask.unsqueeze(-2) + torch.diag_embed(1 - mask)
-    a, q = layout.group(a, 2, shifted=True), layout.group(q, 2, shifted=True)
-    data, state = c.shape[-2:]
-    g = c.new_empty(*_lead(a, c), data + state, state)  # written into, block by block: half the time of `torch.cat`
-    g[..., :data, :], g[..., data:, :] = c, a
-    noise = r.new_zeros(*_lead(q, r), data + state, data + state)
-    noise[..., :data, :data], noise[..., data:, data:] = r, q
-    offset = y.new_zeros(1, 1, state, 1, dtype=torch.float64)
-    if b is not None:
-        offset = layout.spread(b, shifted=True, shared=True)
-    first = layout.group(p_1, 2, timed=False)
-    return Canonical(g, noise, first, layout.spread(m_1, timed=False), layout.spread(y), offset)
-
-
-def _lead(a: Tensor, b: Tensor) -> tuple[int, int]:
-    """Times and groups of two parameters together."""
-    return max(len(a), len(b)), max(a.shape[1], b.shape[1])
-
-
-def engine(device: torch.device) -> ModuleType:
-    """The module that runs the recursions: compiled on the CPU where numba is installed, else PyTorch."""
-    return _compiled() or kalman_torch if device.type == "cpu" else kalman_torch
-
-
-@cache
-def _compiled() -> ModuleType | None:
-    if find_spec("numba") is None:
-        return None
-    from zoo.parts.kalman.engines import compiled  # here, since numba takes a second to import
-
-    return compiled
-
-
-def roots(layout: Layout, model: Canonical) -> tuple[Tensor, Tensor]:
-    """Roots of N and of P_1; refuses what is no covariance."""
-    root, rounding = engine(model.g.device).root, torch.finfo(layout.dtype).eps
+    # a covariance that was computed in float32 is singular up to float32's rounding, not up to that of float64
+    root, rounding = engine_for(model.g.device).root, torch.finfo(grouping.dtype).eps
     noise_root, fine_noise = root(model.noise, rounding)
-    first, fine_first = root(model.first.unsqueeze(0), rounding)
-    if not (fine_noise.all() and fine_first.all()):
+    initial_root, fine_initial = root(model.initial_covariance.unsqueeze(0), rounding)
+    if not (fine_noise.all() and fine_initial.all()):
         _, _, r, q = model.blocks()
-        refuse_covariance("initial_covariance", layout, fine_first, shifted=False)
-        refuse_covariance("transition_covariance", layout, root(q, rounding)[1], shifted=True)
-        refuse_covariance("emission_covariance", layout, root(r, rounding)[1], shifted=False)
-    return noise_root, first.squeeze(0)
+        refuse_covariance("initial_covariance", grouping, fine_initial, shifted=False)
+        refuse_covariance("transition_covariance", grouping, root(q, rounding)[1], shifted=True)
+        refuse_covariance("emission_covariance", grouping, root(r, rounding)[1], shifted=False)
+    return noise_root, initial_root.squeeze(0)
 
 
 class Forward(NamedTuple):
-    """What the forward recursions leave: a root of P_1, F until it settles, a_t, w_t, log p(x_t | x_{1:t-1})."""
+    """The results of the forward recursions, as the likelihood and its gradient need them."""
 
-    noise_root: Tensor
-    first: Tensor
-    factor: Tensor
-    settled: Tensor
-    mean: Tensor
-    whitened: Tensor
-    increments: Tensor  # (T, P, 1, D)
+    noise_root: Tensor  # of N
+    initial_root: Tensor  # of P_1
+    factor: Tensor  # F_t up to the step at which it settles
+    settled: Tensor  # that step, (P,)
+    mean: Tensor  # a_t = E[z_t | x_{1:t-1}]
+    whitened: Tensor  # w_t = S^-1/2 (y_t - C a_t)
+    increments: Tensor  # log p(x_t | x_{1:t-1}), (T, P, 1, D)
 
 
-def forward(given: Given, model: Canonical) -> Forward:
-    """The two forward recursions, of covariances and of means."""
-    layout, mask, _, explain = given
-    run = engine(model.g.device)
-    noise_root, first = roots(layout, model)
-    factor, settled = run.factors(model.g, model.noise, noise_root, first, layout.steps)
-    found = run.means(model.g, factor, settled, model.first_mean, model.y, model.offset)
-    mean, whitened, increments = found
-    observed = model.data if mask is None else mask.sum(-1)[..., None, None]
+def forward(problem: Problem, model: Canonical) -> Forward:
+    """The two forward recursions, of covariances and of means.
+
+    Raises:
+        ValueError: a covariance is none, a value is not finite, a frame is certain given the past.
+    """
+    grouping, mask, _, explain = problem
+    engine = engine_for(model.g.device)
+    noise_root, initial_root = roots(grouping, model)
+    factor, settled = engine.factors(model.g, model.noise, noise_root, initial_root, grouping.steps)
+    mean, whitened, increments = engine.means(model.g, factor, settled, model.initial_mean, model.y, model.offset)
+    # a missing coordinate has innovation 0 and variance 1, so its constant is all that it would add
+    observed = model.data_dim if mask is None else mask.sum(-1)[..., None, None]
     increments = increments - 0.5 * math.log(2 * math.pi) * observed
     if not math.isfinite(increments.sum()):
         explain()
-        refuse_moments(layout, factor, settled, increments, model.data)
-    return Forward(noise_root, first, factor, settled, mean, whitened, increments)
+        refuse_moments(grouping, factor, settled, increments, model.data_dim)
+    return Forward(noise_root, initial_root, factor, settled, mean, whitened, increments)
 
 
 class Solved(NamedTuple):
     """The forward pass with all that the moments need, for all times."""
 
-    run: ModuleType
+    engine: ModuleType
     model: Canonical
-    first: Tensor
+    initial_root: Tensor
     noise_root: Tensor
-    spread: Tensor  # L_t, (T, P, n, n)
+    spread: Tensor  # L_t, (T, P, n, n), a root of Cov(z_t | x_{1:t-1})
     factor: Tensor
     settled: Tensor
     mean: Tensor
     whitened: Tensor
     increments: Tensor
     inverse: Tensor  # S^-1/2
-    gain: Tensor
+    gain: Tensor  # K
     closed: Tensor  # A - K C
-    half: Tensor  # P C' S^-1/2', what w_t adds to the filtered mean
+    half: Tensor  # P C' S^-1/2', by which w_t moves the predicted mean to the filtered mean
 
 
 @torch.no_grad()
-def solve(given: Given) -> Solved:
+def solve(problem: Problem) -> Solved:
     """`forward`, unfolded for the moments."""
-    layout, model = given.layout, canonical(given.layout, given.mask, *given.tensors)
-    f = forward(given, model)
-    m = model.data
-    index = torch.minimum(torch.arange(layout.steps, device=f.settled.device).unsqueeze(-1), f.settled)
-    factor = f.factor[index, torch.arange(len(f.first), device=index.device)]
-    spread = torch.cat([f.first.unsqueeze(0), factor[:-1, :, m:, m:]])
-    inverse, gain, closed = kalman_torch.gains(model.g, factor)
+    steps, model = problem.grouping.steps, canonical(*problem[:3])
+    f = forward(problem, model)
+    m = model.data_dim
+    index = torch.minimum(torch.arange(steps, device=f.settled.device).unsqueeze(-1), f.settled)
+    factor = f.factor[index, torch.arange(len(f.initial_root), device=index.device)]
+    spread = torch.cat([f.initial_root.unsqueeze(0), factor[:-1, :, m:, m:]])
+    inverse, gain, closed = gains(model.g, factor)
     half = spread @ (model.g[..., :m, :] @ spread).mT @ inverse.mT
-    last = torch.full_like(f.settled, layout.steps - 1)
-    run, roots, means = engine(factor.device), (f.first, f.noise_root), (f.mean, f.whitened, f.increments)
-    return Solved(run, model, *roots, spread, factor, last, *means, inverse, gain, closed, half)
+    return Solved(
+        engine=engine_for(factor.device),
+        model=model,
+        initial_root=f.initial_root,
+        noise_root=f.noise_root,
+        spread=spread,
+        factor=factor,
+        settled=torch.full_like(f.settled, steps - 1),  # unfolded: every step has a factor of its own
+        mean=f.mean,
+        whitened=f.whitened,
+        increments=f.increments,
+        inverse=inverse,
+        gain=gain,
+        closed=closed,
+        half=half,
+    )
 
 
 def filtered(s: Solved) -> list[Tensor]:
-    """Values for `Filtered`: the increments, then predicted and filtered means and covariances."""
+    """Values of `Filtered`: the increments, then predicted and filtered means and covariances."""
     return [s.increments, s.mean, square(s.spread), s.mean + s.half @ s.whitened, square(_filtered_root(s))]
 
 
 def _filtered_root(s: Solved) -> Tensor:
     """A root of Cov(z_t | x_{1:t}), `(T, P, n, n + m)`, in Joseph form."""
-    m = s.model.data
+    # Joseph: (I - K' C) P (I - K' C)' + K' R K'' is a sum of squares for any gain K'; P - P C' S^-1 C P, which needs no
+    # root of R, is a difference and loses digits where x is exact
+    m = s.model.data_dim
     gain = s.half @ s.inverse
     noise = gain @ s.noise_root[..., :m, :m]
     return torch.cat([s.spread - gain @ (s.model.g[..., :m, :] @ s.spread), noise], -1)
 
 
 class Backward(NamedTuple):
-    """What the backward recursions need: two ways to p(z_t | x), and which to take where.
+    """The results of the backward recursion of covariances: two ways to p(z_t | x), and the places of the second.
 
-    From the filter with what the future says about z_{t+1}, mean r_t and information I_t (Bryson & Frazier):
+    Bryson & Frazier, from the filter and the mean r_t and information I_t that the future has about z_{t+1}:
 
         E[z_t | x] = f_t + P A' r_t,    Cov(z_t | x) = P - P A' I_t A P,    f_t, P the filtered moments.
 
-    Stable for every model, but a difference: where the future knows much more than the past (a diffuse start), digits
-    are lost. There, at the times and groups in `diffuse`, from the smoothed z_{t+1} (Rauch, Tung & Striebel):
+    This is stable for every model, but it is a difference: digits are lost where the future knows much more than the
+    past (a diffuse start). Such times and groups are in `diffuse`. Rauch, Tung & Striebel, from the smoothed z_{t+1}:
 
         p(z_t | x_{1:t}, z_{t+1}) = N(a_t + W (v_t, z_{t+1} - A a_t - c_t), root root').
     """
@@ -219,38 +160,54 @@ def backward(s: Solved) -> Backward:
     c, a, _, _ = s.model.blocks()
     scaled = s.inverse @ c
     observed, nothing = scaled.mT @ scaled, torch.zeros_like(s.closed[0])
-    information = s.run.congruence(s.closed.mT, observed, nothing, backward=True)[1:]
+    information = s.engine.congruence(s.closed.mT, observed, nothing, backward=True)[1:]
     root = _filtered_root(s)
     moved = a @ root
+    # P - P A' I A P = root (1 - root' A' I A root) root': the difference is taken next to the identity, where it is
+    # relative to P, and its Cholesky factor makes the smoothed covariance a sum of squares
     kept = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) - moved.mT @ information @ moved
     inner, info = torch.linalg.cholesky_ex(kept)
+    # a pivot of 1e-3: the future has left a thousandth of a variance, so three of sixteen digits are gone. The second
+    # way is for such places alone, since it divides by a root of Cov(z_{t+1} | x_{1:t}), nearly singular where Q is
     lost = (info != 0) | ~(inner.diagonal(dim1=-2, dim2=-1).square().amin(-1) > 1e-3)
     lost[-1] = False  # nothing comes after the last step
     diffuse = lost.nonzero(as_tuple=True)
-    at = lambda tensor: tensor.expand(*lost.shape, *tensor.shape[2:])[diffuse]  # noqa: E731
-    m, state = s.model.data, a.shape[-1]
-    earlier = pad(at(root), (0, state))
-    later = torch.cat([at(moved), at(s.noise_root)[..., m:, m:]], -1)
-    factor = kalman_torch.triangularise(torch.cat([later, earlier], -2))
+    pull, conditional_root = _conditionals(s, root, moved, diffuse)
+    covariance = square(root)
+    return Backward(root, covariance, covariance @ a.mT, information, root @ inner, diffuse, pull, conditional_root)
+
+
+def _conditionals(s: Solved, root: Tensor, moved: Tensor, diffuse: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """J and a root of Cov(z_t | x_{1:t}, z_{t+1}), at the diffuse places."""
+    m, state = s.model.data_dim, root.shape[-2]
+    # a root of the joint covariance of (z_{t+1}, z_t), made triangular: its blocks are a root of Cov(z_{t+1}), J times
+    # that root, and a root of the conditional covariance. By QR, since the joint covariance squares what is diffuse
+    earlier = pad(_at(root, diffuse, root), (0, state))
+    later = torch.cat([_at(moved, diffuse, root), _at(s.noise_root, diffuse, root)[..., m:, m:]], -1)
+    factor = triangularise(torch.cat([later, earlier], -2))
     ahead, both = factor[..., :state, :state], factor[..., state:, :state]
     certain = ahead.diagonal(dim1=-2, dim2=-1) == 0  # a direction without noise says nothing new: its column is zero
     ahead = ahead + torch.diag_embed(certain.to(ahead))
     pull = torch.linalg.solve_triangular(ahead, both, upper=False, left=False)
-    covariance = square(root)
-    conditional = factor[..., state:, state:]
-    return Backward(root, covariance, covariance @ a.mT, information, root @ inner, diffuse, pull, conditional)
+    return pull, factor[..., state:, state:]
+
+
+def _at(tensor: Tensor, places: tuple[Tensor, Tensor], like: Tensor) -> Tensor:
+    """The entries at these times and groups of a tensor, which may have length 1 where `like` has T or P."""
+    return tensor.expand(*like.shape[:2], *tensor.shape[2:])[places]
 
 
 def smoothed(s: Solved) -> list[Tensor]:
-    """Values for `Smoothed`: the increments, filtered and smoothed moments, Cov(z_{t+1}, z_t | x)."""
+    """Values of `Smoothed`: the increments, filtered and smoothed moments, Cov(z_{t+1}, z_t | x)."""
     b = backward(s)
     smooth = square(b.smoothed_root)
     cross = (b.pulled - b.pulled @ b.information @ square(_next(s.spread)))[:-1].mT
     if len(b.pull):
+        # one recursion over all times, as in `smoothed_mean`: its transition is zero where the moments are known
         back = torch.zeros_like(smooth[:-1])
         back[b.diffuse] = b.pull
         smooth[b.diffuse] = square(b.conditional_root)
-        smooth = s.run.congruence(back, smooth[:-1], smooth[-1], backward=True)
+        smooth = s.engine.congruence(back, smooth[:-1], smooth[-1], backward=True)
         cross[b.diffuse] = (smooth[1:] @ back.mT)[b.diffuse]
     means = smoothed_mean(s, b, s.mean, s.whitened, s.model.offset)
     return [s.increments, s.mean + s.half @ s.whitened, b.covariance, means, smooth, cross]
@@ -264,16 +221,19 @@ def _next(tensor: Tensor) -> Tensor:
 def smoothed_mean(s: Solved, b: Backward, mean: Tensor, whitened: Tensor, offset: Tensor) -> Tensor:
     """E[z_t | x], `(T, P, n, D)`, from a_t and w_t."""
     c, a, _, _ = s.model.blocks()
-    r = s.run.affine(s.closed.mT, (s.inverse @ c).mT @ whitened, torch.zeros_like(mean[0]), backward=True)[1:]
-    found = mean + s.half @ whitened + b.pulled @ r
+    r = s.engine.affine(s.closed.mT, (s.inverse @ c).mT @ whitened, torch.zeros_like(mean[0]), backward=True)[1:]
+    updated = mean + s.half @ whitened
+    found = updated + b.pulled @ r
     if not len(b.pull):
         return found
+    # at diffuse places the mean is J E[z_{t+1} | x] plus an offset, elsewhere it is known: one recursion runs over all
+    # places, with a transition of zero where it is known
     back = torch.zeros_like(s.closed[:-1])
     back[b.diffuse] = b.pull
-    at = lambda tensor: tensor.expand(*mean.shape[:2], *tensor.shape[2:])[b.diffuse]  # noqa: E731
-    updated = at(mean + s.half @ whitened)
-    found[b.diffuse] = updated - b.pull @ (at(a) @ updated + at(offset))
-    return s.run.affine(back, found[:-1], found[-1], backward=True)
+    filtered_mean = _at(updated, b.diffuse, mean)
+    ahead = _at(a, b.diffuse, mean) @ filtered_mean + _at(offset, b.diffuse, mean)
+    found[b.diffuse] = filtered_mean - b.pull @ ahead
+    return s.engine.affine(back, found[:-1], found[-1], backward=True)
 
 
 def square(root: Tensor) -> Tensor:

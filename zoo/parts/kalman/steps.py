@@ -1,4 +1,4 @@
-"""The linear-Gaussian model step by step: what `Trajectory` loops over and scores, from `kalman.Parameters`."""
+"""The linear-Gaussian model step by step: the steps over which `Trajectory` loops, from `kalman.Parameters`."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from zoo.parts.kalman.checks import check_control
-from zoo.parts.kalman.inference import Parameters
+from zoo.parts.kalman.parameters import Parameters, offset_of, times
 
 
 class Step(NamedTuple):
-    """What parameters and controls say of step t; with a time axis left of the matrix or vector, of all steps.
+    """The numbers of one step, or of all of them, with a time axis left of the matrix or vector.
 
-    The start is a transition from nowhere: A_1 = 0, offset m_1, noise P_1.
+    z_1 is a transition too, so that the loop over time has no special case: A_1 = 0, offset m_1, noise P_1.
     """
 
     transition_matrix: Tensor  # A_t
@@ -29,11 +29,11 @@ class Step(NamedTuple):
 
     def transition_mean(self, z: Tensor) -> Tensor:
         """E[z_t | z_{t-1}]."""
-        return apply(self.transition_matrix, z) + self.transition_offset
+        return times(self.transition_matrix, z) + self.transition_offset
 
     def emission_mean(self, z: Tensor) -> Tensor:
         """E[x_t | z_t]."""
-        return apply(self.emission_matrix, z) + self.emission_offset
+        return times(self.emission_matrix, z) + self.emission_offset
 
 
 def steps(p: Parameters, T: int, u: Tensor | None = None) -> Step:
@@ -44,24 +44,20 @@ def steps(p: Parameters, T: int, u: Tensor | None = None) -> Step:
             null directions neither z nor x given z has a density.
     """
     check_control(p, u)
-    first, rest, emission = (_root(p, f"{name}_covariance") for name in ("initial", "transition", "emission"))
-    nowhere = p.transition_matrix.new_zeros(p.state_dim, p.state_dim)
+    initial, rest, emission = (_root(p, f"{name}_covariance") for name in ("initial", "transition", "emission"))
+    nothing = p.transition_matrix.new_zeros(p.state_dim, p.state_dim)
     return Step(
-        _after(nowhere, _over_time(p.transition_matrix, T, 2, "transition_matrix")),
-        _after(first, _over_time(rest, T, 2, "transition_covariance")),
+        _started(nothing, _over_time(p.transition_matrix, T, 2, "transition_matrix")),
+        _started(initial, _over_time(rest, T, 2, "transition_covariance")),
         _over_time(p.emission_matrix, T, 2, "emission_matrix"),
         _over_time(emission, T, 2, "emission_covariance"),
-        _after(p.initial_mean, _offset(p, "transition", p.state_dim, T, u), 1),
+        _started(p.initial_mean, _offset(p, "transition", p.state_dim, T, u), 1),
         _offset(p, "emission", p.data_dim, T, u),
     )
 
 
-def apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrix times vector, leading axes broadcast."""
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
-
-
 def _root(p: Parameters, name: str) -> Tensor:
+    # a density of z and x is asked for, so roots of singular covariances, which the marginal form takes, do not serve
     root, wrong = torch.linalg.cholesky_ex(getattr(p, name))
     if bool(wrong.any()):
         raise ValueError(
@@ -78,18 +74,18 @@ def _over_time(value: Tensor, T: int, axes: int, name: str) -> Tensor:
     return value.expand(*value.shape[: -axes - 1], T, *value.shape[-axes:])
 
 
-def _after(first: Tensor, timed: Tensor, axes: int = 2) -> Tensor:
-    """`timed` with its first entry, which is not used, replaced."""
+def _started(start: Tensor, timed: Tensor, axes: int = 2) -> Tensor:
+    """`timed` with `start` in place of its first entry, which is not used."""
     rest = timed.narrow(-axes - 1, 1, timed.shape[-axes - 1] - 1)
-    lead = torch.broadcast_shapes(first.shape[:-axes], rest.shape[: -axes - 1])
-    first, rest = first.expand(*lead, *first.shape[-axes:]), rest.expand(*lead, *rest.shape[-axes - 1 :])
-    return torch.cat([first.unsqueeze(-axes - 1), rest], -axes - 1)
+    lead = torch.broadcast_shapes(start.shape[:-axes], rest.shape[: -axes - 1])
+    start, rest = start.expand(*lead, *start.shape[-axes:]), rest.expand(*lead, *rest.shape[-axes - 1 :])
+    return torch.cat([start.unsqueeze(-axes - 1), rest], -axes - 1)
 
 
 def _offset(p: Parameters, part: str, size: int, T: int, u: Tensor | None) -> Tensor:
     """B u + b or D u + d, `(..., T, size)`."""
     matrix, bias = getattr(p, f"{part}_input"), getattr(p, f"{part}_bias")
-    offset = p.initial_mean.new_zeros(T, size)
-    if bias is not None:
-        offset = offset + _over_time(bias, T, 1, f"{part}_bias")
-    return offset if matrix is None or u is None else offset + apply(_over_time(matrix, T, 2, f"{part}_input"), u)
+    matrix = None if matrix is None else _over_time(matrix, T, 2, f"{part}_input")
+    bias = None if bias is None else _over_time(bias, T, 1, f"{part}_bias")
+    offset = offset_of(matrix, bias, u)
+    return p.initial_mean.new_zeros(T, size) if offset is None else offset.to(p.initial_mean.dtype)

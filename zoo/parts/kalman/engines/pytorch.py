@@ -43,7 +43,7 @@ def triangularise(array: Tensor) -> Tensor:
     return factor * (sign * kept).unsqueeze(-2)
 
 
-def factors(g: Tensor, noise: Tensor, noise_root: Tensor, first: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def factors(g: Tensor, noise: Tensor, noise_root: Tensor, initial: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """F_t for all t, `(T, P, rows, rows)`, and for each group the step after which F does not change, `(P,)`.
 
     first: L_1, `(P, n, n)`. By Cholesky; groups in which that loses digits (or fails) again by QR of [G L, N^1/2].
@@ -78,7 +78,7 @@ def factors(g: Tensor, noise: Tensor, noise_root: Tensor, first: Tensor, steps: 
     return found, torch.full((first.shape[0],), steps - 1)
 
 
-def _recursion(act, transition: Tensor, offset: Tensor, first: Tensor) -> Tensor:
+def _recursion(act, transition: Tensor, offset: Tensor, initial: Tensor) -> Tensor:
     """x_0 = first, x_{t+1} = act(transition_t, x_t) + offset_t, in about 2 sqrt(T) steps instead of T.
 
     T is cut into blocks; one loop runs through all blocks at once, from zero, with the product of their transitions,
@@ -105,14 +105,14 @@ def _recursion(act, transition: Tensor, offset: Tensor, first: Tensor) -> Tensor
     return torch.cat([first.unsqueeze(0), found.flatten(0, 1)[:steps]])
 
 
-def affine(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
+def affine(transition: Tensor, offset: Tensor, initial: Tensor, backward: bool = False) -> Tensor:
     """x_0 = first, x_{t+1} = transition_t x_t + offset_t, `(T + 1, P, n, D)`; backward: from x_T = first downwards."""
     if backward:
         return affine(transition.flip(0), offset.flip(0), first).flip(0)
     return _recursion(lambda matrix, x: matrix @ x, transition, offset, first)
 
 
-def congruence(transition: Tensor, offset: Tensor, first: Tensor, backward: bool = False) -> Tensor:
+def congruence(transition: Tensor, offset: Tensor, initial: Tensor, backward: bool = False) -> Tensor:
     """X_0 = first, X_{t+1} = transition_t X_t transition_t' + offset_t, `(T + 1, P, n, n)`; or backward."""
     if backward:
         return congruence(transition.flip(0), offset.flip(0), first).flip(0)
@@ -130,7 +130,7 @@ def gains(g: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def means(
-    g: Tensor, factor: Tensor, settled: Tensor, first: Tensor, y: Tensor, offset: Tensor
+    g: Tensor, factor: Tensor, settled: Tensor, initial: Tensor, y: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the filter makes of the data.
 
@@ -149,7 +149,7 @@ def adjoint(
     g: Tensor,
     factor: Tensor,
     settled: Tensor,
-    first: Tensor,
+    initial: Tensor,
     mean: Tensor,
     whitened: Tensor,
     weight: Tensor,

@@ -1,4 +1,4 @@
-"""Small dense matrices in loops compiled by numba: what a step of the recursions in `kalman_numba` is made of.
+"""Small dense matrices in loops compiled by numba: the pieces of a step of the recursions in `engines.compiled`.
 
 Written out, since at these sizes a call of LAPACK costs more than its work.
 """
@@ -6,16 +6,21 @@ Written out, since at these sizes a call of LAPACK costs more than its work.
 import numpy as np
 from numba import njit
 
-from zoo.parts.kalman.engines import pytorch as kalman_torch
+from zoo.parts.kalman.engines.pytorch import ALLOWED
 
+# cache: compiling takes half a minute, once for a machine. nogil: other threads go on. numpy's error model: a division
+# by zero gives an infinity, which the likelihood shows at its end, where a test in each division would keep loops from
+# being vectorised. fastmath without nnan and ninf: sums in another order and fused products make these loops fast, but
+# the tests for NaN and infinity have to stay
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+inlined = njit(inline="always", nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 EPS = float(np.finfo(np.float64).eps)
-_ALLOWED = kalman_torch.ALLOWED
 
 
 @compiled
 def add_product(out, a, b, sign):
     """out += sign a b."""
+    # one sequence: with columns innermost, the loop that is vectorised would have one step
     if b.shape[1] == 1:
         column = b[:, 0]
         for i in range(a.shape[0]):
@@ -41,12 +46,35 @@ def add_transposed_product(out, a, b):
                 out[i, j] += factor * b[k, j]
 
 
+@inlined
+def set_times_triangular(out, a, b):
+    """out = a b for a lower triangular b."""
+    out[:] = 0.0
+    for i in range(a.shape[0]):
+        for k in range(a.shape[1]):
+            factor = a[i, k]
+            for j in range(k + 1):
+                out[i, j] += factor * b[k, j]
+
+
+@inlined
+def set_inverse_triangular(out, a):
+    """The lower half of out = the inverse of the lower triangular top left of a; its upper half stays zero."""
+    for j in range(out.shape[0]):
+        out[j, j] = 1.0 / a[j, j]
+        for i in range(j + 1, out.shape[0]):
+            value = 0.0
+            for k in range(j, i):
+                value -= a[i, k] * out[k, j]
+            out[i, j] = value / a[i, i]
+
+
 @compiled
 def symmetric(covariance):
-    """Whether it is, up to what passes for rounding."""
+    """Tells whether a covariance is symmetric, up to an asymmetry that passes for rounding."""
     for i in range(covariance.shape[0]):
         for j in range(i):
-            size = _ALLOWED * _ALLOWED * abs(covariance[i, i] * covariance[j, j])
+            size = ALLOWED * ALLOWED * abs(covariance[i, i] * covariance[j, j])
             if not (covariance[i, j] - covariance[j, i]) ** 2 <= size:
                 return False
     return True
@@ -55,6 +83,8 @@ def symmetric(covariance):
 @compiled
 def root_of(covariance, rounding, out):
     """Lower triangular with out out' = covariance, zero columns where it is singular; False if it is no covariance."""
+    # a column whose pivot is no more than the rounding of the sums before it is zero. The pivot of a singular
+    # covariance comes out as plus or minus such a rounding: its root would be noise of 1e-8
     size = covariance.shape[0]
     fine = symmetric(covariance)
     for j in range(size):
@@ -62,10 +92,10 @@ def root_of(covariance, rounding, out):
         for k in range(j):
             pivot -= out[j, k] * out[j, k]
         regular = pivot > 16 * size * rounding * covariance[j, j]
-        fine = fine and pivot >= -_ALLOWED * covariance[j, j] and covariance[j, j] < np.inf
+        fine = fine and pivot >= -ALLOWED * covariance[j, j] and covariance[j, j] < np.inf
         out[j, j] = np.sqrt(pivot) if regular else 0.0
         for i in range(j + 1, size):
-            square = _ALLOWED * covariance[i, i] * covariance[j, j]
+            square = ALLOWED * covariance[i, i] * covariance[j, j]
             value = covariance[i, j]
             for k in range(j):
                 value -= out[i, k] * out[j, k]
@@ -90,6 +120,7 @@ def cholesky(matrix, out):
         value = matrix[i, i]
         for k in range(i):
             value -= out[i, k] * out[i, k]
+        # a pivot of a millionth of its diagonal entry has lost six of sixteen digits; also false for NaN
         if not value > 1e-6 * matrix[i, i]:
             return False
         out[i, i] = np.sqrt(value)
@@ -115,7 +146,7 @@ def triangularise(array, out):
                 array[i, k] = 0.0
             continue
         pivot = array[i, i]
-        end = -norm if pivot > 0 else norm
+        end = -norm if pivot > 0 else norm  # of the other sign: pivot - end is a sum, without cancellation
         array[i, i] = pivot - end
         size = norm * (norm + abs(pivot))  # half of |v|^2
         for j in range(i + 1, rows):
@@ -128,6 +159,7 @@ def triangularise(array, out):
         for k in range(i + 1, columns):
             array[i, k] = 0.0
         array[i, i] = end
+    # signs so that the diagonal is not negative, as that of Cholesky's factor: the two may follow one another in time
     for i in range(rows):
         for j in range(rows):
             out[i, j] = 0.0 if j > i else (-array[i, j] if array[j, j] < 0 else array[i, j])

@@ -1,0 +1,196 @@
+"""The adjoint recursion of `zoo.parts.kalman.engines.pytorch.adjoint`, with its formulas, as compiled loops.
+
+One pass from the last step down carries r and I. All that depends on covariances alone is computed again only while it
+changes: gains until the factors have settled, the information and the curvature until the information has.
+"""
+
+import numpy as np
+
+from zoo.parts.kalman.engines.small_matrices import (
+    EPS,
+    add_product,
+    add_transposed_product,
+    compiled,
+    inlined,
+    set_inverse_triangular,
+    set_times_triangular,
+)
+
+
+@inlined
+def _set_gains(factor, g, scaled, inverse, gain, closed, observed):
+    """S^-1/2, K, A - K C and C' S^-1 C, from F and G. scaled: scratch for S^-1/2 C."""
+    data = inverse.shape[0]
+    set_inverse_triangular(inverse, factor)
+    gain[:] = 0.0
+    add_product(gain, factor[data:, :data], inverse, 1.0)
+    closed[:] = g[data:]
+    add_product(closed, gain, g[:data], -1.0)
+    scaled[:] = 0.0
+    add_product(scaled, inverse, g[:data], 1.0)
+    observed[:] = 0.0
+    add_transposed_product(observed, scaled, scaled)
+
+
+@inlined
+def _set_spread(g, spread, product, spread_g):
+    """spread_g = G P = G L L'. product: scratch for G L."""
+    set_times_triangular(product, g, spread)
+    for i in range(g.shape[0]):
+        for j in range(spread.shape[0]):
+            value = 0.0
+            for k in range(j + 1):
+                value += product[i, k] * spread[j, k]
+            spread_g[i, j] = value
+
+
+@inlined
+def _set_curvature(information, inverse, gain, spread_g, gained, curvature, curved):
+    """curvature = Omega and curved = Omega G P, from I. gained: scratch for I K."""
+    data = inverse.shape[0]
+    gained[:] = 0.0
+    add_product(gained, information, gain, 1.0)
+    curvature[:data, :data] = 0.0
+    add_transposed_product(curvature[:data, :data], inverse, inverse)
+    add_transposed_product(curvature[:data, :data], gain, gained)
+    for i in range(information.shape[0]):
+        for j in range(data):
+            curvature[data + i, j] = curvature[j, data + i] = -gained[i, j]
+        for j in range(information.shape[0]):
+            curvature[data + i, data + j] = information[i, j]
+    curved[:] = 0.0
+    add_product(curved, curvature, spread_g, 1.0)
+
+
+@inlined
+def _set_vectors(whitened, g, inverse, gain, r, u):
+    """u = u_t, and r = r_{t-1} in place of r_t."""
+    data = inverse.shape[0]
+    u[data:] = r
+    u[:data] = 0.0
+    add_transposed_product(u[:data], inverse, whitened)
+    add_product(u[:data], gain.T, r, -1.0)
+    r[:] = 0.0
+    add_transposed_product(r, g, u)
+
+
+@inlined
+def _set_smoothed(mean, spread, r, half, out):
+    """out = E[z_t | x] = a_t + L L' r_{t-1}. half: scratch for L' r."""
+    out[:] = mean
+    half[:] = 0.0
+    add_transposed_product(half, spread, r)
+    add_product(out, spread, half, 1.0)
+
+
+@inlined
+def _set_weighted(weight, u, weighted, d_y, d_offset, t, p):
+    """weighted = weight u_t, which are the gradients of y_t (with the sign changed) and of the offset."""
+    data = d_y.shape[2]
+    for i in range(data):
+        for d in range(u.shape[1]):
+            value = weight[p, d] * u[i, d]
+            weighted[i, d] = value
+            d_y[t, p, i, d] = -value
+    for i in range(data, u.shape[0]):
+        for d in range(u.shape[1]):
+            value = weight[p, d] * u[i, d]
+            weighted[i, d] = value
+            d_offset[t, p, i - data, d] = value
+
+
+@inlined
+def _add_to_g(d_g, t, p, weighted, smoothed, total, curved):
+    """d_g[t, p] += sum_d weight u E[z_t | x]' - total Omega G P."""
+    for i in range(curved.shape[0]):
+        for j in range(curved.shape[1]):
+            value = -total * curved[i, j]
+            for d in range(smoothed.shape[1]):
+                value += weighted[i, d] * smoothed[j, d]
+            d_g[t, p, i, j] += value
+
+
+@inlined
+def _add_to_noise(d_noise, t, p, weighted, u, total, curvature):
+    """d_noise[t, p] += (sum_d weight u u' - total Omega) / 2, symmetric."""
+    for i in range(u.shape[0]):
+        for j in range(i + 1):
+            value = -total * curvature[i, j]
+            for d in range(u.shape[1]):
+                value += weighted[i, d] * u[j, d]
+            d_noise[t, p, i, j] += 0.5 * value
+            if j < i:
+                d_noise[t, p, j, i] += 0.5 * value
+
+
+@inlined
+def _pull_information(information, closed, observed, product, before):
+    """I_{t-1} in place of I_t; tells whether it has settled. product, before: scratch."""
+    product[:] = 0.0
+    add_product(product, information, closed, 1.0)
+    before[:] = information
+    information[:] = observed
+    add_transposed_product(information, closed, product)
+    # entry (i, j) in units of the roots of both diagonal entries, so that the test does not depend on units
+    for i in range(information.shape[0]):
+        for j in range(information.shape[0]):
+            size = np.sqrt(abs(information[i, i] * information[j, j]))
+            if not abs(information[i, j] - before[i, j]) <= 2 * EPS * size:
+                return False
+    return True
+
+
+@inlined
+def _set_initial(weight, total, r, information, d_covariance):
+    """The gradient with respect to P_1 and, in place of r, with respect to m_1."""
+    for i in range(d_covariance.shape[0]):
+        for j in range(d_covariance.shape[0]):
+            value = -total * information[i, j]
+            for d in range(r.shape[1]):
+                value += weight[d] * r[i, d] * r[j, d]
+            d_covariance[i, j] = 0.5 * value
+    r *= weight
+
+
+@compiled
+def fill_adjoint(solution, weight, matrices, rest):
+    """Adds to matrices = gradients of G and N, and fills rest = those of P_1, m_1, y and the offset.
+
+    solution: G, F, the steps at which it settles, L_1, a_t and w_t.
+    """
+    g, factor, settled, initial, mean, whitened = solution
+    d_g, d_noise = matrices
+    d_covariance, d_mean, d_y, d_offset = rest
+    steps, sequences, rows, state = whitened.shape[0], whitened.shape[3], g.shape[2], g.shape[3]
+    data = rows - state
+    inverse, gain, gained = np.zeros((data, data)), np.empty((state, data)), np.empty((state, data))
+    closed, observed, scaled = np.empty((state, state)), np.empty((state, state)), np.empty((data, state))
+    information, product, before = np.empty((state, state)), np.empty((state, state)), np.empty((state, state))
+    spread_g, product_g, curved = np.empty((rows, state)), np.empty((rows, state)), np.empty((rows, state))
+    curvature = np.empty((rows, rows))
+    u, weighted = np.empty((rows, sequences)), np.empty((rows, sequences))
+    smoothed, half = np.empty((state, sequences)), np.empty((state, sequences))
+    for p in range(whitened.shape[1]):
+        gp, dgp, dnp = min(p, g.shape[1] - 1), min(p, d_g.shape[1] - 1), min(p, d_noise.shape[1] - 1)
+        information[:] = 0.0
+        r = d_mean[p]  # the recursion ends where the gradient of m_1 begins
+        r[:] = 0.0
+        total = weight[p].sum()
+        steady = False
+        for t in range(steps - 1, -1, -1):
+            ti, dti, dtn = min(t, g.shape[0] - 1), min(t, d_g.shape[0] - 1), min(t, d_noise.shape[0] - 1)
+            gt = g[ti, gp]
+            spread = initial[p] if t == 0 else factor[min(t - 1, settled[p]), p, data:, data:]
+            if t == steps - 1 or t < settled[p] or g.shape[0] > 1:
+                steady = False
+                _set_gains(factor[min(t, settled[p]), p], gt, scaled, inverse, gain, closed, observed)
+                _set_spread(gt, spread, product_g, spread_g)
+            if not steady:
+                _set_curvature(information, inverse, gain, spread_g, gained, curvature, curved)
+                steady = _pull_information(information, closed, observed, product, before)
+            _set_vectors(whitened[t, p], gt, inverse, gain, r, u)
+            _set_smoothed(mean[t, p], spread, r, half, smoothed)
+            _set_weighted(weight, u, weighted, d_y, d_offset, t, p)
+            _add_to_g(d_g, dti, dgp, weighted, smoothed, total, curved)
+            _add_to_noise(d_noise, dtn, dnp, weighted, u, total, curvature)
+        _set_initial(weight[p], total, r, information, d_covariance[p])
