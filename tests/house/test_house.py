@@ -129,7 +129,7 @@ def test_importing_has_no_side_effect():
     """In a process of its own, warnings being errors: nothing global is touched that a user may have set."""
     script = """
 import random, sys, warnings
-import matplotlib, numpy, pyro, torch
+import numpy, pyro, torch
 import pyro.distributions as dist
 from pyro.infer.util import is_validation_enabled
 from torch.distributions import Distribution
@@ -141,7 +141,6 @@ def state():
         "defaults": (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()),
         "store": dict(pyro.get_param_store()),
         "settings": dict(pyro.settings.get()),
-        "backend": dict.__getitem__(matplotlib.rcParams, "backend"),
         "filters": list(warnings.filters),
     }
 
@@ -150,8 +149,15 @@ import guides, zoo, zoo.data, zoo.infer
 after = state()
 changed = [key for key in before if before[key] != after[key]]
 assert not changed, changed
-slow = {"arviz", "pandas", "sklearn", "matplotlib.pyplot"} & set(sys.modules)
+slow = {"arviz", "pandas", "sklearn", "matplotlib"} & set(sys.modules)
 assert not slow, slow
+
+import matplotlib
+before = dict.__getitem__(matplotlib.rcParams, "backend"), state()
+zoo.infer.plot_overlay  # loads the figures
+assert "zoo.plots" in sys.modules
+assert before == (dict.__getitem__(matplotlib.rcParams, "backend"), state())
+assert "matplotlib.pyplot" not in sys.modules
 """
     command = [sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -16,8 +16,8 @@ from zoo.infer import exact_reference, grid_reference, hmc_reference
 from zoo.infer.reference.compare import FAIR, GOOD, Limits, Verdict, compare
 from zoo.infer.reference.inference_data import to_inference_data
 from zoo.infer.reference.reference import as_reference
-from zoo.plots.images import plot_elbo_history, plot_images, plot_kl, plot_overlay, plot_reconstructions
-from zoo.plots.overlay import DRAWS, EXACT, GUIDE
+from zoo.plots import plot_elbo_history, plot_images, plot_kl, plot_overlay, plot_reconstructions
+from zoo.plots.look import DRAWS, EXACT, GUIDE
 
 
 @pytest.fixture
