@@ -9,10 +9,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from gaussian_pairs import Z_MAX, LinearGaussian, NoLogProb
+from pyro.infer.mcmc.adaptation import WarmupAdapter
 
 from zoo.infer import NotAReference, exact_reference, grid_reference, hmc_reference, nuts_reference
 from zoo.infer.reference import checked
 from zoo.infer.reference.checked import check_draws
+from zoo.infer.reference.hmc import _windows
 from zoo.infer.reference.inference_data import diagnose, posterior_draws, to_inference_data
 from zoo.infer.reference.log_joint import LogJoint, entries
 from zoo.infer.reference.reference import as_reference
@@ -358,6 +360,16 @@ def test_nuts_finds_the_exact_posterior(model):
     assert_moments(as_reference(found), exact_reference(model, x))
     assert model.weight.requires_grad
     assert model.weight.grad is None
+
+
+def test_the_windows_of_the_warm_up():
+    """Pyro's own schedule at the default warm-up; a shorter one leaves a quarter to the step size at the end."""
+    own = WarmupAdapter(adapt_mass_matrix=True)
+    own.configure(500, mass_matrix_shape={})
+    assert [end for _, end in _windows(500)] == [window.end for window in own.adaptation_schedule[1:-1]]
+    assert _windows(500) == [(74, 99), (100, 149), (150, 249), (250, 449)]
+    assert _windows(20) == [(4, 14)]
+    assert _windows(120) == [(17, 23), (24, 35), (36, 89)]
 
 
 def test_same_seed_same_draws(model):

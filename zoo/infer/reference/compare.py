@@ -64,11 +64,11 @@ class Comparison:
             the reference's draws.
         elbo, elbo_error: of the guide, `(N,)`.
         mean_error: (mean_q - mean_p) / sd_p, `(N, d)`.
-        mean_error_noise: its standard error, from the guide's and the reference's draws, `(N, d)`.
+        mean_error_noise: standard error of `mean_error`, from the guide's and the reference's draws, `(N, d)`.
         sd_ratio: sd_q / sd_p, `(N, d)`.
         pareto_k: k-hat of the guide's importance weights, `(N,)`.
         verdicts: one for each datum.
-        reasons: the conditions for "good" that failed, in words; empty where none did.
+        reasons: the conditions for "good" that failed, in words; empty where none failed.
     """
 
     kind: str
@@ -174,6 +174,9 @@ def compare(
         good, fair: limits of the verdicts.
         max_bytes: bound on the intermediate results of one piece.
         seed: of a random stream of its own; None: the caller's stream.
+
+    Returns:
+        Gap, error of the mean, ratio of standard deviations, k-hat and verdict for each datum.
 
     Raises:
         ValueError: no model, fewer than 30 particles, a reference of other data, of another model or of sites that the

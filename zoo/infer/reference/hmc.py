@@ -5,7 +5,7 @@ posteriors. Step size and mass are each datum's own, shared by its chains.
 
 `pyro.infer.HMC` adapts one step size, a float, for one trajectory of everything. Its parts serve tensors as well:
 `DualAveraging` adapts a step size `(N,)`, `WelfordCovariance` a mass `(N, d)`, and `WarmupAdapter` makes the schedule.
-The search for a first step size and the trajectory are written here, because Pyro's compare Python numbers.
+The search for a reasonable step size and the trajectory are written here, because those of Pyro compare Python numbers.
 
 References: Neal 2011 (HMC); Hoffman and Gelman 2014 (dual averaging); Betancourt 2017 (divergences).
 """
@@ -192,7 +192,7 @@ class _Adaptation:
         self._restart(walk.reasonable_step())
 
     def _restart(self, step: Tensor) -> None:
-        # Ten times the step size: Hoffman and Gelman's centre, since too long a step costs less than too short a one.
+        # The centre is ten times the step size, as in Hoffman and Gelman: long steps cost less to try than short ones.
         self.averaging = DualAveraging((10.0 * step).log())
         self.step = self.average = step
 
@@ -216,11 +216,12 @@ class _Adaptation:
 def _windows(warmup: int) -> list[tuple[int, int]]:
     """First and last transition of each window in which the mass is learnt, by the schedule of `WarmupAdapter`.
 
-    Before the windows and after them the step size alone is adapted. The lengths of these stretches and of the first
-    window are Stan's at 500 transitions and proportional elsewhere. Stan's own rule leaves two of 20 transitions to
-    the last stretch, in which dual averaging has not come down from ten times the step size: of 120 coordinates of a
-    linear-Gaussian posterior, 24 never moved afterwards.
+    Before the windows and after them the step size alone is adapted. These two stretches and the first window have the
+    lengths of Stan at 500 transitions and are proportional elsewhere.
     """
+    # The adapter has no public setter for the lengths. Left alone it leaves a tenth to the last stretch below 150
+    # transitions, two of 20, in which dual averaging does not come down from ten times the step size: in a
+    # linear-Gaussian posterior a fifth of the coordinates never moved afterwards, with these lengths none.
     adapter = WarmupAdapter(adapt_mass_matrix=True)
     adapter._adapt_start_buffer = max(warmup * 15 // 100, 5)
     adapter._adapt_initial_window = max(warmup // 20, 5)

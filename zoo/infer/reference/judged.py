@@ -56,7 +56,8 @@ class DrawsReference:
         Raises:
             NotAReference: a mode of more than 1 % of the Laplace mass holds none of the reference's draws.
         """
-        # Ascents from the reference's own draws too: the mass of a mode is a share, for which its modes must be known.
+        # Ascents start from the reference's own draws too. The mass of a mode is its share in all modes, so that those
+        # in which the reference's draws lie must be known as well.
         own = self.u[:: max(1, len(self.u) // STARTS)][:STARTS]
         guided = self.log_joint.unconstrain(_unflatten(latents[:STARTS].to(self.u.device), self.sites))
         starts = torch.cat([guided, own]).to(self.log_joint.dtype)
@@ -77,7 +78,7 @@ class DrawsReference:
         # A guide that misses the posterior underestimates log p and so its own gap, however regular its weights. The
         # Student t has seen the posterior. The larger estimate is safe to take: unbiased estimates of p(x) err
         # downwards when they miss mass, and exceed c p(x) with a probability of at most 1 / c (Markov).
-        proposal = _student(self.u, len(self.u))
+        proposal = _student(self.u)
         z = proposal.sample(torch.Size([len(log_weights)]))
         log_q = proposal.log_prob(z)
         own = (self.log_joint.evaluate(z.to(self.log_joint.dtype), self.max_bytes).double() - log_q).cpu()
@@ -88,18 +89,19 @@ class DrawsReference:
 
 
 def _mean_weight(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """log of the mean weight, and its standard error by the delta method."""
+    """Log of the mean weight, `(N,)`, and the standard error of this log by the delta method, `(N,)`."""
     total = log_weights.logsumexp(0)
     relative = ((2 * log_weights).logsumexp(0) - 2 * total).exp() - 1 / len(log_weights)
     return total - math.log(len(log_weights)), relative.clamp(min=0.0).sqrt()
 
 
-def _student(u: Tensor, count: int) -> MultivariateStudentT:
-    """Student t with the mean and covariance of draws `(K, N, d)`; diagonal covariance where the draws are too few."""
+def _student(u: Tensor) -> MultivariateStudentT:
+    """Student t with the mean and covariance of draws `(K, N, d)`; diagonal covariance below ten draws a dimension."""
     # 5 degrees of freedom: tails heavier than the posterior's keep the weights bounded, and the covariance is finite,
     # 5 / 3 of the squared scale.
-    mean, dim = u.mean(0), u.shape[-1]
+    mean, (count, _, dim) = u.mean(0), u.shape
     centred = u - mean
+    # A covariance of few draws is close to singular in some direction, and the proposal would have no width there.
     if count > 10 * dim:
         covariance = torch.einsum("sni,snj->nij", centred, centred) / (count - 1)
         scale = torch.linalg.cholesky(covariance * (3.0 / 5.0))

@@ -1,10 +1,10 @@
 """log p(x, z) of a Pyro model as a function of its latents, vectorised over chains and data points.
 
-Samplers and grids see a model through it: all latent sites side by side as one vector of unconstrained reals for each
-datum, and the log density at such vectors for each chain and datum.
+Samplers and grids see a model as a `LogJoint`: all latent sites side by side as one vector of unconstrained reals for
+each datum, and the log density at such vectors for each chain and datum.
 
-`pyro.infer.mcmc.util.initialize_model` offers the same for one position, summed over the data; a batch of chains and
-a value for each datum need the sums over plates apart, which `zoo.infer.terms` keeps.
+`pyro.infer.mcmc.util.initialize_model` gives the log density of one position, summed over the data. Samplers of many
+posteriors need a number for each chain and datum, which `zoo.infer.terms` keeps apart.
 """
 
 from collections.abc import Callable

@@ -29,10 +29,10 @@ __all__ = [
 
 # A basin that takes one of ten starts is missed by 64 of them in one of a thousand cases.
 STARTS = 64
-# Nats by which the density may fall below the lower of two ends on the straight way between them. Chains pass a dip
-# that is lower, so that both ends are in one mode.
+# Nats by which the log density may fall below the lower of two ends on the straight line between them. A chain passes
+# such a dip within a few draws, so that both ends count as one mode.
 BARRIER = 2.0
-# Points at which that way is looked at.
+# Points of that line at which the density is evaluated.
 POINTS = 31
 
 
@@ -67,11 +67,19 @@ class Modes(NamedTuple):
         return torch.stack(scores).argmax(0)
 
     def starts(self, chains: int, threshold: float) -> tuple[Tensor, Tensor]:
-        """Starts for chains, `(chains, N, d)`, and their modes, `(chains, N)`; -1: no mode.
+        """Starts for chains, in every heavy mode.
 
         One start is in each mode above `threshold`, the heaviest first; the others are shared out by mass. Chains in
         one mode start at ends of different ascents. In a posterior without a peak the starts are origins of ascents.
+
+        Args:
+            chains: number of starts for each posterior.
+            threshold: Laplace mass.
+
+        Returns:
+            Positions `(chains, N, d)`, and their modes `(chains, N)`; -1: no mode.
         """
+        # Masses sum to 1 where one end at least is a peak, to 0 elsewhere.
         peaked = self.mass.sum(0) > 0.5
         chosen = []
         for mass, label, peak in zip(self.mass.T.tolist(), self.label.T.tolist(), peaked.tolist(), strict=True):
@@ -88,12 +96,12 @@ class Modes(NamedTuple):
 
 @torch.no_grad()
 def chain_starts(density: Density, modes: Modes, chains: int, threshold: float) -> Tensor:
-    """`Modes.starts`, each moved by a draw from the Gaussian of its mode, `(chains, N, d)`.
+    """The starts of `Modes.starts`, each moved by a draw from the Gaussian of its mode, `(chains, N, d)`.
 
-    A move is not made if its loss of log density exceeds the loss of the Gaussian by more than `BARRIER`.
+    A start stays where it is if the move would lose more log density than the Gaussian does, by more than `BARRIER`.
     """
-    # At the very top the gradient is zero, so that the first step says nothing of a good step size; and R-hat needs
-    # starts that differ.
+    # At the very top the gradient is zero, so that a first leapfrog step says nothing of a good step size; and R-hat
+    # needs starts that differ.
     at, label = modes.starts(chains, threshold)
     noise = torch.randn_like(at)
     rows = torch.arange(at.shape[1], device=at.device)
@@ -106,7 +114,7 @@ def chain_starts(density: Density, modes: Modes, chains: int, threshold: float) 
 
 def _shared_out(mass: list[float], chains: int, threshold: float) -> list[int]:
     """The mode of each chain: every mode above the threshold once, the heaviest first, then by mass."""
-    # By mass means the quantiles (i + 1/2) / rest of the cumulated masses: no noise, and each share right to one chain.
+    # The remaining chains take the quantiles (i + 1/2) / rest of the masses: no noise, each share right to one chain.
     order = sorted(range(len(mass)), key=lambda r: -mass[r])
     places = [r for r in order if mass[r] > threshold][:chains]
     rest = chains - len(places)
@@ -145,17 +153,17 @@ def spread_of(u: Tensor) -> Tensor:
 
 
 def find_modes(density: Density, starts: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES) -> Modes:
-    """Ascents from `starts` `(S, N, d)` and the modes that they end in.
+    """Finds the modes in which ascents from `starts` end.
 
     Args:
         density: of the posteriors.
-        starts: `(S, N, d)`.
+        starts: positions `(S, N, d)`.
         spread: scale of each coordinate, `(d,)` or `(N, d)`, such as the prior's standard deviations; the longest step.
         max_bytes: bound on the intermediate results of one piece.
     """
     ends, values = ascend(density, starts, spread, max_bytes)
-    # First heaps of ends that are next to each other, which costs nothing; then the ways between the tops of the heaps
-    # are looked at, which costs 31 densities each.
+    # Two passes. Ends next to each other make heaps, which costs nothing; only the tops of the heaps are then joined by
+    # straight lines, which cost 31 densities each.
     heaps, of_heap = _gathered(ends, values, lambda top, value, _: _near(ends, values, top, value, spread))
     tops, heights = heaps
     found, of_mode = _gathered(
@@ -212,13 +220,13 @@ def connected(
     spread: Tensor,
     max_bytes: int,
 ) -> Tensor:
-    """Tells which ends belong to the mode at `top`: no barrier stands on the straight way there.
+    """Tells which ends belong to the mode at `top`: no barrier stands on the straight line between.
 
     Args:
         density: of the posteriors.
         ends, values: positions `(S, N, d)` and their log densities `(S, N)`.
         top, value: `(N, d)` and `(N,)`.
-        asked: the ends in question, `(S, N)`; for others the answer is only right where they are next to the top.
+        asked: the ends in question, `(S, N)`. For other ends the answer is True only next to the top.
         spread: scale of each coordinate, `(d,)` or `(N, d)`.
         max_bytes: bound on the intermediate results of one piece.
     """
