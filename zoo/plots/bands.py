@@ -57,7 +57,7 @@ class Band(NamedTuple):
         return Band(centre, lower, upper, mass, times)
 
     def covers(self, x: Tensor) -> Tensor:
-        """Tells for each entry of x whether it lies in its interval; False for NaN."""
+        """Tells which entries of x lie in their intervals; False for NaN."""
         return (self.lower <= x) & (x <= self.upper)
 
 
@@ -269,7 +269,7 @@ def draw_regions(
 def _share(mass: float) -> float:
     """The mass itself; raises ValueError where it is not between 0 and 1."""
     if not 0 < mass < 1:
-        raise ValueError(f"the mass of a band lies between 0 and 1, not {mass}")
+        raise ValueError(f"mass: expected a number between 0 and 1, got {mass}")
     return mass
 
 
