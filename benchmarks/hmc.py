@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from zoo import VAE
+from zoo.infer import hmc_reference, nuts_reference
 from zoo.infer.reference.inference_data import diagnose, posterior_draws
-from zoo.infer.reference.reference import hmc_reference, nuts_reference
 
 ANYTHING = {"max_rhat": float("inf"), "min_ess": 0.0, "max_divergences": 10**9}  # the table shows them
 

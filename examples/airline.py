@@ -23,7 +23,7 @@ from zoo.infer import Band, draw_band, draw_points
 from zoo.parts import kalman
 from zoo.parts.stationary import invertible
 from zoo.parts.structural import arima
-from zoo.plots.overlay import EXACT
+from zoo.plots.look import EXACT
 
 AHEAD = "#5aa5dc"
 

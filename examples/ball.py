@@ -24,7 +24,7 @@ from zoo.infer import draw_points, draw_regions
 from zoo.parts import kalman
 from zoo.parts.kalman import Forecast, Parameters
 from zoo.parts.structural import ball
-from zoo.plots.overlay import EXACT, GUIDE
+from zoo.plots.look import EXACT, GUIDE
 
 SEEN = "#5aa5dc"  # exact too, with the noise of a measurement
 

@@ -26,7 +26,7 @@ from zoo.data import Sequences, load
 from zoo.infer import Band, draw_band, draw_points
 from zoo.parts.kalman import Parameters
 from zoo.parts.structural import local_linear_trend, seasonal
-from zoo.plots.overlay import EXACT
+from zoo.plots.look import EXACT
 
 AHEAD = "#5aa5dc"
 VARIANCES = ("irregular", "level", "trend", "season")

@@ -24,7 +24,7 @@ from zoo.data import load
 from zoo.infer import draw_points, draw_regions
 from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
-from zoo.plots.overlay import EXACT
+from zoo.plots.look import EXACT
 
 DROPS = (("10 %, one by one", 0.1, 0, "#9cc7e8"), ("30 %, one by one", 0.3, 0, "#5aa5dc"),
          ("50 %, one by one", 0.5, 0, EXACT), ("30 %, a minute at a time", 0.3, 60, "#8a4fa3"))  # fmt: skip

@@ -26,7 +26,7 @@ from zoo.infer import Band, NotAReference, draw_band, draw_points, em, nuts_refe
 from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
 from zoo.parts.structural import local_level
-from zoo.plots.overlay import DRAWS, EXACT, GUIDE
+from zoo.plots.look import DRAWS, EXACT, GUIDE
 
 DIFFUSE, AHEAD = 1e12, "#5aa5dc"
 

@@ -25,7 +25,7 @@ from zoo import DMM
 from zoo.infer import ELBO, Band, NotAReference, draw_band, draw_points, fit, log_likelihood, nuts_reference, terms
 from zoo.parts.conditionals import Normal
 from zoo.parts.distributions import DiagonalNormal
-from zoo.plots.overlay import GUIDE
+from zoo.plots.look import GUIDE
 
 
 class Wells(nn.Module):

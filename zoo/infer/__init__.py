@@ -8,10 +8,12 @@ from zoo.infer.evaluation.likelihood import LogLikelihood, active_units, bits_pe
 from zoo.infer.evaluation.particle_filter import smc_log_likelihood
 from zoo.infer.evaluation.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
 from zoo.infer.objectives import ELBO, IWELBO, MAP, Objective, RenyiELBO, Tempered
+from zoo.infer.reference.checked import NotAReference
 from zoo.infer.reference.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
+from zoo.infer.reference.grid import grid_reference
 from zoo.infer.reference.hmc import hmc_reference
-from zoo.infer.reference.nuts import NotAReference, nuts_reference
-from zoo.infer.reference.reference import Reference, exact_reference, grid_reference
+from zoo.infer.reference.nuts import nuts_reference
+from zoo.infer.reference.reference import Reference, exact_reference
 from zoo.infer.terms import Terms, terms
 from zoo.infer.training.checkpoint import load_model, save_model
 from zoo.infer.training.fit import Fit, fit

@@ -1,7 +1,4 @@
-"""Figures of trajectories: bands over time, regions along a path in the plane.
-
-Colours mean the same as in `zoo.plots.overlay`: exact posteriors blue, approximations orange, draws and data grey.
-"""
+"""Figures of trajectories: bands over time, regions along a path in the plane."""
 
 import math
 import operator
@@ -16,22 +13,20 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from torch import Tensor
 
-from zoo.plots.overlay import DRAWS, EXACT, GUIDE
+from zoo.parts.trajectory import Draws
+from zoo.plots.look import CYCLE, DRAWS, EXACT, HIDDEN, array, plain
 
 __all__ = ["Band", "draw_band", "draw_points", "draw_regions", "plot_bands", "plot_draws"]
 
-HIDDEN = "#2f8f4e"  # what was kept from the model and is held against its bands
-_CYCLE = (EXACT, GUIDE, "#8a4fa3", "#b8860b", "#4a4a4a")
-
 
 class Band(NamedTuple):
-    """Intervals over time, each part `(T,)` or `(T, D)`.
+    """Intervals over time, with their centres; each part is `(T,)` or `(T, D)`.
 
     Attributes:
         centre: mean or median.
         lower, upper: ends of the interval.
-        mass: of each interval, for the legend.
-        times: `(T,)` where they are not those of the data, as of a forecast.
+        mass: probability of each interval, for the legend.
+        times: `(T,)`, of a band that has other times than the data, such as a forecast; None: the data's times.
     """
 
     centre: Tensor
@@ -42,19 +37,27 @@ class Band(NamedTuple):
 
     @staticmethod
     def normal(mean: Tensor, sd: Tensor, mass: float = 0.9, times: Tensor | None = None) -> "Band":
-        """Central intervals of N(mean, sd^2)."""
+        """The central intervals of N(mean, sd^2) that hold `mass`.
+
+        Raises:
+            ValueError: a mass that is not between 0 and 1.
+        """
         width = math.sqrt(2) * torch.special.erfinv(torch.tensor(_share(mass), dtype=torch.float64)).item() * sd
         return Band(mean, mean - width, mean + width, mass, times)
 
     @staticmethod
     def of_draws(draws: Tensor, mass: float = 0.9, times: Tensor | None = None) -> "Band":
-        """Median and central intervals of draws `(S, T)` or `(S, T, D)`."""
+        """The medians and the central intervals that hold `mass` of draws `(S, T)` or `(S, T, D)`.
+
+        Raises:
+            ValueError: a mass that is not between 0 and 1.
+        """
         ends = torch.tensor([0.5, (1 - _share(mass)) / 2, (1 + mass) / 2], dtype=draws.dtype, device=draws.device)
         centre, lower, upper = draws.quantile(ends, dim=0)
         return Band(centre, lower, upper, mass, times)
 
     def covers(self, x: Tensor) -> Tensor:
-        """Bool, of the shape of x: whether each entry lies in its interval; False for NaN."""
+        """Tells which entries of x lie in their intervals; False for NaN."""
         return (self.lower <= x) & (x <= self.upper)
 
 
@@ -71,12 +74,13 @@ def plot_bands(
     """Bands over time with the data, one panel for each coordinate: filtered, smoothed, imputed or forecast.
 
     Args:
-        times: `(T,)`, of the data, and of every band that has none of its own.
+        times: `(T,)`, of the data, and of every band without times of its own.
         bands: name -> `Band` of `(T,)` or `(T, D)`.
         observed: the data that the model saw, `(T,)` or `(T, D)`; NaN is left out.
-        hidden: the data kept from it, in the same shape; NaN is left out.
+        hidden: the data kept from the model, in the same shape; NaN is left out.
         names: of the D coordinates, with units.
-        time_label: with the unit.
+        time_label: name of the horizontal axis, with the unit.
+        title: above the panels.
 
     Raises:
         ValueError: no bands, or shapes that differ.
@@ -93,16 +97,17 @@ def plot_bands(
         expected = (len(times if own is None else own), size)
         if part.shape != expected:
             raise ValueError(f"plot_bands: {name} is {tuple(part.shape)}, its times and the first band ask {expected}")
+    # The extra height holds the legend, which stands outside: within a panel it would cover a band.
     figure = Figure(figsize=(7.0, 0.9 + 2.3 * size), layout="constrained")
     axes = figure.subplots(size, 1, sharex=True, squeeze=False)[:, 0]
     for place, ax in enumerate(axes):
         for number, (name, band) in enumerate(found.items()):
             column = _each(band, operator.itemgetter((slice(None), place)))
-            draw_band(ax, times, column, _CYCLE[number % len(_CYCLE)], name, "solid" if number == 0 else "dashed")
+            draw_band(ax, times, column, CYCLE[number % len(CYCLE)], name, "solid" if number == 0 else "dashed")
         for name, x in data.items():
             draw_points(ax, times, x[:, place], name)
         ax.set_ylabel(names[place] if names is not None else f"$x_{{{place + 1}}}$" if size > 1 else "x", fontsize=9)
-        _plain(ax)
+        plain(ax)
     axes[-1].set_xlabel(time_label, fontsize=9)
     if title is not None:
         axes[0].set_title(title, fontsize=10)
@@ -112,7 +117,7 @@ def plot_bands(
 
 
 def plot_draws(
-    draws: Any,
+    draws: Draws,
     x: Tensor,
     n: int = 0,
     *,
@@ -124,16 +129,19 @@ def plot_draws(
     time_label: str = "frame",
     title: str | None = None,
 ) -> Figure:
-    """Sequence n of a `forecast` or an `impute`: median and central intervals of its draws, with what was observed.
+    """Forecast or imputed frames of one sequence: median and central intervals of their draws, with the observed data.
 
     Args:
-        draws: what the model returned, `zoo.parts.trajectory.rollout.Draws`.
-        x, mask: what it was given, `(N, T, D)` and `(N, T)`.
-        n: which sequence.
-        truth: `(N, T', D)` from the first frame on: what was kept from the model is shown as rings; NaN is left out.
+        draws: result of a model's `sample_forecast` or `sample_imputation`.
+        x, mask: data and mask from which the model drew, `(N, T, D)` and `(N, T)`.
+        n: number of the sequence.
+        truth: `(N, T', D)` from the first frame on. Frames that the model did not see are shown as rings; NaN is left
+            out.
         coordinates: of x to show, one panel each; None: all.
-        mass: of the intervals.
+        mass: probability of the intervals.
         names: of the coordinates shown, with units.
+        time_label: name of the horizontal axis.
+        title: above the panels.
 
     Raises:
         ValueError: an n or coordinates that are not there, more than 16 coordinates, shapes that do not fit.
@@ -157,6 +165,7 @@ def plot_draws(
     seen = torch.ones(x.shape[1], dtype=torch.bool, device=x.device) if mask is None else mask[n]
     start, drawn = int(draws.start[n]), draws.x[:, n][..., chosen]
     T = max(start + drawn.shape[1], x.shape[1], 0 if truth is None else truth.shape[1])
+    # NaN marks frames without a dot. Data and draws thus have one time axis, however far the forecast reaches.
     observed, hidden = x.new_full((2, T, len(chosen)), math.nan)
     observed[: x.shape[1]] = torch.where(seen.unsqueeze(-1), x[n][:, chosen], math.nan)
     if truth is not None:
@@ -178,27 +187,40 @@ def draw_band(
     style: str = "solid",
     edges: bool = False,
 ) -> None:
-    """One line with its interval, parts `(T,)`; `times` where the band has none. The label names the mass.
+    """Draws one line with its interval.
 
-    edges: lines at the ends of the interval in place of a shade, to lay one band over another.
+    Args:
+        ax: axes to draw on.
+        times: `(T,)`, for a band without times of its own.
+        band: of parts `(T,)`.
+        colour, style: of the line.
+        label: in the legend, with the mass of the band; None: no entry.
+        edges: draw lines at the ends of the interval in place of a shade, to lay one band over another.
     """
-    across = _array(times if band.times is None else band.times)
+    across = array(times if band.times is None else band.times)
     if edges:
         for end in (band.lower, band.upper):
-            ax.plot(across, _array(end), color=colour, linestyle=style, linewidth=0.9, zorder=3)
+            ax.plot(across, array(end), color=colour, linestyle=style, linewidth=0.9, zorder=3)
     else:
-        ax.fill_between(across, _array(band.lower), _array(band.upper), color=colour, alpha=0.2, linewidth=0, zorder=2)
+        ax.fill_between(across, array(band.lower), array(band.upper), color=colour, alpha=0.2, linewidth=0, zorder=2)
     if label is not None:
         label = f"{label}, {100 * band.mass:g} % band"
-    ax.plot(across, _array(band.centre), color=colour, linestyle=style, linewidth=1.5, label=label, zorder=3)
+    ax.plot(across, array(band.centre), color=colour, linestyle=style, linewidth=1.5, label=label, zorder=3)
 
 
 def draw_points(ax: Axes, across: Tensor, up: Tensor, label: str = "observed", **style: Any) -> None:
-    """Data as dots: grey where the model saw them ("observed"), green rings where it did not. NaN is left out."""
+    """Draws data as dots, grey for the label "observed", as green rings for any other label; NaN is left out.
+
+    Args:
+        ax: axes to draw on.
+        across, up: `(T,)` each.
+        label: in the legend.
+        **style: settings of `Axes.plot` that replace the ones here.
+    """
     seen: dict[str, Any] = {"color": DRAWS, "markersize": 3.5, "markeredgewidth": 0}
     unseen: dict[str, Any] = {"color": HIDDEN, "markersize": 4.5, "markerfacecolor": "none"}
     look = {**(seen if label == "observed" else unseen), "linestyle": "", "label": label, "zorder": 4, **style}
-    ax.plot(_array(across), _array(up), "o", **look)
+    ax.plot(array(across), array(up), "o", **look)
 
 
 def draw_regions(
@@ -211,32 +233,43 @@ def draw_regions(
     mass: float = 0.9,
     between: int = 7,
 ) -> None:
-    """A path in the plane and, in one shade, the union of the ellipses that hold `mass` of each of its Gaussians.
+    """Draws a path in the plane and, in one shade, the union of the ellipses that hold `mass` of each Gaussian.
 
     Args:
-        means, covariances: `(T, 2)` and `(T, 2, 2)`; singular covariances are fine.
+        ax: axes to draw on.
+        means, covariances: of the Gaussians, `(T, 2)` and `(T, 2, 2)`; singular covariances are fine.
+        colour, style: of the line.
+        label: in the legend, with the mass; None: no entry.
+        mass: probability of each ellipse.
         between: ellipses interpolated between neighbours, so that a sparse path has a band and no beads.
+
+    Raises:
+        ValueError: a mass that is not between 0 and 1.
     """
+    # In two dimensions the squared radius is chi-square with two degrees of freedom, whose quantile is this logarithm.
     radius = math.sqrt(-2 * math.log(1 - _share(mass)))
     centres, covariances = (_between(part.detach().cpu().double(), between) for part in (means, covariances))
     values, vectors = torch.linalg.eigh(covariances)
     axes = vectors * values.clamp(min=0).sqrt().unsqueeze(-2) * radius  # columns: half axes
-    axes = torch.where(torch.linalg.det(axes)[:, None, None] < 0, axes.flip(-1), axes)  # all turn the same way
+    # All outlines turn the same way, or the shade of their union would have holes where two of them overlap.
+    axes = torch.where(torch.linalg.det(axes)[:, None, None] < 0, axes.flip(-1), axes)
     unit = Path.unit_circle()
     circle = torch.tensor(np.asarray(unit.vertices))
     outlines = centres.unsqueeze(1) + circle @ axes.mT
     codes = np.tile(np.asarray(unit.codes), len(centres))
     shape = Path(outlines.reshape(-1, 2).numpy(), codes)
+    # One patch for all: many patches with a transparent colour would darken each other.
     ax.add_patch(PathPatch(shape, facecolor=colour, alpha=0.2, linewidth=0, zorder=2))
     ax.update_datalim(shape.get_extents().get_points())
     if label is not None:
         label = f"{label}, {100 * mass:g} % regions"
-    ax.plot(*_array(means).T, color=colour, linestyle=style, linewidth=1.5, label=label, zorder=3)
+    ax.plot(*array(means).T, color=colour, linestyle=style, linewidth=1.5, label=label, zorder=3)
 
 
 def _share(mass: float) -> float:
+    """The mass itself; raises ValueError where it is not between 0 and 1."""
     if not 0 < mass < 1:
-        raise ValueError(f"the mass of a band lies between 0 and 1, not {mass}")
+        raise ValueError(f"mass: expected a number between 0 and 1, got {mass}")
     return mass
 
 
@@ -248,17 +281,10 @@ def _between(points: Tensor, count: int) -> Tensor:
 
 
 def _each(band: Band, change: Callable[[Tensor], Tensor]) -> Band:
+    """A band with its centre and its ends changed."""
     return band._replace(centre=change(band.centre), lower=change(band.lower), upper=change(band.upper))
 
 
-def _array(part: Tensor) -> np.ndarray:
-    return part.detach().cpu().double().numpy()
-
-
 def _columns(part: Tensor) -> Tensor:
+    """`(T,)` as one column `(T, 1)`, `(T, D)` as it is."""
     return part.unsqueeze(-1) if part.dim() == 1 else part
-
-
-def _plain(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=8)

@@ -12,11 +12,12 @@ from gaussian_pairs import Z_MAX, Given, LinearGaussian, MeanField, NoLogProb, s
 from matplotlib.colors import to_hex
 from torch.distributions import kl_divergence
 
+from zoo.infer import exact_reference, grid_reference, hmc_reference
 from zoo.infer.reference.compare import FAIR, GOOD, Limits, Verdict, compare
 from zoo.infer.reference.inference_data import to_inference_data
-from zoo.infer.reference.reference import as_reference, exact_reference, grid_reference, hmc_reference
-from zoo.plots.images import plot_elbo_history, plot_images, plot_kl, plot_overlay, plot_reconstructions
-from zoo.plots.overlay import DRAWS, EXACT, GUIDE
+from zoo.infer.reference.reference import as_reference
+from zoo.plots import plot_elbo_history, plot_images, plot_kl, plot_overlay, plot_reconstructions
+from zoo.plots.look import DRAWS, EXACT, GUIDE
 
 
 @pytest.fixture

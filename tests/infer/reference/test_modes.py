@@ -12,8 +12,9 @@ from zoo import DMM, VAE
 from zoo.infer import NotAReference, compare, hmc_reference, nuts_reference
 from zoo.infer.reference.checked import MISSED, unvisited
 from zoo.infer.reference.inference_data import to_inference_data
+from zoo.infer.reference.lbfgs import ascend
 from zoo.infer.reference.log_joint import LogJoint
-from zoo.infer.reference.modes import Modes, ascend, chain_starts, find_modes, prior_modes
+from zoo.infer.reference.modes import Modes, chain_starts, find_modes, prior_modes
 
 LAX = {"max_rhat": 99.0, "min_ess": 0.0, "max_divergences": 10**9}  # all but the modes
 

@@ -1,26 +1,33 @@
-"""What draws must pass to be called a reference: R-hat, effective sizes, divergences, and every mode visited.
+"""The conditions that draws meet before they are called a reference: R-hat, effective sizes, divergences, modes.
 
 References: Vehtari et al. 2021 (R-hat and ESS, and their limits 1.01 and 400).
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from zoo.infer.pieces import MAX_BYTES
-from zoo.infer.reference.inference_data import InferenceData, diagnose, posterior_draws
-from zoo.infer.reference.modes import STARTS, Density, Modes, ascend, connected
+from zoo.infer.reference.inference_data import InferenceData, diagnose, posterior_draws, to_inference_data
+from zoo.infer.reference.lbfgs import Density, ascend
+from zoo.infer.reference.modes import STARTS, Modes, connected
 
-__all__ = ["CHAINS", "MISSED", "Failure", "NotAReference", "check_chains", "check_draws", "unvisited"]
+__all__ = ["CHAINS", "MISSED", "Failure", "NotAReference", "Sampling", "check_chains", "check_draws", "unvisited"]
 
-CHAINS = 4  # at least; fewer that agree say little of where they are not
-MISSED = 0.01  # Laplace mass of a mode that no chain visited, at most
+# Fewer chains that agree with each other say little of the places in which none of them is.
+CHAINS = 4
+# The Laplace mass that a mode without a draw may have: without a mode of this mass log p(x) is 0.01 nats lower.
+MISSED = 0.01
+
+Drawn = TypeVar("Drawn")
 
 
 class Failure(NamedTuple):
-    """One statistic that is beyond its limit: its worst site and coordinate, and in how many coordinates it fails."""
+    """One statistic beyond its limit: the worst coordinate and its value, and the number of coordinates that fail."""
 
     statistic: str
     where: str
@@ -29,6 +36,7 @@ class Failure(NamedTuple):
     failing: int
 
     def say(self, total: int) -> str:
+        """The failure in words; `total` is the number of all coordinates."""
         if self.statistic == "missed mode":
             several = f", one of {self.failing} such" if self.failing > 1 else ""
             share = f"{self.value:.3g} of the Laplace mass{several} (at most {self.limit:g})"
@@ -43,17 +51,115 @@ class Failure(NamedTuple):
 
 
 class NotAReference(RuntimeError):
-    """A sampler's draws that must not be used as a reference.
+    """A sampler's draws, or a grid's sums, that must not be used as a reference.
 
     Attributes:
-        failures: the statistics beyond their limits, each with its worst site and coordinate (empty: the time ran out).
-        inference_data: what was drawn, in arviz's container; None if the time ran out during the warm-up.
+        failures: the statistics beyond their limits; empty where the time ran out, and for a grid.
+        inference_data: the draws in arviz's container; None where the time ran out during the warm-up, and for a grid.
     """
 
     def __init__(self, message: str, data: InferenceData | None, failures: tuple[Failure, ...] = ()) -> None:
         super().__init__(message)
         self.inference_data = data
         self.failures = failures
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One run of a sampler: its lengths, its limits and its clock, which starts when the object is made.
+
+    Attributes:
+        sampler: name, kept with the draws as their attribute `sampler`.
+        num_samples, warmup: draws of each chain that are kept, and transitions before them that are not.
+        time_budget: wall-clock seconds for the whole run; None: no limit.
+        max_rhat, min_ess, max_divergences: limits of `check_draws`.
+        advice: sentence that ends the message of a failure.
+    """
+
+    sampler: str
+    num_samples: int
+    warmup: int
+    time_budget: float | None
+    max_rhat: float
+    min_ess: float
+    max_divergences: int
+    advice: str
+    started: float = field(default_factory=lambda: time.perf_counter())
+
+    def collect(self, transition: Callable[[int], Drawn]) -> list[Drawn]:
+        """The results of the transitions after the warm-up, fewer than `num_samples` where the time runs out.
+
+        Args:
+            transition: moves every chain once; takes the number of the transition, from 0.
+
+        Raises:
+            NotAReference: the time is over before the first draw after the warm-up.
+        """
+        kept: list[Drawn] = []
+        done = 0
+        for number in range(self.warmup + self.num_samples):
+            found = transition(number)
+            done = number + 1
+            if done > self.warmup:
+                kept.append(found)
+            if self.time_budget is not None and time.perf_counter() - self.started > self.time_budget:
+                break
+        if not kept:
+            raise NotAReference(self._over(f"{done} of {self.warmup} warm-up draws"), None)
+        return kept
+
+    def deliver(
+        self,
+        values: Mapping[str, Tensor],
+        sample_stats: Mapping[str, Tensor],
+        missed: Failure | None,
+        facts: Mapping[str, object],
+        per_datum: bool = True,
+    ) -> InferenceData:
+        """The draws in arviz's container, checked.
+
+        Args:
+            values: site -> `(chains, draws, batch, *event)`.
+            sample_stats: `diverging` and others, `(chains, draws, ...)`.
+            missed: answer of `unvisited`.
+            facts: attributes of the posterior group beside the sampler, the seconds and the warm-up.
+            per_datum: the third axis of the values is the batch.
+
+        Raises:
+            NotAReference: fewer than `num_samples` draws, for which the time was over, or draws that fail the check;
+                the draws are in `.inference_data`.
+        """
+        own = {"sampler": self.sampler, "seconds": time.perf_counter() - self.started, "warmup": self.warmup}
+        data = to_inference_data(values, sample_stats=sample_stats, per_datum=per_datum, attrs=own | dict(facts))
+        kept = next(iter(values.values())).shape[1]
+        if kept < self.num_samples:
+            said = self._over(f"{kept} of {self.num_samples} draws of each chain")
+            raise NotAReference(f"{said}; they are in .inference_data", data)
+        check_draws(
+            data,
+            missed,
+            max_rhat=self.max_rhat,
+            min_ess=self.min_ess,
+            max_divergences=self.max_divergences,
+            advice=self.advice,
+        )
+        return data
+
+    def _over(self, done: str) -> str:
+        return f"the time budget of {self.time_budget:.3g} s was over after {done}"
+
+
+def check_chains(chains: int, num_samples: int, warmup: int, least_warmup: int) -> None:
+    """Refuses fewer than four chains, which cannot be held against each other, or too few draws of each.
+
+    Raises:
+        ValueError: names the three settings, with the least that each must be.
+    """
+    if num_samples < 4 or chains < CHAINS or warmup < least_warmup:
+        raise ValueError(
+            f"need num_samples >= 4, chains >= {CHAINS}, warmup >= {least_warmup}; "
+            f"got {num_samples}, {chains}, {warmup}"
+        )
 
 
 def check_draws(
@@ -65,79 +171,83 @@ def check_draws(
     max_divergences: int,
     advice: str,
 ) -> None:
-    """Raises `NotAReference` unless every coordinate passes R-hat, bulk and tail ESS, few transitions diverged, and no
-    mode was missed.
+    """Checks R-hat, bulk and tail ESS of every coordinate, the number of diverging transitions, and the modes.
 
-    In messages an index such as `z[5,3]` reads: datum 5, entry 3.
+    Args:
+        data: the draws, with `sample_stats["diverging"]`.
+        missed: answer of `unvisited`, a failure of its own.
+        max_rhat, min_ess, max_divergences: limits.
+        advice: sentence that ends the message.
+
+    Raises:
+        NotAReference: names each statistic beyond its limit, with its worst coordinate. In the message an index such
+            as `z[5,3]` reads: datum 5, entry 3.
     """
-    draws = posterior_draws(data)
-    failures = [missed] if missed else []
-    found = diagnose(draws)
-    for statistic, values, limit, sign in (
-        ("R-hat", found.rhat, max_rhat, 1.0),
-        ("bulk ESS", found.ess_bulk, min_ess, -1.0),
-        ("tail ESS", found.ess_tail, min_ess, -1.0),
-    ):
-        excess = {name: sign * (value - limit) for name, value in values.items()}
-        site = max(excess, key=lambda name: excess[name].max().item())
-        if excess[site].max() > 0:
-            index = torch.unravel_index(excess[site].argmax(), values[site].shape)
-            where = f"{site}[{','.join(str(int(i)) for i in index)}]" if index else site
-            worst = values[site].flatten()[excess[site].argmax()].item()
-            count = sum(int((e > 0).sum()) for e in excess.values())
-            failures.append(Failure(statistic, where, worst, limit, count))
-    diverging = torch.as_tensor(data["sample_stats"]["diverging"].values)
-    if int(diverging.sum()) > max_divergences:
-        where = "all sites"
-        if diverging.dim() == 3:
-            where = f"datum {int(diverging.sum((0, 1)).argmax())}"
-        failures.append(Failure("divergences", where, int(diverging.sum()), max_divergences, int(diverging.sum())))
-    if failures:
+    found = diagnose(posterior_draws(data))
+    failures = [
+        missed,
+        _worst("R-hat", found.rhat, max_rhat, 1.0),
+        _worst("bulk ESS", found.ess_bulk, min_ess, -1.0),
+        _worst("tail ESS", found.ess_tail, min_ess, -1.0),
+        _diverged(torch.as_tensor(data["sample_stats"]["diverging"].values), max_divergences),
+    ]
+    kept = tuple(failure for failure in failures if failure is not None)
+    if kept:
         total = sum(value.numel() for value in found.rhat.values())
-        said = "; ".join(f.say(total) for f in failures)
-        raise NotAReference(
-            f"not a reference: {said}. {advice} The draws are in .inference_data", data, tuple(failures)
-        )
+        said = "; ".join(failure.say(total) for failure in kept)
+        raise NotAReference(f"not a reference: {said}. {advice} The draws are in .inference_data", data, kept)
 
 
-def check_chains(chains: int, num_samples: int, warmup: int, least_warmup: int) -> None:
-    """Raises ValueError unless there are chains enough to be held against each other, and draws of each."""
-    if num_samples < 4 or chains < CHAINS or warmup < least_warmup:
-        raise ValueError(
-            f"need num_samples >= 4, chains >= {CHAINS}, warmup >= {least_warmup}; "
-            f"got {num_samples}, {chains}, {warmup}"
-        )
+def _worst(statistic: str, values: dict[str, Tensor], limit: float, sign: float) -> Failure | None:
+    """The coordinate furthest beyond the limit; `sign` is 1 for an upper limit and -1 for a lower one."""
+    excess = {name: sign * (value - limit) for name, value in values.items()}
+    site = max(excess, key=lambda name: excess[name].max().item())
+    if not excess[site].max() > 0:
+        return None
+    place = excess[site].argmax()
+    index = torch.unravel_index(place, values[site].shape)
+    where = f"{site}[{','.join(str(int(i)) for i in index)}]" if index else site
+    count = sum(int((e > 0).sum()) for e in excess.values())
+    return Failure(statistic, where, values[site].flatten()[place].item(), limit, count)
+
+
+def _diverged(diverging: Tensor, limit: int) -> Failure | None:
+    """Diverging transitions `(chains, draws)` or `(chains, draws, batch)` beyond the limit."""
+    count = int(diverging.sum())
+    if count <= limit:
+        return None
+    # NUTS moves all data in one trajectory, so its divergences belong to no datum.
+    where = f"datum {int(diverging.sum((0, 1)).argmax())}" if diverging.dim() == 3 else "all sites"
+    return Failure("divergences", where, count, limit, count)
 
 
 def unvisited(density: Density, modes: Modes, draws: Tensor, max_bytes: int = MAX_BYTES) -> Failure | None:
-    """The heaviest mode above `MISSED` in which no draw is, if there is one.
+    """The heaviest mode with a Laplace mass above `MISSED` that no draw is in; None where every such mode has draws.
 
-    A draw is in the mode whose own quadratic log density is the highest there. That needs no Gaussian posterior, only
-    that another mode's is not higher still where this one's draws are. A mode that would be missed by that rule is
-    looked for again by ascents from the draws themselves, of steps no longer than their standard deviation: one that
-    ends there, or beyond no barrier, has visited it.
+    A draw belongs to the mode whose own quadratic log density is the highest at the draw. This rule does not need
+    Gaussian posteriors: it errs only where the quadratic of another mode is higher at the draws of this one. A mode
+    that fails the rule is therefore looked for once more, by ascents that start at draws and take steps of at most the
+    draws' standard deviation. The mode counts as visited if such an ascent ends in it or beside it, with no barrier
+    between.
 
     Args:
         density: of the posteriors.
-        modes: what was found from elsewhere.
-        draws: `(K, N, d)`, in unconstrained coordinates, all chains; a draw that is not finite counts for none.
+        modes: modes that ascents from other places found.
+        draws: `(K, N, d)`, in unconstrained coordinates, all chains; a draw that is not finite counts for no mode.
+        max_bytes: bound on the intermediate results of one piece.
     """
+    # A posterior whose ascents all end in one mode has no other mode to miss.
     if len(modes.value) == 1:
         return None
     visited = torch.zeros_like(modes.mass, dtype=torch.bool)
+    # 256 draws at a time: the distances to all modes, (R, 256, N, d), stay small.
     for piece in draws.split(256):
         fine = piece.isfinite().all(-1)
         nearest = modes.nearest(piece.where(fine.unsqueeze(-1), 0.0))
         visited |= torch.stack([((nearest == r) & fine).any(0) for r in range(len(visited))])
     missed = (modes.mass > MISSED) & ~visited
     if missed.any():
-        spread = draws.where(draws.isfinite(), 0.0).std(0).to(modes.ends)
-        some = draws[:: max(1, len(draws) // STARTS)][:STARTS].to(modes.ends)
-        ends, values = ascend(density, some, spread, max_bytes)
-        for r in missed.any(1).nonzero().flatten().tolist():
-            asked = missed[r].expand(values.shape) & (values > -torch.inf)
-            there = connected(density, ends, values, modes.position[r], modes.value[r], asked, spread, max_bytes)
-            missed[r] &= ~(there & asked).any(0)
+        missed &= ~_reached(density, modes, missed, draws, max_bytes)
     if not missed.any():
         return None
     heaviest, rank = modes.mass.where(missed, 0.0).max(0)
@@ -147,6 +257,20 @@ def unvisited(density: Density, modes: Modes, draws: Tensor, max_bytes: int = MA
     place = _say({name: value[0, datum] for name, value in site.items()})
     where = f"the mode of datum {datum} at {place}" if modes.value.shape[1] > 1 else f"the mode at {place}"
     return Failure("missed mode", where, heaviest[datum].item(), MISSED, int(missed.sum()))
+
+
+def _reached(density: Density, modes: Modes, missed: Tensor, draws: Tensor, max_bytes: int) -> Tensor:
+    """Tells which of the `missed` modes `(R, N)` an ascent from the draws ends in, or beside without a barrier."""
+    spread = draws.where(draws.isfinite(), 0.0).std(0).to(modes.ends)
+    # Equally spaced over the joined chains, so that every chain gives starts.
+    some = draws[:: max(1, len(draws) // STARTS)][:STARTS].to(modes.ends)
+    ends, values = ascend(density, some, spread, max_bytes)
+    reached = torch.zeros_like(missed)
+    for r in missed.any(1).nonzero().flatten().tolist():
+        asked = missed[r].expand(values.shape) & (values > -torch.inf)
+        there = connected(density, ends, values, modes.position[r], modes.value[r], asked, spread, max_bytes)
+        reached[r] = (there & asked).any(0)
+    return reached
 
 
 def _say(values: dict[str, Tensor], most: int = 6) -> str:

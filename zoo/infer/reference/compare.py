@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from zoo.infer.reference.judged import DrawsReference
 from zoo.infer.reference.reference import Reference, as_reference
 from zoo.parts.aside import held, seeded
 
-__all__ = ["FAIR", "GOOD", "Comparison", "Limits", "Verdict", "compare"]
+__all__ = ["FAIR", "GOOD", "Comparison", "KnowsItsModel", "Limits", "Verdict", "compare", "model_of"]
 
 
 class Verdict(Enum):
-    """What to make of a guide at one datum: "good" within the limits `GOOD`, "fair" within `FAIR`, "bad" otherwise."""
+    """The verdict on a guide at one datum: "good" within the limits `GOOD`, "fair" within `FAIR`, "bad" otherwise."""
 
     GOOD = "good"
     FAIR = "fair"
@@ -28,17 +28,17 @@ class Verdict(Enum):
 
 
 class Limits(NamedTuple):
-    """What a guide must meet, all of it, for a verdict.
+    """Four conditions for a verdict; a guide must meet all of them.
 
-    k-hat is one of four conditions and never enough: weights drawn from a guide that sits beside the posterior, or on
-    one of its modes, can look well behaved because no draw saw what is missing.
+    k-hat is one of four conditions and never enough: a guide that sits beside the posterior, or on one of its modes,
+    can have well behaved weights, because no draw comes near the mass that the guide misses.
 
     Attributes:
-        gap: log p - ELBO = KL(q || p), nats; of a sequence that of all its frames, so that a limit for each frame is
-            `Limits(gap=0.25 * T, ...)`.
-        mean_error: |mean_q - mean_p| of any coordinate, in posterior standard deviations.
-        sd_ratio: sd_q / sd_p of any coordinate lies between 1 / sd_ratio and sd_ratio.
-        pareto_k: k-hat of the importance weights is below it.
+        gap: largest log p - ELBO = KL(q || p), nats; for a sequence the sum over its frames, so that a limit for each
+            frame is `Limits(gap=0.25 * T, ...)`.
+        mean_error: largest |mean_q - mean_p| of any coordinate, in posterior standard deviations.
+        sd_ratio: largest sd_q / sd_p of any coordinate, or sd_p / sd_q.
+        pareto_k: bound on k-hat of the importance weights, which must lie below.
     """
 
     gap: float
@@ -47,6 +47,7 @@ class Limits(NamedTuple):
     pareto_k: float
 
 
+# 0.7 is the k-hat up to which importance weights have a usable variance, 1.0 that up to which they have a mean.
 GOOD = Limits(gap=0.25, mean_error=0.25, sd_ratio=1.25, pareto_k=0.7)
 FAIR = Limits(gap=1.0, mean_error=1.0, sd_ratio=2.0, pareto_k=1.0)
 
@@ -58,15 +59,16 @@ class Comparison:
     Attributes:
         kind: of the reference.
         coordinates: names of the d coordinates.
-        log_p, log_p_error: log p(x) and its standard error, `(N,)`: exact if the reference knows it, otherwise by
-            importance sampling from the guide and from a Student t matched to the reference's draws, the larger.
+        log_p, log_p_error: log p(x) and its standard error, `(N,)`. Exact if the reference knows log p(x), otherwise
+            the larger of two importance sampling estimates: from the guide, and from a Student t that is matched to
+            the reference's draws.
         elbo, elbo_error: of the guide, `(N,)`.
         mean_error: (mean_q - mean_p) / sd_p, `(N, d)`.
-        mean_error_noise: its standard error, from the guide's and the reference's draws, `(N, d)`.
+        mean_error_noise: standard error of `mean_error`, from the guide's and the reference's draws, `(N, d)`.
         sd_ratio: sd_q / sd_p, `(N, d)`.
         pareto_k: k-hat of the guide's importance weights, `(N,)`.
         verdicts: one for each datum.
-        reasons: the conditions for "good" that failed, in words; empty where none did.
+        reasons: the conditions for "good" that failed, in words; empty where none failed.
     """
 
     kind: str
@@ -89,6 +91,7 @@ class Comparison:
 
     @property
     def gap_error(self) -> Tensor:
+        """Standard error of the gap, `(N,)`."""
         return torch.hypot(self.log_p_error, self.elbo_error)
 
     @property
@@ -163,27 +166,28 @@ def compare(
 
     Args:
         guide: any guide.
-        reference: of `nuts_reference`, `hmc_reference`, `grid_reference` or `exact_reference`, or your own draws as
-            `arviz.InferenceData` with `(chain, draw, datum, ...)`.
+        reference: result of `nuts_reference`, `hmc_reference`, `grid_reference` or `exact_reference`, or draws of your
+            own as `arviz.InferenceData` with `(chain, draw, datum, ...)`.
         x, *args, **kwargs: the data of the reference, and the other arguments of model and guide.
-        model: by default `guide.model`.
+        model: the model of the reference; None: `guide.model`.
         num_particles: draws from the guide for each datum (and from the Student t, where log p has to be estimated).
         good, fair: limits of the verdicts.
         max_bytes: bound on the intermediate results of one piece.
-        seed: of a random stream of its own; None uses the caller's.
+        seed: of a random stream of its own; None: the caller's stream.
+
+    Returns:
+        Gap, error of the mean, ratio of standard deviations, k-hat and verdict for each datum.
 
     Raises:
-        ValueError: no model, a reference of other data, of another model or of sites that the guide does not sample.
+        ValueError: no model, fewer than 30 particles, a reference of other data, of another model or of sites that the
+            guide does not sample.
         NotAReference: the reference is made of draws and none of them is in a mode of more than 1 % of the Laplace mass
             that ascents from 64 draws of the guide find.
     """
-    if model is None:
-        model = getattr(guide, "model", None)
-        if not callable(model):
-            raise ValueError(f"compare: {type(guide).__name__} does not know its model; give model=")
+    model = model_of(guide, model, "compare")
     if num_particles < 30:
         raise ValueError(f"compare: num_particles: expected 30 or more (k-hat fits a tail), got {num_particles}")
-    given, reference = reference, as_reference(reference)
+    handed, reference = reference, as_reference(reference)
     if len(reference.mean) != len(x):
         raise ValueError(f"compare: the reference holds {len(reference.mean)} data, x has {len(x)}")
     check_fingerprint(reference.fingerprint, model, x, args, kwargs, "compare")
@@ -196,34 +200,58 @@ def compare(
                 f"compare: the reference has {reference.mean.shape[-1]} coordinates {reference.coordinates[:6]}, the "
                 f"guide samples {latents.shape[-1]} at {list(reference.sites)}"
             )
-        latents, log_weights = latents.double(), weights.double()
         if reference.log_evidence is None:
             judge = DrawsReference(reference, model, x, args, kwargs, max_bytes)
-            judge.check_modes(latents, None if isinstance(given, Reference) else given)
-            log_p, log_p_error = judge.log_evidence(log_weights)
+            judge.check_modes(latents.double(), None if isinstance(handed, Reference) else handed)
+            evidence = judge.log_evidence(weights.double())
         else:
             log_p = reference.log_evidence.detach().double().cpu()
             known = reference.log_evidence_error
-            log_p_error = torch.zeros_like(log_p) if known is None else known.detach().double().cpu()
+            evidence = log_p, torch.zeros_like(log_p) if known is None else known.detach().double().cpu()
+    return _comparison(reference, latents.double(), weights, evidence, good, fair)
+
+
+@runtime_checkable
+class KnowsItsModel(Protocol):
+    """A guide with its model as the attribute `model`, as every guide of `guides` and every autoguide of Pyro."""
+
+    @property
+    def model(self) -> Any: ...
+
+
+def model_of(guide: Callable, model: Callable | None, caller: str) -> Callable:
+    """The model given, or else the guide's own.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    if model is not None:
+        return model
+    if not isinstance(guide, KnowsItsModel) or not callable(guide.model):
+        raise ValueError(f"{caller}: {type(guide).__name__} does not know its model; give model=")
+    return guide.model
+
+
+def _comparison(
+    reference: Reference, latents: Tensor, weights: Tensor, evidence: tuple[Tensor, Tensor], good: Limits, fair: Limits
+) -> Comparison:
+    """Judges draws `(K, N, d)` of a guide by their log weights `(K, N)`, log p(x) and its error, `(N,)`."""
+    log_p, log_p_error = evidence
+    root = math.sqrt(len(latents))
     mean, sd = reference.mean.double().cpu(), reference.sd.double().cpu()
     error = (latents.mean(0) - mean) / sd
-    noise = torch.hypot(latents.std(0) / math.sqrt(num_particles), reference.mean_error.double().cpu()) / sd
+    noise = torch.hypot(latents.std(0) / root, reference.mean_error.double().cpu()) / sd
     ratio = latents.std(0) / sd
-    elbo, elbo_error = log_weights.mean(0), log_weights.std(0) / math.sqrt(num_particles)
+    log_weights = weights.double()
+    elbo, elbo_error = log_weights.mean(0), log_weights.std(0) / root
+    # k-hat is given the weights in their own precision: it tells rounding from a tail by the dtype.
     k = pareto_k(weights)
+    # KL is never negative. A gap further below zero than noise and rounding allow shows that log p(x) is wrong, and no
+    # other statistic has a meaning then.
     rounding = 64 * torch.finfo(weights.dtype).eps * torch.maximum(elbo.abs(), log_p.abs()).clamp(min=1.0)
     below = (log_p - elbo < -4.0 * torch.hypot(log_p_error, elbo_error) - rounding).tolist()
-    measured = list(
-        zip(
-            (log_p - elbo).tolist(),
-            error.abs().amax(-1).tolist(),
-            ratio.log().abs().amax(-1).exp().tolist(),
-            k.tolist(),
-            strict=True,
-        )
-    )
-    verdicts = [Verdict.BAD if low else _verdict(v, good, fair) for v, low in zip(measured, below, strict=True)]
-    reasons = [", ".join([_BELOW] * low + _failed(v, good)) for v, low in zip(measured, below, strict=True)]
+    statistics = (log_p - elbo, error.abs().amax(-1), ratio.log().abs().amax(-1).exp(), k)
+    measured = list(zip(*(statistic.tolist() for statistic in statistics), strict=True))
     return Comparison(
         kind=reference.kind,
         coordinates=reference.coordinates,
@@ -235,8 +263,8 @@ def compare(
         mean_error_noise=noise,
         sd_ratio=ratio,
         pareto_k=k,
-        verdicts=verdicts,
-        reasons=reasons,
+        verdicts=[Verdict.BAD if low else _verdict(v, good, fair) for v, low in zip(measured, below, strict=True)],
+        reasons=[", ".join([_BELOW] * low + _failed(v, good)) for v, low in zip(measured, below, strict=True)],
     )
 
 
@@ -245,6 +273,7 @@ _BELOW = "gap below zero: reference or log p of other data or another model"
 
 def _failed(values: tuple[float, float, float, float], limits: Limits) -> list[str]:
     """Names of the conditions that are not met; NaN meets none."""
+    # Comparisons state the condition that is met, so that NaN fails each.
     gap, mean_error, sd_ratio, k = values
     met = (gap <= limits.gap, mean_error <= limits.mean_error, sd_ratio <= limits.sd_ratio, k < limits.pareto_k)
     return [name for name, ok in zip(("gap", "mean", "sd", "k-hat"), met, strict=True) if not ok]

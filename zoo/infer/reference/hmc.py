@@ -1,27 +1,38 @@
 """Batched Hamiltonian Monte Carlo: the posteriors of many data points, each with several chains, in one tensor.
 
-The latents of different data are independent given the parameters, so a thousand posteriors cost one gradient of one
-sum. Step size and mass are each datum's own, shared by its chains.
+The latents of different data are independent given the parameters, so that one gradient of one sum moves a thousand
+posteriors. Step size and mass are each datum's own, shared by its chains.
+
+`pyro.infer.HMC` adapts one step size, a float, for one trajectory of everything. Its parts serve tensors as well:
+`DualAveraging` adapts a step size `(N,)`, `WelfordCovariance` a mass `(N, d)`, and `WarmupAdapter` makes the schedule.
+The search for a reasonable step size and the trajectory are written here, because those of Pyro compare Python numbers.
 
 References: Neal 2011 (HMC); Hoffman and Gelman 2014 (dual averaging); Betancourt 2017 (divergences).
 """
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.infer.mcmc.adaptation import WarmupAdapter
+from pyro.ops.dual_averaging import DualAveraging
+from pyro.ops.welford import WelfordCovariance
 from torch import Tensor
 
-from zoo.infer.reference.checked import MISSED, NotAReference, check_chains, check_draws, unvisited
+from zoo.infer.reference.checked import MISSED, Sampling, check_chains, unvisited
 from zoo.infer.reference.fingerprint import attributes
-from zoo.infer.reference.inference_data import InferenceData, to_inference_data
+from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
 from zoo.parts.aside import held, seeded
 
 __all__ = ["hmc_reference"]
+
+LEAST_WARMUP = 20
+# Stan's bound on the growth of the energy, in nats: a trajectory beyond it has left the region where the step holds.
+DIVERGED = 1000.0
+ADVICE = "More draws, a longer warm-up or a longer path_length may help; several modes will not go away."
 
 
 def hmc_reference(
@@ -41,90 +52,62 @@ def hmc_reference(
     max_divergences: int = 0,
     **kwargs: Any,
 ) -> InferenceData:
-    """Draws from p(z_n | x_n) for every row of x at once, with the model's parameters frozen, checked.
+    """Draws from p(z_n | x_n) for every row of x at once, with the model's parameters frozen; the draws are checked.
 
-    Chains start beside the ends of ascents from 64 draws of the prior, in every mode of more than 1 % of the Laplace
-    mass as far as they go round; such a mode that no chain visits afterwards is an error.
+    Chains start beside the ends of ascents from 64 draws of the prior: one in every mode of more than 1 % of the
+    Laplace mass, as far as the chains go round. Such a mode is an error if no chain visits it afterwards.
 
-    The warm-up adapts, for each datum, the step size to `target_accept` by dual averaging and a diagonal mass to the
-    posterior variance, in windows of doubling length. Path lengths are jittered, because a fixed one resonates with a
-    Gaussian's period. A trajectory takes as long as its longest datum; the others wait.
+    The warm-up adapts each datum's step size to `target_accept` by dual averaging, and each datum's diagonal mass to
+    the posterior variance, in windows of doubling length. Path lengths are jittered, because a fixed length resonates
+    with a Gaussian's period. A trajectory takes as long as its longest datum; the others wait.
 
     Args:
         model: a Pyro model whose latents are continuous, each in the batch plate and in no other.
-        x, *args, **kwargs: its arguments.
-        num_samples, warmup, chains: draws kept and thrown away, for each of at least four chains.
+        x, *args, **kwargs: the model's arguments.
+        num_samples, warmup, chains: draws kept and thrown away, for each of at least four chains; 20 or more are
+            thrown away.
         path_length: mean length of a trajectory in posterior standard deviations: pi / 2 is a quarter period of a round
             Gaussian, strongly correlated posteriors want more. Jittered by half of it either way.
-        target_accept: acceptance probability the step sizes aim at.
+        target_accept: acceptance probability that the step sizes aim at.
         max_leapfrog: most steps of a trajectory.
-        time_budget: wall-clock seconds for everything; None is no limit.
-        seed: of a random stream of its own; None uses the caller's.
-        max_rhat, min_ess, max_divergences: what it takes to be a reference: rank-normalised R-hat, bulk and tail ESS
-            (all chains together) of every coordinate.
+        time_budget: wall-clock seconds for everything; None: no limit.
+        seed: of a random stream of its own; None: the caller's stream.
+        max_rhat, min_ess, max_divergences: limits of the check: rank-normalised R-hat, bulk and tail ESS (all chains
+            together) of every coordinate, and diverging transitions.
 
     Returns:
         Arviz's container: `posterior` with `(chain, draw, datum, ...)`; `sample_stats` with `diverging`,
         `acceptance_rate` and `n_steps`, each `(chain, draw, datum)`.
 
     Raises:
-        NotAReference: the draws fail the check, or the time is over; what was drawn is in `.inference_data`.
+        NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
         ValueError: a latent is discrete or outside the batch plate, fewer than four chains, no finite log p(x, z).
     """
-    check_chains(chains, num_samples, warmup, 20)
-    start = time.perf_counter()
-    kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    over = False
+    check_chains(chains, num_samples, warmup, LEAST_WARMUP)
+    sampling = Sampling("HMC", num_samples, warmup, time_budget, max_rhat, min_ess, max_divergences, ADVICE)
     with held(model), seeded(seed):
         log_joint = LogJoint(model, x, *args, **kwargs)
         modes = prior_modes(log_joint)
-        state = _State(log_joint, chain_starts(log_joint, modes, chains, MISSED), path_length, max_leapfrog)
-        ends = _windows(warmup)
-        adapt = _StepSize(state.reasonable_step(), target_accept)
-        variance = _Variance(state.u)
-        step = 0
-        for step in range(1, warmup + num_samples + 1):
-            accept, diverging, n_steps = state.move(adapt.step if step <= warmup else adapt.average)
-            if step <= warmup:
-                adapt.update(accept.mean(0))
-                if ends[0] <= step <= ends[-1]:
-                    variance.update(state.u)
-                if step in ends[1:]:
-                    state.variance = variance.regularised()
-                    variance = _Variance(state.u)
-                    adapt = _StepSize(state.reasonable_step(adapt.average), target_accept)
-            else:
-                kept.append((state.u, diverging, accept, n_steps.expand_as(accept)))
-            over = time_budget is not None and time.perf_counter() - start > time_budget
-            if over:
-                break
-        if not kept:
-            raise NotAReference(
-                f"the time budget of {time_budget:.3g} s was over after {step} of {warmup} warm-up draws", None
-            )
+        walk = _Chains(log_joint, chain_starts(log_joint, modes, chains, MISSED), path_length, max_leapfrog)
+        adaptation = _Adaptation(walk, warmup, target_accept)
+
+        def transition(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            accept, diverging, n_steps = walk.move(adaptation.step if number < warmup else adaptation.average)
+            if number < warmup:
+                adaptation.update(number, accept.mean(0))
+            return walk.u, diverging, accept, n_steps.expand_as(accept)
+
+        kept = sampling.collect(transition)
         u, diverging, accept, n_steps = (torch.stack(part, 1) for part in zip(*kept, strict=True))
         with torch.no_grad():
             values = log_joint.constrain(u)
         missed = unvisited(log_joint, modes, u.flatten(0, 1))
-    data = to_inference_data(
-        values,
-        sample_stats={"diverging": diverging, "acceptance_rate": accept, "n_steps": n_steps},
-        attrs={"sampler": "HMC", "seconds": time.perf_counter() - start, "warmup": warmup}
-        | attributes(model, x, args, kwargs),
-    )
-    if len(kept) < num_samples:
-        raise NotAReference(
-            f"the time budget of {time_budget:.3g} s was over after {len(kept)} of {num_samples} draws of each chain; "
-            "they are in .inference_data",
-            data,
-        )
-    advice = "More draws, a longer warm-up or a longer path_length may help; several modes will not go away."
-    check_draws(data, missed, max_rhat=max_rhat, min_ess=min_ess, max_divergences=max_divergences, advice=advice)
-    return data
+    stats = {"diverging": diverging, "acceptance_rate": accept, "n_steps": n_steps}
+    return sampling.deliver(values, stats, missed, attributes(model, x, args, kwargs))
 
 
-class _State:
-    """Positions of all chains `(C, N, d)`, their log densities and gradients, and the mass."""
+class _Chains:
+    """Positions of all chains `(C, N, d)`, their log densities and gradients, and the mass of each datum."""
 
     def __init__(self, log_joint: LogJoint, u: Tensor, path_length: float, max_leapfrog: int) -> None:
         self.log_joint, self.path_length, self.max_leapfrog = log_joint, path_length, max_leapfrog
@@ -145,9 +128,14 @@ class _State:
         return torch.randn_like(self.u) / self.variance.sqrt()
 
     def reasonable_step(self, step: Tensor | None = None) -> Tensor:
-        """For each datum, doubled or halved until one leapfrog step is accepted about every other time: `(N,)`."""
+        """A step size for each datum, `(N,)`, at which one leapfrog step is accepted about every other time.
+
+        Args:
+            step: first guess; it is doubled or halved until the acceptance probability crosses 1/2. None: 0.1.
+        """
         step = self.u.new_full((self.u.shape[1],), 0.1) if step is None else step
         direction = torch.zeros_like(step)
+        # 20 doublings change a step size by a factor of a million.
         for _ in range(20):
             p = self._momentum()
             _, q, value, _ = self._leapfrog(self.u, p, self.gradient, step.unsqueeze(-1))
@@ -155,25 +143,32 @@ class _State:
             accept = change.nan_to_num(nan=-math.inf).clamp(max=0.0).exp().mean(0)
             now = torch.where(accept > 0.5, 1.0, -1.0)
             going = (direction == 0) | (now == direction)
-            direction = torch.where(going, now, torch.full_like(now, 2.0))  # 2: turned round, done
+            # 2 is neither up nor down: a datum whose direction has turned never moves again.
+            direction = torch.where(going, now, torch.full_like(now, 2.0))
             if not going.any():
                 break
             step = torch.where(going, step * 2.0**now, step)
         return step
 
     def move(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One transition of every chain: acceptance probability and divergence `(C, N)`, leapfrog steps `(N,)`."""
+        """Makes one transition of every chain with step sizes `(N,)`.
+
+        Returns:
+            Acceptance probability and divergence, `(C, N)`, and leapfrog steps, `(N,)`.
+        """
         length = self.path_length * (0.5 + torch.rand(()).item())
         n_steps = (length / step).ceil().clamp(1, self.max_leapfrog)
+        # Steps are shortened to end at the length exactly; where `max_leapfrog` cuts, the trajectory is shorter.
         step = torch.minimum(step, length / n_steps)
         p = self._momentum()
         before = self._energy(self.value, p)
         u, value, gradient = self.u, self.value, self.gradient
         for i in range(int(n_steps.max())):
-            # a datum that has arrived makes steps of length 0
+            # A datum that has arrived makes steps of length 0: cheaper than cutting it out of the batch.
             u, p, value, gradient = self._leapfrog(u, p, gradient, (step * (i < n_steps)).unsqueeze(-1))
         change = before - self._energy(value, p)
-        diverging = ~(change > -1000.0)  # NaN included
+        # Negated, so that NaN counts as a divergence.
+        diverging = ~(change > -DIVERGED)
         accept = change.nan_to_num(nan=-math.inf).clamp(max=0.0).exp()
         take = torch.rand_like(accept) < accept
         self.u = torch.where(take.unsqueeze(-1), u, self.u)
@@ -182,53 +177,56 @@ class _State:
         return accept, diverging, n_steps
 
 
-class _StepSize:
-    """Dual averaging of the log step size of each datum (Hoffman and Gelman 2014, section 3.2)."""
+class _Adaptation:
+    """The step size and the mass of each datum during the warm-up.
 
-    def __init__(self, step: Tensor, target: float) -> None:
-        self.target = target
-        self.centre = (10.0 * step).log()
-        self.step, self.average = step, step
-        self.error = torch.zeros_like(step)
-        self.log_average = torch.zeros_like(step)
-        self.count = 0
+    Attributes:
+        step: step size of the next transition, `(N,)`.
+        average: average of the step sizes since the last change of the mass; the step size after the warm-up.
+    """
 
-    def update(self, accept: Tensor) -> None:
-        self.count += 1
-        t = self.count
-        self.error += (self.target - accept - self.error) / (t + 10.0)
-        log_step = self.centre - math.sqrt(t) / 0.05 * self.error
-        self.log_average += t**-0.75 * (log_step - self.log_average)
-        self.step, self.average = log_step.exp(), self.log_average.exp()
+    def __init__(self, walk: _Chains, warmup: int, target_accept: float) -> None:
+        self.walk, self.target_accept = walk, target_accept
+        self.windows = _windows(warmup)
+        self.covariance = WelfordCovariance(diagonal=True)
+        self._restart(walk.reasonable_step())
 
+    def _restart(self, step: Tensor) -> None:
+        # The centre is ten times the step size, as in Hoffman and Gelman: long steps cost less to try than short ones.
+        self.averaging = DualAveraging((10.0 * step).log())
+        self.step = self.average = step
 
-class _Variance:
-    """Running variance of the positions of each datum, over draws and chains (Welford)."""
-
-    def __init__(self, u: Tensor) -> None:
-        self.count = 0
-        self.mean, self.squares = torch.zeros_like(u[0]), torch.zeros_like(u[0])
-
-    def update(self, u: Tensor) -> None:
-        for chain in u:
-            self.count += 1
-            change = chain - self.mean
-            self.mean = self.mean + change / self.count
-            self.squares = self.squares + change * (chain - self.mean)
-
-    def regularised(self) -> Tensor:
-        """Drawn a little to a small number, as Stan does, so that no direction is frozen by a stuck window."""
-        n = self.count
-        return (n * self.squares / max(n - 1, 1) + 5.0 * 1e-3) / (n + 5.0)
+    def update(self, number: int, accept: Tensor) -> None:
+        """Learns from transition `number` of the warm-up, from 0, with acceptance probabilities `(N,)`."""
+        # Log densities of float64 data are float64, and would widen the steps and the coordinates of a float32 model.
+        self.averaging.step(self.target_accept - accept.to(self.step.dtype))
+        log_step, log_average = self.averaging.get_state()
+        self.step, self.average = log_step.exp(), log_average.exp()
+        if not self.windows[0][0] <= number <= self.windows[-1][1]:
+            return
+        for u in self.walk.u:
+            self.covariance.update(u)
+        if any(number == end for _, end in self.windows):
+            # Regularised as in Stan: drawn a little to a small number, so that a stuck window freezes no direction.
+            self.walk.variance = self.covariance.get_covariance(regularize=True)
+            self.covariance.reset()
+            self._restart(self.walk.reasonable_step(self.average))
 
 
-def _windows(warmup: int) -> list[int]:
-    """Ends of the adaptation windows: 15 % for the step size alone, windows of doubling length, some again alone."""
-    last = warmup - max(warmup // 10, min(50, warmup // 4))
-    ends = [max(warmup * 15 // 100, 5)]
-    size = max(warmup // 20, 5)
-    while ends[-1] < last:
-        end = ends[-1] + size
-        ends.append(last if end + 2 * size > last else end)
-        size *= 2
-    return ends
+def _windows(warmup: int) -> list[tuple[int, int]]:
+    """First and last transition of each window in which the mass is learnt, by the schedule of `WarmupAdapter`.
+
+    Before the windows and after them the step size alone is adapted. These two stretches and the first window have the
+    lengths of Stan at 500 transitions and are proportional elsewhere.
+    """
+    # The adapter has no public setter for the lengths. Left alone it leaves a tenth to the last stretch below 150
+    # transitions, two of 20, in which dual averaging does not come down from ten times the step size: in a
+    # linear-Gaussian posterior a fifth of the coordinates never moved afterwards, with these lengths none.
+    adapter = WarmupAdapter(adapt_mass_matrix=True)
+    adapter._adapt_start_buffer = max(warmup * 15 // 100, 5)
+    adapter._adapt_initial_window = max(warmup // 20, 5)
+    adapter._adapt_end_buffer = max(warmup // 10, min(50, warmup // 4))
+    adapter.configure(warmup, mass_matrix_shape={})
+    windows = [(window.start, window.end) for window in adapter.adaptation_schedule[1:-1]]
+    # The state in which the first stretch ends counts as the first draw.
+    return [(windows[0][0] - 1, windows[0][1]), *windows[1:]]

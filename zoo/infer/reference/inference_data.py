@@ -1,22 +1,18 @@
 """Draws in arviz's container and arviz's diagnostics: the one module that knows arviz.
 
 arviz 0.2x keeps draws in its own `InferenceData`, arviz 1.x in an `xarray.DataTree`. Both answer `container[group]`
-with the variables of a group and its attributes, which is all that is read here, so either is taken under either
-version.
-
-arviz takes seconds to import, and 0.2x warns on import about 1.x, so it is imported on first use and that one warning
-is silenced here.
+with the variables of a group and its attributes. Nothing else is read here, so that either container is taken under
+either version.
 
 References:
     Vehtari, Gelman, Simpson, Carpenter, Bürkner 2021 (rank-normalised R-hat and ESS);
     Vehtari, Simpson, Gelman, Yao, Gabry 2024 (Pareto smoothed importance sampling).
 """
 
-import functools
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -43,17 +39,18 @@ class InferenceData(Protocol):
     def __getitem__(self, group: str, /) -> Any: ...
 
 
-@functools.cache
 def _arviz() -> ModuleType:
+    # Imported at first use: it takes seconds. 0.2x warns on import, once a day, of "a major refactor", its 1.x.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # "ArviZ is undergoing a major refactor", once a day
+        warnings.simplefilter("ignore", FutureWarning)
         import arviz
     return arviz
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without numpy's remarks on 0/0 in constant coordinates and arviz's on more chains than draws: both expected."""
+    """Silences numpy on 0/0 in constant coordinates and arviz on more chains than draws."""
+    # Both are expected here: `diagnose` judges constant coordinates itself, and the lengths are the caller's choice.
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         warnings.filterwarnings("ignore", "More chains|Found chain dimension", UserWarning)  # 0.2x, 1.x
@@ -74,12 +71,15 @@ def to_inference_data(
         draws: site name -> `(chains, draws, batch, *event)`, or `(chains, draws, *event)` with `per_datum=False`.
         sample_stats: name -> `(chains, draws, ...)`, for example `diverging` (bool).
         observed: name -> `(batch, *event)`, kept in the group `observed_data`.
-        per_datum: name the third axis `datum`.
+        per_datum: the third axis is the batch and is named `datum`.
         attrs: facts about the run (sampler, seconds, settings), kept on the posterior group.
+
+    Returns:
+        The container, with the groups `posterior`, `sample_stats` and `observed_data` that are not empty.
     """
     posterior = {name: _numpy(value) for name, value in draws.items()}
-    first = ["datum"] if per_datum else []
-    dims = {name: first + _axes(name, value.ndim - 2 - len(first)) for name, value in posterior.items()}
+    batch = ["datum"] if per_datum else []
+    dims = {name: batch + _axes(name, value.ndim - 2 - len(batch)) for name, value in posterior.items()}
     stats = {name: _numpy(value) for name, value in (sample_stats or {}).items()}
     dims |= {name: ["datum"] for name, value in stats.items() if per_datum and value.ndim == 3}
     data = {name: _numpy(value) for name, value in (observed or {}).items()}
@@ -88,13 +88,15 @@ def to_inference_data(
     groups = {group: values for group, values in groups.items() if values}
     facts = dict(attrs or {})
     with _quiet():
-        if "posterior" in inspect.signature(_arviz().from_dict).parameters:  # 0.2x
+        # The signature tells the versions apart: 0.2x takes groups by name, 1.x one dictionary of groups.
+        if "posterior" in inspect.signature(_arviz().from_dict).parameters:
             return _arviz().from_dict(**groups, dims=dims, posterior_attrs=facts)
         return _arviz().from_dict(groups, dims=dims, attrs={"posterior": facts})
 
 
 def is_inference_data(value: object) -> bool:
-    """Tells an arviz container with a posterior group from anything else, without importing arviz for it."""
+    """Tells an arviz container with a posterior group from anything else."""
+    # By the names of its classes, without importing arviz: a caller without draws should not wait for the import.
     return any(
         (c.__name__, c.__module__.split(".")[0]) in (("InferenceData", "arviz"), ("DataTree", "xarray"))
         for c in type(value).__mro__
@@ -102,7 +104,15 @@ def is_inference_data(value: object) -> bool:
 
 
 def posterior_draws(inference_data: InferenceData, sites: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """The posterior group as tensors: site -> `(chains, draws, batch, *event)`, in the order of `sites`."""
+    """The posterior group as tensors: site -> `(chains, draws, batch, *event)`.
+
+    Args:
+        inference_data: an arviz container.
+        sites: names and order of the sites; None: all, in the order of the container.
+
+    Raises:
+        ValueError: the container has no draws of a site.
+    """
     posterior = inference_data["posterior"]
     known = [str(name) for name in posterior.data_vars]
     names = known if sites is None else list(sites)
@@ -121,11 +131,13 @@ class Diagnostics(NamedTuple):
 
 
 def diagnose(draws: Mapping[str, Tensor]) -> Diagnostics:
-    """Rank-normalised split R-hat, bulk and tail ESS (Vehtari et al. 2021) of draws `(chains, draws, ...)`.
+    """Rank-normalised split R-hat, bulk and tail ESS (Vehtari et al. 2021) of every coordinate.
 
-    A coordinate that never moved in some chain, or holds a NaN, has R-hat infinite and ESS 0: arviz's answers for a
-    constant are 1 or NaN, and either would let a stuck chain pass. Of a single chain the two halves are compared. Costs
-    about 4 ms a coordinate.
+    A coordinate that never moved in some chain, or holds a NaN, has R-hat infinite and ESS 0. Of a single chain the two
+    halves are compared. Takes about 4 ms a coordinate.
+
+    Args:
+        draws: site -> `(chains, draws, ...)`.
     """
     out = Diagnostics({}, {}, {})
     for name, value in draws.items():
@@ -133,10 +145,12 @@ def diagnose(draws: Mapping[str, Tensor]) -> Diagnostics:
         if len(flat) == 1:
             half = flat.shape[1] // 2
             flat = torch.cat([flat[:, :half], flat[:, half : 2 * half]])
+        # arviz answers 1 or NaN for a constant, and either would let a stuck chain pass.
         moved = (flat != flat[:, :1]).any(1).all(0) & flat.isfinite().all(1).all(0)
-        rhat = _statistic("rhat", flat, method="rank")
-        bulk = _statistic("ess", flat, method="bulk")
-        tail = _statistic("ess", flat, method="tail", prob=(0.05, 0.95))  # the versions' defaults differ
+        rhat = _statistic(flat, lambda data: _arviz().rhat(data, method="rank"))
+        bulk = _statistic(flat, lambda data: _arviz().ess(data, method="bulk"))
+        # The quantiles are named, because the defaults of the two versions differ.
+        tail = _statistic(flat, lambda data: _arviz().ess(data, method="tail", prob=(0.05, 0.95)))
         out.rhat[name] = torch.where(moved & rhat.isfinite(), rhat, torch.inf)
         out.ess_bulk[name] = torch.where(moved & bulk.isfinite(), bulk, 0.0)
         out.ess_tail[name] = torch.where(moved & tail.isfinite(), tail, 0.0)
@@ -144,22 +158,22 @@ def diagnose(draws: Mapping[str, Tensor]) -> Diagnostics:
 
 
 def ess_mean(draws: Tensor) -> Tensor:
-    """ESS for the mean of each coordinate of `(chains, draws, ...)`: the one its standard error needs."""
-    return _statistic("ess", draws.double(), method="mean")
+    """ESS for the mean of each coordinate of draws `(chains, draws, ...)`, for the standard error of that mean."""
+    return _statistic(draws.double(), lambda data: _arviz().ess(data, method="mean"))
 
 
-def _statistic(name: str, draws: Tensor, **options: Any) -> Tensor:
+def _statistic(draws: Tensor, statistic: Callable[[InferenceData], Any]) -> Tensor:
     """One of arviz's statistics of draws `(chains, draws, ...)`, for each coordinate."""
     with _quiet():
-        found = getattr(_arviz(), name)(to_inference_data({"value": draws}, per_datum=False), **options)
+        found = statistic(to_inference_data({"value": draws}, per_datum=False))
     return torch.as_tensor(np.array(found["value"].values))
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
     """Pareto k-hat of importance weights, per datum.
 
-    Below 0.7 the weights *as drawn* have a usable variance; it says nothing about mass that no draw came near, so it
-    is never a verdict alone.
+    Below 0.7 the weights *as drawn* have a usable variance. k-hat says nothing about mass that no draw came near, so
+    that k-hat alone is never a verdict.
 
     Args:
         log_weights: `(num_particles, batch)`, log p(x, z) - log q(z), not normalised.
@@ -167,6 +181,9 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     Returns:
         `(batch,)`; `-inf` where all weights are equal (the guide is the posterior), `inf` where one is NaN or
         +inf, or where the largest weights do not make a tail: four or fewer lie above the rest.
+
+    Raises:
+        ValueError: weights that are not `(num_particles, batch)`, or fewer than 30 particles.
     """
     if log_weights.dim() != 2:
         raise ValueError(f"expected log weights of shape (num_particles, batch), got {tuple(log_weights.shape)}")
@@ -174,13 +191,15 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         raise ValueError(f"Pareto k-hat is a fit to the largest fifth of the weights: {len(log_weights)} are too few")
     weights = log_weights.detach().double().T.contiguous()
     finite = weights.max(1).values.isfinite() & ~weights.isnan().any(1)
-    # what rounding alone would give: equal weights computed in the precision of the input
+    # Equal weights, computed in the precision of the input, differ by rounding alone, and the fit would find a tail in
+    # the rounding.
     noise = 64 * torch.finfo(log_weights.dtype).eps * weights.abs().max(1).values.clamp(min=1.0)
     equal = weights.max(1).values - weights.min(1).values <= noise
     k = torch.full((len(weights),), torch.inf, dtype=torch.double)
     k[finite & equal] = -torch.inf
     num = len(log_weights)
-    size = int(3 * math.sqrt(num)) if num > 225 else num // 5  # of the tail, Vehtari et al. 2024
+    # Length of the tail by Vehtari et al. 2024: the smaller of 3 sqrt(K) and K / 5.
+    size = int(3 * math.sqrt(num)) if num > 225 else num // 5
     ordered = weights.sort(-1).values
     tail = (ordered[:, -size:] > ordered[:, -size - 1 : -size]).sum(-1) > 4
     rows = (finite & ~equal & tail).nonzero().flatten()
@@ -190,15 +209,13 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
 
 def _psis(log_weights: Tensor, size: int) -> Tensor:
-    """Arviz's k-hat of log weights `(batch, num_particles)` from the `size` largest.
-
-    0.2x rounds the size of the tail up, 1.x down; a relative efficiency of next to 1 makes 0.2x take the same. 1.x
-    takes log likelihoods, the negative of the weights.
-    """
+    """Arviz's k-hat of log weights `(batch, num_particles)` from the `size` largest."""
     with _quiet():
         if hasattr(_arviz(), "psislw"):  # 0.2x
+            # 0.2x rounds the size of the tail up, 1.x down; a relative efficiency of next to 1 gives 1.x's size.
             efficiency = log_weights.shape[1] * (3 / size) ** 2 * (1 + 1e-9)
             return torch.as_tensor(np.atleast_1d(_arviz().psislw(_numpy(log_weights), efficiency)[1]))
+        # 1.x takes log likelihoods, the negative of the log weights.
         draws = to_inference_data({"value": -log_weights.T.unsqueeze(0)})["posterior"]["value"]
         return torch.as_tensor(np.array(draws.azstats.psislw(dim=["chain", "draw"])[1].values))
 

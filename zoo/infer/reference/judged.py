@@ -1,4 +1,4 @@
-"""Draws of a reference held against what a guide knows: the modes that they missed, and log p(x)."""
+"""Draws of a reference held against the draws of a guide: modes that the reference missed, and log p(x)."""
 
 import math
 from collections.abc import Callable
@@ -20,6 +20,11 @@ __all__ = ["DrawsReference"]
 class DrawsReference:
     """The draws of a reference in unconstrained coordinates, `(K, N, d)`, with the log joint of the model.
 
+    Args:
+        reference: one that is made of draws.
+        model, x, args, kwargs: the model and its arguments.
+        max_bytes: bound on the intermediate results of one piece.
+
     Raises:
         ValueError: the draws are not of the model's latent sites, or not of their shapes.
     """
@@ -27,7 +32,7 @@ class DrawsReference:
     def __init__(
         self, reference: Reference, model: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any], max_bytes: int
     ) -> None:
-        assert reference.draws is not None  # or it would know log p(x)
+        assert reference.draws is not None  # a reference without draws knows log p(x)
         self.log_joint, self.max_bytes = LogJoint(model, x, *args, **kwargs), max_bytes
         self.sites, events = reference.sites, self.log_joint.events
         if self.sites != {name: events.get(name) for name in self.sites} or len(events) != len(self.sites):
@@ -36,16 +41,23 @@ class DrawsReference:
                 f"the latent sites { {n: tuple(e) for n, e in events.items()} }"
             )
         self.u = self.log_joint.unconstrain(_unflatten(reference.draws.to(x.device), self.sites)).double()
+        # On the border (a rate of 0, a simplex with a zero) a coordinate is infinite, and so would the moments be.
         if not self.u.isfinite().all():
             name = next(n for n, s in self.log_joint.sites.items() if not self.u[..., s.columns].isfinite().all())
             raise ValueError(f"compare: site {name!r}: the reference has draws on the border of the support")
 
     def check_modes(self, latents: Tensor, data: InferenceData | None) -> None:
-        """Raises `NotAReference` where ascents find a mode in which no draw is.
+        """Refuses draws that miss a mode which ascents from the guide's draws find.
 
-        They start from `STARTS` of the guide's draws, `latents` `(K, N, d)`, and from as many of the reference, which
-        say what its own modes weigh. `data` goes into the error.
+        Args:
+            latents: the guide's draws, `(K, N, d)`, of which `STARTS` are starts.
+            data: the container of the reference's draws, for the error.
+
+        Raises:
+            NotAReference: a mode of more than 1 % of the Laplace mass holds none of the reference's draws.
         """
+        # Ascents start from the reference's own draws too. The mass of a mode is its share in all modes, so that those
+        # in which the reference's draws lie must be known as well.
         own = self.u[:: max(1, len(self.u) // STARTS)][:STARTS]
         guided = self.log_joint.unconstrain(_unflatten(latents[:STARTS].to(self.u.device), self.sites))
         starts = torch.cat([guided, own]).to(self.log_joint.dtype)
@@ -58,13 +70,15 @@ class DrawsReference:
             raise NotAReference(said, data, (missed,))
 
     def log_evidence(self, log_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x) `(N,)` and its standard error.
+        """log p(x) `(N,)` and its standard error `(N,)`, the larger of two importance sampling estimates.
 
-        A guide that misses the posterior underestimates log p and so its own gap, whatever its weights `(K, N)` look
-        like. So a proposal that has seen the posterior is tried as well and the larger estimate taken: unbiased
-        estimates of p(x) err downwards when they miss mass, and exceed c p(x) with a probability of at most 1 / c.
+        Args:
+            log_weights: of the guide's draws, `(K, N)`; the second estimate takes as many draws from a Student t.
         """
-        proposal = _student(self.u, len(self.u))
+        # A guide that misses the posterior underestimates log p and so its own gap, however regular its weights. The
+        # Student t has seen the posterior. The larger estimate is safe to take: unbiased estimates of p(x) err
+        # downwards when they miss mass, and exceed c p(x) with a probability of at most 1 / c (Markov).
+        proposal = _student(self.u)
         z = proposal.sample(torch.Size([len(log_weights)]))
         log_q = proposal.log_prob(z)
         own = (self.log_joint.evaluate(z.to(self.log_joint.dtype), self.max_bytes).double() - log_q).cpu()
@@ -75,16 +89,19 @@ class DrawsReference:
 
 
 def _mean_weight(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """log of the mean weight, and its standard error by the delta method."""
+    """Log of the mean weight, `(N,)`, and the standard error of this log by the delta method, `(N,)`."""
     total = log_weights.logsumexp(0)
     relative = ((2 * log_weights).logsumexp(0) - 2 * total).exp() - 1 / len(log_weights)
     return total - math.log(len(log_weights)), relative.clamp(min=0.0).sqrt()
 
 
-def _student(u: Tensor, count: int) -> MultivariateStudentT:
-    """Student t with 5 degrees of freedom and the draws' mean and covariance (diagonal where the draws are too few)."""
-    mean, dim = u.mean(0), u.shape[-1]
+def _student(u: Tensor) -> MultivariateStudentT:
+    """Student t with the mean and covariance of draws `(K, N, d)`; diagonal covariance below ten draws a dimension."""
+    # 5 degrees of freedom: tails heavier than the posterior's keep the weights bounded, and the covariance is finite,
+    # 5 / 3 of the squared scale.
+    mean, (count, _, dim) = u.mean(0), u.shape
     centred = u - mean
+    # A covariance of few draws is close to singular in some direction, and the proposal would have no width there.
     if count > 10 * dim:
         covariance = torch.einsum("sni,snj->nij", centred, centred) / (count - 1)
         scale = torch.linalg.cholesky(covariance * (3.0 / 5.0))

@@ -1,7 +1,10 @@
 """log p(x, z) of a Pyro model as a function of its latents, vectorised over chains and data points.
 
-What samplers and grids need: all latent sites side by side as one vector of unconstrained reals for each datum, and
-the log density there for each chain and datum.
+Samplers and grids see a model as a `LogJoint`: all latent sites side by side as one vector of unconstrained reals for
+each datum, and the log density at such vectors for each chain and datum.
+
+`pyro.infer.mcmc.util.initialize_model` gives the log density of one position, summed over the data. Samplers of many
+posteriors need a number for each chain and datum, which `zoo.infer.terms` keeps apart.
 """
 
 from collections.abc import Callable
@@ -22,9 +25,18 @@ from zoo.infer.pieces import MAX_BYTES, bytes_of
 from zoo.infer.terms import run
 from zoo.parts.aside import streams_kept
 
+__all__ = ["LogJoint", "Site", "entries", "flatten"]
+
 
 class Site(NamedTuple):
-    """A latent site: its columns in the vector of unconstrained coordinates, and how they become its value."""
+    """A latent site and the way from its unconstrained coordinates to its value.
+
+    Attributes:
+        columns: of the site in the vector of coordinates.
+        unconstrained, event: shapes of the coordinates and of the value, for one datum.
+        transform: coordinates -> value.
+        real: the transform is the identity.
+    """
 
     columns: slice
     unconstrained: torch.Size
@@ -36,12 +48,12 @@ class Site(NamedTuple):
 class LogJoint:
     """log p(x_n, z_n) + log |dz_n / du_n| of each datum at unconstrained coordinates u_n, `(chains, batch, dim)`.
 
-    Calling it gives `(chains, batch)`, in nats. Data are independent, so one gradient of the sum serves all chains and
-    all data.
+    A call returns `(chains, batch)`, in nats. Data are independent, so that one gradient of the sum serves all chains
+    and all data.
 
     Args:
         model: a Pyro model whose latent sites are continuous and stand in its batch plate.
-        x, *args, **kwargs: its arguments.
+        x, *args, **kwargs: the model's arguments.
 
     Raises:
         ValueError: no latent site, a discrete one, or one outside the batch plate; names the site.
@@ -53,6 +65,7 @@ class LogJoint:
             trace = poutine.trace(program(model)).get_trace(x, *args, **kwargs)
         self.sites: dict[str, Site] = {}
         self.dim = 0
+        # Measured at the first call that asks for pieces: models that are only walked through need no measurement.
         self._bytes: int | None = None  # of one position of each datum
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site) or site["is_observed"]:
@@ -64,12 +77,25 @@ class LogJoint:
         frames = [f for site in trace.nodes.values() if site["type"] == "sample" for f in site["cond_indep_stack"]]
         self._nesting = max(-f.dim for f in frames if f.vectorized)
         plate = next(f.name for f in frames if f.vectorized and f.dim == -1)  # of every latent, as `_site` has seen
-        self._given = _Given(plate, {name: len(site.event) for name, site in self.sites.items()})
-        self._given.values = {name: trace.nodes[name]["value"] for name in self.sites}
-        self.dtype = next(iter(self._given.values.values())).dtype  # of the coordinates
+        # One guide for all calls, with other values: a new guide would be a new pair, to be checked from the start.
+        self._guide = _PointGuide(plate, {name: len(site.event) for name, site in self.sites.items()})
+        self._guide.values = {name: trace.nodes[name]["value"] for name in self.sites}
+        self.dtype = next(iter(self._guide.values.values())).dtype  # of the coordinates
         with torch.no_grad(), pyro.validation_enabled(False):
-            # checks the pair, as long as the values have no chain axis
-            run(model, self._given, (x, *args), kwargs, 1, point_mass=True)
+            # The pair is checked at its first run, here, where the values have no axis of chains yet.
+            run(model, self._guide, (x, *args), kwargs, 1, point_mass=True)
+
+    def check_real(self, caller: str) -> None:
+        """Refuses constrained sites, for methods that take coordinates for values.
+
+        Raises:
+            ValueError: names the first such site.
+        """
+        constrained = [name for name, site in self.sites.items() if not site.real]
+        if constrained:
+            raise ValueError(
+                f"{caller}: site {constrained[0]!r}: constrained; this takes real latents, hmc_reference takes others"
+            )
 
     def _site(self, name: str, site: Any) -> Site:
         fn = site["fn"]
@@ -83,6 +109,7 @@ class LogJoint:
             raise ValueError(f"site {name!r}: {type(fn).__name__} is discrete; sum it out or use the exact posterior")
         transform = biject_to(fn.support)
         unconstrained = torch.Size(transform.inverse_shape(fn.batch_shape + fn.event_shape)[1:])
+        # The identity comes as an empty composition, wrapped once for each `to_event`.
         inner = transform
         while isinstance(inner, IndependentTransform):
             inner = inner.base_transform
@@ -97,7 +124,7 @@ class LogJoint:
         }
 
     def unconstrain(self, values: dict[str, Tensor]) -> Tensor:
-        """Site values -> coordinates, the inverse of `constrain`."""
+        """Site values `(..., batch, *event)` -> coordinates `(..., batch, dim)`, the inverse of `constrain`."""
         parts = []
         for name, site in self.sites.items():
             u = site.transform.inv(values[name])
@@ -109,12 +136,13 @@ class LogJoint:
         return {n: u[..., site.columns].reshape(len(u), *site.unconstrained).clone() for n, site in self.sites.items()}
 
     def flatten(self, parameters: dict[str, Tensor]) -> Tensor:
-        """The inverse of `unflatten`."""
+        """Pyro's parameters as coordinates `(batch, dim)`, the inverse of `unflatten`."""
         return torch.cat([parameters[name].reshape(len(self.x), -1) for name in self.sites], -1)
 
     @torch.no_grad()
     def prior(self, chains: int) -> Tensor:
         """Draws from the prior, in coordinates: `(chains, batch, dim)`."""
+        # One plate to the left of all others draws the chains in one run of the model.
         with pyro.plate("num_particles", chains, dim=-1 - self._nesting):
             trace = poutine.trace(program(self.model)).get_trace(self.x, *self.args, **self.kwargs)
         shape = (chains, len(self.x))
@@ -123,24 +151,31 @@ class LogJoint:
     def __call__(self, u: Tensor) -> Tensor:
         chains = len(u)
         log_volume: Tensor | float = 0.0
-        self._given.values = {}
+        self._guide.values = {}
         for name, site in self.sites.items():
             coordinates = u[..., site.columns].reshape(u.shape[:-1] + site.unconstrained)
             value = site.transform(coordinates)
             if not site.real:
                 change = site.transform.log_abs_det_jacobian(coordinates, value)
                 log_volume = log_volume + change.reshape(*u.shape[:-1], -1).sum(-1)
-            inner = (1,) * (self._nesting - 1)  # plates inside the batch, of which latents have none
-            self._given.values[name] = value.reshape(chains, *inner, *value.shape[1:]) if chains > 1 else value[0]
-        # a divergent trajectory runs into NaN, which is an energy to reject and not an error
+            # Plates inside the batch stand to its left, and the chains to the left of them: latents are in the batch
+            # plate alone, so that they have axes of length 1 in between. One particle has no axis of particles.
+            between = (1,) * (self._nesting - 1)
+            self._guide.values[name] = value.reshape(chains, *between, *value.shape[1:]) if chains > 1 else value[0]
+        # A divergent trajectory runs into NaN, which is an energy to reject and not an error.
         with pyro.validation_enabled(False):
-            found = run(self.model, self._given, (self.x, *self.args), self.kwargs, chains, point_mass=True)
+            found = run(self.model, self._guide, (self.x, *self.args), self.kwargs, chains, point_mass=True)
         return found.log_weights + log_volume
 
     def gradient(self, u: Tensor, max_bytes: int | None = None) -> tuple[Tensor, Tensor]:
-        """Value `(chains, batch)` and gradient `(chains, batch, dim)` at u; in pieces of about `max_bytes` if given."""
-        if max_bytes is not None and len(u) > (points := self._points(u, max_bytes)):
-            values, gradients = zip(*map(self.gradient, u.split(points)), strict=True)
+        """Value `(chains, batch)` and gradient `(chains, batch, dim)` at u.
+
+        Args:
+            u: coordinates, `(chains, batch, dim)`.
+            max_bytes: bound on the intermediate results of one piece; None: everything at once.
+        """
+        if max_bytes is not None and len(u) > (fitting := self._fitting(u, max_bytes)):
+            values, gradients = zip(*map(self.gradient, u.split(fitting)), strict=True)
             return torch.cat(values), torch.cat(gradients)
         u = u.detach().requires_grad_()
         with torch.enable_grad():
@@ -150,12 +185,18 @@ class LogJoint:
 
     @torch.no_grad()
     def evaluate(self, u: Tensor, max_bytes: int = MAX_BYTES) -> Tensor:
-        """The value at many positions `(points, batch, dim)`, without gradients, in pieces of about `max_bytes`."""
-        return torch.cat([self(piece) for piece in u.split(self._points(u, max_bytes))])
+        """Values `(points, batch)` at many positions `(points, batch, dim)`, without gradients.
 
-    def _points(self, u: Tensor, max_bytes: int) -> int:
-        """How many positions of each datum fit into `max_bytes`."""
+        Args:
+            u: coordinates, `(points, batch, dim)`.
+            max_bytes: bound on the intermediate results of one piece.
+        """
+        return torch.cat([self(piece) for piece in u.split(self._fitting(u, max_bytes))])
+
+    def _fitting(self, u: Tensor, max_bytes: int) -> int:
+        """The number of positions of each datum that fit into `max_bytes`."""
         if self._bytes is None:
+            # Two positions, where there are two: with one, the axis of chains would be missing.
             with torch.no_grad():
                 self._bytes = max(bytes_of(lambda: self(u[:2])) // min(2, len(u)), 1)
         return max(1, int(max_bytes // self._bytes))
@@ -166,8 +207,8 @@ class LogJoint:
         return {name: site.event for name, site in self.sites.items()}
 
 
-class _Given:
-    """The guide that proposes given values with certainty: log q = 0, so the log weight is the log joint."""
+class _PointGuide:
+    """A guide that proposes the given values with certainty: log q = 0, so that the log weight is the log joint."""
 
     def __init__(self, plate: str, event_dims: dict[str, int]) -> None:
         self.plate, self.event_dims = plate, event_dims
@@ -176,14 +217,14 @@ class _Given:
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         with pyro.plate(self.plate, len(x)):
             for name, event_dim in self.event_dims.items():
-                value = self.values[name]
-                pyro.sample(name, _Certain(value, event_dim=event_dim))
+                pyro.sample(name, _UnscoredPoint(self.values[name], event_dim=event_dim))
 
 
-class _Certain(Delta):
-    """A point mass scored only at its own point, where its log density is 0: the comparison is not worth a pass."""
+class _UnscoredPoint(Delta):
+    """A point mass that is asked for its log density at its own point alone, where it is 0."""
 
     def log_prob(self, x: Tensor) -> Tensor:
+        # Delta compares x with its point, entry by entry: a pass over z that can have only one answer here.
         return x.new_zeros(self.batch_shape)
 
 

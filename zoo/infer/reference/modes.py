@@ -1,27 +1,25 @@
-"""Modes of many posteriors at once: ascents from many starts, what they found, and how much mass stands there.
+"""Modes of many posteriors at once: ascents from many starts, the modes in which they end, and the mass of each mode.
 
-R-hat compares chains with each other; a mode in which no chain ever was leaves no trace in it. So every reference made
+R-hat compares chains with each other; a mode that no chain visited leaves no trace in R-hat. So every reference made
 of draws is held against the modes that ascents from 64 other places find.
 
-A mode's mass is Laplace's, exp(log p(u)) sqrt(det(2 pi H^-1)), in unconstrained coordinates. H comes from differences
-of gradients over a quarter of a standard deviation, not from second derivatives: those of a ReLU decoder are zero
-where its density is curved, and Kalman recursions and fused networks have none.
+A mode's mass is Laplace's, exp(log p(u)) sqrt(det(2 pi H^-1)), in unconstrained coordinates.
 """
 
 from collections.abc import Callable
 from itertools import accumulate, cycle, islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from zoo.infer.pieces import MAX_BYTES
+from zoo.infer.reference.lbfgs import Density, ascend, finite
+from zoo.parts.checks import listed
 
 __all__ = [
     "STARTS",
-    "Density",
     "Modes",
-    "ascend",
     "chain_starts",
     "connected",
     "find_modes",
@@ -29,34 +27,26 @@ __all__ = [
     "spread_of",
 ]
 
-STARTS = 64  # a basin that takes one of ten starts is missed in one of a thousand cases
-BARRIER = 2.0  # nats below the lower of two ends, on the straight way between them: below it, chains pass
-POINTS = 31  # at which that way is looked at
-
-
-class Density(Protocol):
-    """Log densities of N posteriors at positions `(K, N, d)`, d unconstrained coordinates each."""
-
-    def prior(self, chains: int) -> Tensor: ...
-
-    def gradient(self, u: Tensor, max_bytes: int = ...) -> tuple[Tensor, Tensor]: ...
-
-    def evaluate(self, u: Tensor, max_bytes: int = ...) -> Tensor: ...
-
-    def constrain(self, u: Tensor) -> dict[str, Tensor]: ...
+# A basin that takes one of ten starts is missed by 64 of them in one of a thousand cases.
+STARTS = 64
+# Nats by which the log density may fall below the lower of two ends on the straight line between them. A chain passes
+# such a dip within a few draws, so that both ends count as one mode.
+BARRIER = 2.0
+# Points of that line at which the density is evaluated.
+POINTS = 31
 
 
 class Modes(NamedTuple):
     """The modes of N posteriors, R at most, highest first; where a posterior has fewer, `value` is -inf.
 
-    An end that is no peak, as in the neck of a funnel, is not counted: its curvature says nothing of its mass.
+    An end that is no peak, as in the neck of a funnel, is no mode: its curvature says nothing of the mass around it.
 
     Attributes:
         position, value: `(R, N, d)` and the log density there `(R, N)`.
         precision: H of each, `(R, N, d, d)`, made positive definite.
         mass: Laplace mass over that of all modes of the datum, `(R, N)`.
-        origins, ends, label: where the ascents began and ended, `(S, N, d)`, and in which mode, `(S, N)`; -1: nowhere
-            finite.
+        origins, ends: first and last positions of the ascents, `(S, N, d)`.
+        label: the mode in which each ascent ended, `(S, N)`; -1: its end has no finite log density.
     """
 
     position: Tensor
@@ -69,6 +59,7 @@ class Modes(NamedTuple):
 
     def nearest(self, u: Tensor) -> Tensor:
         """For positions `(K, N, d)` the mode whose own quadratic log density is the highest there, `(K, N)`."""
+        # One mode at a time: the differences to all of them, (R, K, N, d), would be the largest tensor of all.
         scores = []
         for value, position, precision in zip(self.value, self.position, self.precision, strict=True):
             away = u.to(position) - position
@@ -76,11 +67,19 @@ class Modes(NamedTuple):
         return torch.stack(scores).argmax(0)
 
     def starts(self, chains: int, threshold: float) -> tuple[Tensor, Tensor]:
-        """Ends for chains to start at, `(chains, N, d)`, and their modes, `(chains, N)`; -1: no mode.
+        """Starts for chains, in every heavy mode.
 
-        One is in each mode above `threshold`, the rest go by mass. Heavy modes come first; chains in one mode start at
-        ends of different ascents. Of a posterior without a peak they start where ascents began.
+        One start is in each mode above `threshold`, the heaviest first; the others are shared out by mass. Chains in
+        one mode start at ends of different ascents. In a posterior without a peak the starts are origins of ascents.
+
+        Args:
+            chains: number of starts for each posterior.
+            threshold: Laplace mass.
+
+        Returns:
+            Positions `(chains, N, d)`, and their modes `(chains, N)`; -1: no mode.
         """
+        # Masses sum to 1 where one end at least is a peak, to 0 elsewhere.
         peaked = self.mass.sum(0) > 0.5
         chosen = []
         for mass, label, peak in zip(self.mass.T.tolist(), self.label.T.tolist(), peaked.tolist(), strict=True):
@@ -97,11 +96,12 @@ class Modes(NamedTuple):
 
 @torch.no_grad()
 def chain_starts(density: Density, modes: Modes, chains: int, threshold: float) -> Tensor:
-    """`Modes.starts`, each moved by a draw from the Gaussian of its mode, `(chains, N, d)`.
+    """The starts of `Modes.starts`, each moved by a draw from the Gaussian of its mode, `(chains, N, d)`.
 
-    At the very top a sampler's first step says nothing of the step size, and equal starts nothing to R-hat. A move that
-    loses more than the Gaussian by `BARRIER` is not made.
+    A start stays where it is if the move would lose more log density than the Gaussian does, by more than `BARRIER`.
     """
+    # At the very top the gradient is zero, so that a first leapfrog step says nothing of a good step size; and R-hat
+    # needs starts that differ.
     at, label = modes.starts(chains, threshold)
     noise = torch.randn_like(at)
     rows = torch.arange(at.shape[1], device=at.device)
@@ -113,7 +113,8 @@ def chain_starts(density: Density, modes: Modes, chains: int, threshold: float) 
 
 
 def _shared_out(mass: list[float], chains: int, threshold: float) -> list[int]:
-    """A mode for each chain: those above the threshold once, the heaviest first, then by mass."""
+    """The mode of each chain: every mode above the threshold once, the heaviest first, then by mass."""
+    # The remaining chains take the quantiles (i + 1/2) / rest of the masses: no noise, each share right to one chain.
     order = sorted(range(len(mass)), key=lambda r: -mass[r])
     places = [r for r in order if mass[r] > threshold][:chains]
     rest = chains - len(places)
@@ -122,41 +123,47 @@ def _shared_out(mass: list[float], chains: int, threshold: float) -> list[int]:
 
 
 def prior_modes(density: Density, max_bytes: int = MAX_BYTES) -> Modes:
-    """The modes that ascents from `STARTS` draws of the prior end in, and from half as many drawn twice as wide.
+    """The modes of ascents from `STARTS` draws of the prior, and from half as many twice as far from the median.
 
-    The wide ones look where the prior seldom draws: a basin of 7 % of the prior, in which 5 % of a posterior may well
-    stand, is missed by 64 draws in one of a hundred cases, with them in one of 400,000.
+    Args:
+        density: of the posteriors.
+        max_bytes: bound on the intermediate results of one piece.
 
     Raises:
         ValueError: the log density of some data is finite at no draw; names their rows.
     """
+    # The wide starts stand where the prior seldom draws. A basin of 7 % of the prior, in which 5 % of a posterior may
+    # well lie, is missed by 64 draws in one of a hundred cases, with the wide starts in one of 400,000.
     u = density.prior(STARTS + STARTS // 2)
     spread = spread_of(u)
     u[STARTS:] = 2 * u[STARTS:] - u[:STARTS].median(0).values
     modes = find_modes(density, u, spread, max_bytes)
     lost = (modes.label.amax(0) < 0).nonzero().flatten().tolist()
     if lost:
-        raise ValueError(f"log p(x, z) is not finite at draws from the prior, in rows {lost[:10]} ({len(lost)} in all)")
+        raise ValueError(f"log p(x, z) is not finite at draws from the prior, in rows {listed(lost)}")
     return modes
 
 
 def spread_of(u: Tensor) -> Tensor:
-    """A scale for each coordinate of draws `(S, N, d)`: median deviation, which a heavy tail does not move."""
+    """A scale for each coordinate of draws `(S, N, d)`: the median deviation, `(d,)`."""
+    # The median deviation of a Gaussian times 1.48 is its standard deviation; a heavy tail does not move it.
     flat = u.flatten(0, 1)
     spread = 1.48 * (flat - flat.median(0).values).abs().median(0).values
     return torch.where((spread > 0) & spread.isfinite(), spread, 1.0)
 
 
 def find_modes(density: Density, starts: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES) -> Modes:
-    """Ascents from `starts` `(S, N, d)` and the modes that they end in.
+    """Finds the modes in which ascents from `starts` end.
 
     Args:
         density: of the posteriors.
-        starts: `(S, N, d)`.
-        spread: scale of each coordinate, `(d,)` or `(N, d)`, such as the prior's standard deviations: the longest step.
+        starts: positions `(S, N, d)`.
+        spread: scale of each coordinate, `(d,)` or `(N, d)`, such as the prior's standard deviations; the longest step.
         max_bytes: bound on the intermediate results of one piece.
     """
     ends, values = ascend(density, starts, spread, max_bytes)
+    # Two passes. Ends next to each other make heaps, which costs nothing; only the tops of the heaps are then joined by
+    # straight lines, which cost 31 densities each.
     heaps, of_heap = _gathered(ends, values, lambda top, value, _: _near(ends, values, top, value, spread))
     tops, heights = heaps
     found, of_mode = _gathered(
@@ -167,84 +174,24 @@ def find_modes(density: Density, starts: Tensor, spread: Tensor, max_bytes: int 
     label = torch.where(of_heap < 0, -1, of_mode.gather(0, of_heap.clamp(min=0)))
     position, value = found
     precision, decrement = _curvature(density, position, spread, max_bytes)
+    # Newton's decrement is twice the gain that a quadratic still promises: from 1 on the end is no peak.
     value = value.where(decrement < 1.0, -torch.inf)
     log_mass = value.double() - 0.5 * torch.linalg.slogdet(precision.double()).logabsdet
     return Modes(position, value, precision, log_mass.softmax(0).nan_to_num(0.0), starts, ends, label)
 
 
-@torch.no_grad()
-def ascend(
-    density: Density, u: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES, steps: int = 300, memory: int = 8
-) -> tuple[Tensor, Tensor]:
-    """L-BFGS from each start on its own, all at once: ends `(S, N, d)` and values `(S, N)`, -inf where not finite.
-
-    torch's and scipy's take one problem at a time. Here a step that does not gain enough is cut and tried again in the
-    next round, while the others go on, so that a round is one gradient for all. An ascent is over when five steps in a
-    row promised less than a millionth of a nat (one may know nothing yet of a ridge), or rounding leaves nothing.
-    """
-    scale = spread.clamp(min=torch.finfo(u.dtype).tiny)
-    value, gradient = _finite(*density.gradient(u, max_bytes))
-    gradient = gradient * scale
-    moves, changes = u.new_zeros(2, memory, *u.shape)  # of each ascent its own last ones
-    weights = u.new_zeros(memory, *u.shape[:-1], 1)
-    gamma = gradient.norm(dim=-1, keepdim=True).clamp(min=1.0).reciprocal()
-    length, alive = torch.ones_like(value), value > -torch.inf
-    small = torch.zeros_like(value, dtype=torch.long)
-    for _ in range(steps):
-        direction = _direction(gradient, moves, changes, weights, gamma)
-        direction = direction / direction.abs().amax(-1, keepdim=True).clamp(min=1.0)
-        slope = (direction * gradient).sum(-1)
-        rounding = 16 * torch.finfo(value.dtype).eps * value.abs()
-        small = torch.where(slope > 1e-6, 0, small + 1)
-        alive = alive & (slope * length > rounding.clamp(min=1e-12)) & (small < 5) & (length > 1e-6)
-        rows = alive.any(1).nonzero().flatten()
-        if not len(rows):
-            break
-        move = (length.unsqueeze(-1) * direction).to(u)
-        new_value, new_gradient = value.clone(), gradient.clone()
-        there, slopes = _finite(*density.gradient(u[rows] + move[rows] * scale, max_bytes))
-        new_value[rows], new_gradient[rows] = there, slopes * scale
-        taken = alive & (new_value >= value + 1e-4 * length * slope)
-        change = torch.where(taken.unsqueeze(-1), gradient - new_gradient, 0.0)
-        move = torch.where(taken.unsqueeze(-1), move, 0.0)
-        along, square = (move * change).sum(-1, keepdim=True), (change**2).sum(-1, keepdim=True)
-        good = along > 1e-10 * square
-        moves = torch.where(good, torch.cat([moves[1:], move.unsqueeze(0)]), moves)
-        changes = torch.where(good, torch.cat([changes[1:], change.unsqueeze(0)]), changes)
-        weights = torch.where(good, torch.cat([weights[1:], 1 / along.unsqueeze(0)]), weights)
-        gamma = torch.where(good, along / square, gamma)
-        u = u + move * scale
-        value = torch.where(taken, new_value, value)
-        gradient = torch.where(taken.unsqueeze(-1), new_gradient, gradient)
-        length = torch.where(taken, (4 * length).clamp(max=1.0), length / 4)
-    return u, value
-
-
-def _direction(gradient: Tensor, moves: Tensor, changes: Tensor, weights: Tensor, gamma: Tensor) -> Tensor:
-    """The two loops of L-BFGS; a pair that is not there yet has weight 0."""
-    direction, firsts = gradient, []
-    for move, change, weight in zip(moves.flip(0), changes.flip(0), weights.flip(0), strict=True):
-        firsts.append(weight * (move * direction).sum(-1, keepdim=True))
-        direction = direction - firsts[-1] * change
-    direction = gamma * direction
-    for move, change, weight, first in zip(moves, changes, weights, reversed(firsts), strict=True):
-        direction = direction + move * (first - weight * (change * direction).sum(-1, keepdim=True))
-    return direction
-
-
-def _finite(value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions without a finite value or gradient count as -inf, which no step goes to."""
-    fine = value.isfinite() & gradient.isfinite().all(-1)
-    return value.where(fine, -torch.inf), gradient.where(fine.unsqueeze(-1), 0.0)
-
-
 def _gathered(
     u: Tensor, values: Tensor, joined: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Groups positions `(S, N, d)`: the highest that is left over takes those `joined` to it, again and again.
+    """Groups positions `(S, N, d)`: the highest of those left over takes all that are joined to it, until none is left.
 
-    Returns the highest of each group with its value, `(R, N, d)` and `(R, N)`, and each position's group, `(S, N)`; -1
-    where its value is -inf.
+    Args:
+        u, values: positions and their log densities `(S, N)`.
+        joined: top `(N, d)`, its value `(N,)`, and the positions in question `(S, N)` -> those joined to the top.
+
+    Returns:
+        The highest position of each group with its value, `(R, N, d)` and `(R, N)`; and each position's group,
+        `(S, N)`, -1 where its value is -inf.
     """
     label = torch.where(values > -torch.inf, -2, -1)  # -2: in no group yet
     found: list[tuple[Tensor, Tensor]] = []
@@ -259,6 +206,7 @@ def _gathered(
 
 
 def _near(ends: Tensor, values: Tensor, top: Tensor, value: Tensor, spread: Tensor) -> Tensor:
+    """Tells which ends are at the top up to the accuracy of an ascent: a hundredth of the spread and 0.1 nats."""
     return ((ends - top).abs() <= 1e-2 * spread).all(-1) & ((value - values).abs() <= 0.1)
 
 
@@ -272,13 +220,23 @@ def connected(
     spread: Tensor,
     max_bytes: int,
 ) -> Tensor:
-    """Tells which of the ends asked for belong to the mode at `top`: no barrier stands on the straight way there."""
+    """Tells which ends belong to the mode at `top`: no barrier stands on the straight line between.
+
+    Args:
+        density: of the posteriors.
+        ends, values: positions `(S, N, d)` and their log densities `(S, N)`.
+        top, value: `(N, d)` and `(N,)`.
+        asked: the ends in question, `(S, N)`. For other ends the answer is True only next to the top.
+        spread: scale of each coordinate, `(d,)` or `(N, d)`.
+        max_bytes: bound on the intermediate results of one piece.
+    """
     near = _near(ends, values, top, value, spread)
     far = asked & ~near
     most = int(far.sum(0).max())
     if most == 0:
         return near
-    rows = far.to(torch.int8).argsort(dim=0, descending=True, stable=True)[:most]  # of each datum those that are far
+    # The data have different numbers of far ends. Sorted to the front, the far ends of each fit one tensor.
+    rows = far.to(torch.int8).argsort(dim=0, descending=True, stable=True)[:most]
     chosen = ends.gather(0, rows.unsqueeze(-1).expand(-1, -1, ends.shape[-1]))
     steps = torch.linspace(0.0, 1.0, POINTS + 2, dtype=top.dtype, device=top.device)[1:-1].reshape(-1, 1, 1, 1)
     between = (top + steps * (chosen - top)).flatten(0, 1)
@@ -288,21 +246,34 @@ def connected(
 
 
 def _curvature(density: Density, u: Tensor, spread: Tensor, max_bytes: int) -> tuple[Tensor, Tensor]:
-    """H = -d^2 log p / du^2 at `(R, N, d)`, no direction wider than twice its spread, and g' H^-1 g `(R, N)`.
+    """H = -d^2 log p / du^2 at u `(R, N, d)`, no direction wider than twice its spread, and g' H^-1 g `(R, N)`.
 
-    g is the gradient, taken as the mean over the same points as the differences: 0 at a peak with an edge, too.
+    Args:
+        density: of the posteriors.
+        u: positions, `(R, N, d)`.
+        spread: scale of each coordinate, `(d,)` or `(N, d)`.
+        max_bytes: bound on the intermediate results of one piece.
+
+    Returns:
+        H, `(R, N, d, d)`, and Newton's decrement, with the gradient g, `(R, N)`.
     """
+    # Differences of gradients, not second derivatives: the second derivatives of a ReLU decoder are zero where its
+    # density is curved, and Kalman recursions and fused networks have none. The first round finds the width of each
+    # coordinate, the second takes differences over a quarter of that width: mass depends on the width, not on the top.
     spread = spread.expand(u.shape)
     step = 1e-3 * spread
     for _ in range(2):
         shift = torch.diag_embed(step).movedim(-1, 0)  # (d, R, N, d)
         around = torch.stack([u + shift, u - shift])
-        up, down = _finite(*density.gradient(around.flatten(0, 2), max_bytes))[1].reshape(around.shape)
+        up, down = finite(*density.gradient(around.flatten(0, 2), max_bytes))[1].reshape(around.shape)
         precision = (down - up).movedim(0, -1) / (2 * step).unsqueeze(-2)
         step = 0.25 / precision.diagonal(dim1=-2, dim2=-1).clamp(min=0.0).sqrt().clamp(min=1 / spread)
+    # The gradient as the mean over the same points: 0 at a peak with an edge, too, as that of a Laplace density.
     slope = 0.5 * (up + down).diagonal(dim1=0, dim2=-1) * spread
     precision = spread.unsqueeze(-1) * (0.5 * (precision + precision.mT)) * spread.unsqueeze(-2)
     values, vectors = torch.linalg.eigh(precision.double())
+    # In units of the spread, 1/4 is the precision of a direction that is twice as wide. A flat or rising direction, as
+    # along a ridge, gets it.
     values = values.clamp(min=0.25)
     decrement = ((vectors.mT @ slope.double().unsqueeze(-1)).squeeze(-1) ** 2 / values).sum(-1)
     precision = (vectors * values.unsqueeze(-2)) @ vectors.mT

@@ -3,24 +3,28 @@
 References: Hoffman and Gelman 2014 (NUTS).
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.infer import NUTS
+from pyro.infer.autoguide import init_to_sample
+from pyro.infer.mcmc.util import initialize_model
+from pyro.ops.integrator import potential_grad
 from torch import Tensor
 
 from zoo.infer.pair import program
-from zoo.infer.reference.checked import MISSED, Failure, NotAReference, check_chains, check_draws, unvisited
+from zoo.infer.reference.checked import MISSED, Sampling, check_chains, unvisited
 from zoo.infer.reference.fingerprint import attributes
-from zoo.infer.reference.inference_data import InferenceData, to_inference_data
+from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
-from zoo.infer.reference.potential import Potential
 from zoo.parts.aside import held, seeded
 
-__all__ = ["Failure", "NotAReference", "check_draws", "nuts_reference"]
+__all__ = ["nuts_reference"]
+
+ADVICE = "More draws, a longer warm-up or a higher target_accept may help; several modes will not go away."
 
 
 def nuts_reference(
@@ -39,36 +43,36 @@ def nuts_reference(
     max_divergences: int = 0,
     **kwargs: Any,
 ) -> InferenceData:
-    """Draws from p(latents | x) by Pyro's NUTS, with the model's parameters frozen, checked.
+    """Draws from p(latents | x) by Pyro's NUTS, with the model's parameters frozen; the draws are checked.
 
-    All data points of x are sampled jointly, in one trajectory, so this is for a handful of them (15 ms and more for a
-    draw even with a small decoder); `hmc_reference` takes many. The chains take turns in this process, one draw each,
-    so that a time budget cuts them at equal length. They start beside the ends of ascents from 64 draws of the prior,
-    in every mode of more than 1 % of the Laplace mass as far as they go round; such a mode that no chain visits
-    afterwards is an error.
+    All data points of x are sampled jointly, in one trajectory. So this sampler is for a handful of data points (15 ms
+    and more for a draw even with a small decoder); `hmc_reference` takes many. The chains take turns in this process,
+    one draw each, so that a time budget cuts them at equal length.
+
+    Chains start beside the ends of ascents from 64 draws of the prior: one in every mode of more than 1 % of the
+    Laplace mass, as far as the chains go round. Such a mode is an error if no chain visits it afterwards.
 
     Args:
         model: any Pyro model without discrete latents.
-        x, *args, **kwargs: its arguments.
+        x, *args, **kwargs: the model's arguments.
         num_samples, warmup, chains: draws kept and thrown away, for each of at least four chains.
-        time_budget: wall-clock seconds for everything; None is no limit.
-        seed: of a random stream of its own; None uses the caller's.
+        time_budget: wall-clock seconds for everything; None: no limit.
+        seed: of a random stream of its own; None: the caller's stream.
         target_accept, max_tree_depth: of NUTS.
-        max_rhat, min_ess, max_divergences: what it takes to be a reference: rank-normalised R-hat, bulk and tail ESS
-            (all chains together) of every coordinate.
+        max_rhat, min_ess, max_divergences: limits of the check: rank-normalised R-hat, bulk and tail ESS (all chains
+            together) of every coordinate, and diverging transitions.
 
     Returns:
         Arviz's container: `posterior` with `(chain, draw, datum, ...)`, `sample_stats["diverging"]`.
 
     Raises:
-        NotAReference: the draws fail the check, or the time is over; what was drawn is in `.inference_data`.
+        NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
+        ValueError: fewer than four chains, or no finite log p(x, latents).
     """
     check_chains(chains, num_samples, warmup, 1)
-    start = time.perf_counter()
-    over = False
-    draws: list[list[dict[str, Tensor]]] = [[] for _ in range(chains)]
-    visited: list[Tensor] = []
+    sampling = Sampling("NUTS", num_samples, warmup, time_budget, max_rhat, min_ess, max_divergences, ADVICE)
     with held(model), seeded(seed):
+        # One kernel for each chain: a kernel holds the step size and the mass of its own chain.
         kernels = [
             NUTS(program(model), jit_compile=False, target_accept_prob=target_accept, max_tree_depth=max_tree_depth)
             for _ in range(chains)
@@ -79,49 +83,93 @@ def nuts_reference(
         for kernel, position in zip(kernels, positions, strict=True):
             kernel.initial_params = position
             kernel.setup(warmup, x, *args, **kwargs)
-        done = 0
-        for step in range(warmup + num_samples):
+
+        def transition(number: int) -> Tensor:
             for chain, kernel in enumerate(kernels):
                 positions[chain] = kernel.sample(positions[chain])
-                if step >= warmup:
-                    draws[chain].append({n: kernel.transforms[n].inv(u).detach() for n, u in positions[chain].items()})
-                    visited.append(density.flatten(positions[chain]).detach())
-            done = step + 1
-            over = time_budget is not None and time.perf_counter() - start > time_budget and done < warmup + num_samples
-            if over:
-                break
-        kept = done - warmup
-        diverging = torch.zeros(chains, max(kept, 0), dtype=torch.bool)
+            return torch.stack([density.flatten(position).detach() for position in positions])
+
+        u = torch.stack(sampling.collect(transition), 1)  # (chains, draws, N or 1, d)
+        diverging = torch.zeros(u.shape[:2], dtype=torch.bool)
         for chain, kernel in enumerate(kernels):
-            if kept > 0:
-                diverging[chain, kernel.diagnostics()["divergences"]] = True
-            kernel.cleanup()
-        missed = unvisited(density, modes, torch.stack(visited)) if visited else None
-    if kept < 1:
-        raise NotAReference(
-            f"the time budget of {time_budget:.3g} s was over after {done} of {warmup} warm-up draws", None
+            diverging[chain, kernel.diagnostics()["divergences"]] = True
+        with torch.no_grad():
+            values = density.constrain(u)
+        missed = unvisited(density, modes, u.flatten(0, 1))
+    if isinstance(density, Potential):
+        # One posterior of everything: its batch axis of length 1 belongs to no datum.
+        values = {name: value.squeeze(2) for name, value in values.items()}
+    per_datum = all(value.dim() > 2 and value.shape[2] == len(x) for value in values.values())
+    return sampling.deliver(values, {"diverging": diverging}, missed, attributes(model, x, args, kwargs), per_datum)
+
+
+class Potential:
+    """log p(x, latents) in unconstrained coordinates, positions `(K, 1, d)`: all latents of all data as one vector.
+
+    A `modes.Density` for models with latents outside the batch plate, which `LogJoint` refuses. It is Pyro's potential
+    function with the other sign. That function takes one position, so positions are evaluated one after the other.
+
+    Args:
+        model: a Pyro model without discrete latents.
+        x, *args, **kwargs: the model's arguments.
+    """
+
+    def __init__(self, model: Callable, x: Tensor, *args: Any, **kwargs: Any) -> None:
+        self._trace = lambda: poutine.trace(program(model)).get_trace(x, *args, **kwargs)
+        # The start gives names and shapes alone. A draw from the prior, unlike Pyro's default, uniform in [-2, 2] in
+        # unconstrained coordinates, lies where the model has mass, so that the check of the start passes.
+        found, self._potential, self._transforms, _ = initialize_model(
+            program(model), (x, *args), kwargs, init_strategy=init_to_sample
         )
-    values = {n: torch.stack([torch.stack([d[n] for d in chain]) for chain in draws]) for n in draws[0][0]}
-    seconds = time.perf_counter() - start
-    data = to_inference_data(
-        values,
-        sample_stats={"diverging": diverging},
-        per_datum=all(v.dim() > 2 and v.shape[2] == len(x) for v in values.values()),
-        attrs={"sampler": "NUTS", "seconds": seconds, "warmup": warmup} | attributes(model, x, args, kwargs),
-    )
-    if over:
-        raise NotAReference(
-            f"the time budget of {time_budget:.3g} s was over after {kept} of {num_samples} draws of each chain; "
-            "they are in .inference_data",
-            data,
-        )
-    advice = "More draws, a longer warm-up or a higher target_accept may help; several modes will not go away."
-    check_draws(data, missed, max_rhat=max_rhat, min_ess=min_ess, max_divergences=max_divergences, advice=advice)
-    return data
+        self._shapes = {name: value.shape for name, value in found.items()}
+        self.dim = sum(shape.numel() for shape in self._shapes.values())
+
+    def unflatten(self, u: Tensor) -> dict[str, Tensor]:
+        """One position `(1, d)` as Pyro's parameters: site -> unconstrained tensor."""
+        parts = u[0].split([shape.numel() for shape in self._shapes.values()])
+        # Cloned: Pyro's integrator switches gradients on in place.
+        return {
+            name: part.reshape(shape).clone() for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+
+    def flatten(self, parameters: dict[str, Tensor]) -> Tensor:
+        """Pyro's parameters as one position `(1, d)`, the inverse of `unflatten`."""
+        return torch.cat([parameters[name].reshape(1, -1) for name in self._shapes], -1)
+
+    def constrain(self, u: Tensor) -> dict[str, Tensor]:
+        """Positions `(..., 1, d)` -> site values `(..., 1, *shape)`."""
+        rows = [self.unflatten(row) for row in u.reshape(-1, 1, self.dim)]
+        values = {n: torch.stack([self._transforms[n].inv(row[n]) for row in rows]) for n in self._shapes}
+        return {name: value.reshape(*u.shape[:-1], *value.shape[1:]) for name, value in values.items()}
+
+    @torch.no_grad()
+    def prior(self, chains: int) -> Tensor:
+        """Draws from the prior, in coordinates: `(chains, 1, d)`."""
+        draws = []
+        for _ in range(chains):
+            nodes = self._trace().nodes
+            draws.append(self.flatten({n: self._transforms[n](nodes[n]["value"]) for n in self._shapes}))
+        return torch.stack(draws)
+
+    def gradient(self, u: Tensor, max_bytes: int | None = None) -> tuple[Tensor, Tensor]:
+        """Value `(K, 1)` and gradient `(K, 1, d)` at positions `(K, 1, d)`; `max_bytes` is not needed."""
+        values, gradients = [], []
+        for row in u:
+            with torch.enable_grad():
+                gradient, potential = potential_grad(self._potential, self.unflatten(row))
+            values.append(-potential)
+            gradients.append(-self.flatten(gradient))
+        return torch.stack(values).unsqueeze(1), torch.stack(gradients)
+
+    @torch.no_grad()
+    def evaluate(self, u: Tensor, max_bytes: int | None = None) -> Tensor:
+        """Value `(K, 1)` at positions `(K, 1, d)`; `max_bytes` is not needed."""
+        return torch.stack([-self._potential(self.unflatten(row)) for row in u]).unsqueeze(1)
 
 
 def _density(model: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> LogJoint | Potential:
-    """The posteriors of the data one by one where each has latents of its own, one of everything otherwise."""
+    """The posteriors of the data one by one where each datum has latents of its own, otherwise one of everything."""
+    # `LogJoint` alone knows whether the latents fit it. Its refusal is no error here: `Potential` takes other models.
     try:
         return LogJoint(model, x, *args, **kwargs)
     except ValueError:

@@ -1,0 +1,24 @@
+"""The look that all figures share: a colour means the same everywhere, so that figures can be compared."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from torch import Tensor
+
+__all__ = ["CYCLE", "DRAWS", "EXACT", "GUIDE", "HIDDEN", "array", "plain"]
+
+# A guide, or any approximation; the exact posterior; draws and data; data kept from the model and held against it.
+GUIDE, EXACT, DRAWS, HIDDEN = "#d9541e", "#1f5fa8", "#6b6b6b", "#2f8f4e"
+# Curves and bands in their order. Draws' grey and the hidden data's green are left out: they lie over the bands.
+CYCLE = (EXACT, GUIDE, "#8a4fa3", "#b8860b", "#4a4a4a")
+
+
+def plain(ax: Axes) -> None:
+    """Takes away the upper and the right frame and makes the numbers small."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=8)
+
+
+def array(part: Tensor) -> np.ndarray:
+    """A tensor as an array of doubles."""
+    # matplotlib asks for values on the CPU without a graph; bfloat16 has no counterpart in numpy.
+    return part.detach().cpu().double().numpy()
