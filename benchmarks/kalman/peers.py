@@ -3,7 +3,7 @@
 Each is used as its documentation has it, in the fastest way that its public functions allow, on the same numbers:
 batches by `vmap` where there is JAX, with the parameters' axis only where they vary, loops elsewhere; gradients are of
 the summed log-likelihood with respect to m, P, A, Q, C and R. A program is a function of the task, the cell and the
-numbers that returns the step to be timed, or a sentence that says what the peer does not offer.
+numbers. It returns the step to be timed, or the reason why the peer has none.
 """
 
 import argparse

@@ -86,7 +86,7 @@ def problem(cell: Cell, seed: int = 0) -> Arrays:
 
 
 def save(cell: Cell, folder: Path) -> None:
-    """In files that the programs map into memory, so that all of them together hold the numbers once."""
+    """Writes a problem to files that the programs map into memory: all of them together hold the numbers once."""
     for name, value in problem(cell).items():
         np.save(folder / f"{name}.npy", value)
 
@@ -96,7 +96,7 @@ def load(folder: Path) -> Arrays:
 
 
 def dense_loglik(arrays: Arrays) -> np.ndarray:
-    """log p(x) of each sequence in float64, from the textbook: what everybody is checked against in small cells."""
+    """log p(x) of each sequence in float64, from the textbook: the check of every program in small cells."""
     p = {k: np.asarray(v, np.float64) for k, v in arrays.items()}
     batch, T, m = p["x"].shape
     at = {k: (lambda t, v=p[k]: v if v.ndim == 2 else v[:, t]) for k in "AQCR"}
@@ -123,8 +123,8 @@ def fingerprint(task: str, result: Any) -> dict[str, list[float]]:
 
     likelihood: an array (batch,), given as it is. gradient: {field: array}; of each its norm and a product with fixed
     weights, of covariances after symmetrising (who writes Q = L L' or 0.5 (Q + Q') has another gradient off the
-    symmetric matrices). smoother: (means, covariances); the covariances may lack the batch axis. Of what has a batch
-    axis the first and the last sequence count.
+    symmetric matrices). smoother: (means, covariances); the covariances may lack the batch axis. Of a batch the first
+    and the last sequence count.
     """
     if task == "likelihood":
         return {"loglik": np.asarray(result, np.float64).ravel().tolist()}
@@ -195,7 +195,9 @@ def serve(program: Callable[[str, Cell, Arrays], Any]) -> None:
 
 
 def _peak(program: Callable[[str, Cell, Arrays], Any], task: str, cell: Cell, arrays: Arrays) -> int:
-    """Of the process, not of an allocator, so that graphs count too. Everything that a first call loads is loaded."""
+    """Peak memory of one step, in bytes."""
+    # of the process, not of an allocator, so that graphs count too; a short problem first loads all that a first call
+    # loads
     arrays = {name: np.array(value) for name, value in arrays.items()}
     short = cell._replace(T=50)
     warm = program(task, short, arrays | {"x": arrays["x"][:, :50].copy()})
@@ -203,7 +205,7 @@ def _peak(program: Callable[[str, Cell, Arrays], Any], task: str, cell: Cell, ar
         warm()
     step = program(task, cell, arrays)
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what the short problem left is no spare room for the long one
+    ctypes.CDLL(None).malloc_trim(0)  # the short problem leaves no spare room for the long one
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = _status("VmRSS")
     step()

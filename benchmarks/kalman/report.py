@@ -1,5 +1,6 @@
-"""What `benchmarks.kalman` measured: lines, tables, and a summary of which targets are met and where we are behind."""
+"""The report of `benchmarks.kalman`: lines, tables, and a summary of the targets that are met and of our losses."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -36,6 +37,7 @@ def written(value: float | None, bound: bool = False) -> str:
 
 def fastest(done: dict[str, Any], names: Iterable[str]) -> tuple[str, float] | None:
     """The peer of those names with the smallest ratio; one that was measured rather than one that was too slow."""
+    # the bound of a peer that was too slow may be far below its ratio, so it would look fastest
     found = [(name, r) for name in names if (r := ratio(done, name)) is not None]
     timed = [(name, r) for name, r in found if "ratio" in done["rows"][name]]
     return min(timed or found, key=lambda pair: pair[1], default=None)
@@ -77,6 +79,7 @@ def line(cell: Cell, task: str, rows: dict[str, dict[str, Any]], best: dict[tupl
 # --- the summary -----------------------------------------------------------------------------------------------------
 
 
+# geometric: a ratio of 2 and one of 1/2 cancel, whichever program stands in the denominator
 def geomean(values: Iterable[float]) -> float | None:
     logs = [math.log(value) for value in values]
     return math.exp(sum(logs) / len(logs)) if logs else None
@@ -125,7 +128,8 @@ def digits(value: float | None, count: int = 3) -> float | None:
 
 def _targets(cells: Cells, peaks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def ahead(text: str, names: Iterable[str], which: Callable[[Cell, str], bool]) -> dict[str, Any]:
-        """In every cell that `which` accepts; a bound below 1 says nothing and does not count."""
+        """The target "ahead in every cell that `which` accepts"."""
+        # a peer that was stopped below our own time may be faster or slower: it does not count
         ratios = [
             r
             for done in cells
@@ -193,16 +197,14 @@ def _best(cells: Cells) -> list[dict[str, Any]]:
     """Shared parameters, float64: against the fastest peer of each class, likelihood / gradient / smoother."""
     found = []
     at = {(*done["cell"], done["task"]): done for done in cells}
-    for size in SIZES[:2]:
-        for T in (50, 1000, 10_000):
-            for batch in (1, 32, 1000):
-                tasks = [at.get((*size, T, batch, False, "float64", task)) for task in TASKS]
-                if any(tasks):
-                    classes = {
-                        label: " / ".join("–" if done is None else shown(done, names) for done in tasks)
-                        for label, names in CLASSES.items()
-                    }
-                    found.append({"size": size, "T": T, "batch": batch, "ratios": classes})
+    for size, T, batch in itertools.product(SIZES[:2], (50, 1000, 10_000), (1, 32, 1000)):
+        tasks = [at.get((*size, T, batch, False, "float64", task)) for task in TASKS]
+        if any(tasks):
+            classes = {
+                label: " / ".join("–" if done is None else shown(done, names) for done in tasks)
+                for label, names in CLASSES.items()
+            }
+            found.append({"size": size, "T": T, "batch": batch, "ratios": classes})
     return found
 
 
@@ -226,9 +228,8 @@ def tables(cells: Cells, found: dict[str, Any], names: list[str]) -> str:
         for (T, batch), tasks in sorted(at.items()):
             ours = [tasks[task]["rows"][OURS].get("ms") if task in tasks else None for task in TASKS]
             cells_of = [" / ".join("–" if ms is None else f"{ms:.3g}" for ms in ours)]
-            for name in names:
-                if name != OURS:
-                    cells_of.append(" / ".join(shown(tasks[t], [name]) if t in tasks else "–" for t in TASKS))
+            for name in (name for name in names if name != OURS):
+                cells_of.append(" / ".join(shown(tasks[t], [name]) if t in tasks else "–" for t in TASKS))
             rows.append([f"{T:,}, {batch}", *cells_of])
         head = ["T, batch", "zoo, ms", *(name for name in names if name != OURS)]
         parts.append(f"### {title}: peer's time / ours, likelihood / gradient / smoother\n\n{markdown(head, rows)}")
@@ -244,7 +245,7 @@ def tables(cells: Cells, found: dict[str, Any], names: list[str]) -> str:
     lines = [f"- {e['cell']}, {e['task']}: {e['peer']} {written(e['ratio'])}" for e in found["behind"]]
     parts.append(f"Behind in {len(lines)}:\n" + "\n".join(lines))
     lines = [f"- {e['cell']}, {e['task']}: {e['ours']}" for e in found["unmeasured"]]
-    parts.append(f"Not measured, for what ours took, in {len(lines)}:\n" + "\n".join(lines))
+    parts.append(f"Not measured, since ours took too much, in {len(lines)}:\n" + "\n".join(lines))
     refused = sorted(
         f"- {Cell(*done['cell']).name}, {done['task']}: {name} {row['skipped']}"
         for done in cells
@@ -262,7 +263,7 @@ def tables(cells: Cells, found: dict[str, Any], names: list[str]) -> str:
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
-    """One cell a line; never half a file."""
+    """Writes one cell a line; an interrupted call leaves the file before it, never half of a new one."""
     rest = {name: value for name, value in found.items() if name != "cells"}
     text = json.dumps(rest | {"cells": []}, indent=1).removesuffix("[]\n}")
     lines = ",\n".join("  " + json.dumps(cell, separators=(",", ":")) for cell in found["cells"])

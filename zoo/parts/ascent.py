@@ -1,4 +1,4 @@
-"""Climbing to a maximum that a second program can confirm: L-BFGS, Newton's steps, and a look beyond the bounds."""
+"""The climb to a maximum that a second program can confirm: L-BFGS, Newton's steps, and a look beyond the bounds."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from zoo.parts.surface import Surface
 
 #: nats: a gain that counts where a coordinate at its bound is moved, or one maximum is preferred to another
 GAIN = 1e-4
-#: entries of which each is tried on its own; of more, those that have a bound
+#: up to this number of entries each is tried on its own; of more, only those that have a bound
 MOST = 100
-#: coordinates tried in place of one that nothing depends on: decades of a variance, and what is far in other maps
+#: coordinates tried in place of one that nothing depends on: decades of a variance, and far values of other maps
 _GRID = [2.302585 * k for k in range(-20, 21)] + [s * 10.0**k for k in range(2, 9) for s in (-1, 1)]
 
 
@@ -25,44 +25,46 @@ def climb(
     restarts: int = 0,
     tolerance: float | None = None,
 ) -> None:
-    """Sets the parameters of the module that require a gradient to a maximum of `value()`.
+    """Moves the parameters of the module that require a gradient to a maximum of `value()`.
 
-    Three engines take turns until none of them gains. L-BFGS compares values, so it stops where they no longer differ:
-    at parameters that are right to half of the digits, and earlier where its line search fails at the last bits.
-    Newton's steps on the gradient find the rest, in the span of what Lanczos' method leads to from it: directions that
-    nothing depends on (a change of basis of the states) do not occur there, nor those that lead out of the symmetric
-    matrices; a direction of positive curvature leads away from a saddle.
+    Three engines take turns until none of them gains.
 
-    At last the bounds of the constraints. A parameter is climbed in unconstrained coordinates, the logarithm of a
-    variance, where every gradient vanishes as it approaches its bound; so a gradient of zero there says nothing. The
-    bound is where the maximum lies if log p falls from there inwards (Karush, Kuhn and Tucker's condition). A
-    derivative has a unit, a gain in nats has none: each coordinate that may change by 1 (a variance by a factor of e)
-    without a change of 0.01 nats is tried over all decades, and where one of these gains `GAIN` nats, the climb goes on
-    from there. Such a gain also shows where the derivative vanishes at the bound, as that of a standard deviation does;
-    and, of values without a constraint, where the caller's own map is flat (a^2 near 0, exp(a) far below).
+    1. L-BFGS compares values, so it stops where values no longer differ: at parameters that are right to half of their
+       digits, and earlier where its line search fails at the last bits.
+    2. Newton's steps on the gradient find the other digits. They stay in the span that Lanczos' method builds from the
+       gradient. Directions that nothing depends on (a change of basis of the states) do not occur in that span, nor do
+       directions that lead out of the symmetric matrices. A direction of positive curvature leads away from a saddle.
+    3. The bounds of the constraints. A parameter is climbed in unconstrained coordinates, such as the logarithm of a
+       variance, where every gradient vanishes near the bound; so a gradient of zero says nothing there. The maximum
+       lies on the bound if log p falls from there inwards (Karush, Kuhn and Tucker's condition). A derivative has a
+       unit, a gain in nats has none. So each coordinate that may change by 1 (a variance by a factor of e) without a
+       change of 0.01 nats is tried over all decades, and the climb goes on from one that gains `GAIN` nats. Such a gain
+       also shows where the derivative is zero on the bound, as that of a standard deviation is, and, without a
+       constraint, where the caller's own map is flat (a^2 near 0, exp(a) far below).
 
     Args:
         value: a scalar of order 1 for each unit of information, such as nats per observation.
         count: number of these units: count times the value is in nats.
-        rounds: of the engines.
-        restarts: further starts (`_starts`); the highest maximum is kept.
-        tolerance: of the largest entry of the gradient; by default 1e-6 in float64, 1e-3 in float32. A gradient that
-            promises less than 1e-6 nats in all passes too.
+        rounds: largest number of turns of the engines.
+        restarts: number of further starts (`_starts`); the highest maximum is kept.
+        tolerance: largest entry of the gradient at a maximum; by default 1e-6 in float64, 1e-3 in float32. A gradient
+            that promises less than 1e-6 nats in all passes too.
 
     Raises:
         ValueError: nothing requires a gradient; there is no model at the start.
-        RuntimeError: no run reached a maximum; names the parameter, with its value and the derivative by it. The
+        RuntimeError: no start led to a maximum; names the parameter, with its value and the derivative by it. The
             parameters are the best that were seen.
     """
     surface = Surface(module, value)
-    first = surface.entries()
-    value()  # raises what is wrong with the start
+    start = surface.entries()
+    value()  # an error of the start is raised here; further on the surface takes it for a place without a model
     limit = tolerance or (1e-6 if surface.resolution < 1e-12 else 1e-3)
-    ends = [_run(surface, start, count, rounds, limit) for start in [first, *_starts(surface, first, count, restarts)]]
+    starts = [start, *_starts(surface, start, count, restarts)]
+    ends = [_climb_from(surface, entries, count, rounds, limit) for entries in starts]
     settled = [end for end in ends if end.settled]
     best = min(settled or ends, key=lambda end: end.loss)
     if settled and count * (settled[0].loss - best.loss) < GAIN:
-        best = settled[0]  # the same maximum: that of the caller's start
+        best = settled[0]  # the same maximum to rounding: the caller gets the one that its own start leads to
     surface.write(best.entries)
     if not best.settled:
         surface.units()
@@ -70,7 +72,7 @@ def climb(
 
 
 class _End(NamedTuple):
-    """The end of a run: entries of the parameters, and whether they are a maximum's."""
+    """The end of a climb: the entries of the parameters; settled if they are those of a maximum."""
 
     loss: float
     entries: Tensor
@@ -85,7 +87,7 @@ class _Point(NamedTuple):
     gradient: Tensor
 
 
-def _run(surface: Surface, start: Tensor, count: int, rounds: int, limit: float) -> _End:
+def _climb_from(surface: Surface, start: Tensor, count: int, rounds: int, limit: float) -> _End:
     """All engines in turn, from one start."""
     surface.write(start)
     settled = False
@@ -114,7 +116,8 @@ def _quasi_newton(surface: Surface, start: Tensor, rounds: int = 10) -> Tensor:
         loss, vector.grad = surface.gradient(vector.detach())
         if loss < lowest:
             best, lowest = vector.detach().clone(), loss
-        # the line search went where there is no model: a wall
+        # no model where the line search went: a wall. An infinity would make its interpolation NaN, a high value turns
+        # it back
         return loss if loss < torch.inf else lowest + 10 * (1 + abs(lowest))
 
     for _ in range(rounds):
@@ -124,6 +127,7 @@ def _quasi_newton(surface: Surface, start: Tensor, rounds: int = 10) -> Tensor:
             line_search_fn="strong_wolfe",
         )  # fmt: skip
         optimizer.step(closure)
+        # a new optimiser from the best place: curvature pairs from the far side of a wall mislead the next direction
         with torch.no_grad():
             vector.copy_(best)
         if not lowest < before - 1e-7 * (1 + abs(lowest)):
@@ -134,18 +138,25 @@ def _quasi_newton(surface: Surface, start: Tensor, rounds: int = 10) -> Tensor:
 def _newton(
     surface: Surface, point: _Point, count: int, limit: float, steps: int = 15
 ) -> tuple[_Point, bool, Tensor | None]:
-    """Newton's steps; whether the end is stationary, and a direction in which the loss is concave, if there is one."""
+    """Newton's steps.
+
+    Returns:
+        The end; True if the end is stationary; a direction in which the loss is concave there, or None.
+    """
     settled, saddle, stale = False, None, 0
     for _ in range(steps):
         basis, values, vectors = _curvature(surface, point)
         if not len(basis):
             break
         inside = vectors.mT @ (basis @ point.gradient)
-        # a direction that 1e-6 nats speak of is one that nothing depends on
+        # nothing depends on a direction whose curvature is no more than the error of its differences (of the order of
+        # resolution^(2/3), with the step of `Surface.bend`), or that moves the value by 1e-6 nats in all
         least = max(10 * surface.resolution ** (2 / 3) * values.abs().max().item(), 1e-6 / count)
         flat = values.abs() <= least
         step = torch.where(flat, 0.0, inside / torch.where(flat, 1.0, values.abs()))
         outside = point.gradient - basis.mT @ (basis @ point.gradient)
+        # the value that the step promises, and the gradient that no step can remove: along flat directions, and outside
+        # of the basis
         promised = 0.5 * count * (inside * step).sum().item()
         idle = max(outside.abs().max().item(), torch.where(flat, inside, 0.0).abs().max().item())
         settled = point.gradient.abs().max().item() <= limit or (promised <= 1e-6 and idle <= limit)
@@ -165,9 +176,10 @@ def _newton(
 def _shortened(surface: Surface, point: _Point, step: Tensor, settled: bool) -> _Point | None:
     """The end of the step, or of a part of it: lower, or of a smaller gradient and no higher.
 
-    The gradient's largest entry need not be that of the coordinate that the step is about; at the end, where the step
-    is right and all values are the same to rounding, it is taken without that, unless it moves nothing by 1e-8.
+    None where no part of the step is.
     """
+    # near the end all values are the same to rounding, so the gradient has to decide. Its largest entry may be that of
+    # another coordinate than the step changes most: a settled step is taken without it, unless it moves nothing by 1e-8
     size = step.abs().max().item()
     if size == 0:
         return None
@@ -184,7 +196,8 @@ def _shortened(surface: Surface, point: _Point, step: Tensor, settled: bool) -> 
 def _curvature(surface: Surface, point: _Point, most: int = 100) -> tuple[Tensor, Tensor, Tensor]:
     """An orthonormal basis `(k, entries)`, and eigenvalues and eigenvectors of the Hessian in it (block Lanczos).
 
-    It starts from the gradient and from noise, which is there for what the gradient cannot see.
+    The Krylov space starts from the gradient and from a random direction, which reaches directions that the gradient
+    has no part in: a saddle is stationary in the direction that leads away from it.
     """
     basis: list[Tensor] = []
     products: list[Tensor] = []
@@ -192,6 +205,7 @@ def _curvature(surface: Surface, point: _Point, most: int = 100) -> tuple[Tensor
     while waiting and len(basis) < most:
         new = waiting.pop(0)
         rest = new
+        # twice: one pass of Gram and Schmidt leaves rounding that grows with each product
         for _ in range(2):
             for b in basis:
                 rest = rest - (b @ rest) * b
@@ -212,7 +226,7 @@ def _curvature(surface: Surface, point: _Point, most: int = 100) -> tuple[Tensor
 
 
 def _inwards(surface: Surface, point: _Point, count: int) -> tuple[Tensor, bool]:
-    """Coordinates that nothing depends on, where they gain most; and whether any gains."""
+    """The place with coordinates that nothing depends on moved to where they gain most; True if any gains."""
     at, loss, moved = point.at, point.loss, False
 
     def put(i: int, entry: float) -> Tensor:
@@ -231,7 +245,7 @@ def _inwards(surface: Surface, point: _Point, count: int) -> tuple[Tensor, bool]
 
 
 def _off_saddle(surface: Surface, point: _Point, direction: Tensor, count: int) -> tuple[Tensor, bool]:
-    """The lowest place along a direction in which the loss is concave; and whether it gains."""
+    """The lowest place along a direction in which the loss is concave; True if it gains."""
     places = [point.at + s * 10.0**-k * direction for k in range(4) for s in (1, -1)]
     losses = [surface.loss(at) for at in places]
     lowest = min(losses)
@@ -239,18 +253,19 @@ def _off_saddle(surface: Surface, point: _Point, direction: Tensor, count: int) 
     return (places[losses.index(lowest)], True) if gains else (point.at, False)
 
 
-def _starts(surface: Surface, first: Tensor, count: int, restarts: int) -> list[Tensor]:
+def _starts(surface: Surface, start: Tensor, count: int, restarts: int) -> list[Tensor]:
     """Starts at the scales of the data; none where no parameter has a bound.
 
-    Whether a parameter is a variance, a standard deviation or a rate, the value knows its scale: all are multiplied by
-    the one power of ten that gains most, then each by its own, twice. The first start is there. Maxima differ in which
-    of the parameters are as good as zero. So the other starts are drawn, each scale within six decades below ten times
-    the largest that costs no more than 2 nats, and the other coordinates under a constraint from N(0, 1), in which half
-    of a unit interval has its quarters.
+    For the first one all scales are multiplied by the one power of ten that gains most, then each by its own, twice.
+    For the others each scale is drawn within six decades below ten times the largest that costs no more than 2 nats;
+    the other coordinates under a constraint are drawn from N(0, 1).
     """
+    # the value knows a parameter's scale, be it a variance, a standard deviation or a rate. Maxima differ in which of
+    # the parameters are as good as zero: hence the decades downwards. N(0, 1) puts half of a unit interval's draws
+    # between its quarters
     if not restarts:
         return []
-    surface.write(first)
+    surface.write(start)
     surface.units()
     scales, at = surface.scales(), surface.at
     others = [i for i in surface.bounded() if not any(_owns(surface, k, i) for k in scales)]
@@ -265,10 +280,11 @@ def _starts(surface: Surface, first: Tensor, count: int, restarts: int) -> list[
         at = places[lowest]
         allowed = next(i for i, loss in enumerate(losses) if loss <= losses[lowest] + 2 / count)
         most[group[0]] = decades[allowed] / decades[lowest]
+    # a generator of its own: the climb ends at the same maximum each time, and the caller's stream stays where it is
     found, generator = [at], torch.Generator().manual_seed(0)
     for _ in range(restarts - 1):
-        draws = 6 * torch.rand(len(scales), generator=generator, dtype=torch.float64)
-        factors = {k: 10 * most[k] / 10**d for k, d in zip(scales, draws.tolist(), strict=True)}
+        down = 6 * torch.rand(len(scales), generator=generator, dtype=torch.float64)
+        factors = {k: 10 * most[k] / 10**d for k, d in zip(scales, down.tolist(), strict=True)}
         place = surface.rescaled(at, factors)
         place[others] = torch.randn(len(others), generator=generator, dtype=torch.float64).to(place)
         found.append(place)
@@ -276,5 +292,6 @@ def _starts(surface: Surface, first: Tensor, count: int, restarts: int) -> list[
 
 
 def _owns(surface: Surface, k: int, i: int) -> bool:
+    """Tells whether coordinate i is one of the k-th parameter."""
     start = sum(surface.sizes[:k])
     return start <= i < start + surface.sizes[k]

@@ -6,8 +6,6 @@ References: Barndorff-Nielsen & Schou 1973 (partial autocorrelations), Monahan 1
 from the reals is that of statsmodels with the sign of its argument changed.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints, transform_to
@@ -22,6 +20,7 @@ class _Coefficients(constraints.Constraint):
         self.sign = sign
 
     def check(self, value: Tensor) -> Tensor:
+        # roots outside the unit circle if and only if all partial autocorrelations lie within (-1, 1): no roots needed
         return (_partial(self.sign * value).abs() < 1).all(-1)
 
 
@@ -41,7 +40,7 @@ def _coefficients(partial: Tensor) -> Tensor:
 
 
 def _partial(coefficients: Tensor) -> Tensor:
-    """Its inverse."""
+    """Partial autocorrelations of coefficients: the inverse of `_coefficients`."""
     found: list[Tensor] = []
     for _ in range(coefficients.shape[-1]):
         last, rest = coefficients[..., -1:], coefficients[..., :-1]
@@ -58,11 +57,7 @@ class StationaryTransform(Transform):
 
     def __init__(self, factor: float = 1.0, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
-        self.factor = factor
-
-    @property
-    def codomain(self) -> Any:  # type: ignore[override]
-        return _Coefficients(self.factor)
+        self.factor, self.codomain = factor, _Coefficients(factor)
 
     def with_cache(self, cache_size: int = 1) -> "StationaryTransform":
         return StationaryTransform(self.factor, cache_size)
@@ -74,6 +69,8 @@ class StationaryTransform(Transform):
         return hash(self.factor)
 
     def _call(self, x: Tensor) -> Tensor:
+        # x / sqrt(1 + x^2), as statsmodels has it, not tanh: it comes close to its bounds like 1 / x^2, so that a start
+        # near a unit root keeps a gradient
         return self.factor * _coefficients(x / (1 + x**2).sqrt())
 
     def _inverse(self, y: Tensor) -> Tensor:
@@ -81,6 +78,7 @@ class StationaryTransform(Transform):
         return partial / (1 - partial**2).sqrt()
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        # the recursion's factor of partial autocorrelation k (Jones 1987), times that of x -> x / sqrt(1 + x^2)
         order = torch.arange(1, x.shape[-1] + 1, device=x.device)
         partial = x / (1 + x**2).sqrt()
         recursion = (order // 2) * torch.log1p(-partial) + ((order - 1) // 2) * torch.log1p(partial)

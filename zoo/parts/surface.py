@@ -1,19 +1,20 @@
-"""A value as a function of one vector, the learned parameters of a module: what `zoo.parts.ascent` climbs."""
+"""A value as a function of one vector, the learned parameters of a module, for `zoo.parts.ascent` to climb."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
-#: what a module raises where its parameters are those of no model
+#: errors of a module whose parameters are those of no model
 NO_MODEL = (ValueError, torch.linalg.LinAlgError)
 
 
 class Learned(NamedTuple):
-    """A learned parameter: the name by which its module knows it, its entries, and what maps these to its value."""
+    """A learned parameter: the name by which its module knows it, its entries, and the map from these to its value."""
 
     name: str
     entries: nn.Parameter
@@ -29,19 +30,19 @@ class Learned(NamedTuple):
 class Surface:
     """-value() over coordinates: the unconstrained entries of all that is learned, one after the other, in float64.
 
-    Coordinates are free of scale. A constraint's map makes them so (the logarithm of a variance); an entry without
-    constraint is counted in units of the root mean square of its tensor.
+    Coordinates are free of scale, so that one length of step suits all. A constraint's map makes them so (the logarithm
+    of a variance); an entry without constraint is counted in units of the root mean square of its tensor.
 
     Args:
-        module: coordinates are those of its parameters that require a gradient, if it is a `PyroModule` under their
-            constraints.
+        module: its parameters that require a gradient make the coordinates, unconstrained where it is a `PyroModule`
+            with constraints.
         value: the scalar, a function of the module's parameters.
 
     Attributes:
         learned: the parameters.
-        symmetric: which of them are covariances without a constraint: their entries are kept symmetric.
-        at: coordinates of the parameters as they were first, or at the last call of `units`.
-        resolution: of the parameters' dtype.
+        symmetric: True for each of them that is a covariance without a constraint: its entries are kept symmetric.
+        at: coordinates of the parameters at the start, or at the last call of `units`.
+        resolution: the largest machine epsilon of the parameters' dtypes.
 
     Raises:
         ValueError: nothing requires a gradient; a value is not finite, or stands on the bound of its constraint.
@@ -58,6 +59,8 @@ class Surface:
                                  f"{part.value.detach().tolist()}")  # fmt: skip
         self.sizes = [part.entries.numel() for part in self.learned]
         self.resolution = max(torch.finfo(part.entries.dtype).eps for part in self.learned)
+        # a covariance without a constraint has no model off the symmetric matrices: a step of L-BFGS that leaves them
+        # by rounding would end at a wall, and differences of gradients need a model on both sides
         self.symmetric = [False] * len(self.learned)
         self.units()
         if any(map(_is_even, self.learned)):
@@ -65,14 +68,14 @@ class Surface:
             self.place(self.at)
 
     def _only_even(self, k: int) -> bool:
-        """Tries a matrix that is a little off symmetry: a covariance without a constraint has no model there."""
+        """Tells whether the k-th parameter, a matrix, has no model a little off symmetry."""
         parts = list(self.at.split(self.sizes))
         off = torch.ones(self.learned[k].entries.shape).triu(1).to(self.at)
         parts[k] = parts[k] + 0.01 * off.flatten()
         return self.loss(torch.cat(parts)) == torch.inf
 
     def _even(self, vector: Tensor) -> Tensor:
-        """A vector over entries with the part of it that is symmetric, where only that has a model."""
+        """A vector over entries with the symmetric part of each matrix that has a model only there."""
         if not any(self.symmetric):
             return vector
         parts = list(vector.split(self.sizes))
@@ -82,7 +85,7 @@ class Surface:
         return torch.cat(parts)
 
     def units(self) -> None:
-        """Takes the parameters as they are now for the size of coordinates, and for `at`."""
+        """Makes the present parameters the unit of coordinates, and `at` theirs."""
         scales = [1.0 if part.transform is not None else _size(part.entries) for part in self.learned]
         entries = self.entries()
         self.unit = torch.cat([entries.new_full((n,), s) for n, s in zip(self.sizes, scales, strict=True)])
@@ -135,6 +138,7 @@ class Surface:
 
     def bend(self, at: Tensor, direction: Tensor) -> Tensor | None:
         """The Hessian times a direction of length 1, by differences; None where one side has no model."""
+        # a central difference of gradients: eps^(1/3) balances its rounding, eps / step, and its error, step^2
         step = self.resolution ** (1 / 3)
         (one, ahead), (other, behind) = self.gradient(at + step * direction), self.gradient(at - step * direction)
         return None if max(one, other) == torch.inf else (ahead - behind) / (2 * step)
@@ -145,7 +149,7 @@ class Surface:
         return self._even(torch.randn(len(self.at), generator=generator, dtype=torch.float64).to(self.at))
 
     def bounded(self) -> list[int]:
-        """The coordinates of parameters under a constraint: it has a bound, where they are infinite."""
+        """The coordinates of parameters under a constraint; at its bound they are infinite."""
         owner = [k for k, n in enumerate(self.sizes) for _ in range(n)]
         return [i for i, k in enumerate(owner) if self.learned[k].transform is not None]
 
@@ -170,13 +174,14 @@ class Surface:
         """The parameter with the largest entry of the gradient, with its value and the derivative by it.
 
         gradient: of the loss, at the coordinates that the parameters have.
-        count: what a unit of the value is multiplied by, to be in nats.
+        count: nats of a unit of the value.
         """
         entry = int(gradient.nan_to_num(torch.inf).abs().argmax())
         k = next(k for k in range(len(self.sizes)) if entry < sum(self.sizes[: k + 1]))
         part, by_entries = self.learned[k], -count * (gradient / self.unit).split(self.sizes)[k]
         value = part.value.detach().flatten()
         if part.transform is not None:
+            # from the derivative by entries to the derivative by the value: dL/dvalue = J'^-1 dL/dentries
             flat = lambda entries: part.transform(entries.view_as(part.entries)).flatten()  # noqa: E731
             slope = torch.autograd.functional.jacobian(flat, part.entries.detach().flatten()).double()
             if len(slope) == slope.shape[1] and torch.equal(slope, slope.diagonal().diag_embed()):
@@ -192,7 +197,9 @@ class Surface:
 def _learned(module: nn.Module, name: str, entries: nn.Parameter) -> Learned:
     name = name.removesuffix("_unconstrained")
     owner, _, leaf = name.rpartition(".")
-    constraint, _ = getattr(module.get_submodule(owner), "_pyro_params", {}).get(leaf, (None, None))
+    part = module.get_submodule(owner)
+    constraint, _ = part._pyro_params.get(leaf, (None, None)) if isinstance(part, PyroModule) else (None, None)
+    # `constraints.real` and its like map entries to themselves: such a parameter is one without a constraint
     transform = None if constraint is None else transform_to(constraint)
     if transform is not None and _is_identity(transform, entries.detach()):
         transform = None
@@ -200,20 +207,22 @@ def _learned(module: nn.Module, name: str, entries: nn.Parameter) -> Learned:
 
 
 def _is_identity(transform: Any, like: Tensor) -> bool:
-    """Tried at 0 and -1: a softplus leaves large entries as they are."""
+    """Tells whether a map leaves entries as they are."""
+    # tried at 0 and -1: a softplus leaves large entries as they are
     tried = [torch.zeros_like(like), torch.full_like(like, -1.0)]
     values = [transform(entries) for entries in tried]
     return all(v.shape == e.shape and torch.equal(v, e) for v, e in zip(values, tried, strict=True))
 
 
 def _is_even(part: Learned) -> bool:
-    """Finds a matrix without a constraint that is symmetric, to rounding in single precision."""
+    """Tells whether a parameter is a matrix without a constraint, symmetric to rounding in single precision."""
     shape, values = part.entries.shape, part.entries.detach()
     square = part.transform is None and len(shape) > 1 and shape[-1] == shape[-2] > 1
     return square and bool(((values - values.mT).abs() <= 1e-5 * values.abs().max()).all())
 
 
 def _size(entries: Tensor) -> float:
+    """The root mean square; 1 where it is no unit."""
     size = entries.detach().double().square().mean().sqrt().item()
     return size if 0 < size < torch.inf else 1.0
 
@@ -225,6 +234,7 @@ def _scaled(value: Tensor, constraint: Any, factor: float) -> Tensor:
 
 
 def _has_scale(part: Learned) -> bool:
+    """Tells whether a parameter stays within its constraint when it is multiplied, counted from its bound."""
     if part.transform is None:
         return False
     value = part.value.detach()

@@ -181,7 +181,8 @@ def _conditionals(s: Solved, root: Tensor, moved: Tensor, diffuse: tuple[Tensor,
     """J and a root of Cov(z_t | x_{1:t}, z_{t+1}), at the diffuse places."""
     m, state = s.model.data_dim, root.shape[-2]
     # a root of the joint covariance of (z_{t+1}, z_t), made triangular: its blocks are a root of Cov(z_{t+1}), J times
-    # that root, and a root of the conditional covariance. By QR, since the joint covariance squares what is diffuse
+    # that root, and a root of the conditional covariance. By QR, since the joint covariance would
+    # square the diffuse entries
     earlier = pad(_at(root, diffuse, root), (0, state))
     later = torch.cat([_at(moved, diffuse, root), _at(s.noise_root, diffuse, root)[..., m:, m:]], -1)
     factor = triangularise(torch.cat([later, earlier], -2))

@@ -1,12 +1,12 @@
-"""Parameters of well-known linear-Gaussian models: functions of named tensors, to add up and to hand to `LGSSM`.
+"""Parameters of well-known linear-Gaussian models: functions of named tensors, for `LGSSM` and for sums.
 
     LGSSM(local_level, level_variance=PyroParam(...), observation_variance=PyroParam(...))
     LGSSM(lambda a, b, c: local_level(a, b) + seasonal(12)(c), a=..., b=..., c=...)
 
 Every function is differentiable in its tensors, which may have batch axes. Parameterisation, order of the states and
-start are those of statsmodels (`UnobservedComponents`, `SARIMAX` with `simple_differencing=False`): what is not
-stationary starts at N(0, 1e6), its "approximate diffuse" start. statsmodels leaves the first `loglikelihood_burn`
-frames, as many as there are such states, out of the likelihood; `LGSSM(..., burn=)` as many observed frames.
+start are those of statsmodels (`UnobservedComponents`, `SARIMAX` with `simple_differencing=False`). A state that is not
+stationary starts at N(0, 1e6), the "approximate diffuse" start. statsmodels leaves as many frames as there are such
+states out of the likelihood (`loglikelihood_burn`); `LGSSM(..., burn=)` leaves out as many observed frames.
 
 The exact diffuse likelihood of Durbin and Koopman is that of x_2..x_T given x_1. For the local level on the Nile
 (15098.5 and 1469.2 with -632.55 over the last 99 years) there are two ways to it: `initial_variance=1e12` with
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.parts.kalman import Parameters
 
-#: statsmodels' variance of a state whose start nothing is known about
+#: statsmodels' variance of a state about whose start nothing is known; at 1e12 a likelihood keeps half of its digits
 APPROXIMATE_DIFFUSE = 1e6
 
 
@@ -36,7 +36,7 @@ def ball(
     """A ball in the air, z = (x, x', y, y'), seen with noise at (x, y); and its control u = (0, 0, g, g).
 
     z_t = A z_{t-1} + B u + noise with A = blockdiag([1 dt; 0 1], [1 dt; 0 1]) and B zero but for B_33 = -dt^2/2 and
-    B_44 = -dt, as in the deck. The deck's transition is free of noise; a little of it is kept, so that z has a density.
+    B_44 = -dt, as in the deck. The deck's transition is free of noise; here it has a little, so that z has a density.
 
     Args:
         dt: seconds between frames.
@@ -45,9 +45,10 @@ def ball(
         transition_variance: of each state at each step.
 
     Returns:
-        The parameters, starting at N(0, 100 I), and u `(4,)`; `u.expand(N, T, 4)` is what models take.
+        The parameters, starting at N(0, 100 I), and u `(4,)`; models take `u.expand(N, T, 4)`.
     """
     like = torch.zeros((), dtype=dtype or torch.get_default_dtype())
+    # built in double precision and rounded once: dt would be rounded twice in float32
     eye = torch.eye(4).to(like)
     step = torch.block_diag(*[torch.tensor([[1.0, dt], [0.0, 1.0]], dtype=torch.float64)] * 2)
     control = torch.diag(torch.tensor([0.0, 0.0, -0.5 * dt**2, -dt], dtype=torch.float64))
@@ -72,9 +73,11 @@ def local_level(
     """level_t = level_{t-1} + N(0, level_variance), x_t = level_t + N(0, observation_variance).
 
     Args:
-        level_variance: `(...)`; `observation_variance` too, nothing being 0 (for sums).
-        initial_mean, initial_variance: of the level at the first frame, `(...)`. With `None` for the variance the first
-            frame is the second of a series whose first value was `initial_mean`: level_variance + observation_variance.
+        level_variance: `(...)`.
+        observation_variance: `(...)`; None is 0, for a part of a sum.
+        initial_mean, initial_variance: of the level at the first frame, `(...)`. None for the variance: the frames
+            begin with the second of a series whose first value was `initial_mean`, so that the level there has variance
+            level_variance + observation_variance. This is the exact diffuse start.
     """
     if initial_variance is None:
         if initial_mean is None:
@@ -95,7 +98,9 @@ def local_linear_trend(
     """level_t = level_{t-1} + trend_{t-1} + N(0, level_variance), trend_t = trend_{t-1} + N(0, trend_variance).
 
     Args:
-        level_variance, trend_variance, observation_variance: `(...)`; a variance of 0 makes it smooth, or straight.
+        level_variance: `(...)`; 0 makes the trend smooth.
+        trend_variance: `(...)`; 0 too makes it straight.
+        observation_variance: `(...)`; None is 0, for a part of a sum.
         initial_mean: of (level, trend) at the first frame, `(..., 2)`.
         initial_variance: of both, `(...)`.
     """
@@ -166,12 +171,14 @@ def arima(
         observation_variance: Tensor | None = None,
         initial_variance: Tensor | float = APPROXIMATE_DIFFUSE,
     ) -> Parameters:
-        given = {"ar": ar, "ma": ma, "seasonal_ar": seasonal_ar, "seasonal_ma": seasonal_ma}
-        for name, value in given.items():
+        coefficients = {"ar": ar, "ma": ma, "seasonal_ar": seasonal_ar, "seasonal_ma": seasonal_ma}
+        for name, value in coefficients.items():
             found = 0 if value is None else value.shape[-1]
             if found != orders[name]:
                 raise ValueError(f"{name}: expected {orders[name]} coefficients for arima{(p, d, q)}, "
                                  f"seasonal={seasonal}, got {found}")  # fmt: skip
+        # the ARMA part: first column of the transition the lags of the product polynomial, first column of the noise's
+        # root the shocks (Harvey 1989)
         one = torch.ones_like(variance).unsqueeze(-1)
         lags = -_product(_polynomial(one, ar, -1, 1), _polynomial(one, seasonal_ar, -1, s))[..., 1:]
         shocks = _product(_polynomial(one, ma, 1, 1), _polynomial(one, seasonal_ma, 1, s))
@@ -181,12 +188,14 @@ def arima(
         noise = selection @ selection.mT * variance[..., None, None]
         spread = _stationary_covariance(companion, noise)
 
+        # in front of it the states that sum the differences up again; only these are diffuse
         fixed = _differencing(d, D, s, one.new_zeros(total, total))
         design = F.pad(fixed.new_ones(1), (0, size - 1))
         season = F.pad(fixed.new_ones(1), (max(s - 1, 0), 0)).repeat(D)
         design = torch.cat([fixed.new_ones(d), season, design]).unsqueeze(0)
         inner, outer = (differences, 0, differences, 0), (0, size, 0, size)
         diffuse = torch.as_tensor(initial_variance).to(one)[..., None, None] * torch.eye(differences).to(one)
+        # an intercept moves the stationary mean of the ARMA part too: it solves mean = A mean + bias
         mean, bias = one.new_zeros(total), None
         if intercept is not None:
             bias = F.pad(intercept.unsqueeze(-1), (differences, size - 1))
@@ -220,7 +229,8 @@ def _series(
     return Parameters(
         initial_mean=like.new_zeros(size) if initial_mean is None else initial_mean.to(like),
         initial_covariance=start * torch.eye(size).to(like),
-        transition_matrix=torch.stack(rows, -2)[(0,) * (like.ndim - 1)],  # constants: batch axes say nothing
+        # constants, the same along all batch axes: without axes they are shared, and make no groups
+        transition_matrix=torch.stack(rows, -2)[(0,) * (like.ndim - 1)],
         transition_covariance=_timed(torch.diag_embed(_stack(variances))),
         emission_matrix=_stack(design)[(0,) * (like.ndim - 1)].unsqueeze(0),
         emission_covariance=_noise(observation_variance, like),
@@ -252,11 +262,13 @@ def _polynomial(one: Tensor, coefficients: Tensor | None, sign: int, step: int) 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """The product of two polynomials."""
     extra = b.shape[-1] - 1
-    return sum(F.pad(a, (i, extra - i)) * b[..., i : i + 1] for i in range(extra + 1))  # type: ignore[return-value]
+    return torch.stack([F.pad(a, (i, extra - i)) * b[..., i : i + 1] for i in range(extra + 1)]).sum(0)
 
 
 def _stationary_covariance(transition: Tensor, noise: Tensor) -> Tensor:
-    """P = A P A' + Q, solved as a linear system, so that it is exact and differentiable."""
+    """P = A P A' + Q as one linear system in the entries of P."""
+    # exact and differentiable; scipy's `solve_discrete_lyapunov` is not differentiable, and a doubling iteration slows
+    # down as the largest eigenvalue comes close to 1. The system has n^4 entries: n is the order of an ARMA, a handful
     size = transition.shape[-1]
     if not torch.isfinite(transition).all():  # LAPACK may crash on these
         raise ValueError("ar: NaN or infinite")
@@ -265,6 +277,7 @@ def _stationary_covariance(transition: Tensor, noise: Tensor) -> Tensor:
                          "learn it under zoo.parts.stationary.stationary")  # fmt: skip
     both = torch.einsum("...ij,...kl->...ikjl", transition, transition).flatten(-4, -3).flatten(-2)
     solved = torch.linalg.solve(torch.eye(size**2).to(both) - both, noise.flatten(-2).unsqueeze(-1))
+    # rounding leaves it a little off symmetry
     solved = solved.squeeze(-1).unflatten(-1, (size, size))
     return (solved + solved.mT) / 2
 

@@ -14,7 +14,7 @@ def engine_for(device: torch.device) -> ModuleType:
     return _compiled() or pytorch if device.type == "cpu" else pytorch
 
 
-@cache  # what is installed does not change within a process, and a search for numba takes as long as a short recursion
+@cache  # the packages of a process do not change, and a search for numba takes as long as a short recursion
 def _compiled() -> ModuleType | None:
     if find_spec("numba") is None:
         return None

@@ -24,7 +24,7 @@ from zoo.parts.kalman.engines.small_matrices import (
 )
 
 # Loops over groups, times and sequences, not calls of BLAS: the matrices have a handful of rows, and a call costs more
-# than their product. Everything below a loop over time is a small function of its own: LLVM inlines it.
+# than their product.
 
 
 @compiled

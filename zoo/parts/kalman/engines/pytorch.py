@@ -1,4 +1,4 @@
-"""The recursions behind `zoo.parts.kalman`, in PyTorch: few loops over time, everything else at once for all of it.
+"""The recursions behind `zoo.parts.kalman`, in PyTorch: few loops over time, all else for all times at once.
 
 A step of the model in joint form, with y_t = x_t - D_t u_t - d_t and the offset c_t of z_{t+1}:
 
@@ -12,14 +12,19 @@ the D sequences that share a group's covariances. A time or group axis of length
 same everywhere". All in float64.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-ALLOWED = 1e-5  # relative asymmetry, and negative eigenvalue, that pass for rounding, of float32 say, in a covariance
+# relative asymmetry, and negative eigenvalue, of a covariance that pass for rounding: a product of matrices in float32
+# is off by some 1e-7 of its largest terms for each of its sums
+ALLOWED = 1e-5
 
 
 def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-    """A lower triangular root, and where there is one: symmetric and positive semi-definite."""
+    """A lower triangular root of each covariance, and True where it is one: symmetric and positive semi-definite."""
+    # entry (i, j) in units of both standard deviations, so that the test does not depend on units
     diagonal = covariance.diagonal(dim1=-2, dim2=-1)
     size = (diagonal.unsqueeze(-1) * diagonal.unsqueeze(-2)).abs().sqrt()
     fine = ((covariance - covariance.mT).abs() <= ALLOWED * size).flatten(-2).all(-1)
@@ -27,6 +32,7 @@ def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
     out, info = torch.linalg.cholesky_ex(covariance)
     if not info.any() and fine.all():
         return out, fine
+    # a singular covariance: eigenvalues that are zero to rounding are set to zero, and QR makes the root triangular
     values, vectors = torch.linalg.eigh(torch.where(fine[..., None, None], covariance, 0.0))
     fine &= (values >= -ALLOWED * values.abs().amax(-1, keepdim=True)).all(-1)
     singular = triangularise(vectors * values.clamp(min=0).sqrt().unsqueeze(-2))
@@ -37,6 +43,7 @@ def triangularise(array: Tensor) -> Tensor:
     """F lower triangular with F F' = array array'; a column that is zero to rounding is zero."""
     factor = torch.linalg.qr(array.mT, mode="r").R.mT
     factor = torch.nn.functional.pad(factor, (0, factor.shape[-2] - factor.shape[-1]))
+    # QR leaves signs open; a diagonal that is not negative makes the factor that of Cholesky where both exist
     diagonal = factor.diagonal(dim1=-2, dim2=-1)
     sign = torch.where(diagonal < 0, -1.0, 1.0).to(array)
     kept = diagonal.abs() > 4 * torch.finfo(array.dtype).eps * factor.norm(dim=-1)
@@ -46,8 +53,11 @@ def triangularise(array: Tensor) -> Tensor:
 def factors(g: Tensor, noise: Tensor, noise_root: Tensor, initial: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """F_t for all t, `(T, P, rows, rows)`, and for each group the step after which F does not change, `(P,)`.
 
-    first: L_1, `(P, n, n)`. By Cholesky; groups in which that loses digits (or fails) again by QR of [G L, N^1/2].
+    initial: L_1, `(P, n, n)`.
     """
+    # by Cholesky of the joint covariance, three batched calls a step, and again by QR of [G L, N^1/2] for groups in
+    # which Cholesky loses digits or fails: the joint covariance squares the condition number, its root does not (exact
+    # observations of a diffuse start: NaN by Cholesky, ten digits by QR)
     data = g.shape[-2] - g.shape[-1]
 
     def step(t: int, spread: Tensor, groups: slice | Tensor, exact: bool) -> Tensor:
@@ -58,32 +68,35 @@ def factors(g: Tensor, noise: Tensor, noise_root: Tensor, initial: Tensor, steps
             return triangularise(torch.cat([product, root.expand(*product.shape[:-1], root.shape[-1])], -1))
         return torch.linalg.cholesky_ex(pick(noise) + product @ product.mT).L
 
-    def run(groups: slice | Tensor, exact: bool) -> Tensor:
-        out, spread = [], first[groups]
+    def filtered(groups: slice | Tensor, exact: bool) -> Tensor:
+        out, spread = [], initial[groups]
         constant = len(g) == 1 and len(noise) == 1
         for t in range(steps):
             out.append(step(t, spread, groups, exact))
             spread = out[-1][:, data:, data:]
+            # a fixed point to the last bit; looked for rarely, since a GPU has to be waited for
             if constant and t % 32 == 31 and torch.equal(out[-1], out[-2]):
                 break
         found = torch.stack(out)
         return torch.cat([found, found[-1:].expand(steps - len(out), *found.shape[1:])])
 
-    found = run(slice(None), exact=False)
+    found = filtered(slice(None), exact=False)
+    # the share of a variance that is left after the coordinates before it: a millionth says that six of sixteen digits
+    # are gone. Of NaN the comparison is false
     kept = found.diagonal(dim1=-2, dim2=-1).square() / found.square().sum(-1)
     bad = ~(kept > 1e-6).all(-1).all(0)
     if bad.any():
         found = found.contiguous()
-        found[:, bad] = run(bad, exact=True)
-    return found, torch.full((first.shape[0],), steps - 1)
+        found[:, bad] = filtered(bad, exact=True)
+    return found, torch.full((initial.shape[0],), steps - 1)
 
 
-def _recursion(act, transition: Tensor, offset: Tensor, initial: Tensor) -> Tensor:
-    """x_0 = first, x_{t+1} = act(transition_t, x_t) + offset_t, in about 2 sqrt(T) steps instead of T.
-
-    T is cut into blocks; one loop runs through all blocks at once, from zero, with the product of their transitions,
-    and one over the blocks finds where they start.
-    """
+def _recursion(act: Callable[[Tensor, Tensor], Tensor], transition: Tensor, offset: Tensor, start: Tensor) -> Tensor:
+    """x_0 = start, x_{t+1} = act(transition_t, x_t) + offset_t, in about 2 sqrt(T) steps instead of T."""
+    # each step costs the dispatch of a few calls whatever its size, so steps are saved, not work (11 times faster for
+    # T = 10,000 and one sequence). T is cut into blocks. One loop runs through all blocks at once, from zero, with the
+    # products of their transitions; a second one over the blocks finds their starts. An associative scan takes
+    # 2 log2(T) steps, but it combines covariances by inverses, and loses digits that factors keep
     steps = len(offset)
     transition = transition.expand(steps, *transition.shape[1:])
     length = max(1, int(steps**0.5)) if steps > 8 else steps
@@ -97,26 +110,25 @@ def _recursion(act, transition: Tensor, offset: Tensor, initial: Tensor) -> Tens
     for t in range(1, length):
         local.append(act(transition[:, t], local[-1]) + offset[:, t])
         products.append(transition[:, t] @ products[-1])
-    starts = [first]
+    starts = [start]
     for block in range(count - 1):
         starts.append(act(products[-1][block], starts[-1]) + local[-1][block])
-    start = torch.stack(starts).unsqueeze(1)
-    found = act(torch.stack(products, 1), start) + torch.stack(local, 1)
-    return torch.cat([first.unsqueeze(0), found.flatten(0, 1)[:steps]])
+    found = act(torch.stack(products, 1), torch.stack(starts).unsqueeze(1)) + torch.stack(local, 1)
+    return torch.cat([start.unsqueeze(0), found.flatten(0, 1)[:steps]])
 
 
-def affine(transition: Tensor, offset: Tensor, initial: Tensor, backward: bool = False) -> Tensor:
-    """x_0 = first, x_{t+1} = transition_t x_t + offset_t, `(T + 1, P, n, D)`; backward: from x_T = first downwards."""
+def affine(transition: Tensor, offset: Tensor, start: Tensor, backward: bool = False) -> Tensor:
+    """x_0 = start, x_{t+1} = transition_t x_t + offset_t, `(T + 1, P, n, D)`; backward: from x_T = start downwards."""
     if backward:
-        return affine(transition.flip(0), offset.flip(0), first).flip(0)
-    return _recursion(lambda matrix, x: matrix @ x, transition, offset, first)
+        return affine(transition.flip(0), offset.flip(0), start).flip(0)
+    return _recursion(lambda matrix, x: matrix @ x, transition, offset, start)
 
 
-def congruence(transition: Tensor, offset: Tensor, initial: Tensor, backward: bool = False) -> Tensor:
-    """X_0 = first, X_{t+1} = transition_t X_t transition_t' + offset_t, `(T + 1, P, n, n)`; or backward."""
+def congruence(transition: Tensor, offset: Tensor, start: Tensor, backward: bool = False) -> Tensor:
+    """X_0 = start, X_{t+1} = transition_t X_t transition_t' + offset_t, `(T + 1, P, n, n)`; or backward."""
     if backward:
-        return congruence(transition.flip(0), offset.flip(0), first).flip(0)
-    found = _recursion(lambda matrix, x: matrix @ x @ matrix.mT, transition, offset, first)
+        return congruence(transition.flip(0), offset.flip(0), start).flip(0)
+    found = _recursion(lambda matrix, x: matrix @ x @ matrix.mT, transition, offset, start)
     return (found + found.mT) / 2
 
 
@@ -132,14 +144,14 @@ def gains(g: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def means(
     g: Tensor, factor: Tensor, settled: Tensor, initial: Tensor, y: Tensor, offset: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the filter makes of the data.
+    """The filter's means, innovations and likelihood.
 
     Returns:
         a_t = E[z_t | x_{1:t-1}], `(T, P, n, D)`; w_t = S^-1/2 (y_t - C a_t), white under the model, `(T, P, m, D)`; and
         log p(x_t | x_{1:t-1}) without its constant, `(T, P, 1, D)`.
     """
     inverse, gain, closed = gains(g, factor)
-    mean = affine(closed, gain @ y + offset, first)[:-1]
+    mean = affine(closed, gain @ y + offset, initial)[:-1]
     whitened = inverse @ (y - g[..., : y.shape[-2], :] @ mean)
     log_det = inverse.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None, None]
     return mean, whitened, log_det - 0.5 * whitened.square().sum(-2, keepdim=True)
@@ -161,24 +173,26 @@ def adjoint(
     derivative), both by a recursion from the last step down,
 
         u_t = (S^-1 v_t - K' r_t, r_t),    r_{t-1} = G' u_t,    r_T = 0,
-        Omega_t = [[S^-1 + K' I_t K, -K' I_t], [-I_t K, I_t]],    I_{t-1} = C' S^-1 C + (A - K C)' I_t (A - K C),    I_T
-        = 0,
+        Omega_t = [[S^-1 + K' I_t K, -K' I_t], [-I_t K, I_t]],
+        I_{t-1} = C' S^-1 C + (A - K C)' I_t (A - K C),    I_T = 0,
 
-    the derivatives are  dN = (u u' - Omega) / 2,  dG = u E[z_t | x]' - Omega G P_t  with  E[z_t | x] = a_t + P_t
-    r_{t-1} (Fisher's identity; Koopman & Shephard 1992). steps: 1 if G and N are constant in time: sums over time, else
-    T.
+    the derivatives are (Fisher's identity; Koopman & Shephard 1992)
+
+        dN = (u u' - Omega) / 2,    dG = u E[z_t | x]' - Omega G P_t,    E[z_t | x] = a_t + P_t r_{t-1}.
+
+    steps: 1 where G and N are constant in time, for the sums over time; else T.
     """
     data = whitened.shape[-2]
     inverse, gain, closed = gains(g, factor)
     scaled = inverse @ g[..., :data, :]
     observed = scaled.mT @ scaled
     r = affine(closed.mT, scaled.mT @ whitened, torch.zeros_like(mean[0]), backward=True)
-    information = congruence(closed.mT, observed, torch.zeros_like(first), backward=True)
+    information = congruence(closed.mT, observed, torch.zeros_like(initial), backward=True)
     u = torch.cat([inverse.mT @ whitened - gain.mT @ r[1:], r[1:]], -2)
     gained = information[1:] @ gain
     upper = torch.cat([inverse.mT @ inverse + gain.mT @ gained, -gained.mT], -1)
     curvature = torch.cat([upper, torch.cat([-gained, information[1:]], -1)], -2)
-    spread = torch.cat([first.unsqueeze(0), factor[:-1, :, data:, data:]])
+    spread = torch.cat([initial.unsqueeze(0), factor[:-1, :, data:, data:]])
     smoothed = mean + spread @ (spread.mT @ r[:-1])
     total = weight.sum(-1)[:, None, None]
     weighted = weight.unsqueeze(-2) * u
@@ -187,5 +201,5 @@ def adjoint(
     if steps == 1:
         d_noise, d_g = d_noise.sum(0, keepdim=True), d_g.sum(0, keepdim=True)
     d_mean = weight.unsqueeze(-2) * r[0]
-    d_first = (d_mean @ r[0].mT - total * information[0]) / 2
-    return d_g, d_noise, d_first, d_mean, -weighted[..., :data, :], weighted[..., data:, :]
+    d_covariance = (d_mean @ r[0].mT - total * information[0]) / 2
+    return d_g, d_noise, d_covariance, d_mean, -weighted[..., :data, :], weighted[..., data:, :]
