@@ -264,9 +264,7 @@ def test_grid_says_that_a_spike_stands_between_its_points():
             pyro.factor("ratio", mixture.log_prob(z) - dist.Normal(0.0, 2.0).log_prob(z))
             pyro.sample("x", dist.Normal(x.new_zeros(1), 1.0).to_event(1), obs=x)
 
-    with pytest.raises(
-        NotAReference, match=r"too coarse for data 0, 1 .*standard deviations of a narrow mode wide"
-    ):
+    with pytest.raises(NotAReference, match=r"too coarse for data 0, 1 .*standard deviations of a narrow mode wide"):
         grid_reference(model, torch.zeros(2, 1, dtype=torch.float64), points=33, tolerance=10.0)
 
 

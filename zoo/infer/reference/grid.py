@@ -68,11 +68,13 @@ def grid_reference(
         points = (points or (1025 if log_joint.dim == 1 else 129)) // 2 * 2 + 1
         found = integrate(log_joint, points, min(tolerance, MISSED), max_bytes)
     _check_grid(found, points, tolerance)
+    # Closed over in place of the log joint, which holds the data and would live as long as the reference.
+    dtype = log_joint.dtype
 
     def log_density(z: Tensor, rows: Tensor) -> Tensor:
         inputs, named = batch_rows(x, args, kwargs, rows)
         with held(model):
-            values = LogJoint(model, *inputs, **named).evaluate(z.to(log_joint.dtype), max_bytes)
+            values = LogJoint(model, *inputs, **named).evaluate(z.to(dtype), max_bytes)
             return values.double() - found.log_evidence[rows]
 
     return Reference(
