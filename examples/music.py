@@ -22,7 +22,7 @@ from music_pictures import pictures
 from record import record
 
 from zoo.data import Buckets, Streams, load
-from zoo.data.music import cadences_log_prob
+from zoo.data.simulated.cadences import cadences_log_prob
 from zoo.infer import ELBO, Tempered, fit, load_model
 from zoo.parts.networks import Dropped
 
