@@ -6,6 +6,7 @@ A row is a picture flattened in the order (height, width, channel), the channels
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,8 @@ TILE = 64
 def _pack_photos(downloaded: list[Path], target: Path) -> None:
     """Builds photos.npz from the four pictures, in the order of `PHOTOS`."""
     # The rocket is a JPEG, and a decoder that rounds otherwise gives other pixels: the sha256 of the pixels finds it.
-    np.savez_compressed(target, **dict(zip(PHOTOS, map(_read_picture, downloaded), strict=True)))
+    photos: dict[str, Any] = dict(zip(PHOTOS, map(_read_picture, downloaded), strict=True))
+    np.savez_compressed(target, **photos)
 
 
 PHOTO_FILE = manifest.file("photos.npz", read_npz, _pack_photos)
