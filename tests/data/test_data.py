@@ -287,7 +287,8 @@ def test_gps_tracks_are_the_files_without_its_duplicates():
         assert not tracks.mask[row, length:].any()
         seen.add(fixes.tobytes() + whole["time"][chosen].tobytes())
     assert len(seen) == 146
-    for track in np.unique(whole["track_id"]):  # what was left out is a copy of what is there
+    # Every track that was left out is a copy of one that is there.
+    for track in np.unique(whole["track_id"]):
         chosen = whole["track_id"] == track
         fixes = np.stack([whole["longitude"][chosen], whole["latitude"][chosen]], -1)
         assert fixes.tobytes() + whole["time"][chosen].tobytes() in seen

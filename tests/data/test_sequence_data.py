@@ -1,4 +1,4 @@
-"""Music, speech and motion: exact facts of the sets; pieces, buckets and streams; what is refused."""
+"""Music, speech and motion: exact facts of the sets; pieces, buckets and streams; refusals."""
 
 import io
 import math
@@ -155,7 +155,7 @@ def test_walks():
         assert np.array_equal(data.test.values.numpy(), file["test"])
 
 
-# Builds from what the public places serve, made here from this project's copies
+# Builds from the files of the public places, made here from this project's copies
 
 
 def built(source, pack, tmp_path, contents):
