@@ -39,10 +39,11 @@ from torch.distributions import Distribution
 from guides.families import IAF, Diagonal, Family, FullRank, Mixture, Planar, Radial, Spline
 from guides.families.pushforward import Pushforward
 
+# Importing zuko switches the validation of arguments off for the whole process: it is switched back.
 _validate = Distribution._validate_args
 import zuko  # noqa: E402
 
-Distribution.set_default_validate_args(_validate)  # importing zuko switches it off for the whole process
+Distribution.set_default_validate_args(_validate)
 
 HIDDEN, EMBEDDING, LAYERS, BATCH = 320, 64, 4, 128
 
@@ -61,6 +62,7 @@ class Candidate(Family):
         return Pushforward(affine, transforms, type(self))
 
 
+# Pyro's transforms remember this, zuko's do not; a training step asks for the log-determinant of the value just drawn.
 class Remembered:
     """A zuko transform that keeps the log-determinant of its latest value, as Pyro's do."""
 
@@ -117,22 +119,25 @@ SPLINES = {
 
 def step(family: Family, context: Tensor, particles: int) -> None:
     q = family(None, context).expand((particles, len(context)))
+    # The value drawn is the value scored, as in a training: transforms that remember it need no inverse.
     z = q.rsample()
     (q.log_prob(z).sum() + z.square().sum()).backward()
 
 
 def foreign(family: Family, context: Tensor, particles: int) -> None:
+    # Planar and radial flows have no inverse in closed form.
     if family.scores_foreign_values:
         with torch.no_grad():
             family(None, context).log_prob(torch.randn(len(context), family.features))
 
 
 def measure(group: dict[str, Callable], features: int, particles: int, rounds: int, work: Callable) -> dict[str, str]:
-    """Median milliseconds of CPU time, and median of the ratio to the group's first row in the same round."""
+    """Row -> median milliseconds of CPU time (median ratio to the group's first row in the same round)."""
     families = {name: make(features, EMBEDDING) for name, make in group.items()}
     context, names = torch.randn(BATCH, EMBEDDING), list(group)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for k in range(rounds + 1):  # the first round warms up
+    # The first round warms up and is left out. In turns: other work on the machine falls on all rows alike.
+    for k in range(rounds + 1):
         turn = k % len(names)
         for name in names[turn:] + names[:turn]:
             start = time.process_time()
@@ -143,7 +148,12 @@ def measure(group: dict[str, Callable], features: int, particles: int, rounds: i
 
 
 def errors(make: Callable, features: int, dtype: torch.dtype, scale: float, seed: int) -> tuple[float, float]:
-    """max |log q - log q by autograd's Jacobian|, max |f^{-1}(f(x)) - x|, where networks put out numbers of `scale`."""
+    """max |log q - log q by autograd's Jacobian| and max |f^{-1}(f(x)) - x| of a family.
+
+    Args:
+        scale: size of the outputs of the flows' networks; at its start a flow is close to the identity, where all are
+            exact.
+    """
     torch.manual_seed(seed)
     family = make(features, EMBEDDING)
     for flow in family.flows:
@@ -160,7 +170,8 @@ def errors(make: Callable, features: int, dtype: torch.dtype, scale: float, seed
         error = (q.log_prob(q._way[-1]) - exact).abs().max()
         try:
             back = (q.way_back(q._way[-1].clone())[0] - x).abs().max()
-        except AssertionError:  # Pyro's spline
+        except AssertionError:
+            # Pyro's spline, whose discriminant rounds to below 0.
             back = torch.tensor(math.inf)
     return error.item(), back.item()
 

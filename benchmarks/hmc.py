@@ -22,11 +22,12 @@ from zoo import VAE
 from zoo.infer import hmc_reference, nuts_reference
 from zoo.infer.reference.inference_data import diagnose, posterior_draws
 
-ANYTHING = {"max_rhat": float("inf"), "min_ess": 0.0, "max_divergences": 10**9}  # the table shows them
+# Draws that fail their checks are no error here: the table shows R-hat and ESS.
+ANYTHING = {"max_rhat": float("inf"), "min_ess": 0.0, "max_divergences": 10**9}
 
 
 class Turn(NamedTuple):
-    """What one row did in one round."""
+    """The result of one row in one round."""
 
     ess: float
     rhat: float
@@ -34,7 +35,7 @@ class Turn(NamedTuple):
 
 
 def decoder(data_dim: int, hidden: int, latent_dim: int) -> VAE:
-    """Random weights, larger than at the start of a training, so that the data say something about z."""
+    """A VAE with random weights, larger than at the start of a training: the data then tell about z."""
     model = VAE(data_dim, latent_dim, (hidden,), activation=nn.ReLU)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -43,6 +44,7 @@ def decoder(data_dim: int, hidden: int, latent_dim: int) -> VAE:
 
 
 def turn(sample: Callable[..., Any], seed: int) -> Turn:
+    # CPU time: other programs on the machine do not count.
     start = time.process_time()
     data = sample(seed=seed)
     seconds = time.process_time() - start
@@ -64,6 +66,7 @@ def main() -> None:
     with torch.no_grad():
         x = model.likelihood(torch.randn(16, sizes[-1])).sample()
     common = {"warmup": warmup, "num_samples": num_samples, **ANYTHING}
+    # NUTS steps one chain at a time, HMC all chains and data at once.
     rows = {
         "Pyro NUTS, 1 datum x 4 chains": partial(nuts_reference, model, x[:1], chains=4, **common),
         "HMC, 1 datum x 4 chains": partial(hmc_reference, model, x[:1], chains=4, **common),
@@ -75,6 +78,7 @@ def main() -> None:
         names = list(rows)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             turns[name].append(turn(rows[name], number))
+    # Ratios are of one round: both rows met the same machine.
     first = [t.ess / t.seconds for t in turns["Pyro NUTS, 1 datum x 4 chains"]]
     title = f"Decoder {'-'.join(map(str, sizes))}, {warmup} warm-up and {num_samples} kept draws"
     print(f"{title}, {rounds} rounds, one thread\n")

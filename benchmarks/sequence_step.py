@@ -7,9 +7,9 @@
 
 Sizes are those of Pyro's dmm.py (z 100, emission 100-100, transition 200, a plain recurrent network and a combiner of
 600, batch 20, T 129) and of SRNN's music code (z 100, d 300, nets 500, batch 16, T 100), 88 keys. "By hand" is the
-same on the same layers, its log p - log q simplified with pencil and paper; that its loss is the zoo's is checked
-before anything is timed. Pyro's program has these sizes too, but parts that the pair has not (a start of the guide's
-own, masks, weight decay in its optimizer), so its loss is not compared. Rows are processes that take turns
+same on the same layers, its log p - log q simplified with pencil and paper; its loss is compared with the zoo's before
+anything is timed. Pyro's program has these sizes too, but parts that the pair has not (a start of the guide's own,
+masks, weight decay in its optimizer), so its loss is not compared. Rows are processes that take turns
 (`benchmarks.turns`); a ratio is the median over rounds of CPU time over the base's.
 """
 
@@ -83,7 +83,7 @@ class ByHand(nn.Module):
         return loc, 0.5 * (F.softplus(step.variance(proposal.relu())) + 1e-4).log()
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The guide's context, and d."""
+        """The guide's context, and SRNN's d_1..d_T (None in a chain)."""
         d, values = None, x
         if self.driven:
             feature = self.model.feature(x)
@@ -103,12 +103,14 @@ class ByHand(nn.Module):
         rows, each = context.unbind(1), None if d is None else d.unbind(1)
         z = self.model.z_0.expand(len(x), -1)
         path, noises, scales = [z], [], []
+        # Only the draws wait for each other; the prior is computed for all frames at once below.
         for t in range(x.shape[1]):
             loc, log_scale = self.head(rows[t], z if each is None else torch.cat([z, each[t]], -1))
             noise = torch.randn_like(loc)
             z = torch.addcmul(loc, log_scale.exp(), noise)
             for held, value in ((path, z), (noises, noise), (scales, log_scale)):
                 held.append(value)
+        # log p - log q of a draw loc + scale * noise: the constants cancel, and log q needs the noise alone.
         whole = torch.stack(path, 1)
         z, before = whole[:, 1:], whole[:, :-1]
         loc, log_scale = self.prior(before if d is None else torch.cat([before, d], -1))
@@ -119,7 +121,7 @@ class ByHand(nn.Module):
 
 
 def per_step(hand: ByHand) -> tuple[Callable, Callable]:
-    """The same pair as Pyro's dmm.py writes it: a site for each z_t and each x_t."""
+    """(model, guide): the same pair as Pyro's dmm.py writes it, a site for each z_t and each x_t."""
 
     def model(x: Tensor) -> None:
         pyro.module("model", hand.model)
@@ -148,7 +150,11 @@ def per_step(hand: ByHand) -> tuple[Callable, Callable]:
 
 
 def check(size: Size) -> None:
-    """The three rows compute one number, but for the noise: their means over 50 draws agree to 5 standard errors."""
+    """Checks that the three rows compute one number: their means over 50 draws agree to 5 standard errors.
+
+    Raises:
+        AssertionError: they do not; with the means.
+    """
     torch.manual_seed(1)
     small = size._replace(batch=2, frames=5)
     x, (model, guide) = data(small), pair(small)
@@ -186,8 +192,9 @@ def train_sites(size: Size) -> None:
 
 
 def train_program(path: Path, size: Size) -> None:
-    """A step of SVI on the classes of Pyro's dmm.py, as its `main` takes it."""
-    util = Mock(get_data_directory=Mock(return_value=path.parent))  # the real one asks for torchvision, to load images
+    """Takes steps of SVI on the classes of Pyro's dmm.py, as its `main` does."""
+    # The real module asks for torchvision, to load images.
+    util = Mock(get_data_directory=Mock(return_value=path.parent))
     with patch.dict(sys.modules, {"pyro.contrib.examples.util": util}):
         program = runpy.run_path(str(path))["DMM"]()
     settings = {"lr": 3e-4, "betas": (0.96, 0.999), "clip_norm": 10.0, "lrd": 0.99996, "weight_decay": 2.0}
@@ -199,7 +206,7 @@ def train_program(path: Path, size: Size) -> None:
 
 
 def score(size: Size) -> None:
-    """Scoring given trajectories: log p(z) and log q(z | x)."""
+    """Scores given trajectories: log p(x, z) and log q(z | x)."""
     model, guide = pair(size)
     x = data(size)
     with torch.no_grad():
@@ -210,7 +217,7 @@ def score(size: Size) -> None:
 
 
 def score_by_step(size: Size) -> None:
-    """The same scores, a step at a time: what `states` saves."""
+    """Scores the same a step at a time: the difference is the gain of `states`."""
     model, guide = pair(size)
     x = data(size)
     with torch.no_grad():
@@ -220,11 +227,11 @@ def score_by_step(size: Size) -> None:
             inputs, context = at_steps(q.inputs, size.frames), at_steps(q.context, size.frames)
             s = q.start()
             for t in range(size.frames):
+                # The first state is the start; every later one follows from the frame before.
+                s = model.advance(s, z[t - 1], x[:, t - 1], *inputs[t]) if t else s
                 q.conditional(s, *context[t]).log_prob(z[t])
                 model.transition(s).log_prob(z[t])
                 model.emission(z[t], s).log_prob(x[:, t])
-                if t + 1 < size.frames:
-                    s = model.advance(s, z[t], x[:, t], *inputs[t + 1])
 
 
 ROWS: dict[str, Callable[[Size], Any]] = {
@@ -239,10 +246,11 @@ OVER_TIME = ["by hand", "zoo", "scoring", "scoring, step by step"]
 
 
 def measure(size: Size, rows: list[str], rounds: int, *options: str) -> dict[str, dict[str, Any]]:
-    """For each row: CPU milliseconds of a step, ratio to the first row with quartiles, bytes of the peak."""
+    """Row -> CPU milliseconds of a step, ratio to the first row with quartiles, bytes of the peak."""
     command = [sys.executable, "-m", "benchmarks.sequence_step", *options, "--size", json.dumps(size), "--row"]
     running = {row: Runner([*command, row], {"PYTHONPATH": str(ROOT)}) for row in rows}
     try:
+        # The first call checks the pair.
         for runner in running.values():
             runner.ask(1)
         times: dict[str, list[float]] = {row: [] for row in rows}
@@ -254,6 +262,7 @@ def measure(size: Size, rows: list[str], rounds: int, *options: str) -> dict[str
     finally:
         for runner in running.values():
             runner.close()
+    # Ratios within a round, then their median: a busy minute falls on both sides of a ratio.
     for row in rows:
         ratios = [a / b for a, b in zip(times[row], times[rows[0]], strict=True)]
         low, median, high = statistics.quantiles(ratios, n=4)
@@ -301,7 +310,7 @@ def main() -> None:
     few = {"batch": 2, "frames": 6} if args.quick else {}
 
     def keep() -> None:
-        """What has been measured by now."""
+        """Writes the measurements made by now: a run of hours that is stopped leaves them."""
         record = {
             "command": shlex.join(["python", "-m", "benchmarks.sequence_step", *sys.argv[1:]]),
             "date": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": args.rounds,
@@ -314,6 +323,7 @@ def main() -> None:
 
     for name in args.sizes:
         size = SIZES[name]
+        # Before anything is timed: a fast row that computes something else is worth nothing.
         check(size)
         rows, options = [row for row in ROWS if not row.startswith("scoring")], []
         if args.pyro and name == "dmm":

@@ -1,4 +1,4 @@
-"""The evidence lower bound after an epoch, by how far from zero the last layer of a family starts.
+"""The evidence lower bound after an epoch, over the size of the weights with which a family's last layer starts.
 
 Prints the markdown table behind the starts of `guides.families`: rows are families and latent sizes, columns the
 factors on torch's own start of a linear layer: for the locations, for the log scales, and for all else that the layer
@@ -34,26 +34,29 @@ FAMILIES: dict[str, Callable[[int, int], Family]] = {
     "iaf": guides.IAF,
     "spline": guides.Spline,
 }
+# On (locations, log scales, the rest).
 FACTORS = [(0.1, 0.1, 0.1), (0.3, 0.3, 0.3), (1.0, 0.1, 0.1), (1.0, 0.1, 1.0), (1.0, 0.3, 0.3), (1.0, 1.0, 1.0)]
 SIZES = 2, 20, 64
 
 
 def started(family: Family, locations: float, log_scales: float, rest: float) -> None:
-    """The head as torch starts it, without its bias, times these factors."""
+    """Starts the family's head as torch does, without a bias, and multiplies its rows by the factors."""
     assert isinstance(family.head, nn.Linear)
     with torch.no_grad():
         family.head.reset_parameters()
         family.head.bias.zero_()
         where, factor = family.locations, torch.full((family.num_parameters, 1), rest)
         factor[where] = locations
-        factor[where.stop : 2 * where.stop - (where.start or 0)] = log_scales  # in every family they come next
+        # The log scales come next in every family.
+        factor[where.stop : 2 * where.stop - (where.start or 0)] = log_scales
         family.head.weight.mul_(factor)
 
 
 def bound(
     name: str, latent: int, factors: tuple[float, float, float] | None, seed: int, x: Tensor, test: Tensor
 ) -> float:
-    """After one epoch; without factors from the family's own start."""
+    """The bound on `test` after one epoch, nats per datum; without factors from the family's own start."""
+    # The model has the same start and the same batches in every column.
     pyro.set_rng_seed(seed)
     model = VAE(784, latent)
     guide = guides.Amortized(model, family=FAMILIES[name])

@@ -1,4 +1,4 @@
-"""Programs timed in turns: each runs in a process of its own and does some steps whenever it is asked.
+"""Programs timed in turns: each runs in a process of its own and does some steps whenever a request comes.
 
 Other work on the machine then falls on all of them alike, and no program's global state (parameter stores, validation
 flags, compilers, another environment's libraries) touches another's. Needs only torch, so that peers can import it.
@@ -23,9 +23,11 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def turns() -> Iterator[None]:
-    """In the timed process, `for _ in turns(): step()`: yields for each step asked for, and reports what they took."""
+    """The loop of the timed process, `for _ in turns(): step()`: a pass for each step asked for, timed and reported."""
     torch.set_num_threads(1)
-    replies, sys.stdout = sys.stdout, sys.stderr  # a peer may print
+    # A peer may print: its lines must not stand between the replies.
+    replies, sys.stdout = sys.stdout, sys.stderr
+    # Between requests the process sleeps, and costs the others nothing.
     for request in sys.stdin:
         if request.strip() == "memory":
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -39,9 +41,10 @@ def turns() -> Iterator[None]:
 
 
 def serve(prepare: Callable[[Any], tuple[Callable[[], Any] | None, dict[str, Any]]]) -> None:
-    """In a timed process of many programs: a request that is no number is prepared, and answered; then `step`s of it.
+    """The loop of a timed process of many programs: a request that is a number is so many steps of the latest one.
 
-    `prepare(request)` -> (step, answer); the last step is let go before. What it raises is answered as "error".
+    Args:
+        prepare: request -> (step, answer), for a request that is no number. An exception is answered as "error".
     """
     torch.set_num_threads(1)
     replies, sys.stdout = sys.stdout, sys.stderr
@@ -54,6 +57,7 @@ def serve(prepare: Callable[[Any], tuple[Callable[[], Any] | None, dict[str, Any
                 step()
             answer = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
         else:
+            # The last program is let go first: its memory must not count for the next one.
             step = None
             try:
                 step, answer = prepare(request)
@@ -63,11 +67,12 @@ def serve(prepare: Callable[[Any], tuple[Callable[[], Any] | None, dict[str, Any
 
 
 def _peak(profiler: profile) -> int:
-    """Largest sum of bytes held at once of what torch's CPU allocator gave within the profile, not before it."""
+    """The most bytes held at once, of those that torch's CPU allocator gave within the profile."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         events = [e for e in json.loads(path.read_text())["traceEvents"] if e["name"] == "[memory]"]
+    # Within the profile only: parameters and optimiser were allocated before it and do not count.
     held = peak = 0
     for event in sorted(events, key=lambda e: e["ts"]):
         held += event["args"]["Bytes"]
@@ -76,7 +81,7 @@ def _peak(profiler: profile) -> int:
 
 
 def processor() -> str:
-    """What the machine calls its processor, and its cores."""
+    """The machine's name of its processor, and the number of cores."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor())
@@ -84,10 +89,17 @@ def processor() -> str:
 
 
 class Runner:
-    """A process that holds `for _ in turns(): step()`, or `serve(prepare)`. `core`: the only one that it may use."""
+    """A process that runs `for _ in turns(): step()`, or `serve(prepare)`.
+
+    Args:
+        command: of the process.
+        environment: variables besides those of this process.
+        core: the only core that the process may use; None: all.
+    """
 
     def __init__(self, command: list[str], environment: Mapping[str, str], core: int | None = None) -> None:
         self.command = command
+        # A file, not a pipe: a pipe that nobody reads would stop the process when it is full.
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command,
@@ -100,9 +112,17 @@ class Runner:
         )
 
     def ask(self, request: Any, seconds: float = math.inf, size: float = math.inf) -> dict[str, Any]:
-        """`cpu` and `wall` seconds of that many steps; of "memory", the `peak` bytes of a step; or what is prepared.
+        """The answer to a request.
 
-        A process that works longer than `seconds` or holds more than `size` bytes is ended: TimeoutError, MemoryError.
+        Args:
+            request: a number of steps, answered by their `cpu` and `wall` seconds; "memory", answered by the `peak`
+                bytes of a step; or a request for `prepare`.
+            seconds: CPU time that the process may take.
+            size: bytes that it may hold.
+
+        Raises:
+            TimeoutError, MemoryError: the process took or held more; it is ended.
+            RuntimeError: the process ended by itself; with the end of its log.
         """
         try:
             print(request if isinstance(request, str) else json.dumps(request), file=self.process.stdin, flush=True)
@@ -115,9 +135,10 @@ class Runner:
             raise RuntimeError(f"{' '.join(self.command)} ended:\n{self.log.read()[-4000:]}") from error
 
     def _watch(self, seconds: float, size: float) -> None:
-        """Until it answers; on a busy machine, or one without enough memory, it may wait five times as long as work."""
+        """Waits until the process answers, and ends it when it is over time or over size."""
         begun, worked = time.monotonic(), self.worked()
         while not select.select([self.process.stdout], [], [], 0.1)[0] and self.process.poll() is None:
+            # CPU time decides; a process that waits, for a busy machine or for memory, has five times as long.
             late = self.worked() - worked > seconds or time.monotonic() - begun > 5 * seconds + 60
             if late or self.resident() > size:
                 self.process.kill()
@@ -125,16 +146,17 @@ class Runner:
                 raise (TimeoutError if late else MemoryError)(" ".join(self.command))
 
     def worked(self) -> float:
-        """Seconds of CPU time so far."""
+        """Seconds of CPU time of the process so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident(self) -> int:
-        """Bytes of memory that are its own: not those of files that several processes map."""
+        """Bytes of memory of the process, without those of files that several processes map."""
         resident, shared = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1:3]
         return (int(resident) - int(shared)) * resource.getpagesize()
 
     def close(self) -> None:
-        """The end of its requests ends the process."""
+        """Ends the process."""
+        # The end of its requests ends its loop.
         self.process.communicate()
         self.log.close()

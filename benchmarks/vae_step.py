@@ -5,7 +5,7 @@
 
 Every row is a process (`benchmarks.turns`) with one thread; in each round every row does a block of steps, in an order
 that rotates from round to round. A ratio is the median over rounds of a row's time over the base's in that round: of
-CPU time, which does not count what other programs do. Memory is the peak of a step's tensors (activations, gradients,
+CPU time, which leaves other programs out. Memory is the peak of a step's tensors (activations, gradients,
 temporaries) without the parameters and the optimiser's moments. pythae is timed if `make bench-peers` installed it.
 """
 
@@ -47,7 +47,8 @@ class Size(NamedTuple):
     latent: int
     batch: int
     particles: int = 1
-    steps: int = 1  # of a block
+    # Of a block: long enough for the clock, short enough for many rounds.
+    steps: int = 1
 
 
 SIZES = {
@@ -55,7 +56,8 @@ SIZES = {
     "toy": Size(2, 32, 2, 128, steps=120),
     "iwelbo": Size(784, 400, 20, 64, particles=50, steps=2),
 }
-OPTIONS = {"lr": 1e-6, "fused": True}  # so slow that all rows stay where they start
+# So slow that all rows stay at their start.
+OPTIONS = {"lr": 1e-6, "fused": True}
 
 
 class ByHand(nn.Module):
@@ -74,6 +76,7 @@ class ByHand(nn.Module):
         if self.particles == 1:
             noise = torch.randn_like(loc)
             z = torch.addcmul(loc, log_scale.exp(), noise)
+            # log q(z) - log p(z) of a draw: the constants cancel.
             kl = 0.5 * (z * z - noise * noise).sum() - log_scale.sum()
             return F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum") + kl
         noise = torch.randn(self.particles, *loc.shape)
@@ -102,7 +105,7 @@ def train(loss: nn.Module, x: Tensor) -> None:
 
 
 class AdamInTurns(torch.optim.Adam):
-    """Waits for each turn: what `fit` calls once in each step, and at no other time."""
+    """Adam that waits for a turn in each `step`: `fit` calls it once in each of its own, and at no other time."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,10 +114,12 @@ class AdamInTurns(torch.optim.Adam):
     def step(self, closure: Any = None) -> Any:
         for _ in self.turns:
             return super().step(closure)
-        sys.exit()  # nobody asks any more
+        # No request any more.
+        sys.exit()
 
 
 def pyro_svi(size: Size, data: Tensor) -> None:
+    # RenyiELBO with alpha 0 is the importance-weighted bound.
     elbo = pyro.infer.Trace_ELBO()
     if size.particles > 1:
         elbo = pyro.infer.RenyiELBO(alpha=0, num_particles=size.particles, vectorize_particles=True)
@@ -133,6 +138,7 @@ ROWS: dict[str, Callable[[Size, Tensor], Any]] = {
     "zoo, compiled": lambda size, data: train(compiled(zoo_loss(size), data[: size.batch]), data[: size.batch]),
     "Pyro's SVI and bound, the zoo's pair": pyro_svi,
 }
+# The loader is a part of pythae's step: with it and without it.
 PEER_ROWS = {"pythae's trainer, given batches": [], "pythae's trainer, with its loader": ["--own-loader"]}
 BASES = ("by hand", "by hand, compiled")
 
@@ -148,24 +154,35 @@ def start(name: str, seed: int, cache: str) -> dict[str, Runner]:
     return {row: Runner(command + common, environment) for row, command in commands.items()}
 
 
+def in_turns(running: dict[str, Runner], rounds: int, steps: int) -> dict[str, list[dict[str, float]]]:
+    """Row -> seconds of a block of steps in each round, the order rotating from round to round."""
+    rows, times = list(running), {row: [] for row in running}
+    # The first call checks the pair, or compiles.
+    for runner in running.values():
+        runner.ask(3)
+    for k in range(rounds):
+        turn = k % len(rows)
+        for row in rows[turn:] + rows[:turn]:
+            # A few steps that do not count: the other rows have used the processor's caches in the meantime.
+            running[row].ask(1 + steps // 5)
+            times[row].append(running[row].ask(steps))
+    return times
+
+
 def measure(name: str, rounds: int, seed: int) -> dict[str, dict[str, Any]]:
-    """For each row: milliseconds of a step, ratios to both bases with quartiles, bytes."""
+    """Row -> milliseconds of a step, ratios to both bases with quartiles, bytes of the peak."""
     steps = SIZES[name].steps
+    # A cache of the compiler's own for each run: graphs are compiled here, not found.
     with tempfile.TemporaryDirectory() as cache:
         running = start(name, seed, cache)
         try:
-            rows, times = list(running), {row: [] for row in running}
-            for runner in running.values():
-                runner.ask(3)  # the first call checks the pair, or compiles
-            for k in range(rounds):
-                turn = k % len(rows)
-                for row in rows[turn:] + rows[:turn]:
-                    running[row].ask(1 + steps // 5)  # the others have used the caches in the meantime
-                    times[row].append(running[row].ask(steps))
+            rows = list(running)
+            times = in_turns(running, rounds, steps)
             results = {row: {"peak_bytes": running[row].ask("memory")["peak"]} for row in rows}
         finally:
             for runner in running.values():
                 runner.close()
+    # CPU time is the measure; wall time shows a row that waits.
     for row in rows:
         for clock in ("cpu", "wall"):
             results[row][f"{clock}_ms"] = 1e3 * statistics.median(t[clock] for t in times[row]) / steps
@@ -192,6 +209,7 @@ def table(size: Size, results: dict[str, dict[str, Any]]) -> str:
 
 
 def record(args: argparse.Namespace, seconds: float, tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    # The peer has an environment of its own, with a torch of its own.
     used = versions()
     if PEERS.exists():
         ask = "from importlib.metadata import version as v; print(v('pythae'), 'on torch', v('torch'))"
@@ -216,7 +234,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="three rounds, nothing written")
     parser.add_argument("--out", type=Path, default=ROOT / "results/speed_vae_step.json")
-    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)  # this process is a row of the size
+    # With it this process is one row of the size.
+    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.row:
         size = SIZES[args.sizes[0]]

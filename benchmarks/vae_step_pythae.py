@@ -39,8 +39,9 @@ class Decoder(BaseDecoder):
         return ModelOutput(reconstruction=self.body(z))
 
 
+# pythae's trainer has no hook for a single step, but it asks its loader once for each.
 class Turns:
-    """A data loader that waits for each turn: pythae's own, over and over, or one batch handed over each time."""
+    """A data loader that waits for each turn: pythae's own, over and over, or the same batch each time."""
 
     def __init__(self, loader: torch.utils.data.DataLoader, batch: BaseDataset | None) -> None:
         self.loader, self.batch, self.dataset = loader, batch, loader.dataset
@@ -67,6 +68,7 @@ def main() -> None:
     data, hidden, latent, batch, particles = (args.size[k] for k in ("data", "hidden", "latent", "batch", "particles"))
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
+    # As many rows as MNIST has: a loader that shuffles them touches as much memory.
     x = torch.bernoulli(torch.full((60_000, data), 0.2))
     config = {"input_dim": (data,), "latent_dim": latent, "reconstruction_loss": "bce"}
     networks = {"encoder": Encoder(data, hidden, latent), "decoder": Decoder(data, hidden, latent)}

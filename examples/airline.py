@@ -16,6 +16,7 @@ import tyro
 from matplotlib.figure import Figure
 from pyro.distributions import constraints
 from pyro.nn import PyroParam
+from report import save
 
 from zoo import LGSSM
 from zoo.data import load
@@ -29,8 +30,10 @@ AHEAD = "#5aa5dc"
 
 
 def model() -> LGSSM:
+    """The model with its three parameters at the start; both moving averages are kept invertible."""
     return LGSSM(
         arima(0, 1, 1, seasonal=(0, 1, 1, 12)),
+        # A difference of a month and one of a year: thirteen months make the first scored one known.
         burn=13,
         variance=PyroParam(torch.tensor(0.01).double(), constraints.positive),
         ma=PyroParam(torch.zeros(1).double(), invertible),
@@ -39,7 +42,7 @@ def model() -> LGSSM:
 
 
 def main(held_out: int = 12, out: Path = Path("runs/airline")) -> None:
-    """Fit, forecast what was kept back, check the errors of one month ahead, draw."""
+    """Fits the model, forecasts the months kept back, checks the errors of one month ahead, draws."""
     torch.set_num_threads(1)
     air = load("air_passengers").train
     values, years = air.values[0, :, 0], air.times[0]
@@ -51,6 +54,7 @@ def main(held_out: int = 12, out: Path = Path("runs/airline")) -> None:
         p = fitted.system()
         steps = kalman.filter(p, x[0])
     means = {"ours": mean}
+    # The same likelihood by another hand, where it is installed.
     if find_spec("statsmodels"):
         from statsmodels.tsa.api import SARIMAX
 
@@ -63,11 +67,13 @@ def main(held_out: int = 12, out: Path = Path("runs/airline")) -> None:
     for name, row in rows.items():
         numbers = "{:12.6f}{:14.6f}{:14.4e}{:16.6f}".format(*map(float, row))
         print(f"{name:14}{numbers}   {', '.join(f'{m:.2f}' for m in means[name][:3].exp())}")
+    # exp keeps quantiles, so that the band of passengers is exact; it would not keep a mean.
     logs = Band.normal(mean, variance.sqrt())
     ahead = Band(*(part.exp() for part in logs[:3]), logs.mass, years[-held_out:])
     inside, error = ahead.covers(future).double().mean(), (future / ahead.centre - 1).abs().mean()
     print(f"{held_out} months ahead: {100 * inside:.0f} % in their 90 % bands, mean absolute error {100 * error:.1f} %")
-    # One month ahead, through all the months that were scored: standard normal, if the model is right.
+    # One month ahead, through all the months that were scored: standard normal, if the model is right. These
+    # errors are independent, those of several months ahead are not.
     expected = steps.predicted_means @ p.emission_matrix.mT
     spread = p.emission_matrix @ steps.predicted_covariances @ p.emission_matrix.mT
     errors = ((x[0] - expected) / spread.flatten(1).sqrt())[13:, 0]
@@ -89,11 +95,8 @@ def main(held_out: int = 12, out: Path = Path("runs/airline")) -> None:
     draw_points(right, years[13:-held_out], errors, label="observed", markersize=3)
     right.set(xlabel="year", ylabel="error one month ahead, in its standard deviations", ylim=(-4.5, 4.5))
     for ax in (left, right):
-        ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8, loc="upper left")
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / "airline.png", dpi=150)
-    print(f"wrote {out / 'airline.png'}")
+    save(figure, out / "airline.png", (left, right))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Where the bound is lost: log p - ELBO = approximation gap (the family) + amortization gap (the encoder).
+"""The gap of the bound in two parts: log p - ELBO = approximation gap (the family) + amortization gap (the encoder).
 
-One VAE for each encoder width and family on the binarised 8x8 digits. The gaps are measured on test digits: the best q
-of the same family with parameters of its own for each digit tells them apart (Cremer, Li and Duvenaud 2018).
+One VAE for each encoder width and family on the binarised 8x8 digits. On test digits, the best q of the same family
+with parameters of its own for each digit tells the two parts apart (Cremer, Li and Duvenaud 2018).
 
     python examples/amortization_gap.py --families diagonal full-rank iaf --widths 10 50 200
 """
@@ -16,6 +16,7 @@ import pyro
 import torch
 import tyro
 import words
+from report import save
 
 import guides
 from zoo import VAE
@@ -24,6 +25,7 @@ from zoo.infer import fit, gaps
 
 
 def main(
+    *,
     families: tuple[str, ...] = ("diagonal", "full-rank", "iaf"),
     widths: tuple[int, ...] = (10, 50, 200),
     objective: str = "elbo",
@@ -35,13 +37,14 @@ def main(
     seed: int = 0,
     out: Path = Path("runs/amortization_gap"),
 ) -> None:
-    """Train every pair, split its gap, and draw the parts."""
+    """Trains every pair, splits its gap, and draws the parts."""
     torch.set_num_threads(1)
     digits = load("digits")
     test = binarize(digits.test, seed=seed)[:num_test]
     found = {}
     for word in families:
         for width in widths:
+            # The same start for all: the pairs differ in the guide alone.
             pyro.set_rng_seed(seed)
             model = VAE(digits.data_dim, latent_dim, (100,))
             guide = guides.Amortized(model, family=words.family(word), hidden=(width,))
@@ -51,7 +54,7 @@ def main(
             log_p = found[word, width].log_p.mean()
             print(f"--- {word}, encoder of {width}: log p = {log_p:.2f}\n{found[word, width]}")
 
-    out.mkdir(parents=True, exist_ok=True)
+    # Bars on a shared axis: models differ in log p too, gaps compare.
     figure, axes = plt.subplots(1, len(families), figsize=(3.2 * len(families), 3.4), sharey=True, squeeze=False,
                                 layout="constrained")  # fmt: skip
     for axis, word in zip(axes[0], families, strict=True):
@@ -61,12 +64,9 @@ def main(
         axis.bar(names, approximation, color="C0", width=0.6, label="approximation gap")
         axis.bar(names, amortization, bottom=approximation, color="C1", width=0.6, label="amortization gap")
         axis.set(title=word, xlabel="width of the encoder")
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("log p(x) - ELBO, nats per digit")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(out / "gaps.png", dpi=150)
-    plt.close(figure)
-    print(f"wrote {out / 'gaps.png'}")
+    save(figure, out / "gaps.png", axes[0])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A thrown ball seen through noise: filtered, smoothed, predicted and imputed, all exact; and what the control is for.
+"""A thrown ball seen through noise: filtered, smoothed, predicted and imputed, all exact, with and without the control.
 
 The state is position and velocity, z = (x, x', y, y'). Gravity is the control u = (0, 0, g, g), and every prediction
 is conditional on it: p(x_{t+k} | x_{1:t}, u). One throw makes the figure, many measure the calibration. Without the
-control the same model throws along straight lines and is sure of it. Process noise learned by maximum likelihood makes
-it unsure, which helps for the next few frames, but its errors stay: no noise stands for a force that is known.
+control the same model throws along straight lines, with false certainty. Process noise learned by maximum likelihood
+widens its regions, which helps for the next few frames; the errors of its means stay.
 
     python examples/ball.py --frames 40 --seen 16
 """
@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pyro.distributions import constraints
 from pyro.nn import PyroParam
+from report import save
 from torch import Tensor
 
 from zoo import LGSSM
@@ -26,7 +27,8 @@ from zoo.parts.kalman import Forecast, Parameters
 from zoo.parts.structural import ball
 from zoo.plots.look import EXACT, GUIDE
 
-SEEN = "#5aa5dc"  # exact too, with the noise of a measurement
+# Exact too, with the noise of a measurement.
+SEEN = "#5aa5dc"
 
 
 def place(p: Parameters, means: Tensor, covariances: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,6 +38,7 @@ def place(p: Parameters, means: Tensor, covariances: Tensor) -> tuple[Tensor, Te
 
 def calibration(ahead: Forecast, x: Tensor, mass: float = 0.9) -> tuple[Tensor, Tensor]:
     """By step: share of throws inside the region of that mass, and root mean squared error in metres."""
+    # A region of mass m of a Normal in the plane is the ellipse with squared radius -2 log(1 - m).
     error = x - ahead.observation_means
     distance = (error * torch.linalg.solve(ahead.observation_covariances, error)).sum(-1)
     return (distance < -2 * math.log(1 - mass)).double().mean(0), error.square().sum(-1).mean(0).sqrt()
@@ -49,15 +52,13 @@ def panel(ax: Axes, title: str, z: Tensor, x: Tensor, seen: Tensor, *found: tupl
     draw_points(ax, *x[seen].T)
     draw_points(ax, *x[~seen].T, label="held out")
     ax.set_title(title, fontsize=10)
-    ax.spines[["top", "right"]].set_visible(False)
 
 
 def main(frames: int = 32, seen: int = 12, gap: tuple[int, int] = (8, 26), throws: int = 1000, dt: float = 0.08,
          noise: float = 0.5, seed: int = 4, out: Path = Path("runs/ball")) -> None:  # fmt: skip
-    """Draw throws, predict them with and without gravity, and draw the four panels."""
+    """Throws the ball, predicts it with and without gravity, and draws the four panels."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
     model, g = ball(dt, measurement_variance=noise**2, dtype=torch.float64)
     thrown = model._replace(
         initial_mean=torch.tensor([0.0, 8.0, 0.0, 11.0]).double(),
@@ -66,7 +67,8 @@ def main(frames: int = 32, seen: int = 12, gap: tuple[int, int] = (8, 26), throw
     u, ahead = g.expand(frames, 4), frames - seen
     z, x = kalman.sample(thrown, frames, u, (throws,))
 
-    # The same model without its control, and with as much noise in the velocities as the throws ask for.
+    # The same model without its control, and with as much noise in the velocities as the throws ask for: no noise
+    # stands for a force that is known, however large it is learned to be.
     free, velocities = model._replace(transition_input=None), torch.diag(torch.tensor([0.0, 1.0, 0.0, 1.0]).double())
     learned = LGSSM(
         lambda variance: free._replace(transition_covariance=model.transition_covariance + variance * velocities),
@@ -102,15 +104,15 @@ def main(frames: int = 32, seen: int = 12, gap: tuple[int, int] = (8, 26), throw
     there = mean[~kept], (covariance + model.emission_covariance)[~kept]
     panel(axes[1, 1], "imputed: $p(x_t\\,|\\,x$ outside the gap$, u)$", z, x, kept,
           (*there, SEEN, "a measurement there"), (mean, covariance, EXACT, label))  # fmt: skip
-    axes[0, 0].set_ylim(x[:, 1].min().item() - 1.5, x[:, 1].max().item() + 3.5)  # the straight line leaves the picture
+    # The prediction without gravity is a straight line, which leaves the picture.
+    axes[0, 0].set_ylim(x[:, 1].min().item() - 1.5, x[:, 1].max().item() + 3.5)
     for ax in axes[1]:
         ax.set_xlabel("distance, m")
     for ax in axes[:, 0]:
         ax.set_ylabel("height, m")
     entries = {text: line for ax in axes.flat for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    figure.savefig(out / "ball.png", dpi=150)
-    print(f"wrote {out / 'ball.png'}")
+    save(figure, out / "ball.png", axes.flat)
 
 
 if __name__ == "__main__":

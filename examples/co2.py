@@ -4,8 +4,7 @@
     trend_t = trend_{t-1} + N(0, trend variance),   season_t = - (the last 11 of it) + N(0, seasonal variance)
 
 Weeks are averaged to months; a month without a single week stays missing. The last years are kept back and forecast.
-Thirteen states start at N(0, 1e6), and the first thirteen months observed are given and not scored; statsmodels'
-convention, but that it would count missing months too.
+Thirteen states start at N(0, 1e6), and the first thirteen months observed are given and not scored.
 
     python examples/co2.py --held-out 60
 """
@@ -16,9 +15,9 @@ from pathlib import Path
 import torch
 import tyro
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from pyro.distributions import constraints
 from pyro.nn import PyroParam
+from report import save
 from torch import Tensor
 
 from zoo import LGSSM
@@ -33,23 +32,22 @@ VARIANCES = ("irregular", "level", "trend", "season")
 
 
 def monthly(weekly: Sequences) -> tuple[Tensor, Tensor]:
-    """Means of the weeks of each month, NaN where there is none, and the years of the months' middles."""
+    """Means of the weeks of each month, NaN for a month without a week, and the months' middles in years."""
     months = weekly.times[0].numpy().astype("datetime64[D]").astype("datetime64[M]")
     place, seen = torch.tensor((months - months[0]).astype(int)), weekly.mask[0]
     place, values = place[seen], weekly.values[0, seen, 0]
     sums, counts = torch.bincount(place, values), torch.bincount(place)
-    first = months[0].astype(int)  # months since 1970
-    return sums / counts, 1970 + (first + torch.arange(len(sums)).double() + 0.5) / 12
+    return sums / counts, 1970 + (months[0].astype(int) + torch.arange(len(sums)).double() + 0.5) / 12
 
 
 def components(irregular: Tensor, level: Tensor, trend: Tensor, season: Tensor, diffuse: float = 1e6) -> Parameters:
-    """The sum of a trend and a season, from four variances, and that of the thirteen states at the start."""
+    """The sum of a trend and a season, from its four variances and the variance of the thirteen states at the start."""
     first = local_linear_trend(level, trend, irregular, initial_variance=diffuse)
     return first + seasonal(12)(season, initial_variance=diffuse)
 
 
 def main(held_out: int = 36, out: Path = Path("runs/co2")) -> None:
-    """Fit, fill the gaps, forecast what was kept back, draw."""
+    """Fits the model, fills the gaps, forecasts the months kept back, draws."""
     torch.set_num_threads(1)
     weekly = load("co2_weekly").train
     values, years = monthly(weekly)
@@ -57,7 +55,6 @@ def main(held_out: int = 36, out: Path = Path("runs/co2")) -> None:
     mask = ~x[..., 0].isnan()
     start = {name: PyroParam(torch.tensor(0.01).double(), constraints.positive) for name in VARIANCES}
     model = LGSSM(components, burn=13, **start).maximum_likelihood(x, mask=mask)
-
     print(f"{len(values)} months, {int((~mask).sum())} missing, {held_out} kept back")
     print(f"{'':14}" + "".join(f"{name:>14}" for name in VARIANCES) + "  log-likelihood")
     with torch.no_grad():
@@ -66,6 +63,7 @@ def main(held_out: int = 36, out: Path = Path("runs/co2")) -> None:
     if find_spec("statsmodels"):
         from statsmodels.tsa.api import UnobservedComponents
 
+        # statsmodels counts frames where we count observations: the frame of the last observation given.
         theirs = UnobservedComponents(x.flatten().numpy(), "lltrend", seasonal=12)
         theirs.loglikelihood_burn = int((mask[0].cumsum(0) == model.burn).nonzero()[0]) + 1
         result = theirs.fit(disp=0)
@@ -76,10 +74,17 @@ def main(held_out: int = 36, out: Path = Path("runs/co2")) -> None:
     inside, error = ahead.covers(future).double().mean(), (future - mean).square().mean().sqrt()
     print(f"{held_out} months ahead: {100 * inside:.0f} % in their 90 % bands, root mean squared error {error:.2f} ppm")
 
-    with torch.no_grad():
-        q, p = model.posterior(x, mask=mask), model.system()
-        signal = (q.mean[0] @ p.emission_matrix.mT).flatten()
-        spread = (p.emission_matrix @ q.covariances[0] @ p.emission_matrix.mT).flatten()
+    picture(out, weekly.columns[0], years, x, future, model, ahead)
+
+
+@torch.no_grad()
+def picture(out: Path, unit: str, years: Tensor, x: Tensor, future: Tensor, model: LGSSM, ahead: Band) -> None:
+    """All months, the missing ones and those kept back, with their exact bands, to `out`/co2.png."""
+    mask, p = ~x[..., 0].isnan(), model.system()
+    q, held_out, values = model.posterior(x, mask=mask), len(future), torch.cat([x.flatten(), future])
+    # Level and season are two of the thirteen states: the moments of their sum need the covariance of the two.
+    signal = (q.mean[0] @ p.emission_matrix.mT).flatten()
+    spread = (p.emission_matrix @ q.covariances[0] @ p.emission_matrix.mT).flatten()
     known, gaps = years[:-held_out], years[:-held_out][~mask[0]]
     bands = {
         "level": Band.normal(q.mean[0, :, 0], q.variance[0, :, 0].sqrt(), times=known),
@@ -99,21 +104,16 @@ def main(held_out: int = 36, out: Path = Path("runs/co2")) -> None:
         draw_band(ax, years, bands[name], "#8a4fa3" if small else EXACT, name)
         draw_band(ax, years, ahead, AHEAD, "forecast of measurements", "--")
         for number, gap in enumerate(gaps):
-            ax.axvspan(
-                gap - 1 / 24, gap + 1 / 24, color="0.9", linewidth=0, label=None if number else "month without data"
-            )
+            label = None if number else "month without data"
+            ax.axvspan(gap - 1 / 24, gap + 1 / 24, color="0.9", linewidth=0, label=label)
         shown = (years >= limits[0]) & (years <= limits[1]) & ~values.isnan()
-        ax.set(xlim=limits, ylim=(values[shown].min().item() - 2, values[shown].max().item() + 2), xlabel="year")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set(xlim=limits, ylim=(values[shown].min().item() - 2, values[shown].max().item() + 2))
+        ax.set(xlabel="year", ylabel=unit)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_title(title, fontsize=10)
-        ax.spines[["top", "right"]].set_visible(False)
-    for ax in figure.axes[:2]:
-        ax.set_ylabel(weekly.columns[0])
     entries = {text: line for ax in figure.axes for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / "co2.png", dpi=150)
-    print(f"wrote {out / 'co2.png'}")
+    save(figure, out / "co2.png", figure.axes)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from zoo.infer import compare, fit, grid_reference, log_likelihood, plot_overlay
 
 
 def main(
+    *,
     families: tuple[str, ...] = tuple(words.FAMILIES),
     objective: str = "elbo",
     num_particles: int = 1,
@@ -37,12 +38,13 @@ def main(
     seed: int = 0,
     out: Path = Path("runs/flow_posteriors"),
 ) -> None:
-    """Train, evaluate and draw every family."""
+    """Trains, evaluates and draws every family."""
     torch.set_num_threads(1)
     digits = load("digits")
     train, test = Binarized(digits.train), binarize(digits.test.shuffled(seed), seed=seed)[:num_test]
     page = Report(out, "One VAE, every family", "frozen model" if not joint else "a model for each guide")
 
+    # Every fit has the same seed, so that families see the same batches and bits.
     def trained(model: VAE, word: str) -> guides.Amortized:
         guide = guides.Amortized(model, family=words.family(word), hidden=hidden)
         loss = words.objective(objective, num_particles)(model, guide)
@@ -53,6 +55,7 @@ def main(
     start = VAE(digits.data_dim, 2, hidden)
     if not joint:
         trained(start, "diagonal")
+        # Frozen: log p is then the same for all families, and bounds differ by the guides alone.
         start.requires_grad_(False)
     page.heading("The families")
     lines = [f"{'family':12} {'ELBO':>9} {'log p':>9} {'gap':>8} {'+-':>6}   good, fair, bad"]
@@ -61,6 +64,7 @@ def main(
         pyro.set_rng_seed(seed)
         model = copy.deepcopy(start)
         guide = trained(model, word)
+        # With --joint each model has a log p of its own, so the grid is made for each.
         exact = grid_reference(model, test)
         value = log_likelihood(model, guide, test, num_particles=1000, seed=seed)
         gap = exact.log_evidence - value.elbo

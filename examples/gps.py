@@ -1,10 +1,10 @@
-"""GPS tracks of vehicles with fixes dropped: constant velocity in irregular time, and how often its bands are right.
+"""GPS tracks of vehicles with fixes dropped: constant velocity in irregular time, and the share of fixes in its bands.
 
     place_t = place_{t-1} + dt velocity_{t-1} + ...,   velocity_t = velocity_{t-1} + ...,   x_t = place_t + N(0, sd^2)
 
 Velocity is a Brownian motion in continuous time, so A and Q follow from each step dt. Its diffusion and the sd of a fix
 are fitted to each track by maximum likelihood, from the fixes kept; those dropped are then held against their bands.
-Vehicles stand, drive and turn, one Gaussian cannot tell: its bands of 90 % are about right, narrower ones too wide.
+Vehicles stand, drive and turn. One Gaussian has no modes: its bands of 90 % are about right, narrower ones too wide.
 
     python examples/gps.py --num-tracks 10
 """
@@ -17,6 +17,7 @@ import tyro
 from matplotlib.figure import Figure
 from pyro.distributions import constraints
 from pyro.nn import PyroParam
+from report import save
 from torch import Tensor
 
 from zoo import LGSSM
@@ -43,7 +44,8 @@ def constant_velocity(times: Tensor, diffusion: Tensor, sd: Tensor) -> Parameter
     move = torch.stack([one, dt, nil, one], -1).unflatten(-1, (2, 2))
     spread = torch.stack([dt**3 / 3, dt**2 / 2, dt**2 / 2, dt], -1).unflatten(-1, (2, 2))
     start = torch.diag(dt.new_tensor([1e4, 1e4, 1e3, 1e3]))
-    noise = (sd**2 + 0.1**2) * eye  # some tracks are as smooth as if fixes had no error
+    # A floor of 10 cm: some tracks are as smooth as if fixes had no error, and sd = 0 is singular.
+    noise = (sd**2 + 0.1**2) * eye
     move, spread = torch.kron(move, eye), diffusion * torch.kron(spread, eye)
     return Parameters(dt.new_zeros(4), start, move, spread, torch.eye(2, 4).to(dt), noise)
 
@@ -56,14 +58,14 @@ def drop(times: Tensor, share: float, seconds: float, generator: torch.Generator
 
 
 def fit(times: Tensor, x: Tensor, kept: Tensor) -> LGSSM:
-    """Diffusion and sd by maximum likelihood."""
+    """The model of one track, its diffusion and sd by maximum likelihood from the fixes kept."""
     start = {n: PyroParam(torch.tensor(v).double(), constraints.positive) for n, v in (("diffusion", 1.0), ("sd", 3.0))}
     return LGSSM(partial(constant_velocity, times), **start).maximum_likelihood(x[None], mask=kept[None], restarts=0)
 
 
 @torch.no_grad()
 def predicted(model: LGSSM, times: Tensor, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Means `(T, 2)` and covariances of a fix at each of the times, given those kept."""
+    """Means `(T, 2)` and covariances of a fix at each of the times, given the fixes kept."""
     p = constant_velocity(times, model.diffusion, model.sd)
     q = kalman.smoother(p, x, mask=kept)
     return q.smoothed_means[:, :2], q.smoothed_covariances[:, :2, :2] + p.emission_covariance
@@ -71,7 +73,7 @@ def predicted(model: LGSSM, times: Tensor, x: Tensor, kept: Tensor) -> tuple[Ten
 
 def main(num_tracks: int = 1000, shown: int = 28, seconds: float = 600.0, seed: int = 5,
          out: Path = Path("runs/gps")) -> None:  # fmt: skip
-    """Drop fixes, hold them against their bands, draw a part of one track."""
+    """Drops fixes, counts them in their bands, draws a part of one track."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
     tracks = load("gps_tracks").train
@@ -83,7 +85,8 @@ def main(num_tracks: int = 1000, shown: int = 28, seconds: float = 600.0, seed: 
     masses = torch.linspace(0.01, 0.99, 99).double()
     print(f"{'dropped':26}  fixes   in bands of 50 %   90 %   99 %   tracks with 85 to 95 % of them in 90 %")
     for name, share, at_once, colour in DROPS:
-        needed = []  # the mass of the smallest band that holds each dropped coordinate
+        # The mass of the smallest band that holds each dropped coordinate: all bands are counted at once.
+        needed = []
         for times, x in found[:num_tracks]:
             kept = drop(times, share, at_once, generator)
             mean, covariance = predicted(fit(times, x, kept), times, x, kept)
@@ -97,10 +100,10 @@ def main(num_tracks: int = 1000, shown: int = 28, seconds: float = 600.0, seed: 
     right.plot([0, 100], [0, 100], color="black", linewidth=0.8, linestyle=":")
     right.plot([90, 90], [85, 95], color="black", linewidth=3, alpha=0.6, label="85 to 95 % in the band of 90 %")
     right.set(xlabel="mass of the band, %", ylabel="dropped fixes in it, %")
-
     times, x = found[tracks.labels.tolist().index(shown)]
     kept = drop(times, 0.3, 60, torch.Generator().manual_seed(seed))
-    every = torch.cat([times, torch.arange(times[-1].item()).double()]).unique()  # seconds between fixes: all missing
+    # A time for each second too, without a fix: missing frames are where the smoother predicts.
+    every = torch.cat([times, torch.arange(times[-1].item()).double()]).unique()
     place, known = torch.searchsorted(every, times), torch.zeros(len(every), dtype=torch.bool)
     dense, known = x.new_zeros(len(every), 2).index_copy(0, place, x), known.index_copy(0, place, kept)
     mean, covariance = predicted(fit(times, x, kept), every, dense, known)
@@ -109,11 +112,8 @@ def main(num_tracks: int = 1000, shown: int = 28, seconds: float = 600.0, seed: 
     draw_points(left, *x[~kept & (times <= seconds)].T, label="dropped, a minute at a time")
     left.set(xlabel=f"east, m ({seconds:.0f} s of track {shown})", ylabel="north, m", aspect="equal")
     for ax in (left, right):
-        ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8)
-    out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / "gps.png", dpi=150)
-    print(f"wrote {out / 'gps.png'}")
+    save(figure, out / "gps.png", (left, right))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Which gradient estimator, and how many particles? Signal-to-noise ratios on a model whose gradients are known.
+"""Signal-to-noise ratios of the gradient estimators over the number of particles, where the gradients are known.
 
 z ~ N(theta, I), x ~ N(z, I) in D dimensions, q(z) = N(m, s^2 I) with m and theta a little off their optimum (Rainforth
 et al. 2018, Tucker et al. 2018). Every row of the batch is one replicate with parameters of its own, so one backward
 pass gives as many independent gradients as there are rows. The exact gradient of the ELBO is printed beside the
-estimates' means. (The model's ratio of the importance-weighted bound dips where its expected gradient changes sign.)
+estimates' means. The model's ratio of the importance-weighted bound dips: its expected gradient changes sign there.
 
     python examples/gradients.py --max-particles 1024
 """
@@ -18,12 +18,15 @@ import pyro
 import torch
 import tyro
 from pyro.nn import PyroModule
+from report import save
 from torch import nn
 
 from zoo.infer import ELBO, IWELBO, Objective
 from zoo.parts.distributions import DiagonalNormal
 
-SCALE, OFFSET = 0.65, 0.1  # the guide's sd (the posterior's is 0.707), and the distance of m and theta from the optimum
+# The guide's sd (the posterior's is 0.707), and the distance of m and theta from the optimum: at the optimum itself the
+# expected gradient is zero, and no estimator has a signal.
+SCALE, OFFSET = 0.65, 0.1
 
 
 class Model(PyroModule):
@@ -52,8 +55,9 @@ class Guide(PyroModule):
 
 
 def gradients(objective: Objective, x: torch.Tensor, replicates: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(guide's, model's) gradients of the bound, `(replicates, D)`, computed in pieces to bound the memory."""
+    """The gradients of the bound by the guide's mean and by theta, `(replicates, D)` each."""
     found = []
+    # In pieces, to bound the memory: 200,000 floats a piece.
     rows = max(1, 200_000 // (objective.num_particles * len(x)))
     for size in torch.arange(replicates).split(rows):
         many = x.expand(len(size), -1).contiguous()
@@ -73,10 +77,9 @@ def signal_to_noise(gradient: torch.Tensor) -> float:
 
 def main(dim: int = 20, replicates: int = 4000, max_particles: int = 256, seed: int = 0,
          out: Path = Path("runs/gradients")) -> None:  # fmt: skip
-    """Signal-to-noise ratio of each estimator over the number of particles, as a table and a figure."""
+    """Estimates the ratio of each estimator, as a table and a figure."""
     torch.set_num_threads(1)
     pyro.set_rng_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
     x = torch.randn(dim)
     particles = [2**i for i in range(max_particles.bit_length())]
     estimators = {
@@ -103,13 +106,12 @@ def main(dim: int = 20, replicates: int = 4000, max_particles: int = 256, seed: 
         for name, (color, marker) in styles.items():
             axis.loglog(particles, [r[side] for r in ratios[name]], color=color, marker=marker, ms=4, label=name)
         axis.set(title=f"gradient of the {title}", xlabel="particles $K$", xscale="log")
+        # After `set`, which gives base 10.
         axis.set_xscale("log", base=2)
         axis.grid(alpha=0.25, which="both")
     axes[0].set_ylabel("signal-to-noise ratio of one estimate")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(out / "gradients.png", dpi=150)
-    plt.close(figure)
-    print(f"wrote {out / 'gradients.png'}")
+    save(figure, out / "gradients.png")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Gaussian mixtures by EM, with three forms of covariance, on handwritten digits seen through two principal components.
 
-The data are E[z | x] of a two-latent `PPCA`. Each mixture starts five times from k-means++ and keeps the best end:
-`em` would raise if the log-likelihood fell anywhere on the way. scikit-learn fits five times beside it.
+The data are E[z | x] of a two-latent `PPCA`. Each mixture starts five times from k-means++ and keeps the best end; `em`
+raises if the log-likelihood falls anywhere on the way. scikit-learn fits five times beside it.
 
     python examples/mixture_em.py --components 7 --restarts 5
 """
@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import torch
 import tyro
 from matplotlib.axes import Axes
+from report import save
 from sklearn.mixture import GaussianMixture as Sklearn
 
 from zoo import DiagonalCovariance, FullCovariance, GaussianMixture, TiedCovariance
@@ -25,23 +26,17 @@ from zoo.ppca import PPCA
 
 
 def draw(axis: Axes, model: GaussianMixture, x: torch.Tensor, palette: torch.Tensor) -> None:
-    """Every datum in the mixed colour of its responsibilities; every component's ellipses at one and two sd."""
+    """Draws every datum in the mixed colour of its responsibilities, every component as ellipses of one and two sd."""
     axis.scatter(*x.T, c=(model.responsibilities(x) @ palette).clamp(0, 1), s=7, linewidths=0)
     low, high = x.min(0).values - 0.5, x.max(0).values + 0.5
     across, up = (torch.linspace(low[i], high[i], 300, dtype=x.dtype) for i in range(2))
     grid = torch.stack(torch.meshgrid(across, up, indexing="xy"), -1)
     for k, color in enumerate(palette):
         component = model.likelihood(torch.tensor(k))
-        height = component.log_prob(grid) - component.log_prob(model.means[k])  # -r^2 / 2 at r standard deviations
-        axis.contour(
-            across,
-            up,
-            height,
-            levels=[-2.0, -0.5],
-            colors=[color.numpy() * 0.6],
-            linewidths=[0.7, 1.5],
-            linestyles="solid",
-        )
+        # -r^2 / 2 at r standard deviations.
+        height = component.log_prob(grid) - component.log_prob(model.means[k])
+        lines = {"colors": [color.numpy() * 0.6], "linewidths": [0.7, 1.5], "linestyles": "solid"}
+        axis.contour(across, up, height, levels=[-2.0, -0.5], **lines)
     weights = model.prior().probs
     axis.scatter(*model.means.T, s=30 + 300 * weights, c=palette.numpy() * 0.6, edgecolors="white", zorder=3)
     axis.spines[:].set_color("0.85")
@@ -51,10 +46,9 @@ def draw(axis: Axes, model: GaussianMixture, x: torch.Tensor, palette: torch.Ten
 @torch.no_grad()
 def main(components: int = 7, restarts: int = 5, max_iterations: int = 1000, seed: int = 0,
          out: Path = Path("runs/mixture_em")) -> None:  # fmt: skip
-    """Fit the three forms of covariance, compare with scikit-learn, draw responsibilities and trajectories."""
+    """Fits the three forms of covariance, compares with scikit-learn, draws responsibilities and trajectories."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
     digits = load("digits").train.images.double()
     x = PPCA(64, 2).double().maximum_likelihood(digits).posterior(digits).mean
 
@@ -79,6 +73,7 @@ def main(components: int = 7, restarts: int = 5, max_iterations: int = 1000, see
             components, covariance_type=word, n_init=restarts, tol=1e-7, max_iter=10_000, random_state=seed
         )
         theirs = sklearn.fit(x.numpy()).score(x.numpy())
+        # Local maxima: the spread of the ends says how much the starts matter.
         ends = [trajectory[-1] for trajectory in result.starts]
         print(
             f"{name:11} {min(ends):10.5f} {max(ends):10.5f} {theirs:13.5f} {max(ends) - theirs:11.1e} "
@@ -93,17 +88,15 @@ def main(components: int = 7, restarts: int = 5, max_iterations: int = 1000, see
         below.set(xlabel="M-steps", xscale="symlog", xlim=(0, None))
         below.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
         below.minorticks_off()
-        below.spines[["top", "right"]].set_visible(False)
     for axis in axes[0, 1:]:
         axis.set_ylabel("")
     axes[1, 0].set_ylabel("log-likelihood, nats per datum")
+    # Empty lines, for the legend alone.
     axes[1, 0].plot([], [], color="C3", lw=1.8, label="best of the restarts")
     axes[1, 0].plot([], [], color="0.7", label="the others")
     axes[1, 0].plot([], [], color="C0", ls=(0, (5, 4)), lw=1, label="scikit-learn, best end")
     axes[1, 0].legend(frameon=False, loc="lower right", fontsize=8)
-    figure.savefig(out / "mixture_em.png", dpi=150)
-    plt.close(figure)
-    print(f"wrote {out / 'mixture_em.png'}")
+    save(figure, out / "mixture_em.png", axes[1])
 
 
 if __name__ == "__main__":

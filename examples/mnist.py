@@ -25,41 +25,34 @@ from zoo.parts.conditionals import Bernoulli
 
 
 def splits(name: str, train_rows: int | None, num_test: int | None):
-    """(train, valid, test): train as `fit` takes it, the others as fixed bits."""
+    """(train, valid, test, mean of the pixels): train as data for `fit`, the others as fixed bits."""
     data = load(name)
     test = data.test.shuffled(123)[:num_test]
     if data.num_levels == 2:
         return data.train.images[:train_rows], data.valid.images, test.images, data.train.images.mean(0)
+    # IWAE trains on 59,600: its validation set is only the last 400.
     grey = torch.cat([data.train.levels, data.valid.levels]).float() / (data.num_levels - 1)
     train, valid = grey[: train_rows or -400], grey[-400:]
     return Binarized(train), binarize(valid, seed=123), binarize(test, seed=123), train.mean(0)
 
 
 def main(
-    name: str,
-    data: str = "mnist",
-    objective: str = "elbo-analytic",
-    num_particles: int = 1,
-    family: str = "diagonal",
-    epochs: int = 100,
-    batch_size: int = 100,
-    learning_rate: float = 1e-3,
-    last_learning_rate: float = 1e-5,
-    warm_up: int = 0,
-    start: Path | None = None,
-    resume: bool = False,
-    compile: bool = False,
-    device: str = "cpu",
-    threads: int = 1,
-    seed: int = 0,
-    num_test: int | None = None,
-    train_rows: int | None = None,
-    note: str = "",
-) -> None:
-    """`warm_up`: epochs in which the KL weight rises to 1; `start`: a model.safetensors to fine-tune."""
+    *, name: str, data: str = "mnist", objective: str = "elbo-analytic", num_particles: int = 1,
+    family: str = "diagonal", epochs: int = 100, batch_size: int = 100, learning_rate: float = 1e-3,
+    last_learning_rate: float = 1e-5, warm_up: int = 0, start: Path | None = None, resume: bool = False,
+    compile: bool = False, device: str = "cpu", threads: int = 1, seed: int = 0, num_test: int | None = None,
+    train_rows: int | None = None, note: str = "",
+) -> None:  # fmt: skip
+    """Trains the pair, evaluates it on the test images, writes the row.
+
+    Args:
+        warm_up: epochs in which the KL weight rises to 1.
+        start: a model.safetensors to fine-tune.
+    """
     torch.set_num_threads(threads)
     pyro.set_rng_seed(seed)
     train, valid, test, mean = splits(data, train_rows, num_test)
+    # The decoder starts from the mean image, as in IWAE's code.
     model = VAE(784, 50, (200, 200), activation=nn.Tanh, likelihood=partial(Bernoulli, mean=mean))
     guide = guides.Amortized(model, family=words.family(family), hidden=(200, 200), activation=nn.Tanh)
     steps = epochs * -(-len(train) // batch_size)
@@ -77,7 +70,8 @@ def main(
         validation=valid, seed=seed, device=device, out=Path("runs") / name, resume=resume, compile=compile,
     )  # fmt: skip
     trained = time.time()
-    load_model(loss, Path("runs") / name / "model.safetensors")  # the best epoch by validation
+    # The best epoch by validation.
+    load_model(loss, Path("runs") / name / "model.safetensors")
     test = test.to(device)
     value = log_likelihood(model, guide, test, num_particles=5000, seed=123)
     units = active_units(guide, test)["z"].active.sum().item()

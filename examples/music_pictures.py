@@ -1,4 +1,4 @@
-"""The picture that `music.py` leaves: a sequence, its reconstruction, a sample, a forecast; of speech the sound too."""
+"""The picture of examples/music.py: a sequence, its reconstruction, a sample, a forecast; of speech the sound too."""
 
 from pathlib import Path
 
@@ -9,10 +9,11 @@ from zoo.infer import plot_piano_rolls, plot_waveforms, write_wav
 
 @torch.no_grad()
 def pictures(folder: Path, data, model, guide, longest: int) -> None:
-    """One test sequence: the data, its reconstruction, a new sample, and a forecast of its second half."""
+    """Draws one test sequence, its reconstruction, a new sample and a forecast of its second half, to `folder`."""
     one = data.test[:1].cut(longest)[:1]
     x = one.values if one.first is None else torch.cat([one.first.unsqueeze(1), one.values], 1)
     half = max(1, x.shape[1] // 2)
+    # Dropout of the guide's recurrence off.
     guide.eval()
     q = guide.posterior(x)
     z = q.sample()

@@ -4,9 +4,8 @@ Binomial factor analysis of the 8x8 digits, whose pixels are counts 0..16 (block
 
     z_n ~ N(0, I_2),   x_ni ~ Binomial(16, sigmoid(w_i' z_n + b_i)).
 
-The only things that the library asks of a model: `forward` is a Pyro program with all sites in one batch plate, and,
-    for
-`guides.Amortized`, the attributes `data_dim` and `latent_dim`.
+The library asks two things of a model: `forward` is a Pyro program with all sites in one batch plate, and, for
+`guides.Amortized`, the model has the attributes `data_dim` and `latent_dim`.
 
     python examples/own_model.py --family full-rank --objective iwelbo --num-particles 5
 """
@@ -41,6 +40,7 @@ class BinomialFactors(PyroModule):
 
 
 def main(
+    *,
     guide: str = "amortized",
     family: str = "diagonal",
     objective: str = "elbo",
@@ -50,15 +50,17 @@ def main(
     seed: int = 0,
     out: Path = Path("runs/own_model"),
 ) -> None:
-    """Fit the model to the digits and hold the guide against a grid and against HMC."""
+    """Fits the model to the digits and compares the guide with a grid and with HMC."""
     torch.set_num_threads(1)
     pyro.set_rng_seed(seed)
     digits = load("digits")
     train, test = digits.train.levels.float(), digits.test.levels.float()
-    data = test if guide == "per-datum" else train  # own parameters for each row: infer the rows that are checked
+    # A per-datum guide knows only the rows that it was fitted to: those that are checked.
+    data = test if guide == "per-datum" else train
     model = BinomialFactors(digits.data_dim, 2, total_count=16)
     q = words.guide(guide, family, model, len(data), hidden=(100,))
     loss = words.objective(objective, num_particles)(model, q)
+    # AutoNormal has parameters of the shape of the whole data: it cannot take a part.
     batch_size = len(data) if guide == "auto-normal" else 64
     fit(loss, data, epochs=epochs, batch_size=batch_size, seed=seed, out=out)
 

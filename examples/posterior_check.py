@@ -1,4 +1,4 @@
-"""Is the posterior right? One trained VAE, its guide against every reference there is, and they against each other.
+"""A check of the posterior: one trained VAE, its guide against every reference, and the references among themselves.
 
 With one or two latent dimensions a grid is exact; batched HMC serves any number of data points; Pyro's NUTS is the
 second opinion for a few. `compare` prints, for each digit, the gap log p - ELBO, the error of the mean in posterior
@@ -32,6 +32,7 @@ from zoo.infer import (
 
 
 def main(
+    *,
     data: str = "digits",
     family: str = "diagonal",
     objective: str = "elbo",
@@ -46,7 +47,7 @@ def main(
     seed: int = 0,
     out: Path = Path("runs/posterior_check"),
 ) -> None:
-    """Train a pair (or load one with `--checkpoint`), find its posterior by every means, compare."""
+    """Trains a pair (or loads one with `--checkpoint`), finds its posterior by every means, compares."""
     torch.set_num_threads(1)
     pyro.set_rng_seed(seed)
     source = load(data)
@@ -67,6 +68,7 @@ def main(
             model, x, num_samples=draws, warmup=draws // 3, time_budget=nuts_seconds, seed=seed
         ),
     }
+    # The points of a grid are exponential in its dimensions.
     if latent_dim > 2:
         del finders["grid"]
     found, gaps = {}, {}
@@ -74,13 +76,15 @@ def main(
         page.heading(f"Against {name}")
         try:
             found[name] = finder()
-        except NotAReference as refusal:  # its draws stay in refusal.inference_data
+        except NotAReference as refusal:
+            # Draws that failed their checks are no reference; they stay in refusal.inference_data.
             page.preformatted(str(refusal))
             continue
         comparison = compare(guide, found[name], x, seed=seed)
         gaps[name] = comparison.gap
         page.preformatted(str(comparison))
     page.heading("The references against each other")
+    # Independent means must agree on log p: a difference is an error of one of them, not of the guide.
     first, *others = gaps
     for other in others:
         apart = (gaps[other] - gaps[first]).abs().max()

@@ -1,4 +1,4 @@
-"""Probabilistic PCA of handwritten digits three ways: closed form, EM, and EM with 30 % of the pixels missing.
+"""Probabilistic PCA of handwritten digits in three ways: closed form, EM, and EM with 30 % of the pixels missing.
 
 EM must end at the closed form; scikit-learn's PCA has the same subspace, and variances larger by N / (N - 1). The model
 with missing pixels fills them in with E[x_missing | x_observed], exactly.
@@ -15,6 +15,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 import tyro
+from matplotlib.figure import SubFigure
+from report import save
 from sklearn.decomposition import PCA
 
 from zoo.data import load
@@ -23,7 +25,8 @@ from zoo.ppca import PPCA
 
 
 def largest_angle(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest principal angle between the column spaces, in degrees; by its sine, which is accurate near zero."""
+    """The largest principal angle between the column spaces of `a` and `b`, in degrees."""
+    # By its sine: the cosine of an angle near zero is 1 to the last digit.
     a, b = torch.linalg.qr(a)[0], torch.linalg.qr(b)[0]
     sine = torch.linalg.matrix_norm(b - a @ (a.T @ b), ord=2)
     return math.degrees(math.asin(min(1.0, sine.item())))
@@ -32,13 +35,13 @@ def largest_angle(a: torch.Tensor, b: torch.Tensor) -> float:
 @torch.no_grad()
 def main(latent_dim: int = 10, missing: float = 0.3, max_iterations: int = 2000, seed: int = 0,
          out: Path = Path("runs/ppca")) -> None:  # fmt: skip
-    """Fit, print log-likelihoods in nats per image and angles between the subspaces, draw the filled-in digits."""
+    """Fits the models, prints log p in nats per image and angles between the subspaces, draws the filled-in digits."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
     digits = load("digits")
     train, test = digits.train.images.double(), digits.test.images.double()
     seen, seen_test = torch.rand_like(train) >= missing, torch.rand_like(test) >= missing
+    # NaN, so that a missing pixel that were read by mistake would show.
     holes = train.masked_fill(~seen, math.nan)
 
     closed = PPCA(64, latent_dim).double().maximum_likelihood(train)
@@ -65,42 +68,43 @@ def main(latent_dim: int = 10, missing: float = 0.3, max_iterations: int = 2000,
     naive = (by_holes.mean - test)[~seen_test].square().mean().sqrt().item()
     print(f"missing test pixels, root mean square error: filled in {error:.4f}, by the mean image {naive:.4f}")
 
+    rows = {"test image": test, "observed": test.masked_fill(~seen_test, math.nan), "filled in": filled}
     figure = plt.figure(figsize=(12, 3.3), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(2, 1), wspace=0.04)
-    columns = 10
-    chosen = [(digits.test.labels == digit).nonzero()[0, 0].item() for digit in range(columns)]
-    rows = {"test image": test, "observed": test.masked_fill(~seen_test, math.nan), "filled in": filled}
-    grid = left.subplots(4, columns)
-    colours = plt.get_cmap("gray_r").with_extremes(bad="#f6c8a8")
-    for axes, (label, images) in zip(grid[:3], rows.items(), strict=True):
-        axes[0].set_ylabel(label, rotation=0, ha="right", va="center")
-        for axis, index in zip(axes, chosen, strict=True):
-            axis.imshow(images[index].view(8, 8).numpy(), cmap=colours, vmin=0, vmax=1)
-    grid[3, 0].set_ylabel("columns of W", rotation=0, ha="right", va="center")
-    for axis, column in zip(grid[3], closed.weight.T, strict=False):
-        size = column.abs().max()
-        axis.imshow(column.view(8, 8).numpy(), cmap="RdBu_r", vmin=-size, vmax=size)
-    for axis in grid.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_color("0.8")
-    for axis in grid[3, latent_dim:]:
-        axis.set_visible(False)
-
+    draw_digits(left, rows, digits.test.labels, closed.weight)
     axis = right.subplots()
     best = closed.log_prob(train).mean().item()
     for label, colour, end, trajectory in (
         ("all pixels: to the closed form", "C3", best, run.trajectory),
         (f"{missing:.0%} missing: to its own end", "C0", run_holes.log_likelihood, run_holes.trajectory),
     ):
+        # Below 1e-9 a gap is rounding, and a logarithmic axis has no place for it.
         gaps = [end - value for value in trajectory]
         axis.semilogy([gap for gap in gaps if gap > 1e-9], color=colour, label=label)
     axis.set(xlabel="M-steps", ylabel="nats per image still to gain")
-    axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
     axis.legend(frameon=False, fontsize=8)
-    figure.savefig(out / "ppca.png", dpi=150)
-    plt.close(figure)
-    print(f"wrote {out / 'ppca.png'}")
+    save(figure, out / "ppca.png", (axis,))
+
+
+def draw_digits(figure: SubFigure, rows: dict[str, torch.Tensor], labels: torch.Tensor, weight: torch.Tensor) -> None:
+    """Draws the first image of each digit under every label of `rows`, and the columns of the weight below."""
+    chosen = [(labels == digit).nonzero()[0, 0].item() for digit in range(10)]
+    grid = figure.subplots(4, 10)
+    colours = plt.get_cmap("gray_r").with_extremes(bad="#f6c8a8")
+    for axes, (label, images) in zip(grid[:3], rows.items(), strict=True):
+        axes[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        for axis, index in zip(axes, chosen, strict=True):
+            axis.imshow(images[index].view(8, 8).numpy(), cmap=colours, vmin=0, vmax=1)
+    grid[3, 0].set_ylabel("columns of W", rotation=0, ha="right", va="center")
+    for axis, column in zip(grid[3], weight.T, strict=False):
+        size = column.abs().max()
+        axis.imshow(column.view(8, 8).numpy(), cmap="RdBu_r", vmin=-size, vmax=size)
+    for axis in grid.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_color("0.8")
+    for axis in grid[3, weight.shape[-1] :]:
+        axis.set_visible(False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every row of README's tables says of how it was made, and where it is written."""
+"""The record of a run: a row of README's tables, with the command, versions and machine that made it."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import torch
 
 
 def record(name: str, values: dict[str, Any], *, seed: int, device: str, threads: int, note: str, began: float) -> str:
-    """Writes results/<name>.json, and returns what is in it; `began`: the time at which the run did."""
+    """Writes results/<name>.json and returns its text; `began`: the time at which the run began."""
     row = {
         "name": name,
         **values,

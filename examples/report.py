@@ -1,10 +1,12 @@
-"""One page of HTML: headings, text, tables and figures, with nothing outside the file."""
+"""The results of an example: one page of HTML with nothing outside the file, or one picture."""
 
 import base64
 import html
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 STYLE = """
@@ -20,7 +22,7 @@ p.quiet { opacity: .7; }
 
 
 class Report:
-    """Collects the parts in order; `write` makes the page. Figures are also saved beside it as PNG."""
+    """The parts of a page, in order; `write` makes the page. Figures are saved beside it as PNG too."""
 
     def __init__(self, folder: Path, title: str, subtitle: str = "") -> None:
         self.folder, self.title = folder, title
@@ -34,12 +36,12 @@ class Report:
         self.parts.append(f"<p>{html.escape(text)}</p>")
 
     def preformatted(self, text: str) -> None:
-        """A table or a command, as printed; it goes to the terminal too."""
+        """Adds a text as it would be printed, and prints it."""
         print(text)
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
     def table(self, rows: dict[str, str]) -> None:
-        """Two columns: what, and its value; it goes to the terminal too."""
+        """Adds a table of names and their values, and prints it."""
         width = max(map(len, rows))
         print("\n".join(f"{name:{width}}  {value}" for name, value in rows.items()))
         cells = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in rows.items())
@@ -49,6 +51,7 @@ class Report:
         figure.savefig(self.folder / f"{name}.png", dpi=150)
         picture = BytesIO()
         figure.savefig(picture, format="png", dpi=150)
+        # Inside the page: a report that is sent or moved keeps its figures.
         data = base64.b64encode(picture.getvalue()).decode()
         self.parts.append(f"<img alt='{html.escape(caption, quote=True)}' src='data:image/png;base64,{data}'>")
         self.parts.append(f"<p class='quiet'>{html.escape(caption)}</p>")
@@ -59,3 +62,12 @@ class Report:
         page += f"<title>{html.escape(self.title)}</title><style>{STYLE}</style>" + "\n".join(self.parts)
         path.write_text("<!doctype html>\n<html lang='en'>" + page + "</html>\n")
         return path
+
+
+def save(figure: Figure, path: Path, axes: Iterable[Axes] = ()) -> None:
+    """Saves a figure and prints the path; the `axes` lose their upper and right spines."""
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    print(f"wrote {path}")

@@ -6,7 +6,7 @@ The state falls into one of two wells and now and then changes over; it is seen 
 
 The model is known, each guide is trained on sequences drawn from it. `Smoother` conditions z_t on z_{t-1} and x_{t:T},
 as the posterior does; `Filter` on x_{1:t} in place of x_{t:T}, so it learns of a change late; `MeanField` on all of x,
-but not on z_{t-1}. What each loses is log p(x) - ELBO, its KL from the posterior, in nats for a frame.
+but not on z_{t-1}. The loss of each is log p(x) - ELBO, its KL from the posterior, in nats a frame.
 
     python examples/sequence_posterior.py --frames 20 --steps 800 --draws 500
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import tyro
 from matplotlib.figure import Figure
+from report import save
 from torch import Tensor, nn
 
 from guides import Filter, MeanField, Smoother
@@ -48,22 +49,24 @@ def two_wells(noise: float) -> DMM:
     return model.requires_grad_(False)
 
 
-def main(frames: int = 20, noise: float = 1.0, steps: int = 800, draws: int = 500, warmup: int = 300, chains: int = 4,
-         num_test: int = 500, seed: int = 1, out: Path = Path("runs/sequence_posterior")) -> None:  # fmt: skip
-    """Draw sequences, train the guides, sample one sequence's posterior by NUTS, lay the bands over each other."""
+def main(*, frames: int = 20, noise: float = 1.0, steps: int = 800, draws: int = 500, warmup: int = 300,
+         chains: int = 4, num_test: int = 500, seed: int = 1,
+         out: Path = Path("runs/sequence_posterior")) -> None:  # fmt: skip
+    """Draws sequences, trains the guides, samples one posterior by NUTS, lays the bands over each other."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
     model = two_wells(noise)
     _, data = model.generate(4000, frames)
     _, test = model.generate(num_test, frames)
+    # A sequence that changes wells once, in the middle: there the guides differ.
     changes: Tensor = torch.zeros(1)
-    while changes.sum() != 1 or not changes[frames // 3 : 1 + 2 * frames // 3].any():  # once, and in the middle
+    while changes.sum() != 1 or not changes[frames // 3 : 1 + 2 * frames // 3].any():
         z, x = model.generate(1, frames)
         changes = z[0, 1:, 0].sign() != z[0, :-1, 0].sign()
     try:
         found = nuts_reference(model, x, num_samples=draws, warmup=warmup, chains=chains, seed=seed, target_accept=0.9)
-    except NotAReference as refusal:  # too few draws; they are kept
+    except NotAReference as refusal:
+        # Too few draws for a reference; they serve the picture.
         print(refusal)
         found = refusal.inference_data
     nuts = torch.as_tensor(found["posterior"]["z"].values.copy()).reshape(-1, frames)
@@ -91,12 +94,10 @@ def main(frames: int = 20, noise: float = 1.0, steps: int = 800, draws: int = 50
         draw_points(ax, times, x[0, :, 0])
         ax.set_title(f"{kind.__name__}: {lost[1]:.3f} nats per frame from the posterior", fontsize=10)
         ax.set_ylabel("$z_t$, $x_t$")
-        ax.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("frame")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(out / "sequence_posterior.png", dpi=150)
-    print(f"wrote {out / 'sequence_posterior.png'}")
+    save(figure, out / "sequence_posterior.png", axes)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo: train a VAE on real digits, evaluate it, and lay its posterior over NUTS draws and the exact posterior.
+"""The demo: a VAE trained on real digits and evaluated, its posterior laid over NUTS draws and the exact posterior.
 
     p(x, z) = N(z; 0, I) prod_i Bernoulli(x_i; decoder(z)_i),    q(z | x) = family(z; encoder(x)).
 
@@ -38,29 +38,20 @@ from zoo.infer import (
 
 
 def main(
-    data: str = "digits",
-    guide: str = "amortized",
-    family: str = "diagonal",
-    objective: str = "elbo",
-    num_particles: int = 1,
-    latent_dim: int = 2,
-    hidden: tuple[int, ...] = (128,),
-    epochs: int = 300,
-    batch_size: int = 64,
-    num_test: int = 300,
-    num_checked: int = 6,
-    draws: int = 1000,
-    device: str = "cpu",
-    seed: int = 0,
-    out: Path = Path("runs/demo"),
-) -> None:
-    """Train, evaluate, check; everything lands in `out`, with a report.html."""
+    *, data: str = "digits", guide: str = "amortized", family: str = "diagonal", objective: str = "elbo",
+    num_particles: int = 1, latent_dim: int = 2, hidden: tuple[int, ...] = (128,), epochs: int = 300,
+    batch_size: int = 64, num_test: int = 300, num_checked: int = 6, draws: int = 1000, device: str = "cpu",
+    seed: int = 0, out: Path = Path("runs/demo"),
+) -> None:  # fmt: skip
+    """Trains, evaluates and checks the pair; everything lands in `out`, with a report.html."""
     torch.set_num_threads(1)
     pyro.set_rng_seed(seed)
     began, source = time.time(), load(data)
+    # Shuffled: a test set may be ordered by class. Fixed bits: all that is compared below sees the same data.
     test = binarize(source.test.shuffled(seed), seed=seed)[:num_test]
     train, valid = Binarized(source.train), binarize(source.valid, seed=seed)
-    if guide != "amortized":  # parameters for each datum: infer the test digits themselves
+    # Other guides have parameters for each datum: they infer the test digits themselves.
+    if guide != "amortized":
         train, valid, batch_size = test, None, len(test)
 
     model = VAE(source.data_dim, latent_dim, hidden)
@@ -77,7 +68,7 @@ def main(
     page.heading("Training")
     page.figure("training", plot_elbo_history(curves, unit="epoch"), f"Nats per digit; epoch {kept} is kept.")
 
-    page.heading("What the pair is worth")
+    page.heading("The worth of the pair")
     value = log_likelihood(model, q, test, num_particles=1000, seed=seed)
     page.table({
         "log p(x), 1000 importance samples": f"{value.mean:.3f} ± {value.standard_error:.3f} nats per digit",
@@ -91,12 +82,13 @@ def main(
         images = {"data": test[:10], "decoded": model.likelihood(z).mean, "samples": samples}
     page.figure("digits", plot_reconstructions(images, source.shape), "Test digits, reconstructions and samples.")
 
-    page.heading("Is the posterior right?")
-    # per-datum guides are cut to the rows that are checked; Pyro's autoguides cannot be, and are checked on all
+    page.heading("The posterior")
+    # Per-datum guides are cut to the rows that are checked; Pyro's autoguides cannot be, and are checked on all.
     count = len(test) if guide == "auto-normal" else num_checked
     x = test[:count]
     checked = q.rows(torch.arange(count)) if guide == "per-datum" else q
     finders = [lambda: grid_reference(model, x) if latent_dim <= 2 else hmc_reference(model, x, seed=seed)]
+    # NUTS is the second opinion: it takes nothing from the grid, nor from our HMC.
     if guide != "auto-normal":
         sampler = {"num_samples": draws, "warmup": draws // 3, "chains": 4, "time_budget": 240.0, "seed": seed}
         finders.append(lambda: nuts_reference(model, x, **sampler))
@@ -105,7 +97,8 @@ def main(
         try:
             references.append(find())
             page.preformatted(str(compare(checked, references[-1], x, model=model, seed=seed)))
-        except NotAReference as refusal:  # the draws that failed are in refusal.inference_data
+        except NotAReference as refusal:
+            # Draws that failed their checks are no reference; they stay in refusal.inference_data.
             page.preformatted(str(refusal))
     if latent_dim > 1 and references:
         layout = {"data": range(num_checked), "image_shape": source.shape, "columns": 3}

@@ -1,4 +1,4 @@
-"""What the makers of README's tables share."""
+"""Cells and records: the parts that all tables of README are made of."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ RESULTS = ROOT / "results"
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table; vertical bars in cells are escaped."""
+    """A table of Markdown; vertical bars in cells are escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -23,11 +23,11 @@ def duration(seconds: float) -> str:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """Everything in the results folder."""
+    """The records of a folder of results, in the order of their names."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 def provenance(run: dict[str, Any]) -> str:
-    """Under a table of times: the command, and on what it ran."""
+    """The line under a table of times: command, machine and versions."""
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     return f"`{run['command']}`; {run['hardware']}; {versions}."

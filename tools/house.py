@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENINGS = ("What", "Where", "Whether", "How", "Of", "Its")
+# Comments for tools, which give no reason.
 MARKS = re.compile(r"#\s*(noqa|type:|fmt:|:)")
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCKS = ast.If | ast.For | ast.While | ast.With | ast.Try | ast.Match
@@ -53,6 +54,7 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
 
 def depth(node: ast.AST) -> int:
     """The levels of blocks in a function; `elif` is no level of its own, and inner functions count for themselves."""
+    # `elif` stands inside the `else` of the tree, one level deeper than on the page.
     deepest = 0
     for name, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
@@ -64,53 +66,66 @@ def depth(node: ast.AST) -> int:
 
 
 def count(paths: list[Path]) -> Counts:
-    """Counts the files."""
+    """The counts of the files, added up."""
     found = Counts()
     for path in paths:
-        text, name = path.read_text(), path.relative_to(ROOT).as_posix()
-        tree, lines = ast.parse(text), text.splitlines()
-        prose: set[int] = set()
-        said: list[str] = []
-        for first, last, doc in docstrings(tree):
-            prose |= set(range(first, last + 1))
-            said.append(doc)
-            found.docstrings += 1
-            if doc.split()[0].strip(",.:`") in OPENINGS:
-                found.openings.append(f"{name}:{first}: {doc.splitlines()[0]}")
-        own: set[int] = set()
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.COMMENT:
-                said.append(token.string)
-                if token.line.strip().startswith("#"):
-                    own.add(token.start[0])
-                    found.comments += not MARKS.match(token.string) or token.string.startswith("#:")
-        code = {n for n, line in enumerate(lines, 1) if line.strip() and n not in prose and n not in own}
-        words = re.findall(r"[A-Za-z][A-Za-z'-]*", " ".join(said))
-        found.words += len(words)
-        found.whats += sum(word.lower() == "what" for word in words)
-        found.files += 1
-        found.lines += len(lines)
-        found.code += len(code)
-        found.raises += sum(isinstance(node, ast.Raise) for node in ast.walk(tree))
-        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        found.getattrs += sum(isinstance(function, ast.Name) and function.id == "getattr" for function in calls)
-        found.ignores += text.count("# type: ignore")
-        found.state += [f"{name}:{node.lineno}: {lines[node.lineno - 1]}" for node in tree.body if is_state(node)]
-        for node in ast.walk(tree):
-            if isinstance(node, FUNCTIONS):
-                size = len(code & set(range(node.lineno, (node.end_lineno or node.lineno) + 1)))
-                arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
-                if node.name.startswith("_") and node.name != "__init__":
-                    arguments += [a.arg for a in node.args.kwonlyargs]
-                for value, most, unit in ((size, LONGEST, "lines"), (depth(node), DEEPEST, "levels"),
-                                          (len(arguments), MOST, "parameters")):  # fmt: skip
-                    if value > most:
-                        found.functions.append(f"{name}:{node.lineno}: {node.name} has {value} {unit}")
+        count_file(path, found)
     return found
 
 
+def count_file(path: Path, found: Counts) -> None:
+    """Adds a file to the counts."""
+    text, name = path.read_text(), path.relative_to(ROOT).as_posix()
+    tree, lines = ast.parse(text), text.splitlines()
+    prose: set[int] = set()
+    said: list[str] = []
+    for first, last, doc in docstrings(tree):
+        prose |= set(range(first, last + 1))
+        said.append(doc)
+        found.docstrings += 1
+        if doc.split()[0].strip(",.:`") in OPENINGS:
+            found.openings.append(f"{name}:{first}: {doc.splitlines()[0]}")
+    # Of the tokens, not of the lines: a line that begins with # may stand inside a string.
+    comments = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT]
+    own = {token.start[0]: token.string for token in comments if token.line.strip().startswith("#")}
+    found.comments += sum(not MARKS.match(string) or string.startswith("#:") for string in own.values())
+    said += [token.string for token in comments]
+    code = {n for n, line in enumerate(lines, 1) if line.strip() and n not in prose and n not in own}
+    words = re.findall(r"[A-Za-z][A-Za-z'-]*", " ".join(said))
+    found.words += len(words)
+    found.whats += sum(word.lower() == "what" for word in words)
+    found.files += 1
+    found.lines += len(lines)
+    found.code += len(code)
+    nodes = list(ast.walk(tree))
+    found.raises += sum(isinstance(node, ast.Raise) for node in nodes)
+    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+    found.getattrs += sum(isinstance(function, ast.Name) and function.id == "getattr" for function in calls)
+    found.ignores += text.count("# type: ignore")
+    found.state += [f"{name}:{node.lineno}: {lines[node.lineno - 1]}" for node in tree.body if is_state(node)]
+    for node in nodes:
+        if isinstance(node, FUNCTIONS):
+            found.functions += [f"{name}:{node.lineno}: {node.name} has {size}" for size in sizes_over(node, code)]
+
+
+def sizes_over(node: ast.FunctionDef | ast.AsyncFunctionDef, code: set[int]) -> Iterator[str]:
+    """The sizes of a function that are over their budget; `code` has the numbers of the file's lines of code."""
+    yield from over(len(code & set(range(node.lineno, (node.end_lineno or node.lineno) + 1))), LONGEST, "lines")
+    yield from over(depth(node), DEEPEST, "levels")
+    arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+    # Keyword-only arguments of a public function are its settings and free; those of a private one are a habit.
+    if node.name.startswith("_") and node.name != "__init__":
+        arguments += [a.arg for a in node.args.kwonlyargs]
+    yield from over(len(arguments), MOST, "parameters")
+
+
+def over(value: int, most: int, unit: str) -> Iterator[str]:
+    if value > most:
+        yield f"{value} {unit}"
+
+
 def is_state(node: ast.stmt) -> bool:
-    """Module-level names bound to containers or objects that functions of the module can fill."""
+    """Tells whether a statement binds a module-level name to an empty container or a lock: memory to be filled."""
     value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
     if isinstance(value, ast.Dict | ast.List | ast.Set):
         return not (value.keys if isinstance(value, ast.Dict) else value.elts)
@@ -132,6 +147,7 @@ def files_run(call: Callable[[], object]) -> dict[str, int]:
             seen.add(file)
         return trace
 
+    # Lines, not imports: a file counts if it takes part in the call, however early it was loaded.
     sys.settrace(trace)
     try:
         call()
@@ -157,6 +173,7 @@ def show_runs() -> None:
         ),
     }  # fmt: skip
     for name, (loss, x) in pairs.items():
+        # The first call checks the pair; every later one is the hot path, whose size has a budget.
         for which in ("first", "every later"):
             sizes = files_run(lambda loss=loss, x=x: loss(x))
             print(f"{name}, {which} loss: {sum(sizes.values()):,} lines in {len(sizes)} files")

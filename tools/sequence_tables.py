@@ -1,4 +1,4 @@
-"""README's tables of music and speech, from what `examples/music.py` recorded."""
+"""README's tables of music and speech, from the records of `examples/music.py`."""
 
 import statistics
 from pathlib import Path
@@ -28,7 +28,7 @@ REPORTED_SEQUENCES = {
 
 
 def sequence_records(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What `examples/music.py` recorded: of bits, and of real numbers (speech)."""
+    """The records of `examples/music.py`: those of bits, and those of real numbers (speech)."""
     rows = [row for row in records(folder) if "convention" in row]
     return [row for row in rows if row["likelihood"] == "bernoulli"], [
         row for row in rows if row["likelihood"] != "bernoulli"
@@ -36,21 +36,21 @@ def sequence_records(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str,
 
 
 def by_convention(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Rows that compare, under a line that says what their numbers are of."""
+    """(line, rows): rows that compare, and the line above them that names the data and the convention."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["evaluated"], row["convention"]), []).append(row)
     parts = []
     for (evaluated, convention), group in sorted(found.items()):
         exact = group[0].get("exact")
-        known = "" if exact is None else f"; what generates them has a = {exact:.3f}"
+        known = "" if exact is None else f"; their exact log p(x) has a = {exact:.3f}"
         frames = f"{group[0]['num_sequences']:,} sequences, {group[0]['num_frames']:,} frames; {convention}"
         parts.append((f"**{evaluated}**: {frames}{known}.", group))
     return parts
 
 
 def origin(rows: list[dict[str, Any]]) -> str:
-    """Where a group of rows was run, and with what."""
+    """The machines, versions and seeds of a group of rows."""
     hardware = sorted({row["hardware"] for row in rows})
     versions = sorted({", ".join(f"{name} {version}" for name, version in row["versions"].items()) for row in rows})
     seeds = sorted({row["seed"] for row in rows})
@@ -62,12 +62,13 @@ def averaged(row: dict[str, Any], name: str) -> str:
 
 
 def sequences_table(folder: Path = RESULTS) -> str:
-    """A table for each data set and convention of the runs that `examples/music.py` recorded, the best `a` first."""
+    """A table of music for each data set and convention, the best `a` first."""
     parts = []
     for line, rows in by_convention(sequence_records(folder)[0]):
         cells = []
         resampled, carried = ([row for row in rows if row.get(name)] for name in ("resampled", "carried"))
         for row in sorted(rows, key=lambda row: row["a"]):
+            # A number in print is of one data set, model, guide and family: any other row has none.
             paper = REPORTED_SEQUENCES.get((row["data"], row["model"], row["guide"], row["family"]))
             cells.append([
                 *(row[name] for name in ("name", "model", "guide", "family")),
@@ -96,7 +97,7 @@ def interval(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {half:.1f}"
 
 
-# What SRNN's table says of speech: the first is better than the second
+# Claims of SRNN's table of speech: the first is better than the second.
 ORDER = [
     (("srnn", "smoother", "residual"), ("srnn", "smoother", "diagonal")),
     (("srnn", "smoother", "diagonal"), ("srnn", "filter", "diagonal")),
@@ -107,11 +108,12 @@ ORDER = [
 
 
 def order(found: dict[tuple[str, ...], list[dict[str, Any]]]) -> list[str]:
-    """Each claim of ORDER with Welch's 95 % interval of the difference of the bounds, and what that says of it."""
+    """Each claim of ORDER with Welch's 95 % interval of the difference of the bounds, and a verdict."""
     lines = []
     for better, worse in ORDER:
         first, second = ([row["bound_per_sequence"] for row in found.get(key, [])] for key in (better, worse))
         if len(first) > 1 and len(second) > 1:
+            # Welch's: a few seeds each, and no reason for equal variances.
             between = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
             verdict = "as in SRNN's table" if between.low > 0 else "the other way" if between.high < 0 else "undecided"
             gap = statistics.mean(first) - statistics.mean(second)
@@ -121,7 +123,11 @@ def order(found: dict[tuple[str, ...], list[dict[str, Any]]]) -> list[str]:
 
 
 def refuse_mixtures(rows: list[dict[str, Any]]) -> None:
-    """Rows that are averaged differ in their seeds, all of them, and in nothing else that was asked for."""
+    """Refuses rows whose average would be no average over seeds.
+
+    Raises:
+        ValueError: two rows with one seed, or with different settings; it names both.
+    """
     same = ("likelihood", "epochs", "num_particles", "num_sequences")
     for row in rows:
         if any(row[name] != rows[0][name] for name in same) or sum(row["seed"] == r["seed"] for r in rows) > 1:
@@ -133,12 +139,13 @@ def mean_bound(rows: list[dict[str, Any]]) -> float:
 
 
 def speech_table(folder: Path = RESULTS) -> str:
-    """Log-likelihoods of whole sequences, over seeds, and whether they stand in the order of SRNN's table."""
+    """Log-likelihoods of whole sequences, over seeds, and their order beside that of SRNN's table."""
     parts = []
     for line, rows in by_convention(sequence_records(folder)[1]):
         found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for row in rows:
             found.setdefault((row["model"], row["guide"], row["family"]), []).append(row)
+        # Seeds of one run stand in one row; an interval over different settings would mean nothing.
         for group in found.values():
             refuse_mixtures(group)
         cells = []
@@ -167,7 +174,7 @@ def cost(timed: dict[str, Any]) -> str:
 
 
 def sequence_speed_table(folder: Path = RESULTS) -> str:
-    """A training step of DMM and SRNN, and its cost over T: what `benchmarks/sequence_step.py` recorded."""
+    """A training step of DMM and SRNN, and its cost over T, from the records of `benchmarks/sequence_step.py`."""
     runs = [run for run in records(folder) if "sequence_steps" in run]
     if not runs:
         return "No timing is recorded yet; `make bench-sequences` records one."

@@ -10,7 +10,7 @@ from typing import Any
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
 from sequence_tables import sequence_speed_table, sequences_table, speech_table
 
-# What the papers print for IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
+# The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
 # VR-max: Li and Turner 2016). From memory: the tables could not be read again when this was written.
 REPORTED = {
     ("mnist", "diagonal", "elbo"): "-86.76 (19 units)",
@@ -27,6 +27,7 @@ TEST_IMAGES = 10_000
 
 def pairs_table() -> str:
     """A row for each system of the literature that is a pair of the registry with an objective."""
+    # The registry of pairs is the tests' own, so that no row of the table is untested.
     sys.path.insert(0, str(ROOT / "tests"))
     from pairs import OBJECTIVES, PAIRS
 
@@ -41,7 +42,8 @@ def pairs_table() -> str:
 
 
 def reported(row: dict[str, Any]) -> str:
-    """The paper's number for the same data, family, bound and number of samples, whatever estimates the gradient."""
+    """The paper's number for the same data, family, bound and number of samples."""
+    # Estimators of the gradient change the training, not the bound that is maximised.
     objective = row["objective"]
     for estimator in ("-analytic", "-sticking", "-doubly"):
         objective = objective.replace(estimator, "")
@@ -57,6 +59,7 @@ def results_table(folder: Path = RESULTS) -> str:
     cells, notes = [], []
     for row in sorted(rows, key=lambda row: (row["data"] != "mnist", row["data"], -row["log_p"])):
         number = reported(row)
+        # Epochs of the paper only beside a number of the paper.
         paper_epochs = "" if number == "–" else f" ({REPORTED_EPOCHS})"
         cells.append([
             row["name"],
@@ -82,7 +85,7 @@ def results_table(folder: Path = RESULTS) -> str:
 
 
 def timing(row: str, timed: dict[str, Any] | None) -> str:
-    """One cell: a compiled row is held against the compiled base."""
+    """One cell: time, ratio, memory; the ratio of a compiled row is to the compiled base."""
     if timed is None:
         return "–"
     ratio = timed["cpu / by hand, compiled" if "compiled" in row else "cpu / by hand"]["median"]
@@ -90,7 +93,7 @@ def timing(row: str, timed: dict[str, Any] | None) -> str:
 
 
 def speed_table(folder: Path = RESULTS) -> str:
-    """CPU time of a training step, beside PyTorch written by hand: what `benchmarks/vae_step.py` recorded."""
+    """CPU time of a training step beside PyTorch written by hand, from the records of `benchmarks/vae_step.py`."""
     runs = [run for run in records(folder) if "sizes" in run]
     if not runs:
         return "No timing is recorded yet; `make bench` records one."
@@ -110,7 +113,7 @@ def speed_table(folder: Path = RESULTS) -> str:
 
 
 def kalman_speed_table(folder: Path = RESULTS) -> str:
-    """The exact linear-Gaussian recursions beside their peers: the summary that `benchmarks/kalman` recorded."""
+    """The exact linear-Gaussian recursions beside their peers, from the summary of `benchmarks/kalman`."""
     runs = [run for run in records(folder) if "geometric_means" in run.get("summary", {})]
     if not runs:
         return "No timing is recorded yet; `make bench-kalman` records one."
@@ -157,6 +160,7 @@ def render(text: str) -> str:
     """`text` with every table between its markers written anew."""
     for name, make in TABLES.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        # By markers, not by headings: the prose around a table may change.
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not (found and closed):

@@ -20,8 +20,12 @@ from PIL import Image
 from ragged import ragged
 from sklearn.datasets import load_digits
 
-from zoo.data import Binarized, Sequences, Split, binarize, catalogue, load, series
-from zoo.data.files import BINARIZED_MNIST, GPS_TRACKS, MNIST, OMNIGLOT, UK_GAS, _copy, _read_gzip
+from zoo.data import Binarized, Sequences, Split, binarize, load
+from zoo.data.loaders import digits, letters, series, tracks
+from zoo.data.loaders.digits import BINARIZED_MNIST, MNIST
+from zoo.data.loaders.letters import OMNIGLOT
+from zoo.data.loaders.readers import copy, read_gzip
+from zoo.data.loaders.tracks import GPS_TRACKS
 from zoo.data.sources import Remote, Source, fetch, folders
 
 REAL = os.environ.get("ZOO_DATA")
@@ -80,7 +84,7 @@ PACKED_SHA256 = "sha256:" + hashlib.sha256(PACKED).hexdigest()
 
 def toy(url: str, digest: str | None = None) -> Source:
     sha256 = {"content": hashlib.sha256(CONTENT).hexdigest()}
-    return Source("toy/noise.gz", sha256, _read_gzip, (Remote(url + "noise.gz", digest),), _copy)
+    return Source("toy/noise.gz", sha256, read_gzip, (Remote(url + "noise.gz", digest),), copy)
 
 
 def put(folder: Path, body: bytes = PACKED) -> Path:
@@ -231,7 +235,7 @@ def test_series_are_one_sequence_each(name):
 @pytest.mark.parametrize("name", sorted(series.SERIES))
 def test_series_hold_the_numbers_and_the_years_of_the_file(name):
     found = load(name, REAL).train
-    path = Path(REAL, series.SERIES[name].source.file)
+    path = Path(REAL, series.SERIES[name].file)
     table = np.genfromtxt(path, delimiter=",", names=True, deletechars="")
     columns = [table[word] for word in table.dtype.names if word not in ("rownames", "time")]
     assert np.array_equal(np.stack(columns, -1), found.values[0].numpy())
@@ -283,7 +287,8 @@ def test_gps_tracks_are_the_files_without_its_duplicates():
         assert not tracks.mask[row, length:].any()
         seen.add(fixes.tobytes() + whole["time"][chosen].tobytes())
     assert len(seen) == 146
-    for track in np.unique(whole["track_id"]):  # what was left out is a copy of what is there
+    # Every track that was left out is a copy of one that is there.
+    for track in np.unique(whole["track_id"]):
         chosen = whole["track_id"] == track
         fixes = np.stack([whole["longitude"][chosen], whole["latitude"][chosen]], -1)
         assert fixes.tobytes() + whole["time"][chosen].tobytes() in seen
@@ -302,16 +307,17 @@ def test_gps_tracks_build_from_the_public_text(server, monkeypatch):
     ).replace("np.float64(", "").replace(")", "")
     server["tracks.csv"] = text.encode(), len(text)
     local = replace(GPS_TRACKS, remotes=(Remote(server.url + "tracks.csv"),))
-    monkeypatch.setattr(series, "GPS_TRACKS", local)
+    monkeypatch.setattr(tracks, "GPS_TRACKS", local)
     assert torch.equal(load("gps_tracks").train.frames, load("gps_tracks", REAL).train.frames)
 
 
 @real_files
 def test_series_download(server, monkeypatch):
-    body = Path(REAL, UK_GAS.file).read_bytes()
+    gas = series.SERIES["uk_gas"]
+    body = Path(REAL, gas.file).read_bytes()
     server["UKgas.csv"] = body, len(body)
-    local = replace(UK_GAS, remotes=(Remote(server.url + "UKgas.csv", UK_GAS.remotes[0].digest),))
-    monkeypatch.setitem(series.SERIES, "uk_gas", replace(series.SERIES["uk_gas"], source=local))
+    local = replace(gas, remotes=(Remote(server.url + "UKgas.csv", gas.remotes[0].digest),))
+    monkeypatch.setitem(series.SERIES, "uk_gas", local)
     assert torch.equal(load("uk_gas").train.frames, load("uk_gas", REAL).train.frames)
 
 
@@ -415,7 +421,7 @@ def test_truncated_file_is_named(cache):
 @real_files
 @pytest.mark.parametrize("name", ["mnist", "binarized_mnist", "omniglot"])
 def test_truncated_real_file_is_named(name, tmp_path):
-    whole = {"mnist": MNIST["train-images"], "binarized_mnist": BINARIZED_MNIST, "omniglot": OMNIGLOT}[name]
+    whole = {"mnist": MNIST["train-images-idx3"], "binarized_mnist": BINARIZED_MNIST, "omniglot": OMNIGLOT}[name]
     path = tmp_path / whole.file
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(Path(REAL, whole.file).read_bytes()[:-1000])
@@ -448,7 +454,7 @@ def test_missing_file_names_url_and_folders(cache, tmp_path, monkeypatch):
     assert files_below(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["mnist", "binarized_mnist", "omniglot", "lynx", "gps_tracks"])
+@pytest.mark.parametrize("name", ["mnist", "binarized_mnist", "omniglot", "frey_faces", "lynx", "gps_tracks"])
 def test_without_pooch_the_error_says_what_to_install(name, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(FileNotFoundError, match=r"pip install 'pyro-latent-zoo\[data\]'") as caught:
@@ -510,7 +516,7 @@ def test_mnist_downloads(server, monkeypatch):
         body = Path(REAL, source.file).read_bytes()  # not the public gzip wrapping, so the digest is left out
         server[source.remotes[0].name] = body, len(body)
     local = {k: replace(s, remotes=(Remote(server.url + s.remotes[0].name),)) for k, s in MNIST.items()}
-    monkeypatch.setattr(catalogue, "MNIST", local)
+    monkeypatch.setattr(digits, "MNIST", local)
     mnist = load("mnist")
     assert torch.equal(mnist.test.levels, load("mnist", REAL).test.levels)
     assert len(server.requests) == 4
@@ -525,7 +531,7 @@ def test_binarized_mnist_builds_from_the_public_texts(server, monkeypatch):
         text[:, -1] = ord("\n")
         server[f"binarized_mnist_{name}.amat"] = text.tobytes(), text.size
     local = tuple(Remote(server.url + remote.name, remote.digest) for remote in BINARIZED_MNIST.remotes)
-    monkeypatch.setattr(catalogue, "BINARIZED_MNIST", replace(BINARIZED_MNIST, remotes=local))
+    monkeypatch.setattr(digits, "BINARIZED_MNIST", replace(BINARIZED_MNIST, remotes=local))
     built = load("binarized_mnist")
     for split in ("train", "valid", "test"):
         assert torch.equal(getattr(built, split).levels, getattr(mine, split).levels)
@@ -577,7 +583,7 @@ def test_omniglot_builds_from_the_public_archives(server, monkeypatch):
     for remote, body in zip(OMNIGLOT.remotes, omniglot_archives(slice(None)), strict=True):
         server[remote.name] = body, len(body)
         remotes.append(Remote(server.url + remote.name))
-    monkeypatch.setattr(catalogue, "OMNIGLOT", replace(OMNIGLOT, remotes=tuple(remotes)))
+    monkeypatch.setattr(letters, "OMNIGLOT", replace(OMNIGLOT, remotes=tuple(remotes)))
     built, mine = load("omniglot"), load("omniglot", REAL)
     for split in ("train", "valid", "test"):
         assert torch.equal(getattr(built, split).levels, getattr(mine, split).levels)

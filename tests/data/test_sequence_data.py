@@ -1,4 +1,4 @@
-"""Music, speech and motion: exact facts of the sets; pieces, buckets and streams; what is refused."""
+"""Music, speech and motion: exact facts of the sets; pieces, buckets and streams; refusals."""
 
 import io
 import math
@@ -14,8 +14,10 @@ import pytest
 import torch
 from ragged import ragged
 
-from zoo.data import Buckets, Sequences, Streams, load, music, recordings
-from zoo.data import sequence_files as files
+from zoo.data import Buckets, Sequences, Streams, load
+from zoo.data.loaders import motion, music, speech
+from zoo.data.piano_roll import KEYS
+from zoo.data.simulated import cadences
 from zoo.data.sources import Remote, fetch
 
 REAL = os.environ.get("ZOO_DATA")
@@ -93,7 +95,7 @@ def test_srnn_jsb_is_the_standard_set_twice_as_fast():
 def test_cadences_are_drawn_from_their_own_density():
     """Under the true model -log p(x) is the entropy in expectation: train and test must agree within their errors."""
     data = load("cadences")
-    scores = [-music.cadences_log_prob(s) / s.lengths for s in (data.train, data.test)]
+    scores = [-cadences.cadences_log_prob(s) / s.lengths for s in (data.train, data.test)]
     gap = scores[0].mean() - scores[1].mean()
     assert abs(gap) < 4.5 * sum(s.var() / len(s) for s in scores).sqrt()
     assert load("cadences").sha256.keys() == {"cadences/train", "cadences/valid", "cadences/test"}
@@ -102,8 +104,9 @@ def test_cadences_are_drawn_from_their_own_density():
 def test_the_density_of_cadences_is_a_sum_over_all_paths():
     """By brute force over key and chords, for the first four frames of a sequence."""
     x = load("cadences").test[:1].frames[:4]
-    short = Sequences(x, torch.tensor([4]), music.KEYS)
-    sounds, move = torch.tensor(music._chords()), torch.tensor(music.HOLD * np.eye(7) + (1 - music.HOLD) * music.FOLLOW)
+    short = Sequences(x, torch.tensor([4]), KEYS)
+    sounds = torch.tensor(cadences.chords())
+    move = torch.tensor(cadences.HOLD * np.eye(7) + (1 - cadences.HOLD) * cadences.FOLLOW)
     assert torch.allclose(move.sum(-1), torch.ones(7, dtype=torch.float64))
     total = 0.0
     for tonic, *path in product(range(12), range(7), range(7), range(7)):
@@ -112,7 +115,7 @@ def test_the_density_of_cadences_is_a_sum_over_all_paths():
         if p > 0:
             keys = sounds[tonic, degrees]
             total += p * torch.where(x == 1, keys, 1 - keys).prod().item()
-    assert abs(music.cadences_log_prob(short).item() - math.log(total)) < 1e-9
+    assert abs(cadences.cadences_log_prob(short).item() - math.log(total)) < 1e-9
 
 
 @real_files
@@ -126,7 +129,7 @@ def test_speech_is_z_scored_by_training_statistics_and_can_be_undone(name, rows,
     assert data.data_dim == 200
     assert abs(data.train.frames.double().mean()) < 0.01  # the ends of clips, left out of the frames, are quiet
     assert abs(data.train.frames.double().std() - 1) < 0.02
-    source = files.FREE_SPOKEN_DIGITS if name == "spoken_digits" else files.LJSPEECH_32
+    source = speech.FREE_SPOKEN_DIGITS if name == "spoken_digits" else speech.LJSPEECH_32
     parts = fetch(source)
     raw = np.split(parts["audio"], parts["length"].cumsum()[:-1])[np.flatnonzero(parts["test"] if name[0] == "s" else
                                                                                 parts["split"] == 2)[0]]  # fmt: skip
@@ -152,7 +155,7 @@ def test_walks():
         assert np.array_equal(data.test.values.numpy(), file["test"])
 
 
-# Builds from what the public places serve, made here from this project's copies
+# Builds from the files of the public places, made here from this project's copies
 
 
 def built(source, pack, tmp_path, contents):
@@ -173,10 +176,10 @@ def test_songs_build_from_the_mat_files(tmp_path):
     from scipy.io import savemat
 
     contents = {}
-    for name in files.MUSIC:
-        data = load(next(key for key, value in music.SETS.items() if value == name))
+    for name in music.SETS:
+        data = load(name)
         cells = {}
-        for part in files.PARTS:
+        for part in music.PARTS:
             split = getattr(data, part)
             cell = np.empty((1, len(split)), object)
             for row, song in enumerate(np.split(split.frames.numpy(), split.lengths.cumsum(0)[:-1].numpy())):
@@ -185,16 +188,16 @@ def test_songs_build_from_the_mat_files(tmp_path):
         stream = io.BytesIO()
         savemat(stream, cells)
         contents[name] = stream.getvalue()
-    built(files.POLYPHONIC_MUSIC, files._pack_songs, tmp_path, contents)
+    built(music.POLYPHONIC_MUSIC, music._pack_songs, tmp_path, contents)
 
 
 @real_files
 def test_streams_build_from_srnns_files(tmp_path):
     contents = {}
-    for name in files.MUSIC:
-        data = load(next(f"{key}_srnn" for key, value in music.SETS.items() if value == name))
+    for name in music.SETS:
+        data = load(f"{name}_srnn")
         arrays = {}
-        for part in files.PARTS:
+        for part in music.PARTS:
             split = getattr(data, part)
             x = split.values.numpy().astype(np.uint8)
             arrays[f"x_{part}"] = x
@@ -203,12 +206,12 @@ def test_streams_build_from_srnns_files(tmp_path):
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays)
         contents[name] = stream.getvalue()
-    built(files.POLYPHONIC_MUSIC_SRNN, files._pack_streams, tmp_path, contents)
+    built(music.POLYPHONIC_MUSIC_SRNN, music._pack_streams, tmp_path, contents)
 
 
 @real_files
 def test_digits_build_from_the_archive(tmp_path):
-    parts = fetch(files.FREE_SPOKEN_DIGITS)
+    parts = fetch(speech.FREE_SPOKEN_DIGITS)
     with np.load(Path(REAL, "free_spoken_digits.npz")) as file:
         speakers = file["speaker_names"]
     clips, stream = np.split(parts["audio"], parts["length"].cumsum()[:-1]), io.BytesIO()
@@ -220,24 +223,24 @@ def test_digits_build_from_the_archive(tmp_path):
                 file.writeframes(clips[row].astype("<i2").tobytes())
             name = f"{parts['digit'][row]}_{speakers[parts['speaker'][row]]}_{parts['index'][row]}.wav"
             archive.writestr(f"fsdd/recordings/{name}", sound.getvalue())
-    built(files.FREE_SPOKEN_DIGITS, files._pack_digits, tmp_path, {"a.zip": stream.getvalue()})
+    built(speech.FREE_SPOKEN_DIGITS, speech._pack_clips, tmp_path, {"a.zip": stream.getvalue()})
 
 
 @real_files
 def test_walks_build_from_the_mat_file(tmp_path):
     from scipy.io import savemat
 
-    parts = fetch(files.MOCAP_CMU35)
+    parts = fetch(motion.MOCAP_CMU35)
     stream = io.BytesIO()
     names = {"train": "Xtr", "valid": "Xval", "test": "Xtest"}
     savemat(stream, {names[part]: value.astype(np.float64) for part, value in parts.items()})
-    built(files.MOCAP_CMU35, files._pack_walks, tmp_path, {"mocap35.mat": stream.getvalue()})
+    built(motion.MOCAP_CMU35, motion._pack_walks, tmp_path, {"mocap35.mat": stream.getvalue()})
 
 
 def test_ljspeech_cannot_be_built_and_says_so(tmp_path, monkeypatch):
     (tmp_path / "LJ001-0001.wav").write_bytes(b"")
     monkeypatch.setattr(
-        recordings, "LJSPEECH_32", replace(files.LJSPEECH_32, remotes=(Remote("http://127.0.0.1/LJ001-0001.wav"),))
+        speech, "LJSPEECH_32", replace(speech.LJSPEECH_32, remotes=(Remote("http://127.0.0.1/LJ001-0001.wav"),))
     )
     with pytest.raises(FileNotFoundError, match="resampled by its maker"):
         load("ljspeech_32", tmp_path)

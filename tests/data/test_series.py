@@ -89,7 +89,7 @@ def test_co2():
     parameters = np.array([getattr(model, name).item() for name in co2.VARIANCES])
     assert_forecasts_agree(model, UnobservedComponents(values.numpy(), "lltrend", seasonal=12), parameters, x, mask)
     # A variance of 1e6 is not endless: of the exact diffuse likelihood the maximum is where ours is for 1e10. That
-    # likelihood gives what the start needs and no more, so the two months that 13 observations repeat are scored.
+    # likelihood leaves out as many observations as the start needs: the two months that 13 of them repeat are scored.
     model.build, model.burn = partial(co2.components, diffuse=1e10), 0
     model.maximum_likelihood(x, mask=mask)
     parameters = np.array([getattr(model, name).item() for name in co2.VARIANCES])

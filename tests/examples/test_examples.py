@@ -87,7 +87,7 @@ def test_gps_runs_on_a_few_tracks(tmp_path):
 
 @needs_files
 def test_gps_bands_hold_what_they_say(tmp_path):
-    """Of the fixes dropped from all tracks 85 to 95 % lie in their bands of 90 %, however they are dropped."""
+    """85 to 95 % of the fixes dropped from all tracks lie in their bands of 90 %, however they are dropped."""
     rows = [line.split() for line in run("gps.py", tmp_path).stdout.splitlines() if line.endswith(" of 63")]
     assert len(rows) == 4
     for row in rows:

@@ -4,7 +4,7 @@
 >>> digits = load("digits")
 >>> digits.train.images.shape  # float32 in [0, 1], flat
 torch.Size([1197, 64])
->>> len(Binarized(digits.train))  # what `fit` takes: fresh Bernoulli bits at every access
+>>> len(Binarized(digits.train))  # data for `fit`: fresh Bernoulli bits at every access
 1197
 >>> nile = load("nile").train  # float64 (sequences, time, columns), with `mask` and `times`
 >>> nile.values.shape, nile.mask.shape, nile.times[0, 0].item()

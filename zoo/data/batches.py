@@ -1,7 +1,7 @@
-"""Batches of sequences as `zoo.infer.fit` takes them: of about equal length, or going on where the last one ended.
+"""Batches of sequences for `zoo.infer.fit`: of about equal length, or going on where the last batch ended.
 
-Both give `(x, None, mask)`, the arguments of a sequence model: frames `(batch, T, D)` padded behind, no controls, and
-which frames are there. They choose the batches of an epoch themselves (`batches`), instead of `fit`'s permutation.
+A batch is `(x, None, mask)`, the arguments of a sequence model: frames `(batch, T, D)` padded behind, no controls, and
+True where a frame is there. Both classes choose the batches of an epoch (`batches`), in place of `fit`'s permutation.
 """
 
 import math
@@ -16,14 +16,15 @@ from zoo.data.sequences import Sequences, as_floats
 class Buckets:
     """Sequences of unequal length in batches of about equal length, so that little padding is computed.
 
-    Each epoch the rows are sorted by length, rows of about one length in a new random order (a jitter of the lengths),
-    cut into batches, and the batches shuffled. Lengths are padded up to a multiple, so that few shapes occur: each new
-    shape costs `fit` a check of the pair.
+    Each epoch sorts the rows by a jittered length, cuts them into batches and shuffles the batches: a batch has other
+    rows in every epoch. T of a batch is padded up to a multiple, so that few shapes occur: each new shape costs `fit` a
+    check of the pair.
 
     Args:
         sequences: the split, e.g. `load("jsb").train`; `sequences.cut(200)` bounds the length.
         multiple: T of a batch is a multiple of this.
-        jitter: spread of the sorting, as a share of a length.
+        jitter: standard deviation of the logarithm of a length's random factor; 0: only rows of equal length
+            change places.
 
     Raises:
         ValueError: infinite values, or a sequence without any frame that is there.
@@ -39,37 +40,41 @@ class Buckets:
         return len(self.sequences)
 
     def batches(self, batch_size: int, seed: int, epoch: int | None) -> list[Tensor]:
-        """Row numbers of each batch of an epoch; None: sorted by length, for evaluation."""
+        """The row numbers of each batch of an epoch; `epoch=None`: sorted by length, for evaluation."""
         lengths = self.sequences.lengths.double().numpy()
         if epoch is None:
             return list(torch.from_numpy(np.argsort(lengths, kind="stable")).split(batch_size))
+        # A stream of each epoch's own: a resumed training draws the epochs that are left as the first run would have.
         random = np.random.default_rng((seed, epoch))
+        # The uniform part breaks ties: most sets have many sequences of one length.
         spread = lengths * np.exp(self.jitter * random.standard_normal(len(lengths))) + random.random(len(lengths))
         batches = torch.from_numpy(np.argsort(spread, kind="stable")).split(batch_size)
         return [batches[i] for i in random.permutation(len(batches))]
 
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, None, Tensor]:
+        """`(x, None, mask)` of the rows `index`; nothing is drawn, the generator is not used."""
         return _padded(self.sequences[index], self.multiple)
 
     def first(self, index: Tensor) -> Tensor | None:
-        """The frames before these sequences, where they are known; zeros for one that is missing."""
-        return None if self.sequences.first is None else self.sequences.first[index].nan_to_num()
+        """The frames before the sequences `index`, zeros for a missing one; None where the split knows none."""
+        return _first(self.sequences, index)
 
 
 class Streams:
     """Parallel streams of chunks: row i goes on where row i - num ended, so that `fit` carries the state over.
 
-    That is truncated back-propagation through time as SRNN trains: each batch has the next chunk of every stream, the
-    state at its start is that of the last one's end, detached, and an epoch starts anew.
+    That is truncated back-propagation through time as SRNN trains: each batch has the next chunk of every stream and
+    starts from the state, detached, in which the batch before ended. An epoch starts from the model's own start.
 
     Args:
         sequences: chunks, their number a multiple of `num`, e.g. `load("jsb_srnn").train`.
-        num: streams, which is the batch size to train with.
+        num: the number of streams, and the batch size to train with.
 
     Raises:
         ValueError: chunks of unequal length, or of a number that is no multiple of `num`.
     """
 
+    # `fit` reads this: the state is carried from batch to batch.
     carried = True
 
     def __init__(self, sequences: Sequences, num: int = 16) -> None:
@@ -82,16 +87,21 @@ class Streams:
 
     @classmethod
     def joined(cls, sequences: Sequences, num: int = 16, length: int = 100) -> "Streams":
-        """Whole sequences end to end, in `num` streams of chunks of `length`; the rest is left out, as in SRNN's files.
+        """Streams of whole sequences, laid end to end in `num` streams of chunks of `length` frames.
 
-        The first frame of all is `first` of the first chunk and not scored.
+        Frames that do not fill a chunk of every stream are left out, as in SRNN's files. The very first frame is not
+        scored: it is `first` of the first chunk.
+
+        Raises:
+            ValueError: `num` or `length` below 1, or too few frames for one chunk of every stream.
         """
         if num < 1 or length < 1:
             raise ValueError(f"Streams: expected at least one stream and one frame, got num = {num}, length = {length}")
         per_stream = (len(sequences.frames) - 1) // (num * length)
         if per_stream < 1:
             raise ValueError(f"Streams: {len(sequences.frames)} frames are too few for {num} chunks of {length}")
-        place = torch.arange(num * per_stream).reshape(num, per_stream).T.flatten()  # chunk by chunk of every stream
+        # Chunk i of the result continues chunk i - num: the first chunks of all streams, then the second ones, ...
+        place = torch.arange(num * per_stream).reshape(num, per_stream).T.flatten()
         start = 1 + place * length
         frames = sequences.frames[(start[:, None] + torch.arange(length)).flatten()]
         first = as_floats(sequences.frames[start - 1])
@@ -116,15 +126,17 @@ class Streams:
         return list(torch.arange(len(self)).split(batch_size))
 
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, None, Tensor]:
+        """`(x, None, mask)` of the chunks `index`; nothing is drawn, the generator is not used."""
         return _padded(self.sequences[index], 1)
 
     def first(self, index: Tensor) -> Tensor | None:
-        """The frames before these chunks, where they are known; zeros for one that is missing."""
-        return None if self.sequences.first is None else self.sequences.first[index].nan_to_num()
+        """The frames before the chunks `index`, zeros for a missing one; None where the split knows none."""
+        return _first(self.sequences, index)
 
 
 def _refuse(sequences: Sequences) -> None:
-    """Errors that name sequence and frame, before any training."""
+    """Refuses sequences that cannot be trained on; the error names sequence and frame."""
+    # Once, before any training: the likelihood of an infinite value is NaN hours later, in a batch that says less.
     if not len(sequences):
         raise ValueError("there are no sequences")
     bad = sequences.frames.isinf().any(-1)
@@ -141,8 +153,13 @@ def _refuse(sequences: Sequences) -> None:
             raise ValueError(f"sequence {int((seen == 0).nonzero()[0])}: all of its frames are missing (NaN)")
 
 
+def _first(sequences: Sequences, index: Tensor) -> Tensor | None:
+    return None if sequences.first is None else sequences.first[index].nan_to_num()
+
+
 def _padded(rows: Sequences, multiple: int) -> tuple[Tensor, None, Tensor]:
     x, mask = rows.values, rows.mask
     more = -x.shape[1] % multiple
+    # A missing frame is NaN, and 0 times NaN is NaN: masking its log-likelihood would leave its gradient NaN.
     x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
     return torch.nn.functional.pad(x, (0, 0, 0, more)), None, torch.nn.functional.pad(mask, (0, more))

@@ -11,13 +11,21 @@ from zoo.data.dataset import Split
 
 
 def bernoulli(grey: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """float32 bits with P(1) = grey / scale, up to rounding to a multiple of 2^-16; 0 and 1 are exact."""
+    """float32 bits with P(1) = grey / scale, up to rounding to a multiple of 2^-16; 0 and 1 are exact.
+
+    Args:
+        grey: levels or probabilities, any shape and device.
+        scale: the greatest level; 1 for probabilities.
+        generator: the source of all randomness.
+    """
     # Torch draws uniform floats one by one, 0.4 ms for 128 x 784 on one core. Four 16-bit numbers from each 64-bit
     # draw take a quarter of that, and their rounding (< 8e-6) is far below a grey level (4e-3).
     words = torch.empty(-(-grey.numel() // 4), dtype=torch.int64, device=generator.device)
     words.random_(-(2**63), None, generator=generator)
     uniform = words.view(torch.int16)[: grey.numel()].view(grey.shape).to(grey.device, torch.float32)
-    uniform.add_(2**15 + 0.5).mul_(scale / 2**16)  # the middles of 2^16 equal cells of (0, scale)
+    # The middles of 2^16 equal cells of (0, scale): neither end can be drawn, so that level 0 never gives a one and the
+    # greatest level always does.
+    uniform.add_(2**15 + 0.5).mul_(scale / 2**16)
     return uniform.lt_(grey)
 
 
@@ -27,8 +35,8 @@ class Binarized:
     Args:
         grey: a `Split` (kept as uint8, a quarter of the floats' memory), or probabilities in [0, 1], float `(N, ...)`.
 
-    `batch(index, generator)` is what `fit` calls. All randomness is the generator's: the same state gives the same
-    bits, which is what makes a resumed run bit-equal. Bits lie on the device of `grey`.
+    `fit` calls `batch(index, generator)`. All randomness is the generator's: the same state gives the same bits, so
+    that a resumed run is bit-equal. Bits lie on the device of `grey`.
 
     Reference: dynamic binarisation as in Burda, Grosse & Salakhutdinov 2016 (IWAE).
 
@@ -45,14 +53,19 @@ class Binarized:
 
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """`(x,)` with x float32 bits of shape `(len(index), ...)`: the rows `index` (int64), drawn anew."""
-        # index_select: 0.006 ms where grey[index] takes 0.09
+        # index_select takes 0.006 ms, grey[index] 0.09.
         return (bernoulli(self.grey.index_select(0, index.to(self.grey.device)), self.scale, generator),)
 
 
 def binarize(grey: Split | Tensor, seed: int) -> Tensor:
     """One Bernoulli draw of all rows, float32 bits fixed by `seed`: for validation and test.
 
-    The draw is made on the CPU whatever the device of `grey`, so that it does not depend on it.
+    Args:
+        grey: as for `Binarized`.
+        seed: of the draw. The draw is made on the CPU, so that a seed gives the same bits on every device.
+
+    Raises:
+        ValueError, TypeError: as for `Binarized`.
     """
     grey, scale = _grey_and_scale(grey)
     return bernoulli(grey, scale, torch.Generator().manual_seed(seed))
@@ -63,7 +76,8 @@ def _grey_and_scale(grey: Split | Tensor) -> tuple[Tensor, float]:
         return grey.levels, grey.num_levels - 1
     if not grey.is_floating_point():
         raise TypeError(f"{grey.dtype} pixels without their scale: give the Split, or floats in [0, 1]")
-    outside = ((grey >= 0) & (grey <= 1)).logical_not()  # of a NaN too
+    # The negation of "inside", as every comparison with NaN is False.
+    outside = ((grey >= 0) & (grey <= 1)).logical_not()
     if outside.any():
         rows = outside.nonzero()[:, 0].unique().tolist()
         raise ValueError(f"{len(rows)} rows are not probabilities in [0, 1], the first of them {rows[:5]}")

@@ -1,4 +1,4 @@
-"""What `load` returns: a `Dataset` is three splits, of images or of sequences, and where they come from."""
+"""The value of `load`: a `Dataset` has three splits, of images or of sequences, with their terms and citation."""
 
 import math
 from collections.abc import Mapping
@@ -14,13 +14,14 @@ from zoo.data.sequences import Sequences
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images in three forms and their labels; rows are images, flattened row by row.
+    """Images in two forms and their labels; rows are images, flattened row by row.
 
     Attributes:
         levels: the raw pixels, uint8 `(N, data_dim)`, 0 .. num_levels - 1. Likelihoods over integer pixels
-            (Categorical, discretised logistic) take `levels.float()` or `levels.long()`.
+            (Categorical, discretised logistic) take `levels.float()` or `levels.long()`. Of colour images the three
+            numbers of a pixel stand together: red, green, blue.
         labels: int64 `(N,)`, or None where the source gives none.
-        num_levels: 2 (bits), 17 (digits) or 256 (grey).
+        num_levels: 2 (bits), 17 (digits) or 256 (grey and colour).
         images: float32 `(N, data_dim)` in [0, 1], `levels / (num_levels - 1)`; made at the first access and kept.
             Of two levels these are the bits. Grey `images` are *not* data for a Bernoulli likelihood: see `Binarized`.
     """
@@ -29,6 +30,7 @@ class Split:
     labels: Tensor | None = field(repr=False)
     num_levels: int
 
+    # Made when asked for: as floats a set takes four times its memory, and `Binarized` never needs them.
     @cached_property
     def images(self) -> Tensor:
         return self.levels.float().div_(self.num_levels - 1)
@@ -37,7 +39,8 @@ class Split:
         return len(self.levels)
 
     def __getitem__(self, rows: slice | Tensor) -> "Split":
-        """The rows of a slice or an index tensor, as a `Split`."""
+        """The rows of a slice, an index tensor or a bool tensor, as a `Split`."""
+        # A number would give one image without its batch axis, which every model would read as a batch of pixels.
         if not isinstance(rows, slice | Tensor):
             raise TypeError(f"a Split is indexed by a slice or a tensor of rows, not {type(rows).__name__}")
         labels = None if self.labels is None else self.labels[rows]
@@ -59,11 +62,11 @@ class Dataset(Generic[Part]):
         name: the word given to `load`.
         train, valid, test: a `Split` each, or `Sequences`. Test sets may be ordered: a part of one is
             `test.shuffled()[:n]`. A set without a split of its own, such as a single series, is all in `train`.
-        shape: of one image, such as (28, 28), or of one frame of a sequence.
-        licence: the terms its source states, or that it states none.
-        source: whom to cite, and from where the file is.
-        sha256: content -> sha256, as checked by `load`; `file/part` names the content.
-        note: what to know before printing a number next to a published one.
+        shape: of one image, (28, 28) or in colour (32, 32, 3), or of one frame of a sequence, (88,).
+        licence: the terms that the data's source states, or that the source states none.
+        source: the publication to cite, and the place that the file comes from.
+        sha256: `file/part` -> sha256 of that part's content, as checked by `load`.
+        note: a warning to read before printing a number next to a published one.
         mean, sd: of the training data in the source's units; values are (source - mean) / sd. 0 and 1: as they were.
         sample_rate: of sound, in samples a second.
     """

@@ -19,16 +19,16 @@ class Sequences:
         time_unit: of the stamps, such as "years" or "seconds since 1970".
         labels: int64 `(N,)`, or None where the source gives none.
         num_levels: of frames that hold levels, as of a `Split` (2: bits); None where they are measurements.
-        first: floats `(N, D)`, the frame before each sequence where it is known: input of a model that feeds x back,
-            and not scored (SRNN's convention). None where sequences begin at their beginning.
+        first: floats `(N, D)`, the frame before each sequence: input of a model that feeds x back, and not scored
+            (SRNN's convention). None where sequences begin at their beginning.
         values: `(N, T, D)`, T the greatest length, padded behind with 0 (missing frames stay NaN); integers as float32.
-        mask: bool `(N, T)`, True where a frame is there: neither padding nor missing. What models take as `mask`.
+        mask: bool `(N, T)`, True where a frame is there: neither padding nor missing. Models take it as `mask`.
         times: float64 `(N, T)`: the stamps, or 0, 1, ...; padding repeats the last, so that no time passes in it.
 
     Padded forms are made at the first access and kept. Of a large set take rows first, `sequences[rows].values`.
 
     Raises:
-        ValueError: lengths that do not add up, an empty sequence, or a frame with NaN in some of its coordinates.
+        ValueError: sizes that do not agree, an empty sequence, or a frame with NaN in some of its coordinates only.
     """
 
     frames: Tensor = field(repr=False)
@@ -50,6 +50,7 @@ class Sequences:
             raise ValueError(f"sequence {int((self.lengths < 1).nonzero()[0])} has no frames")
         if self.first is not None and self.first.shape != (len(self), self.frames.shape[-1]):
             raise ValueError(f"first {tuple(self.first.shape)} of {len(self)} sequences of {self.frames.shape[-1]}")
+        # Masks are of whole frames: a frame of which some coordinates are missing has no place in them.
         unknown = self.frames.isnan()
         if (partly := unknown.any(-1) & ~unknown.all(-1)).any():
             raise ValueError(f"frame {int(partly.nonzero()[0])} is NaN in some of its coordinates")
@@ -94,7 +95,7 @@ class Sequences:
         return replace(self, lengths=lengths, labels=labels, first=first)
 
     def without_first(self) -> "Sequences":
-        """SRNN's convention: the first frame of each sequence is known (`first`) and none of its frames.
+        """The sequences in SRNN's convention: the first frame of each becomes `first`, and the frames begin after it.
 
         Raises:
             ValueError: a sequence of one frame, which would have none left.
@@ -113,6 +114,8 @@ class Sequences:
         """The same sequences in a random order fixed by `seed`: do this before taking a part of an ordered set."""
         return self[torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))]
 
+    # Kept, since evaluations ask one split for its padded forms many times. Batches leave nothing behind: rows of a
+    # split are an object of their own.
     @cached_property
     def values(self) -> Tensor:
         frames = as_floats(self.frames)
@@ -142,10 +145,10 @@ class Sequences:
 
     @property
     def _places(self) -> Tensor:
-        """`(N, T)`: where in `frames` each padded frame is; padding points at the last of its sequence."""
+        """`(N, T)`: the row in `frames` of each padded frame; padding points at the last frame of its sequence."""
         return self._starts[:, None] + self._steps.minimum(self.lengths[:, None] - 1)
 
 
 def as_floats(frames: Tensor) -> Tensor:
-    """Integers as float32, floats as they are."""
+    """Integers as float32; floats stay as they are."""
     return frames if frames.is_floating_point() else frames.float()

@@ -1,13 +1,12 @@
-"""Where a file comes from (a folder, the cache, the web), and whether it holds what it should.
+"""Files of data: found in a folder, in the cache or on the web, and checked against known sha256 digests.
 
-What is checked is the sha256 of a file's *content*: the idx bytes inside a .gz, the arrays inside an .npz. The
-wrapping depends on who compressed it; the content does not, so one number serves every place a file may come from.
+The digest is that of a file's *content*: the idx bytes inside a .gz, the arrays inside an .npz.
 """
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,21 @@ Root = str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the web; `digest` ("md5:…", "sha256:…") is of the bytes as served."""
+    """A file on the web.
+
+    Attributes:
+        url: its address.
+        digest: "md5:…" or "sha256:…" of the bytes as the URL serves them; None where that is not known.
+        saved_as: its name in a folder; None: the last part of the URL.
+    """
 
     url: str
     digest: str | None = None
+    saved_as: str | None = None
 
     @property
     def name(self) -> str:
-        return self.url.rsplit("/", 1)[-1]
+        return self.saved_as or self.url.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -36,24 +42,29 @@ class Source:
         file: its path below the data folder.
         sha256: part -> sha256 of that part's bytes.
         read: path -> parts, as arrays.
-        remotes: what to download.
+        remotes: the files to download.
         build: makes `file` of the downloaded files.
         optional: parts that the downloads cannot give (labels that were worked out later).
     """
 
     file: str
+    # The wrapping of a file depends on who compressed it, its content does not: digests of parts serve every place
+    # that a file may come from.
     sha256: Mapping[str, str]
     read: Callable[[Path], dict[str, np.ndarray]]
     remotes: tuple[Remote, ...]
     build: Callable[[list[Path], Path], object]
     optional: frozenset[str] = frozenset()
 
+    def digests(self, parts: Iterable[str] | None = None) -> dict[str, str]:
+        """`file/part` -> sha256 of the named parts, of all by default: the form of `Dataset.sha256`."""
+        return {f"{self.file}/{part}": self.sha256[part] for part in (self.sha256 if parts is None else parts)}
+
 
 def folders(root: Root = None) -> list[Path]:
-    """Where files are looked for, in this order; downloads go to the last.
+    """The folders in which files are looked for, in this order; downloads go to the last.
 
-    `root` alone where it is given; else `$ZOO_DATA`, then `$XDG_CACHE_HOME/pyro-latent-zoo` or
-    `~/.cache/pyro-latent-zoo`.
+    `root` alone if it is given; else `$ZOO_DATA`, then `$XDG_CACHE_HOME/pyro-latent-zoo` or `~/.cache/pyro-latent-zoo`.
     """
     if root is not None:
         return [Path(root).expanduser()]
@@ -63,14 +74,16 @@ def folders(root: Root = None) -> list[Path]:
 
 
 def fetch(source: Source, root: Root = None) -> dict[str, np.ndarray]:
-    """The checked parts of a file, downloaded if no folder has it.
+    """Reads a file, checks its parts and returns them; a file that no folder has is downloaded first.
 
     Raises:
-        ValueError: the file is there but is not what it should be. It is left where it is.
-        FileNotFoundError: no folder has it and it cannot be downloaded; nothing is left behind.
+        ValueError: a folder has the file, with other content than expected. The file stays.
+        FileNotFoundError: no folder has the file and it cannot be downloaded; no partial file is left behind.
     """
     for folder in folders(root):
         if (path := folder / source.file).is_file():
+            # The first file found decides. Passing over a wrong one would hide that $ZOO_DATA holds other data, and
+            # deleting it is the user's choice: it may be the only copy of something else.
             try:
                 return read_checked(source, path)
             except ValueError as error:
@@ -80,12 +93,18 @@ def fetch(source: Source, root: Root = None) -> dict[str, np.ndarray]:
 
 
 def read_checked(source: Source, path: Path) -> dict[str, np.ndarray]:
-    """The parts named in `source.sha256`; ValueError naming the file, the expected and the actual sha256."""
+    """Reads the parts named in `source.sha256` from `path` and checks them.
+
+    Raises:
+        ValueError: a file that cannot be read, or other content; with the path, the expected and the actual sha256.
+    """
     try:
         found = source.read(path)
     except PermissionError:
+        # A file that may not be read is not damaged: the advice to delete it would be wrong.
         raise
-    except Exception as error:  # a damaged file fails in whatever way its format knows
+    except Exception as error:
+        # A damaged file fails in whatever way its format knows: EOFError, BadZipFile, zlib.error, KeyError, ...
         raise ValueError(
             f"{path} is truncated or damaged: reading it gave {type(error).__name__} ({error})\n"
             f"expected content with sha256 {dict(source.sha256)}\n"
@@ -97,7 +116,11 @@ def read_checked(source: Source, path: Path) -> dict[str, np.ndarray]:
 
 
 def check(found: Mapping[str, np.ndarray], sha256: Mapping[str, str], origin: str) -> None:
-    """ValueError unless `found` has every part named in `sha256`, with that sha256 of its bytes."""
+    """Checks that `found` has every part named in `sha256`, with that sha256 of its bytes.
+
+    Raises:
+        ValueError: a missing part, or one with other bytes; it names `origin`, the part and both digests.
+    """
     for part, expected in sha256.items():
         if part not in found:
             raise ValueError(f"{origin} is not the file it should be: it has {sorted(found)} but no {part!r}")
@@ -113,7 +136,8 @@ def _download(source: Source, places: list[Path]) -> dict[str, np.ndarray]:
     target = places[-1] / source.file
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # All work is done in a folder that disappears; only a file that passed the check moves out of it.
+        # All work is done in a folder that disappears, beside the target: only a file that passed the check moves out
+        # of it, and a move inside one file system is atomic, so that two processes may download at once.
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.parent) as partial:
             downloaded = [_retrieve(remote, Path(partial), places) for remote in source.remotes]
             built = Path(partial, target.name)
@@ -133,9 +157,11 @@ def _download(source: Source, places: list[Path]) -> dict[str, np.ndarray]:
 
 
 def _retrieve(remote: Remote, folder: Path, places: list[Path]) -> Path:
-    for place in places:  # fetched by hand, say on a machine that has a network
+    # A file fetched by hand, say on a machine that has a network, serves as the download.
+    for place in places:
         if (path := place / remote.name).is_file():
             return path
+    # pooch is an extra: the sets that come with a package, and files in $ZOO_DATA, need no download.
     try:
         import pooch
     except ImportError as error:
@@ -145,4 +171,5 @@ def _retrieve(remote: Remote, folder: Path, places: list[Path]) -> Path:
 
 
 def _urls(source: Source) -> str:
-    return "\n".join(f"  {remote.url}" for remote in source.remotes)
+    named = [f"{remote.url}" + f" (as {remote.name})" * (remote.saved_as is not None) for remote in source.remotes]
+    return "\n".join(f"  {line}" for line in named)

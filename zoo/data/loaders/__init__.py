@@ -1,0 +1,1 @@
+"""Loaders: one file for each kind of data, from the checked parts of a file to a `Dataset`."""

@@ -1,0 +1,1 @@
+"""Data sets that the package generates: no file is needed, and their exact density is known."""
