@@ -46,7 +46,7 @@ bench-kalman-peers: $(VENV)-kalman-peers/.installed     ## JAX and the other pee
 runs: $(VENV)/.installed        ## the rows of music and speech that are not there yet; hours, resumed
 	$(RUN) tools/runs.py --run --jobs 2
 
-table: $(VENV)/.installed       ## README's tables, from tests/pairs.py and results/*.json
+table: $(VENV)/.installed       ## the tables of the pages, from tests/pairs.py and results/*.json
 	$(RUN) tools/table.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt

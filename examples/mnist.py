@@ -1,4 +1,4 @@
-"""One row of README's table: a VAE on MNIST, test log p(x) by 5000 importance samples, written to results/<name>.json.
+"""One row of the tables: a VAE on MNIST, test log p(x) by 5000 importance samples, written to results/<name>.json.
 
 IWAE's one-layer architecture (Burda et al. 2016): 50 latents, 200-200 tanh in encoder and decoder. Dynamic binarisation
 (`--data mnist`, IWAE's split: 59,600 to train, 400 to validate) or the fixed one (`--data binarized_mnist`).

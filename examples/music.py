@@ -1,4 +1,4 @@
-"""One row of README's table of sequences: music or speech under a deep state-space model, to results/<name>.json.
+"""One row of the table of sequences: music or speech under a deep state-space model, to results/<name>.json.
 
 Model, guide and family are words. Data `<set>_srnn` are trained as SRNN trains: 16 streams, state carried from chunk to
 chunk, first frames given and not scored, and evaluated a second time as SRNN evaluates: the state is carried from test

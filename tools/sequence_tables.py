@@ -1,4 +1,4 @@
-"""README's tables of music and speech, from the records of `examples/music.py`."""
+"""the tables of the pages of music and speech, from the records of `examples/music.py`."""
 
 import statistics
 from pathlib import Path

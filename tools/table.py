@@ -1,4 +1,4 @@
-"""README's tables, written between their markers: the pairs from tests/pairs.py, the numbers from results/*.json.
+"""The pages' tables, written between their markers: the pairs from tests/pairs.py, the numbers from results/*.json.
 
 make table
 """
@@ -25,15 +25,36 @@ REPORTED_EPOCHS = "3,280"
 TEST_IMAGES = 10_000
 
 
-def pairs_table() -> str:
-    """A row for each system of the literature that is a pair of the registry with an objective."""
-    # The registry of pairs is the tests' own, so that no row of the table is untested.
+def registry() -> tuple[Any, Any]:
+    """The tests' pairs and objectives, so that no row of a table is untested."""
     sys.path.insert(0, str(ROOT / "tests"))
     from pairs import OBJECTIVES, PAIRS
 
+    return PAIRS, OBJECTIVES
+
+
+def systems_table() -> str:
+    """A row for each model: the guides and families that it is paired with, and the systems that the pairs make."""
+    pairs, _ = registry()
+    models: dict[str, tuple[dict[str, None], dict[str, None], list[str]]] = {}
+    for pair in pairs.values():
+        # Constructor arguments and module paths are left to the long table.
+        model, guide, family = (part.partition("(")[0].rpartition(".")[2] for part in pair.code)
+        guides, families, systems = models.setdefault(model, ({}, {}, []))
+        guides |= {f"`{guide}`": None}
+        families |= {f"`{family}`": None} if family else {}
+        systems += [system.partition(" (")[0].partition("; ")[0] for system in pair.systems]
+    rows = [[f"`{model}`", ", ".join(guides), ", ".join(families), str(len(systems)), ", ".join(systems[:3])]
+            for model, (guides, families, systems) in models.items()]  # fmt: skip
+    return markdown(["model", "guides", "families", "systems", "such as"], rows)
+
+
+def pairs_table() -> str:
+    """A row for each system of the literature that is a pair of the registry with an objective."""
+    pairs, objectives = registry()
     rows = []
-    for pair in PAIRS.values():
-        refused = [f"`{word}`" for word in OBJECTIVES if word in pair.refused]
+    for pair in pairs.values():
+        refused = [f"`{word}`" for word in objectives if word in pair.refused]
         valid = "all" if not refused else f"all but {', '.join(refused)}" if pair.valid else "none: discrete latent"
         for system, objective in pair.systems.items():
             cells = [f"`{part}`" if part else "" for part in (*pair.code, objective)]
@@ -145,30 +166,34 @@ def kalman_speed_table(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
-TABLES = {
-    "pairs": pairs_table,
-    "results": results_table,
-    "sequences": sequences_table,
-    "speech": speech_table,
-    "speed": speed_table,
-    "sequence-speed": sequence_speed_table,
-    "kalman-speed": kalman_speed_table,
-}
+PAGES = {
+    "README.md": {"systems": systems_table},
+    "docs/pairs.md": {"pairs": pairs_table},
+    "docs/results.md": {"results": results_table, "sequences": sequences_table, "speech": speech_table},
+    "docs/speed.md": {
+        "speed": speed_table, "sequence-speed": sequence_speed_table, "kalman-speed": kalman_speed_table,
+    },
+}  # fmt: skip
 
 
-def render(text: str) -> str:
-    """`text` with every table between its markers written anew."""
-    for name, make in TABLES.items():
+def render(page: str, text: str) -> str:
+    """The text of a page with every table between its markers written anew.
+
+    Raises:
+        ValueError: the markers of a table are missing.
+    """
+    for name, make in PAGES[page].items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         # By markers, not by headings: the prose around a table may change.
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not (found and closed):
-            raise ValueError(f"README.md: the markers {begin} and {end} are missing")
+            raise ValueError(f"{page}: the markers {begin} and {end} are missing")
         text = f"{before}{begin}\n{make()}\n{end}{after}"
     return text
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(render(readme.read_text()))
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(render(page, path.read_text()))

@@ -62,8 +62,8 @@ def test_tables_show_what_the_results_say(tmp_path):
     shown = table.speed_table(tmp_path)
     for part in ("2-32-2, batch 128, IWELBO(50)", "0.25 ms, 1.50 ×, 2.0 MB", "an abacus", "torch 2.10"):
         assert part in shown, part
-    with pytest.raises(ValueError, match="pairs:begin"):
-        table.render("no markers here")
+    with pytest.raises(ValueError, match=r"docs/pairs.md: the markers <!-- pairs:begin"):
+        table.render("docs/pairs.md", "no markers here")
 
 
 def test_steps_of_sequences_and_their_lengths_are_tabled(tmp_path):

@@ -1,7 +1,7 @@
 """A whole latent trajectory as one site: what a sequence model states, and the density over all of its states at once.
 
 A `pyro.sample` for each time step costs two to three times what hand-written PyTorch does, one site for all of them
-hardly more than that (README, Speed), and NUTS, masks and plots become simpler.
+hardly more than that (docs/speed.md), and NUTS, masks and plots become simpler.
 """
 
 from abc import abstractmethod
