@@ -1,4 +1,4 @@
-"""The record of a run: a row of the tables of the pages, with the command, versions and machine that made it."""
+"""The record of a run: a row of the tables, with the command, versions and machine that made it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Cells and records: the parts that all tables of README are made of."""
+"""Cells and records: the parts that all tables are made of."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The runs behind the tables of the pages of sequences: starts those whose results/<name>.json is not there yet.
+"""The runs behind the tables of sequences: starts those whose results/<name>.json is not there yet.
 
     python tools/runs.py                     # names and commands of those, nothing is run
     python tools/runs.py --run --jobs 2      # all of them, about five hours on two cores

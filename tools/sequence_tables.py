@@ -1,4 +1,4 @@
-"""the tables of the pages of music and speech, from the records of `examples/music.py`."""
+"""Tables of music and speech, from the records of `examples/music.py`."""
 
 import statistics
 from pathlib import Path
