@@ -16,6 +16,7 @@ from torch import nn
 import guides
 from zoo import DMM, VAE
 from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, Terms, fit, log_likelihood, terms
+from zoo.infer.pieces import pieces
 from zoo.infer.training.step.compiled import compiled
 from zoo.parts.conditionals import Normal
 
@@ -817,3 +818,16 @@ def test_no_cache_keeps_a_tensor_of_inference_mode():
     later = VAE(2, 1, (3,), likelihood=Normal)
     IWELBO(3, gradient="doubly")(later, guides.Amortized(later, hidden=(3,)))(X).backward()
     assert all(p.grad is not None for p in later.parameters())
+
+
+def test_pieces_have_no_gradient_and_leave_the_callers_mode_alone():
+    shift = torch.zeros(2, requires_grad=True)
+
+    def learned(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(0.5 * x + shift, 0.7))
+
+    for piece in pieces(model, learned, X, (), {}, num_particles=3, max_bytes=1):
+        assert torch.is_grad_enabled()
+        assert not piece.terms.log_weights.requires_grad
+    assert piece.rows == slice(4, 5)

@@ -131,7 +131,7 @@ class Call:
         record = _Record(values or {}, self._rows)
         with record:
             if self.num_particles == 1:
-                # no axis for one particle: a plate of size 1 would be broadcast through every layer
+                # no plate for one particle, or every tensor of the run would carry an axis of size 1
                 fn(*self.args, **kwargs)
             else:
                 with pyro.plate("num_particles", self.num_particles, dim=-1 - self.layout.nesting):
@@ -249,8 +249,8 @@ def alone() -> Iterator[None]:
     Raises:
         RuntimeError: another thread does.
     """
-    # Two runs at once would write into each other's messages. Waiting would hide from the caller that threads gain
-    # nothing here, so the lock is not waited for.
+    # Two runs at once would write into each other's messages. An error and no wait: threads that take turns gain
+    # nothing, and a thread that waits does not say so.
     if not _RUNNING.acquire(blocking=False):
         raise RuntimeError(
             "another thread is running a model and a guide. Pyro's handlers are one stack for the whole process, so "

@@ -20,9 +20,7 @@ def name_of(fn: Any) -> str:
     return type(bare(fn)).__name__
 
 
-def refuse_value(
-    name: str, p: Any, q: Any, programs: Programs, moving: set[str], first_row: FirstRow = 0
-) -> None:
+def refuse_value(name: str, p: Any, q: Any, programs: Programs, moving: set[str], first_row: FirstRow = 0) -> None:
     """Refuses a value of a model's site that is NaN or outside its support, or of another shape; names the rows.
 
     An observed value outside a support that moves with the latents passes: its weight is 0, which is right.
