@@ -28,6 +28,7 @@ class BinomialFactors(PyroModule):
     """p(x, z) = N(z; 0, I) prod_i Binomial(x_i; 16, sigmoid(w_i' z + b_i))."""
 
     def __init__(self, data_dim: int, latent_dim: int, total_count: int) -> None:
+        # A name of its own: under SVI two PyroModules of one name, or of none, share parameters silently.
         super().__init__("model")
         self.data_dim, self.latent_dim, self.total_count = data_dim, latent_dim, total_count
         self.logits = nn.Linear(latent_dim, data_dim)

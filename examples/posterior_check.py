@@ -61,6 +61,7 @@ def main(
         fit(loss, Binarized(source.train), epochs=epochs, batch_size=64, seed=seed, out=out)
 
     page = Report(out, f"The posterior of a VAE on {data}", f"{family}, {objective}, {latent_dim} latent dimensions")
+    # HMC takes all digits at once. NUTS takes one after the other, so that it has a budget of time.
     finders = {
         "grid": lambda: grid_reference(model, x),
         "HMC": lambda: hmc_reference(model, x, num_samples=draws, warmup=draws, seed=seed),
