@@ -14,7 +14,7 @@ from zoo.parts.trajectory import Carry, StateSpace, shift, side_by_side
 from zoo.parts.transitions import NormalTransition
 
 
-class State(NamedTuple):
+class SRNNState(NamedTuple):
     """z_{t-1} and d_t."""
 
     z: Tensor
@@ -84,17 +84,18 @@ class SRNN(StateSpace):
     def encoding(self, x: Tensor, d: Tensor, feature: Tensor) -> Tensor:
         return side_by_side(feature, d)
 
-    def start(self, x: Tensor, d: Tensor, feature: Tensor) -> State:
-        return State(self.z_0, d)
+    def start(self, x: Tensor, d: Tensor, feature: Tensor) -> SRNNState:
+        return SRNNState(self.z_0, d)
 
-    def transition(self, s: State) -> TorchDistribution:
+    def transition(self, s: SRNNState) -> TorchDistribution:
         return self.prior(side_by_side(s.z, s.d))
 
-    def emission(self, z: Tensor, s: State) -> TorchDistribution:
+    def emission(self, z: Tensor, s: SRNNState) -> TorchDistribution:
         return self.likelihood(self.decoder(side_by_side(z, s.d)))
 
-    def advance(self, s: State, z: Tensor, x: Tensor, d: Tensor, feature: Tensor) -> State:
-        return State(z, d)
+    def advance(self, s: SRNNState, z: Tensor, x: Tensor, d: Tensor, feature: Tensor) -> SRNNState:
+        return SRNNState(z, d)
 
-    def states(self, z: Tensor, x: Tensor, d: Tensor, feature: Tensor, first: State | None = None) -> State:  # type: ignore[override]
-        return State(shift(z, self.z_0 if first is None else first.z), d)
+    def states(self, z: Tensor, x: Tensor, *inputs: Tensor, first: SRNNState | None = None) -> SRNNState:
+        d, _ = inputs
+        return SRNNState(shift(z, self.z_0 if first is None else first.z), d)

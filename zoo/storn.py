@@ -14,7 +14,7 @@ from zoo.parts.networks import GRU, mlp
 from zoo.parts.trajectory import Carry, StateSpace, shift, side_by_side
 
 
-class State(NamedTuple):
+class STORNState(NamedTuple):
     """h_{t-1} and f(x_{t-1}); and, where z_t has been seen already, z_t and h_t, so that the GRU runs once."""
 
     h: Tensor
@@ -75,26 +75,27 @@ class STORN(StateSpace):
         super().inputs(x, u)
         return (self.feature(shift(x, x.new_zeros(self.data_dim) if carry is None else carry.x)),)
 
-    def features(self, s: State) -> Tensor:
+    def features(self, s: STORNState) -> Tensor:
         return side_by_side(s.h, s.fed)
 
-    def start(self, x: Tensor, fed: Tensor) -> State:
-        return State(self.h_0, fed)
+    def start(self, x: Tensor, fed: Tensor) -> STORNState:
+        return STORNState(self.h_0, fed)
 
-    def transition(self, s: State) -> TorchDistribution:
+    def transition(self, s: STORNState) -> TorchDistribution:
         return UnitNormal(self.latent_dim, s.h, torch.broadcast_shapes(s.h.shape[:-1], s.fed.shape[:-1]))
 
-    def emission(self, z: Tensor, s: State) -> TorchDistribution:
+    def emission(self, z: Tensor, s: STORNState) -> TorchDistribution:
         return self.likelihood(self.decoder(s.reached if s.z is z else self._reach(s, z)))
 
-    def advance(self, s: State, z: Tensor, x: Tensor, fed: Tensor) -> State:
-        return State(self._reach(s, z), fed)
+    def advance(self, s: STORNState, z: Tensor, x: Tensor, fed: Tensor) -> STORNState:
+        return STORNState(self._reach(s, z), fed)
 
-    def states(self, z: Tensor, x: Tensor, fed: Tensor, first: State | None = None) -> State:  # type: ignore[override]
+    def states(self, z: Tensor, x: Tensor, *inputs: Tensor, first: STORNState | None = None) -> STORNState:
+        (fed,) = inputs
         h = self.h_0 if first is None else first.h
         reached = self.gru(side_by_side(fed, z), h)
-        return State(shift(reached, h), fed, z, reached)
+        return STORNState(shift(reached, h), fed, z, reached)
 
-    def _reach(self, s: State, z: Tensor) -> Tensor:
+    def _reach(self, s: STORNState, z: Tensor) -> Tensor:
         """h_t."""
         return self.gru.step(side_by_side(s.fed, z), s.h)

@@ -14,7 +14,7 @@ from zoo.parts.trajectory import Carry, StateSpace, shift, side_by_side
 from zoo.parts.transitions import NormalTransition
 
 
-class State(NamedTuple):
+class VRNNState(NamedTuple):
     """h_{t-1}; and, where z_t has been seen already, z_t and g(z_t), so that g runs once."""
 
     h: Tensor
@@ -84,23 +84,24 @@ class VRNN(StateSpace):
     def encoding(self, x: Tensor, fed: Tensor, feature: Tensor) -> Tensor:
         return feature
 
-    def features(self, s: State) -> Tensor:
+    def features(self, s: VRNNState) -> Tensor:
         return s.h
 
-    def start(self, x: Tensor, fed: Tensor, feature: Tensor) -> State:
-        return State(self.h_0)
+    def start(self, x: Tensor, fed: Tensor, feature: Tensor) -> VRNNState:
+        return VRNNState(self.h_0)
 
-    def transition(self, s: State) -> TorchDistribution:
+    def transition(self, s: VRNNState) -> TorchDistribution:
         return self.prior(s.h)
 
-    def emission(self, z: Tensor, s: State) -> TorchDistribution:
+    def emission(self, z: Tensor, s: VRNNState) -> TorchDistribution:
         feature = s.feature if s.feature is not None and s.z is z else self.latent_feature(z)
         return self.likelihood(self.decoder(side_by_side(feature, s.h)))
 
-    def advance(self, s: State, z: Tensor, x: Tensor, fed: Tensor, feature: Tensor) -> State:
-        return State(self.gru.step(side_by_side(fed, self.latent_feature(z)), s.h))
+    def advance(self, s: VRNNState, z: Tensor, x: Tensor, fed: Tensor, feature: Tensor) -> VRNNState:
+        return VRNNState(self.gru.step(side_by_side(fed, self.latent_feature(z)), s.h))
 
-    def states(self, z: Tensor, x: Tensor, fed: Tensor, feature: Tensor, first: State | None = None) -> State:  # type: ignore[override]
+    def states(self, z: Tensor, x: Tensor, *inputs: Tensor, first: VRNNState | None = None) -> VRNNState:
+        fed, _ = inputs
         h, seen = self.h_0 if first is None else first.h, self.latent_feature(z)
         later = self.gru(side_by_side(fed[..., 1:, :], seen[..., :-1, :]), h)
-        return State(torch.cat([h.expand(*later.shape[:-2], -1).unsqueeze(-2), later], -2), z, seen)
+        return VRNNState(torch.cat([h.expand(*later.shape[:-2], -1).unsqueeze(-2), later], -2), z, seen)
