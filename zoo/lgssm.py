@@ -29,7 +29,7 @@ from zoo.parts.trajectory.masks import ends, entries, filled, frames
 
 
 class LGSSMState(NamedTuple):
-    """E[z_t | z_{t-1}] and the step's own numbers."""
+    """The state of step t: E[z_t | z_{t-1}], and the parameters of the step."""
 
     mean: Tensor
     step: Step
@@ -38,20 +38,20 @@ class LGSSMState(NamedTuple):
 class LGSSM(StateSpace):
     """p(x, z) = N(z_1; m_1, P_1) prod_{t>1} N(z_t; A z_{t-1} + B u_t + b, Q) prod_t N(x_t; C z_t + D u_t + d, R).
 
-    Everything about it is exact: posterior, likelihood, forecasts, missing data, EM. Parameters may change in time and
-    between sequences (`kalman.Parameters`).
+    Posterior, likelihood, forecasts, missing data and EM are exact. Parameters may change in time and between sequences
+    (`kalman.Parameters`).
 
     References: Kalman 1960; Durbin & Koopman 2012; for EM, Shumway & Stoffer 1982.
 
     Args:
         build: function of named tensors that gives `kalman.Parameters`: `kalman.Parameters` itself, one of
             `zoo.parts.structural` (`local_level`, `arima(1, 1, 1)`, ...), or a lambda that adds some up.
-        marginal: whether z is summed out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
-        priors: name -> distribution. These are latent: sampled once for all sequences, outside the plate of the data,
-            so that they suit NUTS (of the marginal form) and Pyro's own ELBO, and no objective that weights data one by
-            one. Other methods take their values as keywords: `posterior(x, level_variance=...)`.
-        burn: the number of each sequence's first observations that are given and not scored (`LinearGaussian`), as with
-            statsmodels' `loglikelihood_burn`, which counts missing frames too; marginal form only.
+        marginal: True sums z out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
+        priors: name -> distribution. The values are latent, sampled once for all sequences outside the plate of the
+            data. They suit NUTS (of the marginal form) and Pyro's own ELBO, and no objective that weights data one by
+            one. Other methods take the values as keywords: `posterior(x, level_variance=...)`.
+        burn: the number of each sequence's first observations that are given and not scored (`LinearGaussian`). The
+            marginal form alone takes it. statsmodels' `loglikelihood_burn` counts missing frames too.
         **values: the other tensors by name: fixed (a tensor), learned (`nn.Parameter`), or learned under a constraint
             (`PyroParam(start, constraint)`).
 
@@ -62,8 +62,8 @@ class LGSSM(StateSpace):
     where observed; x may hold anything, NaN too, where it is False.
 
     Raises:
-        ValueError: wrong shapes, a covariance that is none, values that are not finite where observed, and the like:
-            `kalman.marginal_loglik`, `check_sequences`.
+        ValueError: wrong shapes, a matrix that is no covariance, values that are not finite where observed; as
+            `check_sequences` and `kalman.marginal_loglik`.
 
     Example:
         >>> import torch
@@ -77,7 +77,8 @@ class LGSSM(StateSpace):
         torch.Size([1, 3, 1])
     """
 
-    carries = False  # parameters may change in time, so a chunk would have to know when it is
+    # parameters may change in time, so a chunk would have to know at which frame it starts
+    carries = False
 
     def __init__(
         self,
@@ -102,6 +103,7 @@ class LGSSM(StateSpace):
             else:
                 raise TypeError(f"{name}: expected a tensor, nn.Parameter or PyroParam, got {type(value).__name__}")
         self._names = tuple(values)
+        # priors are drawn from once, for the sizes alone: the caller's random numbers stay where they were
         with torch.no_grad(), streams_kept():
             p = self.system(**{name: prior.sample() for name, prior in self.priors.items()})
         if not isinstance(p, Parameters):
@@ -110,7 +112,11 @@ class LGSSM(StateSpace):
         self.data_dim, self.control_dim, self.sizes = p.data_dim, p.control_dim, sizes_of(p)
 
     def system(self, **values: Tensor) -> Parameters:
-        """The parameters as they are now, with `values` in place of those named; priors have no value of their own."""
+        """`kalman.Parameters` as they are now.
+
+        Args:
+            **values: tensors that take the place of the model's own of that name. One with a prior must be given.
+        """
         lacking = self.priors.keys() - values.keys()
         if lacking:
             raise ValueError(f"{min(lacking)}: has a prior and no value: give one, as {min(lacking)}=...")
@@ -204,15 +210,15 @@ class LGSSM(StateSpace):
 
         Args:
             x, u, mask: as everywhere.
-            restarts: further climbs; the highest maximum is kept. In them, learned values whose constraint has a bound
-                and no scale (positive, greater_than, positive_definite, ...) start at the powers of ten, counted from
-                the bound, at which log p(x) is highest, then at draws on the scale of the data; those between two
-                bounds (unit_interval, stationary, ...) at draws; values without a constraint where they are.
+            restarts: further climbs; the highest maximum is kept. Learned values start there by their constraint.
+                With one bound (positive, greater_than, positive_definite, ...): in the first restart at the power of
+                ten above the bound at which log p(x) is highest, later at draws on the scale of the data. Between two
+                bounds (unit_interval, stationary, ...): at draws. Without a constraint: where they are.
 
         Raises:
-            ValueError: nothing is learned, there are priors, nothing is scored, or the start is that of no model.
-            RuntimeError: no maximum was reached, as where the density has no bound; names the learned value, what it
-                is, and the derivative of log p(x) by it. The model has the highest values that were seen.
+            ValueError: nothing is learned, there are priors, nothing is scored, or log p(x) has no value at the start.
+            RuntimeError: no maximum was reached, as where the density has no bound; names the learned value with its
+                size and the derivative of log p(x) by it. The model keeps the highest point that was seen.
         """
         check_counts(0, restarts=restarts)
         seen = x.shape[1] if mask is None else frames(x, mask).sum(1).max()
@@ -221,7 +227,8 @@ class LGSSM(StateSpace):
         count = x.shape[0] * x.shape[1] if mask is None else max(1, int(mask.sum()))
 
         def value() -> Tensor:
-            p = _double(self._checked(x, u, mask, {}))  # of parameters in single precision too
+            # in float32 the climb would end where rounding hides the slope
+            p = _double(self._checked(x, u, mask, {}))
             u_, data = None if u is None else u.double(), filled(x, mask).double()
             return self._density(p, x, u_, mask).log_prob(data).sum() / count
 
@@ -232,7 +239,11 @@ class LGSSM(StateSpace):
     def e_step(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[kalman_em.Statistics, Tensor]:
-        """Expected statistics, and log p(x_n) in nats, `(N,)`; for `kalman.Parameters` as they are."""
+        """Expected statistics of the regressions that `m_step` solves, and log p(x_n) in nats, `(N,)`.
+
+        Raises:
+            ValueError: `build` is not `kalman.Parameters` itself, there are priors, or burn is not 0.
+        """
         if self.build is not Parameters or self.priors or self.burn:
             raise ValueError(
                 "e_step: the closed form needs build=kalman.Parameters, no priors and burn=0; "
@@ -244,7 +255,11 @@ class LGSSM(StateSpace):
 
     @torch.no_grad()
     def m_step(self, statistics: kalman_em.Statistics) -> None:
-        """Every learned field at the maximiser of the expected log-likelihood, given the fixed ones."""
+        """Sets every learned field to the maximiser of the expected log-likelihood, given the fixed ones.
+
+        Raises:
+            ValueError: the maximiser lies outside a field's constraint, or a field is not one value for all frames.
+        """
         learned = {name.removesuffix("_unconstrained") for name, p in self.named_parameters() if p.requires_grad}
         for name, value in kalman_em.maximise(_double(self.system()), statistics, learned).items():
             old = getattr(self, name)
@@ -263,6 +278,7 @@ class LGSSM(StateSpace):
 
     def _checked(self, x: Tensor, u: Tensor | None, mask: Tensor | None, values: dict[str, Tensor]) -> Parameters:
         p = self.system(**values)
+        # shapes alone: the recursions look at the values that they read
         check_sequences(x, self.data_dim, p.initial_mean, u, mask)
         return p
 

@@ -18,7 +18,7 @@ from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
 
 class SequenceGuide(Guide):
-    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)): a subclass says what the context c_t reads (abstract).
+    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)), the context c_t being read by a subclass (abstract).
 
     f is a perceptron whose first layer takes s_t and c_t each by a matrix of its own. Missing x are set to zero before
     they are encoded, and flagged (`read_frames`); after the last observed frame z follows the model's transition, which

@@ -157,7 +157,7 @@ def _optimise(
                 rows = listed((~elbo.isfinite()).nonzero().flatten().tolist())
                 raise ValueError(f"gaps: at step {step} the ELBO is not finite in rows {rows}")
             history.append(elbo.mean().item())
-            # not backward(): the caller's guide may share parameters with others, whose .grad is theirs
+            # not backward(): it would add to .grad of everything else that has a graph here
             gradients = torch.autograd.grad(-elbo.sum(), parameters, allow_unused=True)
             for p, gradient in zip(parameters, gradients, strict=True):
                 p.grad = gradient

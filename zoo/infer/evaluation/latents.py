@@ -20,7 +20,7 @@ from zoo.parts.aside import held, seeded
 
 __all__ = ["ActiveUnits", "active_units", "kl_per_site"]
 
-# rows of one run of a guide: memory stays bounded, and a run of 256 rows is as fast per row as one of all
+# rows of one run of a guide: particles multiply the memory of each
 ROWS = 256
 
 

@@ -235,7 +235,7 @@ def _take(v: Tensor, parents: Tensor) -> Tensor:
 
 def _systematic(weights: Tensor) -> Tensor:
     """K indices for each sequence, in proportion to its weights `(K, N)`: one uniform number places all K."""
-    # less noise than K independent draws, and unbiased all the same: each place is uniform within its 1/K-th
+    # unbiased, as each place is uniform within its K-th part of [0, 1], and with less noise than K independent draws
     K, N = weights.shape
     places = (torch.arange(K, device=weights.device) + torch.rand(N, 1, dtype=weights.dtype, device=weights.device)) / K
     return torch.searchsorted(weights.T.cumsum(-1).contiguous(), places).clamp(max=K - 1).T

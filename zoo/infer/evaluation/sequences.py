@@ -8,8 +8,8 @@ papers print, in nats per frame and with the sign of a cost,
     c = 1/N sum_i -L(x_i) / T_i             the bound, mean of the sequences' own means
 
 (Krishnan, Shalit and Sontag 2017 name them so.) On short songs they differ by half a nat for one and the same model,
-and other files, first frames and starting states move them further: numbers compare under one convention only, which
-therefore is part of what is printed.
+and other files, first frames and starting states move them further. Numbers compare under one convention only, so the
+convention is printed with them.
 """
 
 import math
@@ -31,7 +31,7 @@ from zoo.parts.aside import held, seeded, streams_kept
 from zoo.parts.checks import check_sequences, listed, refuse_unfinite, refuse_unobserved
 from zoo.parts.trajectory.masks import ends, frames
 
-# larger than that of data without time: a loop over time costs the same for one particle as for many
+# of all steps of a loop over time together: more particles in a piece are fewer loops, so it is larger than for vectors
 MAX_BYTES = 2**30
 
 __all__ = ["SequenceLikelihood", "mask_of", "sequence_log_likelihood"]

@@ -50,7 +50,7 @@ def check_rows(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | Non
 
 def parameter_of(module: nn.Module) -> Tensor | None:
     """The first parameter of a module, for its dtype; None where the module has none."""
-    # `next(module.parameters())` takes ten times as long: it sorts out names and duplicates of the whole module first
+    # `next(module.parameters())` takes ten times as long: it makes names of all it passes, and remembers duplicates
     for parameter in module.__dict__["_parameters"].values():
         if parameter is not None:
             return parameter

@@ -5,6 +5,7 @@ whose posterior has a closed form it needs no guide (`tractable`).
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyro
@@ -19,7 +20,7 @@ from zoo.parts.trajectory.carry import Carry
 from zoo.parts.trajectory.density import inputs_of
 from zoo.parts.trajectory.masks import ends, frames
 from zoo.parts.trajectory.time import at_steps
-from zoo.parts.trajectory.tractable import exactly, refuse_values
+from zoo.parts.trajectory.tractable import Tractable, exactly, refuse_values
 
 
 class Draws(NamedTuple):
@@ -120,7 +121,7 @@ def draws_of(guide: Callable, num: int, x: Tensor, u: Tensor | None, mask: Tenso
 
 @torch.no_grad()
 def extend(model: Any, z: Tensor, x: Tensor, k: int, u: Tensor | None) -> tuple[Tensor, Tensor]:
-    """See `StateSpace.extend`."""
+    """See `Forecasts.extend`."""
     check_counts(k=k)
     T = x.shape[-2]
     if T:
@@ -136,6 +137,16 @@ def extend(model: Any, z: Tensor, x: Tensor, k: int, u: Tensor | None) -> tuple[
     return z[..., T:, :], x[..., T:, :]
 
 
+def generate(model: Any, num: int, T: int, u: Tensor | None, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """See `Forecasts.generate`."""
+    check_counts(num=num, T=T)
+    if isinstance(model, Tractable):
+        return model.exact_sample(num, T, u, **values)
+    refuse_values(model, values)
+    like = next(chain(model.parameters(), model.buffers()), torch.empty(0))
+    return extend(model, like.new_zeros(num, 0, model.latent_dim), like.new_zeros(num, 0, model.data_dim), T, u)
+
+
 @torch.no_grad()
 def sample_forecast(
     model: Any,
@@ -147,7 +158,7 @@ def sample_forecast(
     mask: Tensor | None,
     values: dict[str, Tensor],
 ) -> Draws:
-    """See `StateSpace.sample_forecast`."""
+    """See `Forecasts.sample_forecast`."""
     check_counts(k=k, num=num)
     model.check(x, None, mask)
     N, T = x.shape[:2]
@@ -175,7 +186,7 @@ def sample_forecast(
 def sample_imputation(
     model: Any, x: Tensor, mask: Tensor, guide: Callable | None, num: int, u: Tensor | None, values: dict[str, Tensor]
 ) -> Draws:
-    """See `StateSpace.sample_imputation`."""
+    """See `Forecasts.sample_imputation`."""
     check_counts(num=num)
     model.check(x, u, mask)
     end = ends(x, mask)

@@ -9,7 +9,7 @@ from zoo.parts.kalman import Forecast
 
 @runtime_checkable
 class Tractable(Protocol):
-    """A state space with p(z | x) in closed form: `StateSpace` hands its forecasts to these methods (`LGSSM`).
+    """A state space with p(z | x) in closed form: `Forecasts` hands its questions to these methods (`LGSSM`).
 
     `values` are those of parameters that have a prior, by name.
     """
