@@ -18,7 +18,7 @@ def pictures(folder: Path, data, model, guide, longest: int) -> None:
     q = guide.posterior(x)
     z = q.sample()
     sample = model.generate(1, x.shape[1])[1][0]
-    forecast = torch.cat([x[0, :half], model.forecast(x[:, :half], x.shape[1] - half, 1, guide).x[0, 0]])
+    forecast = torch.cat([x[0, :half], model.sample_forecast(x[:, :half], x.shape[1] - half, 1, guide).x[0, 0]])
     shown = {"data": x[0], "reconstruction": model.emission(z, q.states(z)).mean[0], "sample": sample}
     if data.num_levels == 2:
         figure = plot_piano_rolls(shown | {"forecast": forecast}, known={"forecast": half})

@@ -14,10 +14,10 @@ from zoo.parts.transitions import GatedTransition
 
 
 class DMM(StateSpace):
-    """p(x, z) = prod_t p(z_t | z_{t-1}) p(x_t | z_t): a Markov chain of latent vectors, a network on each side of it.
+    """p(x, z) = prod_t p(z_t | z_{t-1}) p(x_t | z_t): a Markov chain of latent vectors, both conditionals networks.
 
-    s_t = z_{t-1}; z_0 is learned, from 0 on. With `LinearTransition`, `hidden=()` and a `Normal` likelihood it is an
-    `LGSSM`.
+    The state s_t is z_{t-1}, and z_0 is a parameter that starts at 0. With `LinearTransition`, `hidden=()` and a
+    `Normal` likelihood the model is an `LGSSM`.
 
     References: Krishnan, Shalit and Sontag 2017. The paper's sizes: z 100, both nets 200, in two layers; Pyro's
     example: 100 (two layers) and 200.
@@ -29,7 +29,7 @@ class DMM(StateSpace):
         hidden: widths of the emission's hidden layers.
         transition: constructor `(latent_dim, hidden) -> Module` whose call with z_{t-1} gives p(z_t | z_{t-1}):
             `GatedTransition`, `LinearTransition` of `zoo.parts.transitions`, or your own.
-        transition_hidden: what it is given as `hidden`.
+        transition_hidden: `hidden` of the transition.
         activation: constructor of the emission's nonlinearity.
 
     Sites, in `pyro.plate("data", N)`: `z` (T, latent_dim); `x` (T, data_dim), observed.

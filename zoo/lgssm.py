@@ -1,7 +1,6 @@
 """p(x, z) = N(z_1; m_1, P_1) prod_t N(z_t; A z_{t-1} + B u_t + b, Q) N(x_t; C z_t + D u_t + d, R): Kalman's model."""
 
 from collections.abc import Callable, Mapping
-from numbers import Integral
 from typing import NamedTuple
 
 import pyro
@@ -13,17 +12,18 @@ from torch import Tensor, nn
 from zoo.parts import kalman
 from zoo.parts.ascent import climb
 from zoo.parts.aside import streams_kept
-from zoo.parts.kalman import Parameters
+from zoo.parts.checks import check_counts, check_sequences
+from zoo.parts.kalman import Parameters, missing
 from zoo.parts.kalman import em as kalman_em
 from zoo.parts.kalman.distributions import GaussianFrames, LinearGaussian, LinearGaussianPosterior
-from zoo.parts.kalman.parameters import batch_axes, observed, sizes_of, times
+from zoo.parts.kalman.parameters import batch_axes, observed, sizes_of
 from zoo.parts.kalman.steps import Step, steps
-from zoo.parts.trajectory import StateSpace, Trajectory, check_sequences, shift
-from zoo.parts.trajectory.rollout import ends
+from zoo.parts.trajectory import Carry, StateSpace, Trajectory, shift
+from zoo.parts.trajectory.masks import ends, entries, filled, frames
 
 
-class State(NamedTuple):
-    """E[z_t | z_{t-1}] and the step's own numbers."""
+class LGSSMState(NamedTuple):
+    """The state of step t: E[z_t | z_{t-1}], and the parameters of the step."""
 
     mean: Tensor
     step: Step
@@ -32,20 +32,20 @@ class State(NamedTuple):
 class LGSSM(StateSpace):
     """p(x, z) = N(z_1; m_1, P_1) prod_{t>1} N(z_t; A z_{t-1} + B u_t + b, Q) prod_t N(x_t; C z_t + D u_t + d, R).
 
-    Everything about it is exact: posterior, likelihood, forecasts, missing data, EM. Parameters may change in time and
-    between sequences (`kalman.Parameters`).
+    Posterior, likelihood, forecasts, missing data and EM are exact. Parameters may change in time and between sequences
+    (`kalman.Parameters`).
 
     References: Kalman 1960; Durbin & Koopman 2012; for EM, Shumway & Stoffer 1982.
 
     Args:
         build: function of named tensors that gives `kalman.Parameters`: `kalman.Parameters` itself, one of
             `zoo.parts.structural` (`local_level`, `arima(1, 1, 1)`, ...), or a lambda that adds some up.
-        marginal: whether z is summed out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
-        priors: name -> distribution. These are latent: sampled once for all sequences, outside the plate of the data,
-            so that they suit NUTS (of the marginal form) and Pyro's own ELBO, and no objective that weights data one by
-            one. Other methods take their values as keywords: `posterior(x, level_variance=...)`.
-        burn: the number of each sequence's first observations that are given and not scored (`LinearGaussian`), as with
-            statsmodels' `loglikelihood_burn`, which counts missing frames too; marginal form only.
+        marginal: True sums z out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
+        priors: name -> distribution. The values are latent, sampled once for all sequences outside the plate of the
+            data. They suit NUTS (of the marginal form) and Pyro's own ELBO, and no objective that weights data one by
+            one. Other methods take the values as keywords: `posterior(x, level_variance=...)`.
+        burn: the number of each sequence's first observations that are given and not scored (`LinearGaussian`). The
+            marginal form alone takes it. statsmodels' `loglikelihood_burn` counts missing frames too.
         **values: the other tensors by name: fixed (a tensor), learned (`nn.Parameter`), or learned under a constraint
             (`PyroParam(start, constraint)`).
 
@@ -56,8 +56,8 @@ class LGSSM(StateSpace):
     where observed; x may hold anything, NaN too, where it is False.
 
     Raises:
-        ValueError: wrong shapes, a covariance that is none, values that are not finite where observed, and the like:
-            `kalman.marginal_loglik`, `check_sequences`.
+        ValueError: wrong shapes, a matrix that is no covariance, values that are not finite where observed; as
+            `check_sequences` and `kalman.marginal_loglik`.
 
     Example:
         >>> import torch
@@ -71,7 +71,8 @@ class LGSSM(StateSpace):
         torch.Size([1, 3, 1])
     """
 
-    carries = False  # parameters may change in time, so a chunk would have to know when it is
+    # parameters may change in time, so a chunk would have to know at which frame it starts
+    carries = False
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class LGSSM(StateSpace):
             else:
                 raise TypeError(f"{name}: expected a tensor, nn.Parameter or PyroParam, got {type(value).__name__}")
         self._names = tuple(values)
+        # priors are drawn from once, for the sizes alone: the caller's random numbers stay where they were
         with torch.no_grad(), streams_kept():
             p = self.system(**{name: prior.sample() for name, prior in self.priors.items()})
         if not isinstance(p, Parameters):
@@ -103,102 +105,97 @@ class LGSSM(StateSpace):
         self.latent_dim = self.state_dim = p.state_dim
         self.data_dim, self.control_dim, self.sizes = p.data_dim, p.control_dim, sizes_of(p)
 
-    def system(self, **given: Tensor) -> Parameters:
-        """The parameters as they are now, with `given` in place of those named; priors have no value of their own."""
-        missing = self.priors.keys() - given.keys()
-        if missing:
-            raise ValueError(f"{min(missing)}: has a prior and no value: give one, as {min(missing)}=...")
-        return self.build(**({name: getattr(self, name) for name in self._names} | given))
-
-    def forward(  # type: ignore[override]
-        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        if not (self.marginal or self.priors):
-            return super().forward(x, u, mask)
-        given = {name: pyro.sample(name, prior) for name, prior in self.priors.items()}
-        p = self._checked(x, u, mask, given)
-        if not self.marginal:
-            inputs = (steps(p, x.shape[1], u),)
-            return self.program(Trajectory(self, self.transition, x, u, mask, inputs=inputs), mask)
-        with pyro.plate("data", len(x)):
-            return pyro.sample("x", self._density(p, x, u, mask), obs=_filled(x, mask))
-
-    def inputs(self, x: Tensor, u: Tensor | None = None) -> tuple[Step]:  # type: ignore[override]
-        return (steps(self.system(), x.shape[-2], u),)
-
-    def start(self, x: Tensor, step: Step) -> State:
-        return State(step.transition_offset, step)
-
-    def transition(self, s: State) -> MultivariateNormal:
-        return MultivariateNormal(s.mean, scale_tril=s.step.transition_scale, validate_args=False)
-
-    def emission(self, z: Tensor, s: State) -> MultivariateNormal:
-        return MultivariateNormal(s.step.emission_mean(z), scale_tril=s.step.emission_scale, validate_args=False)
-
-    def advance(self, s: State, z: Tensor, x: Tensor, step: Step) -> State:
-        return State(step.transition_mean(z), step)
-
-    def states(self, z: Tensor, x: Tensor, steps: Step) -> State:  # type: ignore[override]
-        return State(steps.transition_mean(shift(z, z.new_zeros(self.latent_dim))), steps)
-
-    def features(self, s: State) -> Tensor:
-        return s.mean
-
-    def observation(self, z: Tensor, s: State, mask: Tensor | None = None) -> TorchDistribution:
-        if mask is None or mask.ndim == 2:
-            return super().observation(z, s, mask)
-        return GaussianFrames(s.step.emission_mean(z), s.step.emission_scale, mask)
-
-    def posterior(
-        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor
-    ) -> LinearGaussianPosterior:
-        """p(z | x), exact, by the smoother: batch `(N,)`, event `(T, latent_dim)`."""
-        return LinearGaussianPosterior(self._checked(x, u, mask, given), _filled(x, mask), u, mask)
-
-    def log_prob(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor) -> Tensor:
-        """log p(x) of what is observed, exact, nats, `(N,)`; each sequence's first `burn` observations given."""
-        p = self._checked(x, u, mask, given)
-        return self._density(p, x, u, mask).log_prob(_filled(x, mask))
-
-    def forecast(  # type: ignore[override]
-        self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **given: Tensor
-    ) -> kalman.Forecast:
-        """Means and covariances, of z and of x, of the k frames after each sequence's last observed one.
+    def system(self, **values: Tensor) -> Parameters:
+        """`kalman.Parameters` as they are now.
 
         Args:
-            x, mask: as everywhere; a sequence that is observed nowhere is forecast from the model's start.
-            k: frames, at least 1.
-            u: controls for all T + k frames, counted from the first of x: those of a forecast stand at its frames.
-                Parameters that change in time have T + k entries too.
+            **values: tensors that take the place of the model's own of that name. One with a prior must be given.
         """
-        T = x.shape[1]
-        p = self._checked(x, None if u is None else u[:, :T], mask, given)
-        if mask is None or k < 1:
-            return kalman.forecast(p, x, k, u)
-        seen = mask if mask.ndim == 2 else mask.any(-1)
-        data, entries = (torch.nn.functional.pad(a, (0, 0, 0, k)) for a in (_filled(x, mask), _entries(x, mask)))
-        found = kalman.filter(p, data, u, entries)
-        moments = found.predicted_means, found.predicted_covariances
-        ahead = ends(x, seen).unsqueeze(-1) + torch.arange(k, device=x.device)
-        rows = torch.arange(len(x), device=x.device).unsqueeze(-1)
-        return kalman.Forecast(*(a[rows, ahead] for a in (*moments, *observed(p, *moments, u))))
+        lacking = self.priors.keys() - values.keys()
+        if lacking:
+            raise ValueError(f"{min(lacking)}: has a prior and no value: give one, as {min(lacking)}=...")
+        return self.build(**({name: getattr(self, name) for name in self._names} | values))
 
-    def impute(  # type: ignore[override]
-        self, x: Tensor, mask: Tensor, u: Tensor | None = None, **given: Tensor
-    ) -> Tensor:
-        """x with E[x_missing | x_observed] in its missing entries."""
-        p, found = self.system(**given), self.posterior(x, u, mask, **given)
-        mask = mask if mask.ndim == 3 else mask.unsqueeze(-1).expand(x.shape)
-        expected, _ = observed(p, found.mean, found.covariances, u)
-        residual = (x - expected).masked_fill(~mask, 0.0)
-        return torch.where(mask, x, expected + times(kalman_em.completion(p.emission_covariance, mask), residual))
+    # --- step by step, as guides read it -----------------------------------------------------------------------------
 
-    def generate(self, num: int, T: int, u: Tensor | None = None, **given: Tensor) -> tuple[Tensor, Tensor]:
-        p = self.system(**given)
+    def inputs(self, x: Tensor, u: Tensor | None = None, carry: Carry | None = None) -> tuple[Step]:
+        return (steps(self.system(), x.shape[-2], u),)
+
+    def start(self, x: Tensor, step: Step) -> LGSSMState:
+        return LGSSMState(step.transition_offset, step)
+
+    def transition(self, s: LGSSMState) -> MultivariateNormal:
+        return MultivariateNormal(s.mean, scale_tril=s.step.transition_scale, validate_args=False)
+
+    def emission(self, z: Tensor, s: LGSSMState) -> MultivariateNormal:
+        return MultivariateNormal(s.step.emission_mean(z), scale_tril=s.step.emission_scale, validate_args=False)
+
+    def advance(self, s: LGSSMState, z: Tensor, x: Tensor, step: Step) -> LGSSMState:
+        return LGSSMState(step.transition_mean(z), step)
+
+    def states(self, z: Tensor, x: Tensor, *inputs: Step, first: LGSSMState | None = None) -> LGSSMState:
+        # no `first` comes: it stands for a carry, which `carries` refuses. Any z_0 serves, since A_1 is zero
+        (every,) = inputs
+        return LGSSMState(every.transition_mean(shift(z, z.new_zeros(self.latent_dim))), every)
+
+    def features(self, s: LGSSMState) -> Tensor:
+        return s.mean
+
+    def observed_entries(self, z: Tensor, s: LGSSMState, mask: Tensor) -> GaussianFrames:
+        return GaussianFrames(s.step.emission_mean(z), s.step.emission_scale, mask)
+
+    def program(self, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Carry | None) -> Tensor:
+        values = {name: pyro.sample(name, prior) for name, prior in self.priors.items()}
+        if self.marginal:
+            with pyro.plate("data", len(x)):
+                return pyro.sample("x", self._density(self.system(**values), x, u, mask), obs=filled(x, mask))
+        # without priors the steps are `inputs`, which a guide has asked for already
+        inputs = (steps(self.system(**values), x.shape[1], u),) if self.priors else None
+        return self.sites(Trajectory(self, self.transition, x, u, mask, inputs=inputs), mask)
+
+    # --- exactly -----------------------------------------------------------------------------------------------------
+
+    def posterior(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
+    ) -> LinearGaussianPosterior:
+        """p(z | x), exact, by the smoother: batch `(N,)`, event `(T, latent_dim)`."""
+        return LinearGaussianPosterior(self._checked(x, u, mask, values), filled(x, mask), u, mask)
+
+    def log_prob(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor) -> Tensor:
+        """log p(x) of the observed entries, exact, nats, `(N,)`; each sequence's first `burn` observations given."""
+        p = self._checked(x, u, mask, values)
+        return self._density(p, x, u, mask).log_prob(filled(x, mask))
+
+    def exact_sample(self, num: int, T: int, u: Tensor | None = None, **values: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws of the model, as `generate` gives them."""
+        p = self.system(**values)
         batch = batch_axes(p, *(() if u is None else (u,)))
         if batch not in ((), (num,)):
             raise ValueError(f"num: the parameters and u are those of {tuple(batch)} sequences, got {num}")
         return kalman.sample(p, T, u, torch.Size() if batch else torch.Size((num,)))
+
+    def exact_draws(
+        self, x: Tensor, num: int, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Draws from p(z, x_missing | x_observed), as `sample_forecast` and `sample_imputation` use them."""
+        p = self._checked(x, u, mask, values)
+        return missing.draws(p, filled(x, mask), num, u, None if mask is None else entries(x, mask))
+
+    def exact_forecast(
+        self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
+    ) -> kalman.Forecast:
+        """The moments that `forecast` gives."""
+        p = self._checked(x, None if u is None else u[:, : x.shape[1]], mask, values)
+        check_counts(k=k)
+        if mask is None:
+            return kalman.forecast(p, x, k, u)
+        return missing.forecast(p, filled(x, mask), k, u, entries(x, mask), ends(x, mask))
+
+    def exact_imputation(self, x: Tensor, mask: Tensor, u: Tensor | None = None, **values: Tensor) -> Tensor:
+        """E[x_missing | x_observed], as `impute` gives it."""
+        found = self.posterior(x, u, mask, **values)
+        expected, _ = observed(found.parameters, found.mean, found.covariances, u)
+        return missing.fill(found.parameters, x, expected, entries(x, mask))
 
     def maximum_likelihood(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, *, restarts: int = 2
@@ -207,26 +204,26 @@ class LGSSM(StateSpace):
 
         Args:
             x, u, mask: as everywhere.
-            restarts: further climbs; the highest maximum is kept. In them, learned values whose constraint has a bound
-                and no scale (positive, greater_than, positive_definite, ...) start at the powers of ten, counted from
-                the bound, at which log p(x) is highest, then at draws on the scale of the data; those between two
-                bounds (unit_interval, stationary, ...) at draws; values without a constraint where they are.
+            restarts: further climbs; the highest maximum is kept. Learned values start there by their constraint.
+                With one bound (positive, greater_than, positive_definite, ...): in the first restart at the power of
+                ten above the bound at which log p(x) is highest, later at draws on the scale of the data. Between two
+                bounds (unit_interval, stationary, ...): at draws. Without a constraint: where they are.
 
         Raises:
-            ValueError: nothing is learned, there are priors, nothing is scored, or the start is that of no model.
-            RuntimeError: no maximum was reached, as where the density has no bound; names the learned value, what it
-                is, and the derivative of log p(x) by it. The model has the highest values that were seen.
+            ValueError: nothing is learned, there are priors, nothing is scored, or log p(x) has no value at the start.
+            RuntimeError: no maximum was reached, as where the density has no bound; names the learned value with its
+                size and the derivative of log p(x) by it. The model keeps the highest point that was seen.
         """
-        if isinstance(restarts, bool) or not isinstance(restarts, Integral) or restarts < 0:
-            raise ValueError(f"restarts: expected a whole number, at least 0, got {restarts}")
-        seen = x.shape[1] if mask is None else mask.reshape(*mask.shape[:2], -1).any(-1).sum(1).max()
+        check_counts(0, restarts=restarts)
+        seen = x.shape[1] if mask is None else frames(x, mask).sum(1).max()
         if seen <= self.burn:
             raise ValueError(f"x: no frame is scored, with burn = {self.burn} and at most {int(seen)} observed frames")
         count = x.shape[0] * x.shape[1] if mask is None else max(1, int(mask.sum()))
 
         def value() -> Tensor:
-            p = _double(self._checked(x, u, mask, {}))  # of parameters in single precision too
-            u_, data = None if u is None else u.double(), _filled(x, mask).double()
+            # in float32 the climb would end where rounding hides the slope
+            p = _double(self._checked(x, u, mask, {}))
+            u_, data = None if u is None else u.double(), filled(x, mask).double()
             return self._density(p, x, u_, mask).log_prob(data).sum() / count
 
         climb(self, value, count=count, restarts=restarts)
@@ -236,19 +233,27 @@ class LGSSM(StateSpace):
     def e_step(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[kalman_em.Statistics, Tensor]:
-        """Expected statistics, and log p(x_n) in nats, `(N,)`; for `kalman.Parameters` as they are."""
+        """Expected statistics of the regressions that `m_step` solves, and log p(x_n) in nats, `(N,)`.
+
+        Raises:
+            ValueError: `build` is not `kalman.Parameters` itself, there are priors, or burn is not 0.
+        """
         if self.build is not Parameters or self.priors or self.burn:
             raise ValueError(
                 "e_step: the closed form needs build=kalman.Parameters, no priors and burn=0; "
                 "maximum_likelihood takes any"
             )
         p = _double(self._checked(x, u, mask, {}))
-        found, log_likelihood = kalman_em.expect(p, _filled(x, mask).double(), None if u is None else u.double(), mask)
+        found, log_likelihood = kalman_em.expect(p, filled(x, mask).double(), None if u is None else u.double(), mask)
         return found, log_likelihood.to(x.dtype)
 
     @torch.no_grad()
     def m_step(self, statistics: kalman_em.Statistics) -> None:
-        """Every learned field at the maximiser of the expected log-likelihood, given the fixed ones."""
+        """Sets every learned field to the maximiser of the expected log-likelihood, given the fixed ones.
+
+        Raises:
+            ValueError: the maximiser lies outside a field's constraint, or a field is not one value for all frames.
+        """
         learned = {name.removesuffix("_unconstrained") for name, p in self.named_parameters() if p.requires_grad}
         for name, value in kalman_em.maximise(_double(self.system()), statistics, learned).items():
             old = getattr(self, name)
@@ -261,23 +266,16 @@ class LGSSM(StateSpace):
                 raise ValueError(f"{name}: no closed form under {constraint}: the maximiser lies outside")
 
     def _density(self, p: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> LinearGaussian:
-        """p(x) with the mask as one of entries, since one of frames may have the shape of it."""
-        return LinearGaussian(p, x.shape[1], u, None if mask is None else _entries(x, mask), burn=self.burn)
+        """p(x), z summed out."""
+        # a mask of frames (N, T) may have the shape (T, data_dim) of one of entries: without a doubt as entries
+        return LinearGaussian(p, x.shape[1], u, None if mask is None else entries(x, mask), burn=self.burn)
 
-    def _checked(self, x: Tensor, u: Tensor | None, mask: Tensor | None, given: dict[str, Tensor]) -> Parameters:
-        p = self.system(**given)
+    def _checked(self, x: Tensor, u: Tensor | None, mask: Tensor | None, values: dict[str, Tensor]) -> Parameters:
+        p = self.system(**values)
+        # shapes alone: the recursions look at the values that they read
         check_sequences(x, self.data_dim, p.initial_mean, u, mask)
         return p
 
 
-def _filled(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x.masked_fill(~(mask if mask.ndim == x.ndim else mask.unsqueeze(-1)), 0.0)
-
-
-def _entries(x: Tensor, mask: Tensor) -> Tensor:
-    """The mask of entries, `(N, T, data_dim)`."""
-    return mask if mask.ndim == x.ndim else mask.unsqueeze(-1).expand(x.shape)
-
-
 def _double(p: Parameters) -> Parameters:
-    return Parameters(*(None if value is None else value.double() for value in p))  # type: ignore[arg-type]
+    return p._replace(**{name: value.double() for name, value in p._asdict().items() if value is not None})

@@ -14,8 +14,8 @@ from zoo.parts.trajectory import Carry, StateSpace, shift, side_by_side
 from zoo.parts.transitions import NormalTransition
 
 
-class State(NamedTuple):
-    """z_{t-1} and d_t."""
+class SRNNState(NamedTuple):
+    """The state of step t: z_{t-1} and d_t."""
 
     z: Tensor
     d: Tensor
@@ -24,10 +24,10 @@ class State(NamedTuple):
 class SRNN(StateSpace):
     """p(x, z) = prod_t p(z_t | z_{t-1}, d_t) p(x_t | z_t, d_t), d_t = GRU(f(x_{t-1}), d_{t-1}): a chain over a GRU.
 
-    s_t = (z_{t-1}, d_t). d depends on x alone: it is exact under every guide, and all of it is one fused call. What
-    guides read is (f(x_t), d_t), as in the paper's a_t = g(a_{t+1}, [d_t, x_t]). z_0 and d_0 are learned, from 0 on;
-    x_0 = 0. A frame that is `given`, as the paper never scores the first one, is read like any other: it follows the
-    GRU's step on x_0 = 0.
+    The state s_t is (z_{t-1}, d_t). d depends on x alone, so it is known exactly under every guide, and one fused call
+    computes all of it. Guides read (f(x_t), d_t), as in the paper's a_t = g(a_{t+1}, [d_t, x_t]). z_0 and d_0 are
+    parameters that start at 0; x_0 = 0. The paper never scores the first frame; such a frame, `given`, is read like any
+    other, after the GRU's step on x_0 = 0.
 
     References: Fraccaro, Sønderby, Paquet and Winther 2016. Music: z 100, d 300, nets (500,); TIMIT: z 256, d 1024,
     nets (512, 512).
@@ -35,7 +35,7 @@ class SRNN(StateSpace):
     Args:
         data_dim, latent_dim: sizes of x_t and z_t.
         recurrent: size of d_t.
-        hidden: widths of the hidden layers of f, of the transition and of the emission, each.
+        hidden: widths of the hidden layers of f, and the same of the transition and of the emission.
         likelihood: constructor `(in_features, data_dim) -> Module` whose call gives p(x_t | h): `Bernoulli`, `Normal`,
             `MixtureOfNormals` of `zoo.parts.conditionals`, or your own.
         activation: constructor of the nonlinearity.
@@ -76,7 +76,9 @@ class SRNN(StateSpace):
 
     def inputs(self, x: Tensor, u: Tensor | None = None, carry: Carry | None = None) -> tuple[Tensor, Tensor]:
         """d_1..d_T; and f(x_1)..f(x_T), which guides read and no step of the model does."""
+        # refuses controls
         super().inputs(x, u)
+        # guides share f with the model, as in the paper: handed on, it runs once
         x_0, d_0 = (x.new_zeros(self.data_dim), self.d_0) if carry is None else (carry.x, carry.s.d)
         feature = self.feature(x)
         return self.gru(shift(feature, self.feature(x_0)), d_0), feature
@@ -84,17 +86,18 @@ class SRNN(StateSpace):
     def encoding(self, x: Tensor, d: Tensor, feature: Tensor) -> Tensor:
         return side_by_side(feature, d)
 
-    def start(self, x: Tensor, d: Tensor, feature: Tensor) -> State:
-        return State(self.z_0, d)
+    def start(self, x: Tensor, d: Tensor, feature: Tensor) -> SRNNState:
+        return SRNNState(self.z_0, d)
 
-    def transition(self, s: State) -> TorchDistribution:
+    def transition(self, s: SRNNState) -> TorchDistribution:
         return self.prior(side_by_side(s.z, s.d))
 
-    def emission(self, z: Tensor, s: State) -> TorchDistribution:
+    def emission(self, z: Tensor, s: SRNNState) -> TorchDistribution:
         return self.likelihood(self.decoder(side_by_side(z, s.d)))
 
-    def advance(self, s: State, z: Tensor, x: Tensor, d: Tensor, feature: Tensor) -> State:
-        return State(z, d)
+    def advance(self, s: SRNNState, z: Tensor, x: Tensor, d: Tensor, feature: Tensor) -> SRNNState:
+        return SRNNState(z, d)
 
-    def states(self, z: Tensor, x: Tensor, d: Tensor, feature: Tensor, first: State | None = None) -> State:  # type: ignore[override]
-        return State(shift(z, self.z_0 if first is None else first.z), d)
+    def states(self, z: Tensor, x: Tensor, *inputs: Tensor, first: SRNNState | None = None) -> SRNNState:
+        d, _ = inputs
+        return SRNNState(shift(z, self.z_0 if first is None else first.z), d)

@@ -14,8 +14,8 @@ from zoo.parts.networks import GRU, mlp
 from zoo.parts.trajectory import Carry, StateSpace, shift, side_by_side
 
 
-class State(NamedTuple):
-    """h_{t-1} and f(x_{t-1}); and, where z_t has been seen already, z_t and h_t, so that the GRU runs once."""
+class STORNState(NamedTuple):
+    """The state of step t, h_{t-1} and f(x_{t-1}); of all steps at once also the z_t that it was made with, and h_t."""
 
     h: Tensor
     fed: Tensor
@@ -26,16 +26,16 @@ class State(NamedTuple):
 class STORN(StateSpace):
     """p(x, z) = prod_t N(z_t; 0, I) p(x_t | h_t), h_t = GRU(f(x_{t-1}), z_t, h_{t-1}): noise drives a GRU.
 
-    s_t = (h_{t-1}, f(x_{t-1})). The prior knows no time; all that z does is done by the GRU. h_0 is learned, from 0 on.
-    Nearest to the paper's q(z_t | x_{1:t}) is `guides.Filter`, which has a recurrent network of its own too, and sees
-    s_t, and so earlier z, besides.
+    The state s_t is (h_{t-1}, f(x_{t-1})), and h_0 is a parameter that starts at 0. The prior is the same at every
+    step: z acts on x through the GRU alone. `guides.Filter` is nearest to the paper's q(z_t | x_{1:t}); it has a
+    recurrent network of its own too, and reads s_t, hence earlier z, besides.
 
     References: Bayer and Osendorfer 2014 (a plain tanh network in place of the GRU).
 
     Args:
         data_dim, latent_dim: sizes of x_t and z_t.
         recurrent: size of h_t.
-        hidden: widths of the hidden layers of f and of the emission, each.
+        hidden: widths of the hidden layers of f, and the same of the emission.
         likelihood: constructor `(in_features, data_dim) -> Module` whose call gives p(x_t | features): `Bernoulli`,
             `Normal`, `MixtureOfNormals` of `zoo.parts.conditionals`, or your own.
         activation: constructor of the nonlinearity.
@@ -72,29 +72,32 @@ class STORN(StateSpace):
 
     def inputs(self, x: Tensor, u: Tensor | None = None, carry: Carry | None = None) -> tuple[Tensor]:
         """f(x_0)..f(x_{T-1})."""
+        # refuses controls
         super().inputs(x, u)
         return (self.feature(shift(x, x.new_zeros(self.data_dim) if carry is None else carry.x)),)
 
-    def features(self, s: State) -> Tensor:
+    def features(self, s: STORNState) -> Tensor:
         return side_by_side(s.h, s.fed)
 
-    def start(self, x: Tensor, fed: Tensor) -> State:
-        return State(self.h_0, fed)
+    def start(self, x: Tensor, fed: Tensor) -> STORNState:
+        return STORNState(self.h_0, fed)
 
-    def transition(self, s: State) -> TorchDistribution:
+    def transition(self, s: STORNState) -> TorchDistribution:
         return UnitNormal(self.latent_dim, s.h, torch.broadcast_shapes(s.h.shape[:-1], s.fed.shape[:-1]))
 
-    def emission(self, z: Tensor, s: State) -> TorchDistribution:
+    def emission(self, z: Tensor, s: STORNState) -> TorchDistribution:
+        # the GRU ran over this very z in `states`
         return self.likelihood(self.decoder(s.reached if s.z is z else self._reach(s, z)))
 
-    def advance(self, s: State, z: Tensor, x: Tensor, fed: Tensor) -> State:
-        return State(self._reach(s, z), fed)
+    def advance(self, s: STORNState, z: Tensor, x: Tensor, fed: Tensor) -> STORNState:
+        return STORNState(self._reach(s, z), fed)
 
-    def states(self, z: Tensor, x: Tensor, fed: Tensor, first: State | None = None) -> State:  # type: ignore[override]
+    def states(self, z: Tensor, x: Tensor, *inputs: Tensor, first: STORNState | None = None) -> STORNState:
+        (fed,) = inputs
         h = self.h_0 if first is None else first.h
         reached = self.gru(side_by_side(fed, z), h)
-        return State(shift(reached, h), fed, z, reached)
+        return STORNState(shift(reached, h), fed, z, reached)
 
-    def _reach(self, s: State, z: Tensor) -> Tensor:
+    def _reach(self, s: STORNState, z: Tensor) -> Tensor:
         """h_t."""
         return self.gru.step(side_by_side(s.fed, z), s.h)

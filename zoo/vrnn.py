@@ -14,8 +14,8 @@ from zoo.parts.trajectory import Carry, StateSpace, shift, side_by_side
 from zoo.parts.transitions import NormalTransition
 
 
-class State(NamedTuple):
-    """h_{t-1}; and, where z_t has been seen already, z_t and g(z_t), so that g runs once."""
+class VRNNState(NamedTuple):
+    """The state of step t, h_{t-1}; of all steps at once also the z_t that it was made with, and g(z_t)."""
 
     h: Tensor
     z: Tensor | None = None
@@ -25,8 +25,8 @@ class State(NamedTuple):
 class VRNN(StateSpace):
     """p(x, z) = prod_t p(z_t | h_{t-1}) p(x_t | z_t, h_{t-1}), h_t = GRU(f(x_t), g(z_t), h_{t-1}): a VAE in each step.
 
-    s_t = h_{t-1}, and h_0 is learned, from 0 on. What guides read is f(x_t), shared with the model as in the paper,
-    whose guide is `guides.Filter(model, recurrent=0)`: q(z_t | x_t, h_{t-1}).
+    The state s_t is h_{t-1}, and h_0 is a parameter that starts at 0. Guides read f(x_t), which they share with the
+    model as in the paper. The paper's guide, q(z_t | x_t, h_{t-1}), is `guides.Filter(model, recurrent=0)`.
 
     References: Chung, Kastner, Dinh, Goel, Courville and Bengio 2015. Speech: frames of 200, z 200, h 2000 to 4000
     (an LSTM), nets of four layers of 600.
@@ -34,7 +34,7 @@ class VRNN(StateSpace):
     Args:
         data_dim, latent_dim: sizes of x_t and z_t.
         recurrent: size of h_t.
-        hidden: widths of the hidden layers of f, of g, of the transition and of the emission, each.
+        hidden: widths of the hidden layers of f, and the same of g, of the transition and of the emission.
         likelihood: constructor `(in_features, data_dim) -> Module` whose call gives p(x_t | features): `Bernoulli`,
             `Normal`, `MixtureOfNormals` of `zoo.parts.conditionals`, or your own.
         activation: constructor of the nonlinearity.
@@ -76,7 +76,8 @@ class VRNN(StateSpace):
         return self._encoding_dim
 
     def inputs(self, x: Tensor, u: Tensor | None = None, carry: Carry | None = None) -> tuple[Tensor, Tensor]:
-        """f(x_0)..f(x_{T-1}), which enter the GRU; and f(x_1)..f(x_T), which guides read and the model's step t not."""
+        """f(x_0)..f(x_{T-1}), which enter the GRU; and f(x_1)..f(x_T), which guides read and no step of the model."""
+        # refuses controls
         super().inputs(x, u)
         feature = self.feature(x)
         return shift(feature, self.feature(x.new_zeros(self.data_dim) if carry is None else carry.x)), feature
@@ -84,23 +85,26 @@ class VRNN(StateSpace):
     def encoding(self, x: Tensor, fed: Tensor, feature: Tensor) -> Tensor:
         return feature
 
-    def features(self, s: State) -> Tensor:
+    def features(self, s: VRNNState) -> Tensor:
         return s.h
 
-    def start(self, x: Tensor, fed: Tensor, feature: Tensor) -> State:
-        return State(self.h_0)
+    def start(self, x: Tensor, fed: Tensor, feature: Tensor) -> VRNNState:
+        return VRNNState(self.h_0)
 
-    def transition(self, s: State) -> TorchDistribution:
+    def transition(self, s: VRNNState) -> TorchDistribution:
         return self.prior(s.h)
 
-    def emission(self, z: Tensor, s: State) -> TorchDistribution:
+    def emission(self, z: Tensor, s: VRNNState) -> TorchDistribution:
+        # g ran over this very z in `states`
         feature = s.feature if s.feature is not None and s.z is z else self.latent_feature(z)
         return self.likelihood(self.decoder(side_by_side(feature, s.h)))
 
-    def advance(self, s: State, z: Tensor, x: Tensor, fed: Tensor, feature: Tensor) -> State:
-        return State(self.gru.step(side_by_side(fed, self.latent_feature(z)), s.h))
+    def advance(self, s: VRNNState, z: Tensor, x: Tensor, fed: Tensor, feature: Tensor) -> VRNNState:
+        return VRNNState(self.gru.step(side_by_side(fed, self.latent_feature(z)), s.h))
 
-    def states(self, z: Tensor, x: Tensor, fed: Tensor, feature: Tensor, first: State | None = None) -> State:  # type: ignore[override]
+    def states(self, z: Tensor, x: Tensor, *inputs: Tensor, first: VRNNState | None = None) -> VRNNState:
+        fed, _ = inputs
         h, seen = self.h_0 if first is None else first.h, self.latent_feature(z)
+        # f(x_{t-1}) and g(z_{t-1}) enter step t: the first pair of inputs belongs before the chunk, in `first`
         later = self.gru(side_by_side(fed[..., 1:, :], seen[..., :-1, :]), h)
-        return State(torch.cat([h.expand(*later.shape[:-2], -1).unsqueeze(-2), later], -2), z, seen)
+        return VRNNState(torch.cat([h.expand(*later.shape[:-2], -1).unsqueeze(-2), later], -2), z, seen)

@@ -1,60 +1,47 @@
-"""What the guides of sequences have in common: one trajectory z for each sequence of any `StateSpace`."""
+"""The guide of sequences that all others derive from: one trajectory z for each sequence of any `StateSpace`."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import index
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyro
 from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
+from guides.sequences.conditional import Conditional
 from guides.sequences.sequence_input import read_frames, size_of_frames
 from zoo.parts.checks import widths
 from zoo.parts.networks import mlp, start_small
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
 
-@dataclass(frozen=True, eq=False)
-class Conditional:
-    """family(z_t; p(z_t | s_t), f(s_t, c_t)), its parts looked up once for all steps, which PyroModule is slow at."""
-
-    model: StateSpace
-    family: Family
-    of_state: nn.Module | None
-    rest: nn.Module | None
-
-    def __call__(self, s: Any, context: Tensor) -> Any:
-        prior = self.model.transition(s) if self.family.uses_prior else None
-        total = context if self.of_state is None else context + self.of_state(self.model.features(s))
-        return self.family(prior, total if self.rest is None else self.rest(total))
-
-
 class SequenceGuide(Guide):
-    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)): a subclass says what the context c_t reads (abstract).
+    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)), the context c_t being read by a subclass (abstract).
 
-    f is a perceptron whose first layer takes s_t and c_t each by a matrix of its own, so that all that does not depend
-    on z is computed for all frames at once. Missing x are set to zero before they are encoded, and flagged
-    (`read_frames`); after the last observed frame z follows the model's transition, which is exact.
+    f is a perceptron whose first layer takes s_t and c_t each by a matrix of its own. Missing x are set to zero before
+    they are encoded, and flagged (`read_frames`); after the last observed frame z follows the model's transition, which
+    is the exact posterior there.
 
     Args:
-        model: any `StateSpace`. What the networks read of a frame is `model.encoding`, x by default, and the controls
-            where the model states a `control_dim`.
-        family: constructor `(features, context) -> Family`; it is given p(z_t | s_t) as the prior.
-        hidden: widths of f, its last layer being the family's; () makes all parameters affine in s_t and c_t.
+        model: any `StateSpace`. The networks read `model.encoding` of a frame, x by default, and the controls where the
+            model has a `control_dim`.
+        family: constructor `(features, context) -> Family`; its prior is p(z_t | s_t).
+        hidden: widths of f, the last layer being the family's; () makes all parameters affine in s_t and c_t.
         recurrent: width of the network over time; 0: none, c_t is frame t as the model encodes it.
-        recurrence: its constructor, called with `(in_features, recurrent, batch_first=True)`; of `(N, T, size)` it
-            makes a tuple that begins with `(N, T, recurrent)`: `nn.GRU`, `partial(Dropped, probability=0.1)`, ...
+        recurrence: constructor of that network, called with `(in_features, recurrent, batch_first=True)`; the network
+            makes of `(N, T, size)` a tuple that begins with `(N, T, recurrent)`: `nn.GRU`,
+            `partial(Dropped, probability=0.1)`, ...
         activation: constructor of f's nonlinearity.
         entry_masks: whether masks will speak of single entries, `(N, T, data_dim)`: then every entry has its own flag.
 
     Sites: `z` (N, T, latent_dim) in `pyro.plate("data", N)`.
 
     Raises:
-        ValueError: the model is no state space; in use: what `model.check` refuses, a sequence of which no frame is
-            observed, a mask of single entries without `entry_masks`.
+        ValueError: the model is no state space, the guide's structure does not take the family or needs a network over
+            time. In use: as `model.check`; a sequence without an observed frame, a mask of single entries without
+            `entry_masks`.
 
     Example:
         >>> import torch, guides
@@ -64,8 +51,11 @@ class SequenceGuide(Guide):
         torch.Size([3, 10, 1])
     """
 
-    directions: ClassVar[int] = 1  # how many `recurrences` `read` uses; backwards in time by way of `in_reverse`
-    markov: ClassVar[bool] = True  # whether q(z_t) depends on s_t
+    # declared by a subclass, so that all guides share one constructor and one signature
+    directions: ClassVar[int] = 1  # number of `recurrences` that `read` uses; backwards in time by way of `in_reverse`
+    markov: ClassVar[bool] = True  # q(z_t) depends on s_t
+    prior_allowed: ClassVar[bool] = True  # families may look at p(z_t | s_t)
+    needs_recurrence: ClassVar[bool] = False  # `recurrent=0` is refused
 
     def __init__(
         self,
@@ -82,14 +72,21 @@ class SequenceGuide(Guide):
         if type(self).read is SequenceGuide.read:
             raise TypeError(f"SequenceGuide: abstract; {type(self).__name__} does not state read")
         hidden, recurrent, size = widths(hidden), index(recurrent), size_of_frames(self, entry_masks)
+        if self.needs_recurrence and not recurrent:
+            raise ValueError(f"{type(self).__name__}: recurrent=0 leaves nothing to read later frames with; "
+                             "Filter(recurrent=0) does")  # fmt: skip
         each = (recurrence(size, recurrent, batch_first=True) for _ in range(self.directions if recurrent else 0))
         self.recurrences, self.entry_masks = nn.ModuleList(each), entry_masks
         self.family = family(model.latent_dim, hidden[-1] if hidden else 0)
+        if self.family.uses_prior and not self.prior_allowed:
+            raise ValueError(f"{type(self).__name__}: {type(self.family).__name__} looks at p(z_t | s_t), which "
+                             "depends on z_(t-1): use Filter, Smoother")  # fmt: skip
         width = hidden[0] if hidden else self.family.num_parameters
         self.of_context = nn.Linear(self.directions * recurrent or size, width)
         self.of_state = nn.Linear(model.state_dim, width, bias=False) if self.markov else None
         self.rest = nn.Sequential(activation(), *mlp(width, hidden[1:], activation=activation)) if hidden else None
-        if not hidden:  # the start of a family's own layer; small in z too, which is fed back T times
+        # as a family's own layer starts; small in z too, which is fed back T times and would explode
+        if not hidden:
             start_small(self.of_context.weight, but=self.family.locations)
             start_small(self.of_context.bias, *(self.of_state or nn.Identity()).parameters())
 
@@ -99,13 +96,13 @@ class SequenceGuide(Guide):
 
     @property
     def conditional(self) -> Conditional:
-        """q(z_t | s_t, c_t), called with s_t and c_t, of one step or of all; c_t has been through its matrix."""
+        """q(z_t | s_t, c_t)."""
         return Conditional(self.model, self.family, self.of_state, self.rest)
 
     def posterior(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Trajectory:
-        """q(z | x): batch `(N,)`, event `(T, latent_dim)`. Networks read a chunk alone; its s_1 comes of carry."""
+        """q(z | x): batch `(N,)`, event `(T, latent_dim)`. Networks read a chunk alone; its s_1 follows the carry."""
         self.model.check(x, u, mask, carry)
         inputs, values, observed = read_frames(self, x, u, mask, carry, self.entry_masks)
         context = (self.of_context(self.read(values, observed)),)

@@ -1,4 +1,4 @@
-"""What the networks of sequence guides see of a frame, and the order in which they see it."""
+"""Frames as the networks of sequence guides read them, and the order in which they read."""
 
 from typing import Any
 
@@ -6,13 +6,20 @@ import torch
 from torch import Tensor
 
 from guides.guide import Guide
-from zoo.parts.trajectory import side_by_side
+from zoo.parts.checks import refuse_unobserved
+from zoo.parts.once import once
+from zoo.parts.trajectory import Carry, side_by_side
+from zoo.parts.trajectory.density import inputs_of
+from zoo.parts.trajectory.masks import filled
 
-_NEEDED = ("data_dim", "latent_dim", "state_dim", "encoding_dim", "transition", "advance", "states", "inputs", "check")
+_NEEDED = (
+    "data_dim", "latent_dim", "state_dim", "control_dim", "encoding_dim",
+    "transition", "advance", "states", "inputs", "check",
+)  # fmt: skip
 
 
 def size_of_frames(guide: Guide, entry_masks: bool) -> int:
-    """Length of a frame as `read_frames` gives it.
+    """Length of a frame that `read_frames` makes.
 
     Raises:
         ValueError: the model is no state space.
@@ -21,51 +28,55 @@ def size_of_frames(guide: Guide, entry_masks: bool) -> int:
     for needed in _NEEDED:
         if not hasattr(model, needed):
             raise ValueError(f"{name}: {type(model).__name__} has no {needed}; sequence guides need a StateSpace")
-    flags = model.data_dim if entry_masks else 1
-    return model.encoding_dim + getattr(model, "control_dim", 0) + flags
+    return model.encoding_dim + model.control_dim + (model.data_dim if entry_masks else 1)
 
 
 def read_frames(
-    guide: Guide, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Any, entry_masks: bool
+    guide: Guide, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Carry | None, entry_masks: bool
 ) -> tuple[tuple[Any, ...], Tensor, Tensor | None]:
-    """What the model makes of x and u outside every loop, the frames, and which of them are observed.
+    """The frames that a guide's networks read: the model's encoding of x_t, the controls u_t, and flags.
 
-    A frame is the model's encoding of x_t, which is set to zero where it is missing, with u_t and a flag, 1 where x_t
-    is missing: so a missing frame is told from a silent one.
+    x is zero where it is missing, and its flag is 1 there: a missing frame is told from a silent one.
 
     Returns:
         `model.inputs`; the frames `(N, T, size)`; None or the frames observed, in whole or in part, `(N, T)`.
 
     Raises:
-        ValueError: a mask of single entries where none was announced; a sequence without an observed frame.
+        ValueError: a mask of single entries without `entry_masks`; a sequence without an observed frame.
     """
-    model, name = guide.model, type(guide).__name__
-    flags, observed = x.new_zeros(*x.shape[:2], model.data_dim if entry_masks else 1), mask
+    model, observed = guide.model, mask
+    flags = x.new_zeros(*x.shape[:2], model.data_dim if entry_masks else 1)
     if mask is not None:
-        if mask.ndim == x.ndim:
-            if not entry_masks:
-                raise ValueError(f"mask: {name} was built for whole frames, (N, T); entry_masks=True takes entries")
-            observed = mask.any(-1)
-        else:
-            mask = mask.unsqueeze(-1)
-        empty = (~observed.any(-1)).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(
-                f"mask: no frame of sequence {empty[0]} is observed ({len(empty)} such), so there is nothing to infer "
-                "z from: leave it out, or draw from the prior by model.generate"
-            )
-        x, flags = x.masked_fill(~mask, 0.0), flags.masked_fill(~mask, 1.0)
-    inputs = model.inputs(x, u, *(() if carry is None else (carry,)))
+        flags, observed = _flagged(guide, flags, mask, entry_masks)
+        # the same call as the model's trajectory makes, so that both hand the same tensor to `inputs`
+        x = once(filled)(x, mask)
+    inputs = inputs_of(model, x, u, carry)
     parts = [model.encoding(x, *inputs), flags]
-    if getattr(model, "control_dim", 0):
+    if u is not None and model.control_dim:
         parts.append(u)
     return inputs, side_by_side(*parts), observed
+
+
+def _flagged(guide: Guide, flags: Tensor, mask: Tensor, entry_masks: bool) -> tuple[Tensor, Tensor]:
+    """The flags, 1 where x is missing, and the frames observed, `(N, T)`."""
+    by_entry = mask.ndim == flags.ndim
+    # one flag for a frame cannot say which of its entries is missing
+    if by_entry and not entry_masks:
+        raise ValueError(
+            f"mask: {type(guide).__name__} was built for whole frames, (N, T); entry_masks=True takes entries"
+        )
+    observed = mask.any(-1) if by_entry else mask
+    refuse_unobserved(
+        observed, ", so there is nothing to infer z from: leave it out, or draw from the prior by model.generate"
+    )
+    return flags.masked_fill(~(mask if by_entry else mask.unsqueeze(-1)), 1.0), observed
 
 
 def in_reverse(values: Tensor, observed: Tensor | None) -> Tensor:
     """The frames of each sequence, from its last observed one back to its first, then the padding; its own inverse."""
     if observed is None:
         return values.flip(-2)
+    # a plain flip would have the network read the padding first and meet the last frame in a state that depends on it
     t = torch.arange(values.shape[-2], device=values.device)
     last = torch.where(observed, t, 0).amax(-1, keepdim=True)
     order = torch.where(t <= last, last - t, t)

@@ -282,8 +282,8 @@ def test_model_forecasts_and_imputes_with_every_guide():
     for guide in GUIDES.values():
         model, x, _ = STATE_SPACES["srnn"].build()
         built = guide(model, hidden=(7,), recurrent=5)
-        assert model.forecast(x, 3, 4, built).x.shape == (4, SEQUENCES, 3, x.shape[-1])
-        filled = model.impute(x, HOLES, built, 4).x
+        assert model.sample_forecast(x, 3, 4, built).x.shape == (4, SEQUENCES, 3, x.shape[-1])
+        filled = model.sample_imputation(x, HOLES, built, 4).x
         assert torch.equal(filled[0][HOLES], x[HOLES])
 
 

@@ -322,9 +322,9 @@ def test_rollouts_of_other_sizes():
     guide = guides.Smoother(model, hidden=(3,), recurrent=4, entry_masks=True)
     x = torch.randn(3, 4, 2)
     with pytest.raises(ValueError, match=r"u: expected the controls of 4 \+ 2 frames, got 4"):
-        model.forecast(x, 2, 1, guide, u=torch.zeros(3, 4, 1))
+        model.sample_forecast(x, 2, 1, guide, u=torch.zeros(3, 4, 1))
     with pytest.raises(ValueError, match=r"mask: .*whole"):
-        model.impute(x, torch.ones(3, 4, 2, dtype=torch.bool), guide)
+        model.sample_imputation(x, torch.ones(3, 4, 2, dtype=torch.bool), guide)
 
 
 def test_kalman_parameters_without_a_joint_density_and_sums_of_two_controls():

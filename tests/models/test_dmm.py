@@ -81,7 +81,7 @@ def test_forecasts_of_the_linear_case_are_those_of_the_recursions():
     """z from the exact posterior; moments of 4,000 draws, of sequences that end at different times."""
     deep, known = linear(marginal=False)
     x, mask, num, horizon = torch.randn(N, T, DATA), padding(7, 3, 5, 1), 4000, 3
-    draws = deep.forecast(x, horizon, num, Exact(known), None, mask)
+    draws = deep.sample_forecast(x, horizon, num, Exact(known), None, mask)
     assert draws.z.shape == (num, N, horizon, LATENT)
     assert draws.start.tolist() == [7, 3, 5, 1]
     for n, length in enumerate((7, 3, 5, 1)):
@@ -100,7 +100,7 @@ def test_imputation_of_the_linear_case_is_exact():
     x, num = torch.randn(N, T, DATA), 4000
     mask = torch.rand(N, T) < 0.6
     mask[:, 0] = True
-    draws = deep.impute(x.masked_fill(~mask.unsqueeze(-1), math.nan), mask, Exact(known), num)
+    draws = deep.sample_imputation(x.masked_fill(~mask.unsqueeze(-1), math.nan), mask, Exact(known), num)
     assert torch.equal(draws.x[5][mask], x[mask])
     assert draws.start.tolist() == [0] * N
     expected = known.impute(x, mask)
@@ -171,16 +171,16 @@ def test_values_that_are_not_finite_are_found():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, x, g: m.forecast(x, 0, 3, g), "horizon: expected a whole number, at least 1, got 0"),
-        (lambda m, x, g: m.forecast(x, 3, 0, g), "num: expected a whole number, at least 1, got 0"),
-        (lambda m, x, g: m.forecast(x[0], 3, 2, g), r"x: expected shape \(N, T, 3\)"),
-        (lambda m, x, g: m.forecast(x, 3, 2, lambda x: None), "guide: it samples no site 'z'"),
-        (lambda m, x, g: m.impute(x, x[..., 0], g), "mask: expected torch.bool"),
-        (lambda m, x, g: m.impute(x, x < 2, g), r"mask: frames are drawn as a whole, expected shape \(N, T\)|entries"),
+        (lambda m, x, g: m.sample_forecast(x, 0, 3, g), "k: expected a whole number, at least 1, got 0"),
+        (lambda m, x, g: m.sample_forecast(x, 3, 0, g), "num: expected a whole number, at least 1, got 0"),
+        (lambda m, x, g: m.sample_forecast(x[0], 3, 2, g), r"x: expected shape \(N, T, 3\)"),
+        (lambda m, x, g: m.sample_forecast(x, 3, 2, lambda x: None), "guide: it samples no site 'z'"),
+        (lambda m, x, g: m.sample_imputation(x, x[..., 0], g), "mask: expected torch.bool"),
+        (lambda m, x, g: m.sample_imputation(x, x < 2, g), r"mask: an imputation .* takes whole frames, shape"),
         (lambda m, x, g: m(x, x), "u: DMM takes no controls"),
         (lambda m, x, g: m(x[:2], None, None, m.given(x[:, 0])), r"carry.z: expected shape \(2, 2\) for 2 sequences"),
-        (lambda m, x, g: m.extend(x[..., :2], x, 0), "k: expected at least one frame"),
-        (lambda m, x, g: m.forecast(x, 2, 2, g).interval(1.0), "mass: expected a number between 0 and 1"),
+        (lambda m, x, g: m.extend(x[..., :2], x, 0), "k: expected a whole number, at least 1, got 0"),
+        (lambda m, x, g: m.sample_forecast(x, 2, 2, g).interval(1.0), "mass: expected a number between 0 and 1"),
     ],
 )
 def test_what_does_not_fit_is_named(call, message):

@@ -173,7 +173,7 @@ def test_padding_does_not_enter_a_forecast(length):
     found, alone = model.forecast(x, 4, mask=mask), model.forecast(x[1:, :length], 4)
     for name in found._fields:
         torch.testing.assert_close(getattr(found, name)[1:], getattr(alone, name))
-    with pytest.raises(ValueError, match="k: expected at least one step ahead, got 0"):
+    with pytest.raises(ValueError, match="k: expected a whole number, at least 1, got 0"):
         model.forecast(x, 0, mask=mask)
 
 

@@ -18,6 +18,7 @@ from zoo.infer import ELBO, IWELBO
 from zoo.parts.conditionals import MixtureOfNormals
 from zoo.parts.distributions import MixtureOfNormalsDensity
 from zoo.parts.networks import GRU, Dropped
+from zoo.parts.once import Once
 from zoo.parts.trajectory import Trajectory, rollout
 
 N, T, DATA, LATENT = 3, 5, 4, 2
@@ -117,14 +118,51 @@ def shared_pair():
     return model, Smoother(model, hidden=(5,), recurrent=4), x, calls
 
 
-def test_what_the_guide_computed_of_the_model_is_taken_once():
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_the_guide_computed_of_the_model_is_shared_within_one_evaluation(masked):
     model, guide, x, calls = shared_pair()
-    q = guide.posterior(x)
-    assert len(calls) == 1
-    shared, again = (Trajectory(model, model.transition, x) for _ in range(2))
-    assert shared.inputs[0] is q.inputs[0]
-    assert again.inputs[0] is not q.inputs[0]
+    mask = torch.arange(T) < torch.tensor([[5], [2], [3]]) if masked else None
+    with Once():
+        q = guide.posterior(x, None, mask)
+        assert len(calls) == 1
+        shared, other = (Trajectory(model, model.transition, value, None, mask) for value in (x, x.clone()))
+        assert shared.inputs[0] is q.inputs[0]
+        assert other.inputs[0] is not q.inputs[0], "equal data are not the same data"
+    again = Trajectory(model, model.transition, x, None, mask)
+    assert again.inputs[0] is not q.inputs[0], "nothing is remembered after the evaluation"
     torch.testing.assert_close(again.inputs[0], q.inputs[0])
+
+
+OBJECTIVES = [ELBO(2), ELBO(2, analytic_kl=True), IWELBO(2)]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", ["dmm", "dmm-mixture", "storn", "vrnn", "srnn", "srnn-normal"])
+def test_no_network_of_the_model_runs_twice_on_the_same_tensors_in_one_evaluation(name, padded, objective):
+    """With and without padding, from the start and from a carry."""
+    model, x, _ = STATE_SPACES[name].build()
+    guide, seen = Filter(model, hidden=(5,), recurrent=4), []
+    mask = torch.arange(x.shape[1]) < torch.tensor([[6], [2], [4], [1]]) if padded else None
+    carry = model.carry_on(torch.randn(4, 6, LATENT), x)
+    loss = objective(model, guide)
+    for start in ({}, {"carry": carry}):
+        loss(x, None, mask, **start)  # the pair is checked once, which runs it
+
+    def hook(module, inputs, output):
+        seen.append((module, *inputs))  # the tensors are kept, so that their identities stay theirs
+
+    for part in model.modules():
+        if not [*part.children()]:
+            part.register_forward_hook(hook)
+    for start in ({}, {"carry": carry}):
+        seen.clear()
+        loss(x, None, mask, **start)
+        # a step of a loop over time has values of T = 1, all steps at once have an axis more
+        calls = [(id(module), *((tuple(v.shape), v.flatten().tolist()) for v in values)) for module, *values in seen]
+        whole = [str(call) for call, (_, value, *_) in zip(calls, seen, strict=True) if value.shape[-2:-1] == (6,)]
+        assert whole
+        assert len(whole) == len(set(whole))
 
 
 def other_data(model, x):
@@ -227,7 +265,7 @@ def test_sharing_changes_no_value_and_no_gradient(name, objective, monkeypatch):
     loss(x, None, mask)  # the pair is checked once, which draws
     for share in (True, False):
         if not share:
-            monkeypatch.setattr("zoo.parts.trajectory.density._Seen.serves", lambda *_: False)
+            monkeypatch.setattr("zoo.parts.once.Once._process_message", lambda *_: None)
         torch.manual_seed(1)
         value = loss(x, None, mask)
         found.append((value, torch.autograd.grad(value, list(loss.parameters()))))
@@ -292,9 +330,9 @@ def test_both_precisions(name, dtype):
     mask = torch.arange(T) < torch.tensor([[5], [2], [3]])
     assert ELBO(analytic_kl=True)(model, guide)(x, None, mask).dtype == dtype
     assert model.generate(N, T)[1].dtype == dtype
-    draws = model.forecast(x, 2, 3, guide, None, mask)
+    draws = model.sample_forecast(x, 2, 3, guide, None, mask)
     assert draws.x.dtype == draws.z.dtype == dtype
-    assert model.impute(x, mask, guide).x.dtype == dtype
+    assert model.sample_imputation(x, mask, guide).x.dtype == dtype
 
 
 def test_forecast_continues_each_sequence_after_its_own_end():
@@ -306,7 +344,7 @@ def test_forecast_continues_each_sequence_after_its_own_end():
     guide = Smoother(model, hidden=(5,), recurrent=4)
     x = torch.zeros(N, T, DATA)
     lengths = torch.tensor([[5], [2], [3]])
-    draws = model.forecast(x, 2, 3, guide, None, torch.arange(T) < lengths)
+    draws = model.sample_forecast(x, 2, 3, guide, None, torch.arange(T) < lengths)
     assert torch.equal(draws.x, torch.tensor([1.0, 0.0, 1.0, 0.0]).expand_as(draws.x))
 
 
@@ -316,8 +354,8 @@ def test_a_hole_before_the_end_is_drawn_and_fed_on(name):
     guide, mask = Smoother(model, hidden=(5,), recurrent=4), torch.ones(N, T, dtype=torch.bool)
     mask[1, 2] = False
     x = torch.zeros(N, T, DATA).masked_fill(~mask.unsqueeze(-1), float("nan"))
-    assert model.forecast(x, 3, 2, guide, None, mask).x.isfinite().all()
-    assert model.impute(x, mask, guide, 2).x.isfinite().all()
+    assert model.sample_forecast(x, 3, 2, guide, None, mask).x.isfinite().all()
+    assert model.sample_imputation(x, mask, guide, 2).x.isfinite().all()
 
 
 def test_what_is_drawn_is_drawn_without_dropout():
@@ -329,20 +367,20 @@ def test_what_is_drawn_is_drawn_without_dropout():
     for mode in (True, False):
         guide.train(mode)
         torch.manual_seed(0)
-        found.append((model.forecast(x, 2, 3, guide, None, mask), model.impute(x, mask, guide)))
+        found.append((model.sample_forecast(x, 2, 3, guide, None, mask), model.sample_imputation(x, mask, guide)))
         assert guide.training is mode
     for one, other in zip(*found, strict=True):
         assert torch.equal(one.z, other.z)
 
 
 @pytest.mark.parametrize(
-    ("horizon", "num", "message"),
-    [(2.0, 1, "horizon: expected a whole number"), (0, 1, "horizon: expected"), (1, True, "num: expected a whole")],
+    ("k", "num", "message"),
+    [(2.0, 1, "k: expected a whole number"), (0, 1, "k: expected"), (1, True, "num: expected a whole")],
 )
-def test_counts_are_whole_numbers(horizon, num, message):
+def test_counts_are_whole_numbers(k, num, message):
     model = MODELS["srnn"]()
     with pytest.raises(ValueError, match=message):
-        model.forecast(torch.zeros(N, T, DATA), horizon, num, Smoother(model, hidden=(5,), recurrent=4))
+        model.sample_forecast(torch.zeros(N, T, DATA), k, num, Smoother(model, hidden=(5,), recurrent=4))
 
 
 def test_a_guide_of_another_models_sizes_is_refused():
@@ -351,8 +389,8 @@ def test_a_guide_of_another_models_sizes_is_refused():
     message = r"guide: Smoother was built for a SRNN of state_dim = 11; this SRNN has \d"
     for use in (
         lambda: ELBO()(model, wider)(x),
-        lambda: model.forecast(x, 2, 1, wider),
-        lambda: model.impute(x, torch.ones(N, T, dtype=torch.bool), wider),
+        lambda: model.sample_forecast(x, 2, 1, wider),
+        lambda: model.sample_imputation(x, torch.ones(N, T, dtype=torch.bool), wider),
     ):
         with pytest.raises(ValueError, match=message):
             use()

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.infer.em import EMError, EMModel, EMResult, em
 from zoo.infer.evaluation.gaps import Gaps, gaps
-from zoo.infer.evaluation.likelihood import LogLikelihood, active_units, bits_per_dim, kl_per_site, log_likelihood
+from zoo.infer.evaluation.latents import active_units, kl_per_site
+from zoo.infer.evaluation.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from zoo.infer.evaluation.particle_filter import smc_log_likelihood
 from zoo.infer.evaluation.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
 from zoo.infer.objectives import ELBO, IWELBO, MAP, Objective, RenyiELBO, Tempered

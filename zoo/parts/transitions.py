@@ -1,6 +1,6 @@
-"""Transitions p(z_t | what came before): modules whose call returns a distribution, event shape `(latent_dim,)`.
+"""Transitions p(z_t | s_t): modules whose call returns a distribution, event shape `(latent_dim,)`.
 
-A `DMM` takes the constructor, and calls it with `(latent_dim, hidden)`: yours may stand beside these.
+A `DMM` takes the constructor of one, and calls it with `(latent_dim, hidden)`; your own serves as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from zoo.parts.distributions import DiagonalNormal
 from zoo.parts.networks import mlp
 
-#: added to every variance or standard deviation that a network puts out: densities of z stay bounded
+# added to every variance or standard deviation that a network puts out: softplus of a very negative number is 0 in
+# floating point, and a density of scale 0 has no bound
 FLOOR = 1e-4
 
 
 class GatedTransition(nn.Module):
     """N((1 - g) * (W z + b) + g * h, diag(v)), g = sigmoid(MLP(z)), h = MLP(z), v = softplus(V relu(h) + c).
 
-    The gate chooses for each coordinate between a linear and a nonlinear step; W starts as the identity.
+    The gate g mixes, for each coordinate, a linear step with a nonlinear one, h; W starts as the identity.
 
     References: Krishnan, Shalit and Sontag 2017, section 5.
 
@@ -34,6 +35,7 @@ class GatedTransition(nn.Module):
         self.proposal = mlp(latent_dim, hidden, latent_dim)
         self.linear = nn.Linear(latent_dim, latent_dim)
         self.variance = nn.Linear(latent_dim, latent_dim)
+        # as in Pyro's dmm.py: at the start the linear part keeps z_{t-1}, so gradients reach back over many steps
         with torch.no_grad():
             nn.init.eye_(self.linear.weight)
             self.linear.bias.zero_()
@@ -41,6 +43,7 @@ class GatedTransition(nn.Module):
     def forward(self, z: Tensor) -> DiagonalNormal:
         proposal = self.proposal(z)
         loc = torch.lerp(self.linear(z), proposal, self.gate(z).sigmoid())
+        # as in the paper, the variance is one layer on the proposal and no network of its own
         variance = F.softplus(self.variance(proposal.relu())) + FLOOR
         return DiagonalNormal(loc, log_scale=0.5 * variance.log())
 
@@ -50,7 +53,8 @@ class LinearTransition(nn.Module):
 
     Args:
         latent_dim: size of z.
-        hidden: not used, a linear map has no hidden layers; it stands where those of the gated transition do.
+        hidden: () or any widths; a linear map has no hidden layers. The argument makes the constructor one that `DMM`
+            can call.
         scale: initial standard deviation.
     """
 
@@ -64,7 +68,7 @@ class LinearTransition(nn.Module):
 
 
 class NormalTransition(nn.Module):
-    """N(m, diag(softplus(r) + 1e-4)^2), (m, r) = MLP(h): of VRNN and SRNN.
+    """N(m, diag(softplus(r) + 1e-4)^2), (m, r) = MLP(h): the transition of VRNN and SRNN.
 
     Args:
         in_features: size of h.

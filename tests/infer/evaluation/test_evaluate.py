@@ -11,7 +11,8 @@ from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch.distributions import kl_divergence
 
 from zoo.infer.evaluation.gaps import gaps
-from zoo.infer.evaluation.likelihood import active_units, bits_per_dim, kl_per_site, log_likelihood
+from zoo.infer.evaluation.latents import active_units, kl_per_site
+from zoo.infer.evaluation.likelihood import bits_per_dim, log_likelihood
 from zoo.infer.pieces import bytes_of, draws, pieces
 from zoo.infer.terms import terms
 from zoo.parts.aside import held

@@ -291,9 +291,9 @@ def other_model():
     [
         ({"num_particles": 0}, "at least one particle"),
         ({"resample_below": 1.5}, "resample_below: expected a share of the particles, 0 to 1, got 1.5"),
-        ({"mask": torch.ones(2, 4, 3, dtype=torch.bool)}, "mask: frames are weighted as a whole"),
+        ({"mask": torch.ones(2, 4, 3, dtype=torch.bool)}, "mask: a particle filter takes whole frames"),
         ({"guide": other_model}, "guide: Smoother is that of another DMM"),
-        ({"x": torch.full((2, 4, 3), math.nan)}, "x: sequence 0, frame 0 is NaN"),
+        ({"x": torch.full((2, 4, 3), math.nan)}, "x: NaN or infinite .* sequence 0, frame 0"),
         ({"x": torch.full((2, 4, 3), 2.0)}, "sequence 0|row 0|support"),
     ],
 )
@@ -327,5 +327,5 @@ def test_weights_that_are_no_numbers_are_refused(share):
         return q
 
     guide.posterior = lost
-    with pytest.raises(ValueError, match=r"the log weights of sequences \[1\] \(1 in all\) are NaN"):
+    with pytest.raises(ValueError, match="the log weights of sequences 1 are NaN"):
         smc_log_likelihood(model, guide, torch.zeros(3, 4, 3), num_particles=5, resample_below=share)

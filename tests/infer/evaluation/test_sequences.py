@@ -199,7 +199,7 @@ def test_no_number_without_its_convention():
     assert row["a"] == found.a
     assert row["convention"] == found.convention
     assert row["evaluated"] == "bits test (bits.npz)"
-    with pytest.raises(ValueError, match="say what the numbers are of"):
+    with pytest.raises(ValueError, match="data: expected file and split"):
         sequence_log_likelihood(model, guide, x, None, mask, data=" ")
 
 
@@ -257,7 +257,7 @@ BAD = {
     "mask: expected torch.bool": {"mask": torch.ones(5, 9)},
     "mask: expected a torch.Tensor, got list": {"mask": [[True] * 9] * 5},
     r"mask: .* got torch.bool of shape \(5, 8\)": {"mask": torch.ones(5, 8, dtype=torch.bool)},
-    "mask: sequence 2 has no observed frame": {"mask": mask_of(LENGTHS, 9) & (torch.arange(5) != 2).unsqueeze(-1)},
+    "mask: no frame of sequence 2 is observed": {"mask": mask_of(LENGTHS, 9) & (torch.arange(5) != 2).unsqueeze(-1)},
     r"first: expected shape \(5, 4\)": {"first": torch.zeros(4, 4)},
     r"u: expected shape \(5, 9": {"u": torch.zeros(5, 8, 1)},
     "at least one sequence and one frame": {"x": torch.zeros(5, 0, 4)},
@@ -269,7 +269,7 @@ BAD = {
 def test_bad_input_is_refused(message):
     model, guide, x, mask = srnn()
     arguments = {"x": x, "u": None, "mask": mask, "data": "bits"} | BAD[message]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(TypeError if "got list" in message else ValueError, match=message):
         sequence_log_likelihood(model, guide, **arguments)
 
 
@@ -280,7 +280,7 @@ def test_nan_under_the_mask_does_not_matter_and_outside_it_is_named():
     same = sequence_log_likelihood(model, guide, hidden, None, mask, data="bits", num_particles=3, seed=0)
     assert torch.equal(clean.log_p, same.log_p)
     hidden[3, 5, 1] = float("nan")
-    with pytest.raises(ValueError, match="sequence 3, frame 5 is NaN or infinite and not masked"):
+    with pytest.raises(ValueError, match=r"x: NaN or infinite in 1 observed frames, .* sequence 3, frame 5"):
         sequence_log_likelihood(model, guide, hidden, None, mask, data="bits")
 
 

@@ -388,7 +388,7 @@ def test_kl_along_draws_is_the_kl_on_average():
     score = (found.mean(0) - exact) / (found.std(0) / math.sqrt(len(found)))
     assert score.abs().max() < Z_MAX
     assert (found.std(0) > 0).all()
-    plain = wide.log_prob(wide._draw[0]) - p.log_prob(wide._draw[0])
+    plain = wide.log_prob(wide._latest.value) - p.log_prob(wide._latest.value)
     assert (found.std(0) < plain.std(0)).all(), "what is known in closed form has no noise"
 
 
@@ -457,7 +457,8 @@ def test_generate_feeds_the_drawn_x_back(name):
     assert x.shape == (SEQUENCES, FRAMES, DATA)
     assert (z[0] != z[1]).all()
     torch.manual_seed(5)
-    z, x = StateSpace.generate(model, SEQUENCES, FRAMES, u)
+    nothing = torch.zeros(SEQUENCES, 0, LATENT), torch.zeros(SEQUENCES, 0, DATA)
+    z, x = model.extend(*nothing, FRAMES, u)
     torch.manual_seed(5)
     with torch.no_grad():  # the same by hand, with everything known of x from the outset
         by_step = at_steps(model.inputs(x, u), FRAMES)
@@ -520,13 +521,13 @@ def test_values_and_horizons_that_do_not_fit_are_named():
     model, x, _ = STATE_SPACES["driven"].build()
     with pytest.raises(ValueError, match=r"z: expected shape \(..., 6, 2\), got \(4, 5, 2\)"):
         Trajectory(model, model.transition, x).log_prob(torch.zeros(4, 5, 2))
-    with pytest.raises(ValueError, match="k: expected at least one frame, got 0"):
+    with pytest.raises(ValueError, match="k: expected a whole number, at least 1, got 0"):
         model.extend(torch.zeros(4, 6, 2), x, 0)
     for frames in (5, 7):
         with pytest.raises(ValueError, match=rf"z: expected shape \(4, 6, 2\) as x has it, got \(4, {frames}, 2\)"):
             model.extend(torch.zeros(4, frames, 2), x, 1)
-    for num, T in ((0, 3), (3, 0), (-1, 3)):
-        with pytest.raises(ValueError, match=f"at least one sequence and one frame, got num = {num}, T = {T}"):
+    for num, T, wrong in ((0, 3, "num"), (3, 0, "T"), (-1, 3, "num")):
+        with pytest.raises(ValueError, match=f"{wrong}: expected a whole number, at least 1, got {min(num, T)}"):
             model.generate(num, T)
     with pytest.raises(TypeError, match=r"mask: expected a torch.Tensor, got list"):
         model(x, None, [True])
@@ -559,4 +560,4 @@ def test_a_divergence_draws_where_nothing_was_drawn():
     kl = kl_divergence(q, Trajectory(model, model.transition, x, u))
     assert kl.shape == (SEQUENCES,)
     assert (kl > 0).all()
-    assert q._draw[0] is not None
+    assert q._latest is not None

@@ -1,4 +1,4 @@
-"""The two gaps of amortised inference: what the family cannot express, and what the encoder loses.
+"""The two gaps of amortised inference: the nats that the family cannot express, and those that the encoder loses.
 
 References: Cremer, Li and Duvenaud 2018.
 """
@@ -14,20 +14,21 @@ from zoo.infer.evaluation.likelihood import log_likelihood, pooled_error, standa
 from zoo.infer.pieces import MAX_BYTES, with_index
 from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded
+from zoo.parts.checks import listed
 
 __all__ = ["Gaps", "gaps"]
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """log p - ELBO of a guide, split in two (Cremer et al. 2018); tensors are `(batch,)`, nats.
+    """log p - ELBO of a guide, split in two (Cremer et al. 2018); tensors are `(batch,)`, in nats.
 
     Attributes:
         log_p: log p(x).
-        elbo: of the guide.
-        elbo_best: of the best per-datum guide of its family that the optimisation found.
-        approximation: log p - elbo_best, what the family cannot express.
-        amortization: elbo_best - elbo, what the encoder loses; within its error it may come out below 0.
+        elbo: the ELBO of the guide.
+        elbo_best: the ELBO of the best per-datum guide of the family that the optimisation found.
+        approximation: log p - elbo_best, which no guide of the family can gain.
+        amortization: elbo_best - elbo, which the encoder loses; within its error it may be below 0.
         log_p_error, elbo_error, elbo_best_error: Monte Carlo standard errors (0 for an exact log p).
         history: mean ELBO of the per-datum guide at each optimisation step.
     """
@@ -88,26 +89,29 @@ def gaps(
     seed: int | None = None,
     **kwargs: Any,
 ) -> Gaps:
-    """log p(x) - ELBO as approximation gap (the best q of the family) plus amortization gap (the encoder's loss).
+    """log p(x) - ELBO = (log p(x) - best ELBO of the family) + (best ELBO - ELBO): approximation and amortization gap.
 
-    The best q is sought by Adam with a learning rate that falls linearly to 0, with the model frozen, on all of x at
-    once. ELBOs are then estimated from fresh draws.
+    Adam seeks the best q with a learning rate that falls linearly to 0, the model being frozen, on all of x at once.
+    Both ELBOs are then estimated from fresh draws.
 
     Args:
         model, guide: the pair; the guide is the amortised one.
         x, *args, **kwargs: the data and the other arguments of both.
         best: a guide with its own parameters for each row of x, trained here in place. By default
             `guide.per_datum(x, ...)`, which starts at the amortised solution.
-        log_p: `(batch,)`, where it is known. Otherwise `model.log_prob(x, ...)` if the model offers it (it is taken to
-            be exact); otherwise by importance sampling from both guides, the larger estimate.
-        steps, learning_rate, step_particles: of the optimisation.
+        log_p: log p(x), `(batch,)`, where it is known. Otherwise `model.log_prob(x, ...)`, which is taken to be exact,
+            or of a model without it the larger of two estimates, by importance sampling from both guides.
+        steps, learning_rate: of Adam.
+        step_particles: draws for the ELBO of one step.
         num_particles: draws from each guide for the ELBOs and log p.
         max_bytes, seed: as in `log_likelihood`.
 
     Raises:
-        ValueError: no `best` and a guide that does not offer `per_datum`, or a `best` without parameters.
+        ValueError: no `best`, and a guide without `per_datum`; a `best` without parameters; a `log_p` of another shape;
+            an ELBO that is not finite.
     """
     with seeded(seed):
+        # a guide knows by itself how to give each datum parameters of its own, or cannot: any callable is a guide
         if best is None:
             per_datum = getattr(guide, "per_datum", None)
             if not callable(per_datum):
@@ -127,9 +131,10 @@ def gaps(
             log_p = log_prob(x, *args, **kwargs)
     if log_p is not None:
         if log_p.shape != (len(x),):
-            raise ValueError(f"log_p must hold one value for each of the {len(x)} data, got {tuple(log_p.shape)}")
+            raise ValueError(f"log_p: expected one value for each of the {len(x)} data, got shape {tuple(log_p.shape)}")
         log_p, error = log_p.detach().double(), torch.zeros_like(own.elbo)
-    else:  # unbiased estimates of p(x) err downwards when they miss mass: the larger of the two
+    else:
+        # an unbiased estimate of p(x) that misses mass errs downwards, nearly always: the larger one is nearer
         log_p = torch.maximum(own.per_datum, amortised.per_datum)
         error = torch.where(own.per_datum == log_p, own.per_datum_error, amortised.per_datum_error)
     return Gaps(log_p, amortised.elbo, own.elbo, error, amortised.elbo_error, own.elbo_error, history)
@@ -149,9 +154,10 @@ def _optimise(
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
             elbo = terms(model, best, x, *args, num_particles=particles, **kwargs).log_weights.mean(0)
             if not elbo.isfinite().all():
-                rows = (~elbo.isfinite()).nonzero().flatten().tolist()
-                raise ValueError(f"gaps: at step {step} the ELBO is not finite in rows {rows[:5]} ({len(rows)} in all)")
+                rows = listed((~elbo.isfinite()).nonzero().flatten().tolist())
+                raise ValueError(f"gaps: at step {step} the ELBO is not finite in rows {rows}")
             history.append(elbo.mean().item())
+            # not backward(): it would add to .grad of everything else that has a graph here
             gradients = torch.autograd.grad(-elbo.sum(), parameters, allow_unused=True)
             for p, gradient in zip(parameters, gradients, strict=True):
                 p.grad = gradient

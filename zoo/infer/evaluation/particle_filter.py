@@ -6,15 +6,18 @@ At step t each of K particles draws z_t from the guide's conditional, and its we
 
 At some steps K new particles are drawn among them in proportion to their weights, and the mean weight becomes a factor
 of the estimate. The estimate has the expectation p(x), as that of plain importance sampling, so its logarithm is a
-lower bound on log p(x) in expectation; but the weights of long sequences do not degenerate: what a hundred particles
-reach here may take millions there.
+lower bound on log p(x) in expectation. But the weights of long sequences do not degenerate: a hundred particles reach
+here an accuracy for which plain importance sampling may need millions.
 
-When to resample: with q(z_t | s_t, x_t) the weights tell good particles from bad ones, and one does it as soon as few
-carry the weight of all. A guide that looks ahead has seen x_{t+1:T} when it draws z_t; with the exact smoother the
-weights up to step t are p(x) / p(x_{t+1:T} | s_{t+1}), equal again at the end alone: particles are light because their
-future is bright, and to resample by such weights throws the best away. (It made the estimate noisier than plain
-importance sampling, whose error is zero there.) No rule on the weights up to t can tell the two cases apart, but a
-pilot run that knows the weights to the end can: `_by_pilot`.
+When to resample depends on the guide. With q(z_t | s_t, x_t) the weights tell good particles from bad ones, and one
+resamples as soon as few particles carry the weight of all. A guide that looks ahead has seen x_{t+1:T} when it draws
+z_t. With the exact smoother the weights up to step t are p(x) / p(x_{t+1:T} | s_{t+1}), equal again at the end alone:
+particles are light because their future is bright, and to resample by such weights throws the best away. (Measured, it
+made the estimate noisier than plain importance sampling, whose error is zero there.) No rule on the weights up to t can
+tell the two cases apart, but a pilot run that knows the weights to the end can: `_by_pilot`.
+
+Pyro's `SMCFilter` did not serve: it wants a model with a step method, gives a whole batch one weight, resamples by
+effective sample size alone, and returns no estimate of log p(x).
 
 References: Doucet and Johansen 2009; with learned proposals Maddison et al. 2017, Le et al. 2018, Naesseth et al. 2018.
 """
@@ -27,24 +30,26 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from zoo.infer import carry as carried
-from zoo.infer.evaluation.sequences import checked, in_batches
+from zoo.infer.carry import after_first_frame, keyword
+from zoo.infer.evaluation.sequences import checked, in_batches, refuse_nan
 from zoo.infer.pair import look_at
 from zoo.parts.aside import held, seeded
+from zoo.parts.checks import refuse_entries
 from zoo.parts.trajectory import Trajectory, at_steps
 
 __all__ = ["smc_log_likelihood"]
 
-#: particles of a pilot, least and most: the variances of 32 are known to a quarter, those of 100 well enough
+# particles of a pilot, least and most: the variances of 32 are known to a quarter, those of 100 well enough
 PILOT = 32, 100
 
-#: variance, nats^2, that a stretch between two resamplings may add to log p(x): larger ones are not told by a pilot
+# variance, nats^2, that a stretch between two resamplings may add to log p(x): a pilot cannot tell larger ones
 TRUSTED = 2.0
 
-#: steps that a plan chooses from, at most: its cost grows with their square, and passes that of the run itself
+# steps that a plan chooses from, at most: its cost grows with their square, and with more would pass that of the run
 MOST = 1000
 
-Rule = Callable[[int, Tensor], Tensor]  # of t and the log weights `(K, N)` after it: which sequences to resample
+# (t, log weights `(K, N)` after step t) -> bool `(N,)`, True for the sequences to resample
+Rule = Callable[[int, Tensor], Tensor]
 
 
 def smc_log_likelihood(
@@ -62,45 +67,43 @@ def smc_log_likelihood(
 ) -> Tensor:
     """log of an unbiased estimate of p(x_i), nats, float64, `(N,)`: sequential Monte Carlo with the guide as proposal.
 
-    Pair and parameters are held in evaluation mode. What is left of the Monte Carlo error shows in a second seed.
+    The pair is run in evaluation mode. A run with a second seed shows the Monte Carlo error.
 
     Args:
         model, guide: a `StateSpace`, and a guide of it whose `posterior` is a `Trajectory`: `MeanField`, `Filter`,
             `Smoother`, your own.
         x, u, mask, first, batch_size, seed: as in `sequence_log_likelihood`; masks are of whole frames, `(N, T)`.
         num_particles: K, all of them in memory at once for a batch.
-        resample_below: when particles are drawn anew. None: after the steps that are best for each sequence, by a
-            pilot run of 32 to 100 particles; with guides that look ahead that may be none. A share: where the effective
-            sample size 1 / sum_k w_k^2 of the normalised weights is below it times K, which misleads with
-            smoothers; 0: never, which is plain importance sampling; 1: at every step.
+        resample_below: the rule by which particles are drawn anew. None: after the steps that are best for each
+            sequence, by a pilot run of 32 to 100 particles; with guides that look ahead there may be none. A share:
+            where the effective sample size 1 / sum_k w_k^2 of the normalised weights is below this share of K, which
+            misleads with smoothers; 0: never, which is plain importance sampling; 1: at every step.
 
     Raises:
-        ValueError: a guide of another kind or of another model; what `sequence_log_likelihood` refuses.
+        ValueError: a guide of another kind or of another model, masks of single entries; as `sequence_log_likelihood`.
+        TypeError: as `sequence_log_likelihood`.
     """
     if num_particles < 1 or batch_size < 1:
         raise ValueError(f"expected at least one particle and sequence, got {num_particles=}, {batch_size=}")
     if resample_below is not None and not 0 <= resample_below <= 1:
         raise ValueError(f"resample_below: expected a share of the particles, 0 to 1, got {resample_below}")
     observed = checked(x, u, mask, first)
-    if observed.dim() == 3:
-        raise ValueError(f"mask: frames are weighted as a whole, expected shape (N, T), got {tuple(observed.shape)}")
+    refuse_entries(mask, "a particle filter")
     found = torch.zeros(len(x), dtype=torch.double, device=x.device)
     with torch.no_grad(), held(model, guide), seeded(seed):
         for rows, T in in_batches(model, guide, observed, batch_size):
             args = tuple(None if v is None else v[rows, :T] for v in (x, u, None if mask is None else observed))
-            carry = None if first is None else carried.after_first_frame(model, first[rows])
-            look_at(model, guide, args, carried.keyword(carry), rows)
+            carry = None if first is None else after_first_frame(model, first[rows])
+            look_at(model, guide, args, keyword(carry), rows)
             q = _proposal(model, guide, args, carry)
             found[rows] = particle_filter(q, num_particles, resample_below)
-    if found.isnan().any():
-        bad = found.isnan().nonzero().flatten().tolist()
-        raise ValueError(f"the log weights of sequences {bad[:5]} ({len(bad)} in all) are NaN: look at their frames")
+    refuse_nan(found.isnan())
     return found
 
 
-def _proposal(model: Any, guide: Any, args: tuple, carry: Any) -> Any:
+def _proposal(model: Any, guide: Any, args: tuple, carry: Any) -> Trajectory:
     posterior = getattr(guide, "posterior", None)
-    q = None if posterior is None else posterior(*args, **carried.keyword(carry))
+    q = None if posterior is None else posterior(*args, **keyword(carry))
     if not isinstance(q, Trajectory):
         raise ValueError(f"guide: expected one that draws step by step (MeanField, Filter, Smoother), got "
                          f"{type(guide).__name__}")  # fmt: skip
@@ -113,24 +116,26 @@ def particle_filter(q: Any, num_particles: int, resample_below: float | None) ->
     """log of the estimate for each sequence, float64, `(N,)`, nats.
 
     Args:
-        q: a guide's `Trajectory`, batch `(N,)`. After the last observed frame it is the prior, and nothing changes.
+        q: a guide's `Trajectory`, batch `(N,)`. After the last observed frame it is the prior, and weights stay equal.
         num_particles: K.
         resample_below: see `smc_log_likelihood`.
     """
     rule = _by_pilot(q, num_particles) if resample_below is None else _by_size(resample_below)
-    return _run(q, num_particles, rule)
+    return _filter(q, num_particles, rule)
 
 
 def _by_size(share: float) -> Rule:
-    """Where the effective sample size is below a share of the particles."""
+    """The rule that resamples where the effective sample size is below a share of the particles."""
+    # with a hair's breadth more: equal weights have the size K up to rounding, and a share of 1 means every step
     return lambda t, weights: 1 / weights.softmax(0).square().sum(0) < share * len(weights) * (1 + 1e-9)
 
 
 def _by_pilot(q: Any, num_particles: int) -> Rule:
-    """The plan that is best for what a run without resampling shows, which is independent of the run that follows.
+    """The rule that follows the best plan for the weights of a pilot, a run without resampling.
 
-    Where the guide is so bad that some step of the plan costs more than `TRUSTED`, such a run has gone astray, and its
-    weights tell nothing of those that resampled particles have: then by effective sample size.
+    The pilot is independent of the run that follows, so the estimate stays unbiased. Where the guide is so bad that
+    some stretch of the plan costs more than `TRUSTED`, the pilot has gone astray, and its weights tell nothing of those
+    that resampled particles have: there the rule goes by effective sample size.
     """
     logs: list[Tensor] = []
 
@@ -138,18 +143,19 @@ def _by_pilot(q: Any, num_particles: int) -> Rule:
         logs.append(weights)
         return torch.zeros_like(weights[0], dtype=torch.bool)
 
-    _run(q, min(max(num_particles, PILOT[0]), PILOT[1]), never)
+    _filter(q, min(max(num_particles, PILOT[0]), PILOT[1]), never)
     plan, worst = resampling_plan(torch.stack(logs), num_particles)
     by_size = _by_size(0.5)
     return lambda t, weights: torch.where(worst < TRUSTED, plan[t], by_size(t, weights))
 
 
-def _run(q: Any, K: int, resamples: Rule) -> Tensor:
-    """The estimate, K particles resampled by that rule."""
+def _filter(q: Any, K: int, resamples: Rule) -> Tensor:
+    """log of the estimate by K particles, resampled by the rule, `(N,)`."""
     model, N, T = q.model, q.batch_shape[0], q.event_shape[0]
     x, inputs, context = q.x.unbind(-2), at_steps(q.inputs, T), at_steps(q.context, T)
     s, moving = q.start(), None
-    weights = torch.zeros(K, N, dtype=torch.double, device=q.x.device)  # logarithms
+    # logarithms, and in float64: hundreds of steps add up
+    weights = torch.zeros(K, N, dtype=torch.double, device=q.x.device)
     total = weights.new_zeros(N)
     for t in range(T):
         step = q.conditional(None if q.independent else s, *context[t]).expand((K, N))
@@ -165,7 +171,9 @@ def _run(q: Any, K: int, resamples: Rule) -> Tensor:
         if t + 1 == T:
             break
         before, s = s, model.advance(s, z, x[t], *inputs[t + 1])
-        if moving is None:  # of s_2 on: which tensors of a state differ between particles
+        # tensors of a state that differ between particles (not SRNN's d) are told by running one particle alone; from
+        # s_2 on, as a start is common to all of them
+        if moving is None:
             alone = tree_flatten(model.advance(before, z[0], x[t], *inputs[t + 1]))[0]
             both = zip(tree_flatten(s)[0], alone, strict=True)
             moving = [v is not None and v.dim() > w.dim() for v, w in both]
@@ -179,12 +187,12 @@ def _run(q: Any, K: int, resamples: Rule) -> Tensor:
 
 
 def resampling_plan(log_weights: Tensor, num_particles: int) -> tuple[Tensor, Tensor]:
-    """The steps after which to resample each sequence that make the estimate least noisy.
+    """The steps after which to resample each sequence so that the estimate is least noisy.
 
-    From one of them to the next, from step a to b, the estimate gains as a factor the mean of K weights. If these have
-    Gaussian logarithms of variance v, that of their mean has the variance log(1 + (exp(v) - 1) / K), about. v is taken
-    from the L_b - L_a above their mean: bad guides have many weights far too small, of which a mean knows nothing. The
-    steps with the least sum are found by dynamic programming.
+    Between two resamplings, after steps a and b, the estimate gains as a factor the mean of K weights. If these weights
+    have Gaussian logarithms of variance v, the logarithm of their mean has about the variance
+    log(1 + (exp(v) - 1) / K). v is estimated from the L_b - L_a above their mean, since bad guides have many weights
+    far too small, which a mean of weights does not feel. Dynamic programming finds the steps with the least sum.
 
     Args:
         log_weights: L_1, ..., L_T of a run without resampling, `(T, particles, N)`.
@@ -194,35 +202,40 @@ def resampling_plan(log_weights: Tensor, num_particles: int) -> tuple[Tensor, Te
         The plan, bool `(T, N)`; the largest variance that a stretch of it adds to the estimated log p(x), `(N,)`.
     """
     T, _, N = log_weights.shape
-    # what no particle should weigh is far off, but not infinitely, nor is NaN: the run itself will show it
+    # finite, so that the sums below stay so; the run itself will show a NaN
     L = torch.nan_to_num(log_weights, nan=0.0, neginf=-1e6)
     L = torch.nn.functional.pad((L - L.mean(1, keepdim=True)).permute(2, 0, 1), (0, 0, 1, 0))
-    steps = torch.arange(T, 0, -max(1, -(-T // MOST)), device=L.device).flip(0)  # of long sequences every so many
+    # of long sequences every so many steps, the last one always
+    steps = torch.arange(T, 0, -max(1, -(-T // MOST)), device=L.device).flip(0)
     L = L[:, torch.nn.functional.pad(steps, (1, 0))].float()  # (N, 1 + len(steps), particles)
-    least, worst = log_weights.new_zeros(2, *L.shape[:2])  # sum and largest of the stretches up to a step
-    last = torch.zeros(L.shape[:2], dtype=torch.long, device=L.device)  # and where the last of them begins
+    # of the best plan up to a step: the sum over its stretches, the largest of them, and the begin of the last one
+    least, worst = log_weights.new_zeros(2, *L.shape[:2])
+    last = torch.zeros(L.shape[:2], dtype=torch.long, device=L.device)
     others = least.new_tensor(num_particles - 1.0).log()
     for b in range(1, L.shape[1]):
         v = 2 * (L[:, b, None] - L[:, :b]).relu().square().mean(-1).double()
-        noise = torch.logaddexp(v, others) - math.log(num_particles) + 1e-9  # of equals the one with fewer steps
+        # log((exp(v) + K - 1) / K), and a little for each stretch: of equal plans the one with fewer steps
+        noise = torch.logaddexp(v, others) - math.log(num_particles) + 1e-9
         least[:, b], last[:, b] = (least[:, :b] + noise).min(-1)
         worst[:, b] = torch.maximum(noise, worst[:, :b]).gather(1, last[:, b, None]).squeeze(-1)
     plan = torch.zeros(N, T + 1, dtype=torch.bool, device=L.device)
     begin = last[:, -1]
     while bool(begin.any()):
         plan.scatter_(1, torch.where(begin > 0, steps[begin - 1], 0).unsqueeze(-1), True)
-        begin = last.gather(1, begin.unsqueeze(-1)).squeeze(-1)  # that of 0 is 0
+        # the begin of 0 is 0, so a plan that is through stays so
+        begin = last.gather(1, begin.unsqueeze(-1)).squeeze(-1)
     return plan[:, 1:].T, worst[:, -1]
 
 
 def _take(v: Tensor, parents: Tensor) -> Tensor:
-    """Of each sequence the particles that survive; v `(K, N, ...)`."""
+    """The particles that survive of each sequence, from v `(K, N, ...)`."""
     index = parents.reshape(*parents.shape, *[1] * (v.dim() - 2))
     return v.gather(0, index.expand_as(v))
 
 
 def _systematic(weights: Tensor) -> Tensor:
     """K indices for each sequence, in proportion to its weights `(K, N)`: one uniform number places all K."""
+    # unbiased, as each place is uniform within its K-th part of [0, 1], and with less noise than K independent draws
     K, N = weights.shape
     places = (torch.arange(K, device=weights.device) + torch.rand(N, 1, dtype=weights.dtype, device=weights.device)) / K
     return torch.searchsorted(weights.T.cumsum(-1).contiguous(), places).clamp(max=K - 1).T

@@ -1,4 +1,4 @@
-"""What a pair is worth on sequences: the three averages of the literature, each with its convention.
+"""log p(x) of sequences: the three averages of the literature, each with its convention.
 
 For sequences x_1..x_N of T_1..T_N frames, with log p the importance-sampled likelihood and L the evidence lower bound,
 papers print, in nats per frame and with the sign of a cost,
@@ -8,8 +8,8 @@ papers print, in nats per frame and with the sign of a cost,
     c = 1/N sum_i -L(x_i) / T_i             the bound, mean of the sequences' own means
 
 (Krishnan, Shalit and Sontag 2017 name them so.) On short songs they differ by half a nat for one and the same model,
-and other files, first frames and starting states move them further: numbers compare under one convention only, which
-therefore is part of what is printed.
+and other files, first frames and starting states move them further. Numbers compare under one convention only, so the
+convention is printed with them.
 """
 
 import math
@@ -22,21 +22,24 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from zoo.infer import carry as carried
+from zoo.infer.carry import after, after_first_frame, keyword
 from zoo.infer.evaluation.likelihood import of_sums, pooled_error, standard_error
 from zoo.infer.pair import look_at
 from zoo.infer.pieces import bytes_of
 from zoo.infer.terms import Terms, terms
 from zoo.parts.aside import held, seeded, streams_kept
+from zoo.parts.checks import check_sequences, listed, refuse_unfinite, refuse_unobserved
+from zoo.parts.trajectory.masks import ends, frames
 
-MAX_BYTES = 2**30  # of all steps of a loop over time: larger pieces, fewer loops
+# of all steps of a loop over time together: more particles in a piece are fewer loops, so it is larger than for vectors
+MAX_BYTES = 2**30
 
 __all__ = ["SequenceLikelihood", "mask_of", "sequence_log_likelihood"]
 
 
 @dataclass(frozen=True)
 class SequenceLikelihood:
-    """The values of N sequences, in nats; tensors are `(N,)`.
+    """Bound and log p of N sequences, in nats; tensors are `(N,)`.
 
     Attributes:
         data: the data file and split.
@@ -78,7 +81,7 @@ class SequenceLikelihood:
 
     @property
     def monte_carlo_error(self) -> float:
-        """Standard error of `a` for these very sequences: what more particles would remove."""
+        """Standard error of `a` for these very sequences, which more particles would remove."""
         return pooled_error(self.log_p_error) * len(self.frames) / self.frames.sum().item()
 
     @property
@@ -87,12 +90,13 @@ class SequenceLikelihood:
         return self.bound.mean().item(), self.log_p.mean().item()
 
     def _pooled_error(self, values: Tensor) -> float:
-        """Of a ratio of sums."""
+        """Standard error of sum_i values_i / sum_i T_i, to first order."""
+        # a ratio of sums is no mean: long sequences weigh more, and numerator and denominator vary together
         count, frames = len(values), self.frames.double()
+        if count == 1:
+            return math.nan
         rest = values - frames * (values.sum() / frames.sum())
-        return (
-            math.sqrt(count / (count - 1) * rest.square().sum().item()) / frames.sum().item() if count > 1 else math.nan
-        )
+        return math.sqrt(count / (count - 1) * rest.square().sum().item()) / frames.sum().item()
 
     def __str__(self) -> str:
         shown = [
@@ -108,7 +112,7 @@ class SequenceLikelihood:
         )
 
     def row(self) -> dict[str, Any]:
-        """What a results file holds."""
+        """The numbers of a results file, by name."""
         bound, log_p = self.per_sequence
         numbers = {name: getattr(self, name) for name in "abc"}
         errors = {f"{name}_error": error for name, error in zip("abc", self.errors, strict=True)}
@@ -143,8 +147,8 @@ def sequence_log_likelihood(
 ) -> SequenceLikelihood:
     """The averages a, b and c of a pair whose model and guide take `(x, u, mask)`.
 
-    Sequences are taken in batches of about equal length, without the padding that they do not need, in evaluation mode.
-    The log p of long ones is far below what it is with more particles; `smc_log_likelihood` needs few.
+    Sequences are taken in batches of about equal length, without needless padding, in evaluation mode. The estimated
+    log p of a long sequence rises for a long time with the number of particles; `smc_log_likelihood` needs few.
 
     Args:
         model, guide: the pair; with `first` or `streams` they take `carry=` too (`zoo.infer.carry`).
@@ -152,29 +156,31 @@ def sequence_log_likelihood(
         u: controls `(N, T, C)`.
         mask: bool `(N, T)`, or `(N, T, D)` for models that take it: True where observed; None: everywhere. A frame
             counts as scored when any of its entries is.
-        data: what the numbers are of, file and split, such as "jsb test (polyphonic_music.npz)"; it is printed.
+        data: file and split of the data, such as "jsb test (polyphonic_music.npz)"; printed with the numbers.
         first: `(N, D)`, the frame before each sequence, an input and never scored: SRNN's convention. Models that no
             frame is fed to do without.
-        streams: the state at the end of row i is that at the start of row i + streams, as SRNN evaluates (its chunks,
-            and its test songs too, one after the other); None: every sequence from its start. The importance weights
-            are then given the state, which the guide has drawn. A batch ends with its last observed frame; rows that
-            end before go on to there as frames that are missing.
+        streams: carry the state over, as SRNN's own evaluation does: row i + streams starts from the state in which
+            row i ended. None: every row starts from the model's start. The carried state is computed from one draw of
+            the guide, and log p of a row is conditional on it. Every row of a batch is run to the batch's last observed
+            frame; the frames after its own end count as missing.
         num_particles: K.
         batch_size: sequences at a time; with `streams`, that many.
         max_bytes: bound on the intermediate results of one piece of particles (estimated from a run with one).
-        seed: of a random stream of its own; `None` uses and advances the caller's.
+        seed: starts a random stream of the call's own; None uses and advances the caller's.
 
     Raises:
         ValueError: no name for the data, shapes that do not fit, a sequence without an observed frame, values that are
-            not finite where observed; they name sequence and frame.
+            not finite where observed; names sequence and frame.
+        TypeError: x, u, mask or first is not a tensor.
     """
     if not isinstance(data, str) or not data.strip():
-        raise ValueError("data: say what the numbers are of, file and split; a number without it cannot be compared")
+        raise ValueError("data: expected file and split that the numbers are of; without them no two numbers compare")
     if num_particles < 1 or batch_size < 1 or (streams is not None and streams < 1):
         raise ValueError(f"expected at least one particle, sequence and stream, got {num_particles=}, {batch_size=}, "
                          f"{streams=}")  # fmt: skip
     observed = checked(x, u, mask, first)
-    seen = observed if observed.dim() == 2 else observed.any(-1)
+    seen = frames(x, observed)
+    # log sum w, log sum w^2, sum log w, sum (log w)^2, as `of_sums` reads them
     sums = torch.zeros(4, len(x), dtype=torch.double, device=x.device)
     sums[:2] = -torch.inf
     carry = None
@@ -182,20 +188,20 @@ def sequence_log_likelihood(
         for rows, T in in_batches(model, guide, seen, streams or batch_size, in_order=bool(streams)):
             args = tuple(None if v is None else v[rows, :T] for v in (x, u, None if mask is None else observed))
             carry = _begin(model, None if first is None else first[rows], carry, len(rows))
-            look_at(model, guide, args, carried.keyword(carry), rows)  # the values of every row
+            # an error names the row by its place in x, not in the batch
+            look_at(model, guide, args, keyword(carry), rows)
             for log_weights in _weights(model, guide, args, carry, num_particles, max_bytes):
                 sums[0, rows] = torch.logaddexp(sums[0, rows], log_weights.logsumexp(0))
                 sums[1, rows] = torch.logaddexp(sums[1, rows], (2 * log_weights).logsumexp(0))
                 sums[2, rows] += log_weights.sum(0)
                 sums[3, rows] += log_weights.square().sum(0)
             if streams:
-                latents = terms(model, guide, *args, **carried.keyword(carry)).latents
-                carry = carried.after(model, latents, args, carry, len(rows))
+                # one draw of its own: a mean over particles of states is no state that the model could be in
+                latents = terms(model, guide, *args, **keyword(carry)).latents
+                carry = after(model, latents, args, carry, len(rows))
             else:
                 carry = None
-    if sums.isnan().any():
-        bad = sums.isnan().any(0).nonzero().flatten().tolist()
-        raise ValueError(f"the log weights of sequences {bad[:5]} ({len(bad)} in all) are NaN: look at their frames")
+    refuse_nan(sums.isnan().any(0))
     found = of_sums(sums[0], sums[1], sums[2], sums[3], num_particles)
     convention = ", ".join([
         "first frame given and not scored" if first is not None else "first frame scored",
@@ -208,12 +214,19 @@ def sequence_log_likelihood(
 def in_batches(
     model: Any, guide: Any, seen: Tensor, size: int, *, in_order: bool = False
 ) -> Iterator[tuple[Tensor, int]]:
-    """Rows of about equal length, and the frames up to their last observed one; `seen` `(N, T)`: where any is."""
+    """Rows of about equal length, and the frames up to their last observed one.
+
+    Args:
+        seen: bool `(N, T)`, True in the frames of which any entry is observed.
+        size: rows of a batch.
+        in_order: take the rows as they come.
+    """
     N, T = seen.shape
-    last = torch.arange(1, T + 1, device=seen.device).mul(seen).amax(1)
+    last = ends(seen.unsqueeze(-1), seen)
     own, own_frames = getattr(model, "sizes", (None, None))
     whole = isinstance(guide, AutoGuide)
-    if own is not None or whole:  # parameters of their own: in their order, all at once
+    # a model or an autoguide with parameters of each sequence, or of each frame, takes all of them, in their order
+    if own is not None or whole:
         size, in_order = N, True
     if own_frames is not None or whole:
         last = torch.full_like(last, T)
@@ -244,9 +257,10 @@ def _weights(
     """The log weights `(k, batch)` of all particles, in pieces of about `max_bytes`, in float64."""
 
     def run(count: int) -> Terms:
-        return terms(model, guide, *args, num_particles=count, **carried.keyword(carry))
+        return terms(model, guide, *args, num_particles=count, **keyword(carry))
 
-    with streams_kept():  # the first checks the pair, which costs more; neither shifts the random stream
+    # neither run may shift the random stream. Two, as the first of a pair checks it, which takes more memory
+    with streams_kept():
         run(1)
         each = bytes_of(lambda: run(1))
     piece = max(1, min(num_particles, max_bytes // max(each, 1)))
@@ -255,39 +269,42 @@ def _weights(
 
 
 def _begin(model: Any, first: Tensor | None, carry: Any, count: int) -> Any:
-    """The state that a batch starts from: None, that of its known frames, or the one carried on, with these frames."""
+    """The carry of a batch: None, that of the first frames, or the carried one with the first frames as its x."""
     if carry is None:
-        return None if first is None else carried.after_first_frame(model, first)
+        return None if first is None else after_first_frame(model, first)
+    # the last batch may have fewer streams
     carry = tree_map(lambda v: v[:count], carry)
     return carry if first is None or not hasattr(carry, "_replace") else carry._replace(x=first)
 
 
 def checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | None) -> Tensor:
-    """The mask, after all that can be wrong with the data is refused."""
-    if not isinstance(x, Tensor) or x.dim() != 3 or 0 in x.shape:
-        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x: expected a tensor (N, T, D) with at least one sequence and one frame, got {got}")
-    for name, value in (("u", u), ("mask", mask), ("first", first)):
-        if value is not None and not isinstance(value, Tensor):
-            raise ValueError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if u is not None and u.shape[:2] != x.shape[:2]:
-        raise ValueError(f"u: expected shape ({len(x)}, {x.shape[1]}, control_dim), got {tuple(u.shape)}")
-    if mask is not None and (mask.dtype != torch.bool or mask.shape not in (x.shape[:2], x.shape)):
-        raise ValueError(
-            f"mask: expected torch.bool of shape {tuple(x.shape[:2])} or {tuple(x.shape)}, True where x is observed, "
-            f"got {mask.dtype} of shape {tuple(mask.shape)}"
-        )
-    if first is not None and first.shape != (len(x), x.shape[-1]):
+    """The mask of x, or True for all frames, after all that can be wrong with the data is refused."""
+    check_sequences(x, None, None, u, mask)
+    if first is not None:
+        _check_first(x, first)
+    observed = frames(x, None) if mask is None else mask
+    refuse_unobserved(observed, ": leave it out, as there is nothing to score")
+    # whatever Pyro's validation says: an evaluation takes minutes, and its numbers are printed
+    refuse_unfinite(x, observed)
+    return observed
+
+
+def _check_first(x: Tensor, first: Tensor) -> None:
+    if not isinstance(first, Tensor):
+        raise TypeError(f"first: expected a torch.Tensor, got {type(first).__name__}")
+    if first.shape != (len(x), x.shape[-1]):
         raise ValueError(f"first: expected shape ({len(x)}, {x.shape[-1]}), got {tuple(first.shape)}")
-    if first is not None and not first.isfinite().all():
+    if not first.isfinite().all():
         row = int((~first.isfinite()).any(-1).nonzero()[0])
         raise ValueError(f"first: NaN or infinite, first for sequence {row}, counted from 0")
-    observed = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
-    empty = (~observed.flatten(1).any(-1)).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(f"mask: sequence {empty[0]} has no observed frame ({len(empty)} such in all)")
-    bad = (~x.isfinite() & (observed if observed.dim() == 3 else observed.unsqueeze(-1))).any(-1).nonzero().tolist()
-    if bad:
-        sequence, frame = bad[0]
-        raise ValueError(f"x: sequence {sequence}, frame {frame} is NaN or infinite and not masked ({len(bad)} such)")
-    return observed
+
+
+def refuse_nan(lost: Tensor) -> None:
+    """Refuses log weights of which some are NaN; `lost` `(N,)` says in which sequences.
+
+    Raises:
+        ValueError: names the sequences.
+    """
+    if lost.any():
+        bad = listed(lost.nonzero().flatten().tolist())
+        raise ValueError(f"the log weights of sequences {bad} are NaN: look at their frames")

@@ -1,7 +1,11 @@
-"""Rolling a sequence model forward step by step, its own draws fed back: what generates, forecasts and imputes."""
+"""Draws of frames, step by step, each fed on to the next: new sequences, forecasts, missing frames filled in.
+
+A forecast or an imputation draws z of the observed past from a guide and the rest from the model. In a state space
+whose posterior has a closed form it needs no guide (`tractable`).
+"""
 
 from collections.abc import Callable
-from numbers import Integral
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyro
@@ -10,23 +14,13 @@ from pyro import poutine
 from torch import Tensor
 
 from zoo.parts.aside import evaluating
-
-
-class Carry(NamedTuple):
-    """The step before the first frame of a chunk: all that the chunk needs to know of what came before it.
-
-    Attributes:
-        s: its state, a tensor or a NamedTuple of tensors.
-        z, x: `(..., latent_dim)` and `(..., data_dim)`; x is zero where it was not observed.
-    """
-
-    s: Any
-    z: Tensor
-    x: Tensor
-
-    def detach(self) -> "Carry":
-        """Without the graph that made it, as truncated back-propagation needs it."""
-        return Carry(each(self.s, Tensor.detach), self.z.detach(), self.x.detach())
+from zoo.parts.checks import check_counts, refuse_entries
+from zoo.parts.kalman import Forecast
+from zoo.parts.trajectory.carry import Carry
+from zoo.parts.trajectory.density import inputs_of
+from zoo.parts.trajectory.masks import ends, frames
+from zoo.parts.trajectory.time import at_steps
+from zoo.parts.trajectory.tractable import Tractable, exactly, refuse_values
 
 
 class Draws(NamedTuple):
@@ -45,28 +39,27 @@ class Draws(NamedTuple):
         """Ends of the central intervals of x, each `(N, T, data_dim)`."""
         if not 0 < mass < 1:
             raise ValueError(f"mass: expected a number between 0 and 1, got {mass}")
-        ends = self.x.new_tensor([(1 - mass) / 2, (1 + mass) / 2])
-        lower, upper = self.x.quantile(ends, dim=0)
+        limits = self.x.new_tensor([(1 - mass) / 2, (1 + mass) / 2])
+        lower, upper = self.x.quantile(limits, dim=0)
         return lower, upper
 
-
-def each(s: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A state with every tensor of it changed."""
-    if s is None:
-        return None
-    return change(s) if isinstance(s, Tensor) else type(s)(*(each(part, change) for part in s))
+    def moments(self) -> Forecast:
+        """Means and covariances of z and of x in each frame, over the draws."""
+        return Forecast(self.z.mean(0), _covariance(self.z), self.x.mean(0), _covariance(self.x))
 
 
-def at_steps(values: tuple[Any, ...], T: int) -> list[tuple[Any, ...]]:
-    """Values with a time axis as a list over time. One call for each: indexing at each step copies in backward."""
-    return list(zip(*(v.unbind(-2) for v in values), strict=True)) if values else [()] * T
+def _covariance(v: Tensor) -> Tensor:
+    """Covariances over the first axis, `(N, T, size, size)`."""
+    away = v - v.mean(0)
+    # over num - 1, since the mean is that of the same draws
+    return torch.einsum("snti,sntj->ntij", away, away) / (len(v) - 1)
 
 
 @torch.no_grad()
 def roll(
     model: Any, z: Tensor, x: Tensor, known_z: Tensor, known_x: Tensor, u: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """z and x with what is not known drawn step by step: z_t from the transition, x_t from the emission, both fed on.
+    """z and x, with the steps that are not known drawn: z_t from the transition, x_t from the emission, both fed on.
 
     Args:
         z, x: `(..., T, latent_dim)`, `(..., T, data_dim)`, the same leading axes.
@@ -75,17 +68,20 @@ def roll(
     """
     z, x, T = z.clone(), x.masked_fill(~known_x.unsqueeze(-1), 0.0), x.shape[-2]
     lead, flags = x.shape[:-2], [(_flags(known_z, t), _flags(known_x, t)) for t in range(T)]
-    prefix = 0  # as much as is known of all sequences is read at once
+    prefix = 0
     while prefix < T and flags[prefix] == (True, True):
         prefix += 1
     carry = None
     if model.carries and prefix:
+        # the steps that are known in all sequences need no loop: `states` reads them at once
         carry = model.carry_on(z[..., :prefix, :], x[..., :prefix, :], None if u is None else u[..., :prefix, :])
-    fixed = None if model.carries else list(zip(*(v.unbind(-2) for v in model.inputs(x, u)), strict=True)) or [()] * T
+    # inputs may depend on x, which is being drawn, so a model that carries is asked for those of one frame at a time:
+    # those of all frames, anew at each step, would cost T^2. A model that does not carry promises not to look at x
+    fixed = None if model.carries else at_steps(model.inputs(x, u), T)
     for t in range(prefix if carry is not None else 0, T):
         if fixed is None:
             now = None if u is None else u[..., t : t + 1, :]
-            inputs = tuple(v.unbind(-2)[0] for v in model.inputs(x[..., t : t + 1, :], now, carry))
+            (inputs,) = at_steps(inputs_of(model, x[..., t : t + 1, :], now, carry), 1)
         else:
             inputs = fixed[t]
         s = model.start(x, *inputs) if carry is None else model.advance(carry.s, carry.z, carry.x, *inputs)
@@ -102,7 +98,7 @@ def roll(
 
 
 def _flags(known: Tensor, t: int) -> bool | None:
-    """Whether step t is known: of all sequences, of none, or None where they differ."""
+    """True where step t is known in all sequences, False where in none, None where they differ."""
     now = known[..., t]
     return True if bool(now.all()) else None if bool(now.any()) else False
 
@@ -111,9 +107,11 @@ def _flags(known: Tensor, t: int) -> bool | None:
 def draws_of(guide: Callable, num: int, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Tensor:
     """`num` trajectories from the guide for each sequence, `(num, N, T, latent_dim)`."""
     arguments: tuple[Tensor | None, ...] = (x, u, mask)
+    # a guide may take x alone
     while arguments[-1] is None:
-        arguments = arguments[:-1]  # a guide may take x alone
-    with evaluating(guide), pyro.plate("draws", num, dim=-2):  # one dropout would be common to all draws
+        arguments = arguments[:-1]
+    # in training mode one pattern of dropout would be common to all draws
+    with evaluating(guide), pyro.plate("draws", num, dim=-2):
         trace = poutine.trace(guide).get_trace(*arguments)
     if "z" not in trace.nodes:
         raise ValueError("guide: it samples no site 'z'")
@@ -122,57 +120,89 @@ def draws_of(guide: Callable, num: int, x: Tensor, u: Tensor | None, mask: Tenso
 
 
 @torch.no_grad()
-def forecast(
-    model: Any, x: Tensor, horizon: int, num: int, guide: Callable, u: Tensor | None, mask: Tensor | None
+def extend(model: Any, z: Tensor, x: Tensor, k: int, u: Tensor | None) -> tuple[Tensor, Tensor]:
+    """See `Forecasts.extend`."""
+    check_counts(k=k)
+    T = x.shape[-2]
+    if T:
+        model.check(x, None if u is None else u[..., :T, :])
+    if z.shape != (*x.shape[:-1], model.latent_dim):
+        raise ValueError(f"z: expected shape {(*x.shape[:-1], model.latent_dim)} as x has it, got {tuple(z.shape)}")
+    if u is not None and u.shape[:-1] != (*x.shape[:-2], T + k):
+        raise ValueError(f"u: expected the controls of {tuple(x.shape[:-2])} sequences and {T} + {k} frames, got "
+                         f"{tuple(u.shape)}")  # fmt: skip
+    known = torch.arange(T + k, device=x.device) < T
+    z, x = (_padded(v, k) for v in (z, x))
+    z, x = roll(model, z, x, known, known, u)
+    return z[..., T:, :], x[..., T:, :]
+
+
+def generate(model: Any, num: int, T: int, u: Tensor | None, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """See `Forecasts.generate`."""
+    check_counts(num=num, T=T)
+    if isinstance(model, Tractable):
+        return model.exact_sample(num, T, u, **values)
+    refuse_values(model, values)
+    like = next(chain(model.parameters(), model.buffers()), torch.empty(0))
+    return extend(model, like.new_zeros(num, 0, model.latent_dim), like.new_zeros(num, 0, model.data_dim), T, u)
+
+
+@torch.no_grad()
+def sample_forecast(
+    model: Any,
+    x: Tensor,
+    k: int,
+    num: int,
+    guide: Callable | None,
+    u: Tensor | None,
+    mask: Tensor | None,
+    values: dict[str, Tensor],
 ) -> Draws:
-    """See `StateSpace.forecast`."""
-    _at_least_one(horizon=horizon, num=num)
+    """See `Forecasts.sample_forecast`."""
+    check_counts(k=k, num=num)
     model.check(x, None, mask)
     N, T = x.shape[:2]
-    if u is not None and u.shape[1] != T + horizon:
-        raise ValueError(f"u: expected the controls of {T} + {horizon} frames, got {u.shape[1]}")
-    past = None if u is None else u[:, :T]
-    model.check_guide(guide)
-    z = draws_of(guide, num, x, past, mask)
-    time, end = torch.arange(T + horizon, device=x.device), ends(x, mask).unsqueeze(-1)
-    seen = torch.nn.functional.pad(_frames(x, mask), (0, horizon))
-    z, x = (torch.nn.functional.pad(v, (0, 0, 0, horizon)) for v in (z, x.expand(num, -1, -1, -1)))
-    before = time < end
-    z, x = roll(model, z, x, before, seen, u)
-    future = (end + torch.arange(horizon, device=x.device))[None, :, :, None]
-    z, x = (v.gather(-2, future.expand(num, N, horizon, v.shape[-1])) for v in (z, x))
+    if u is not None and u.shape[1] != T + k:
+        raise ValueError(f"u: expected the controls of {T} + {k} frames, got {u.shape[1]}")
+    end = ends(x, mask).unsqueeze(-1)
+    if guide is None:
+        seen = x.new_ones(x.shape, dtype=torch.bool) if mask is None else mask
+        seen = _padded(seen if seen.ndim == 3 else seen.unsqueeze(-1).expand(x.shape), k)
+        z, x = exactly(model).exact_draws(_padded(x, k), num, u, seen, **values)
+    else:
+        refuse_values(model, values)
+        refuse_entries(mask, f"a forecast of a {type(model).__name__} by draws")
+        model.check_guide(guide)
+        z = draws_of(guide, num, x, None if u is None else u[:, :T], mask)
+        before = torch.arange(T + k, device=x.device) < end
+        seen = torch.nn.functional.pad(frames(x, mask), (0, k))
+        z, x = roll(model, _padded(z, k), _padded(x.expand(num, -1, -1, -1), k), before, seen, u)
+    future = (end + torch.arange(k, device=x.device))[None, :, :, None]
+    z, x = (v.gather(-2, future.expand(num, N, k, v.shape[-1])) for v in (z, x))
     return Draws(z, x, end.squeeze(-1))
 
 
 @torch.no_grad()
-def impute(model: Any, x: Tensor, mask: Tensor, guide: Callable, num: int, u: Tensor | None) -> Draws:
-    """See `StateSpace.impute`."""
-    _at_least_one(num=num)
+def sample_imputation(
+    model: Any, x: Tensor, mask: Tensor, guide: Callable | None, num: int, u: Tensor | None, values: dict[str, Tensor]
+) -> Draws:
+    """See `Forecasts.sample_imputation`."""
+    check_counts(num=num)
     model.check(x, u, mask)
-    model.check_guide(guide)
-    z = draws_of(guide, num, x, u, mask)
     end = ends(x, mask)
-    before = torch.arange(x.shape[1], device=x.device) < end.unsqueeze(-1)
-    z, x = roll(model, z, x.expand(num, -1, -1, -1), before, _frames(x, mask), u)
+    if guide is None:
+        z, x = exactly(model).exact_draws(x, num, u, mask, **values)
+    else:
+        refuse_values(model, values)
+        refuse_entries(mask, f"an imputation in a {type(model).__name__} by draws")
+        model.check_guide(guide)
+        z = draws_of(guide, num, x, u, mask)
+        # the guide's z of padding is a draw from the transition that does not know the x drawn there: draw both anew
+        before = torch.arange(x.shape[1], device=x.device) < end.unsqueeze(-1)
+        z, x = roll(model, z, x.expand(num, -1, -1, -1), before, mask, u)
     return Draws(z, x, torch.zeros_like(end))
 
 
-def _at_least_one(**counts: int) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name}: expected a whole number, at least 1, got {value}")
-
-
-def _frames(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Which frames are observed, `(N, T)`."""
-    if mask is None:
-        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    if mask.ndim > 2:
-        raise ValueError(f"mask: frames are drawn as a whole, expected shape (N, T), got {tuple(mask.shape)}")
-    return mask
-
-
-def ends(x: Tensor, mask: Tensor | None) -> Tensor:
-    """The number of frames up to the last observed one, `(N,)`."""
-    frames = torch.arange(1, x.shape[1] + 1, device=x.device)
-    return torch.where(_frames(x, mask), frames, 0).amax(-1)
+def _padded(v: Tensor, k: int) -> Tensor:
+    """v with k more frames, of zeros (False)."""
+    return torch.nn.functional.pad(v, (0, 0, 0, k))

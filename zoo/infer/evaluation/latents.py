@@ -1,0 +1,133 @@
+"""Evaluation of each latent site: its KL divergence from the prior, and its active units.
+
+References: Burda, Grosse and Salakhutdinov 2016 (active units).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from zoo.infer.pair import program
+from zoo.infer.pieces import MAX_BYTES, batch_rows, pieces, with_index
+from zoo.parts.aside import held, seeded
+
+__all__ = ["ActiveUnits", "active_units", "kl_per_site"]
+
+# rows of one run of a guide: particles multiply the memory of each
+ROWS = 256
+
+
+def kl_per_site(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    *args: Any,
+    num_particles: int = 100,
+    max_bytes: int = MAX_BYTES,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> dict[str, Tensor]:
+    """E_q[log q(z_l | ...) - log p(z_l | ...)] of each latent site, by Monte Carlo: site -> `(batch,)`, nats.
+
+    The sites add up to KL(q(z | x) || p(z)). The value of one site may be negative where the guide draws the site
+    before its parents in the model: it is then no KL divergence by itself.
+
+    Args:
+        model, guide, x, *args, **kwargs, num_particles, max_bytes, seed: as in `log_likelihood`.
+    """
+    out: dict[str, Tensor] = {}
+    with held(model, guide), seeded(seed):
+        for rows, _, run in pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes):
+            for name, ratio in run.log_ratios.items():
+                site = out.setdefault(name, torch.zeros(len(x), dtype=torch.double, device=x.device))
+                site[rows] -= ratio.double().sum(0) / num_particles
+    return out
+
+
+class ActiveUnits(NamedTuple):
+    """Burda's rule for one site: the variance over the data of the posterior mean, and True where it is large enough.
+
+    Both have the shape of one latent, `(*event)`.
+    """
+
+    variance: Tensor
+    active: Tensor
+
+
+def active_units(
+    guide: Callable,
+    x: Tensor,
+    *args: Any,
+    threshold: float = 0.01,
+    num_particles: int = 100,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> dict[str, ActiveUnits]:
+    """Var_x(E_q[z | x]) > threshold: the latent dimensions that the guide uses, for each latent site.
+
+    The posterior mean is an average over particles: of the site's own mean where its distribution has one (one latent
+    layer: no Monte Carlo error), and of its draws otherwise. The Monte Carlo variance of this average is subtracted, so
+    that few particles do not make an unused unit active; the result may therefore be slightly below 0.
+
+    Args:
+        guide: any guide; the model is not needed.
+        x, *args, **kwargs: the guide's arguments; at least two data.
+        threshold: 0.01 in the literature.
+        num_particles: at least 2.
+        seed: as in `log_likelihood`.
+
+    Raises:
+        ValueError: fewer than two data or particles; a site outside the batch plate.
+    """
+    if len(x) < 2:
+        raise ValueError(f"active_units takes a variance over the data: {len(x)} are too few")
+    if num_particles < 2:
+        raise ValueError(f"num_particles must be at least 2, to tell data from noise; got {num_particles}")
+    means: dict[str, list[Tensor]] = {}
+    noise: dict[str, list[Tensor]] = {}
+    with held(guide), seeded(seed), torch.no_grad():
+        # Pyro's autoguides hold parameters of every row, in order, and are run on all rows
+        step = len(x) if isinstance(guide, AutoGuide) else ROWS
+        keywords = with_index(guide, x, kwargs)
+        for start in range(0, len(x), step):
+            inputs, named = batch_rows(x, args, keywords, slice(start, start + step))
+            for name, values in _site_means(guide, inputs, named, num_particles):
+                means.setdefault(name, []).append(values.mean(0))
+                noise.setdefault(name, []).append(values.var(0) / num_particles)
+    out = {}
+    for name, chunks in means.items():
+        variance = torch.cat(chunks).var(0) - torch.cat(noise[name]).mean(0)
+        out[name] = ActiveUnits(variance, variance > threshold)
+    return out
+
+
+def _site_means(guide: Callable, inputs: tuple, named: dict, num_particles: int) -> Iterator[tuple[str, Tensor]]:
+    """For each latent site its conditional means (or draws), `(K, batch, *event)`, in float64."""
+    # a plain run first: the particles' plate must stand left of all plates that the guide uses
+    call = program(guide)
+    plain = poutine.trace(call).get_trace(*inputs, **named)
+    frames = [f for site in plain.nodes.values() if site["type"] == "sample" for f in site["cond_indep_stack"]]
+    dim = min((f.dim for f in frames if f.vectorized), default=-1) - 1
+    with pyro.plate("num_particles", num_particles, dim=dim):
+        trace = poutine.trace(call).get_trace(*inputs, **named)
+    for name in trace.stochastic_nodes:
+        site = trace.nodes[name]
+        if site["infer"].get("is_auxiliary") or site_is_subsample(site):
+            continue
+        batch = [f.dim for f in site["cond_indep_stack"] if f.size == len(inputs[0]) and f.name != "num_particles"]
+        if not batch:
+            raise ValueError(
+                f"site {name!r}: stands outside the batch plate, so it has no posterior mean for each datum"
+            )
+        value, event = site["value"], site["fn"].event_dim
+        # a flow has no mean, and its draws serve
+        with suppress(NotImplementedError):
+            value = site["fn"].mean.expand(value.shape)
+        yield name, value.double().movedim(batch[-1] - event, 1)

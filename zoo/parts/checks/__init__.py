@@ -1,0 +1,32 @@
+"""Checks of arguments at a program's door: an error names the argument, the value that was expected and the one given.
+
+`rows` checks data that are vectors, `sequences` checks those with a time axis; `words` holds the wording that both
+share, and the checks of layer widths.
+"""
+
+from zoo.parts.checks.rows import check_data, check_rows, check_shape, parameter_of
+from zoo.parts.checks.sequences import (
+    check_frames,
+    check_sequences,
+    refuse_entries,
+    refuse_unfinite,
+    refuse_unobserved,
+    whole_frames_only,
+)
+from zoo.parts.checks.words import check_counts, listed, widths
+
+__all__ = [
+    "check_counts",
+    "check_data",
+    "check_frames",
+    "check_rows",
+    "check_sequences",
+    "check_shape",
+    "listed",
+    "parameter_of",
+    "refuse_entries",
+    "refuse_unfinite",
+    "refuse_unobserved",
+    "whole_frames_only",
+    "widths",
+]

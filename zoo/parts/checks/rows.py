@@ -1,0 +1,86 @@
+"""Checks of data that are vectors: x `(..., data_dim)`, and a mask of its entries."""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from zoo.parts.checks.words import listed
+
+
+def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | None = None) -> None:
+    """Checks type, shape and dtype; looks at no value, so it is cheap enough for every training step.
+
+    Args:
+        x: data, `(..., data_dim)`.
+        like: a parameter of the model; x must have its dtype. None: the model has no parameter.
+        mask: boolean, the shape of x, True where observed.
+
+    Raises:
+        ValueError: wrong last dimension, no entry, wrong dtype, wrong mask.
+        TypeError: x is not a tensor.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
+    if x.ndim == 0 or x.shape[-1] != data_dim:
+        raise ValueError(f"x: expected shape (..., {data_dim}), got {tuple(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"x: expected at least one row, got shape {tuple(x.shape)}")
+    # torch's own error comes from inside a linear layer and names neither x nor the parameters
+    if like is not None and x.dtype != like.dtype:
+        raise ValueError(f"x: expected {like.dtype} like the model's parameters, got {x.dtype}; convert one of the two")
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape):
+        raise ValueError(
+            f"mask: expected torch.bool of shape {tuple(x.shape)}, True where x is observed, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
+
+
+def check_rows(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | None = None) -> None:
+    """`check_shape`, for programs whose batch is the one axis in front: refuses a single row without it.
+
+    Raises:
+        ValueError: as `check_shape`; x is not `(N, data_dim)`.
+        TypeError: x is not a tensor.
+    """
+    check_shape(x, data_dim, like, mask)
+    if x.ndim != 2:
+        hint = "; x.unsqueeze(0) makes a batch of one row" if x.ndim == 1 else ""
+        raise ValueError(f"x: expected shape (N, {data_dim}), got {tuple(x.shape)}{hint}")
+
+
+def parameter_of(module: nn.Module) -> Tensor | None:
+    """The first parameter of a module, for its dtype; None where the module has none."""
+    # `next(module.parameters())` takes ten times as long: it makes names of all it passes, and remembers duplicates
+    for parameter in module.__dict__["_parameters"].values():
+        if parameter is not None:
+            return parameter
+    for part in module.__dict__["_modules"].values():
+        if part is not None and (found := parameter_of(part)) is not None:
+            return found
+    return None
+
+
+def check_data(x: Tensor, data_dim: int, like: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Checks x by `check_shape`, and its values for NaN and infinity.
+
+    Returns:
+        x, with zeros in the entries that are missing.
+
+    Raises:
+        ValueError: as `check_shape`; NaN or infinite observed entries, with their rows. Values are not looked at under
+            `pyro.enable_validation(False)`.
+    """
+    check_shape(x, data_dim, like, mask)
+    if mask is not None:
+        # a masked density of NaN is zero, but its gradient is NaN
+        x = x.masked_fill(~mask, 0.0)
+    # to look at values waits for the device, so whoever has checked the data once may switch it off
+    if dist.is_validation_enabled():
+        bad = ~torch.isfinite(x.detach()).all(-1)
+        if bad.any():
+            rows = bad.flatten().nonzero().flatten().tolist()
+            hint = "; say which entries are missing with mask=~x.isnan()" if mask is None else ""
+            raise ValueError(
+                f"x: NaN or infinite values in {len(rows)} of {bad.numel()} rows (rows {listed(rows)}){hint}"
+            )
+    return x

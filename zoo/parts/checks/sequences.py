@@ -1,0 +1,101 @@
+"""Checks of sequences: x `(N, T, data_dim)`, controls u, and a mask of whole frames or of single entries."""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+
+def check_sequences(
+    x: Tensor,
+    data_dim: int | None,
+    like: Tensor | None,
+    u: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> None:
+    """Checks types, shapes and dtypes; looks at no value, so it is cheap enough for every training step.
+
+    Args:
+        x: `(N, T, data_dim)`. data_dim None: of any size.
+        like: a parameter of the model; x and u must have its dtype. None: any dtype.
+        u: controls, `(N, T, control_dim)`.
+        mask: boolean, `(N, T)` for whole frames or `(N, T, data_dim)` for single entries.
+
+    Raises:
+        ValueError: a wrong shape, no sequence or frame, a wrong dtype; names the argument.
+        TypeError: x, u or mask is not a tensor.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
+    for name, other in (("u", u), ("mask", mask)):
+        if other is not None and not isinstance(other, Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(other).__name__}")
+    if x.ndim != 3 or (data_dim is not None and x.shape[-1] != data_dim):
+        size = "data_dim" if data_dim is None else data_dim
+        raise ValueError(f"x: expected shape (N, T, {size}), got {tuple(x.shape)}")
+    if 0 in x.shape:
+        raise ValueError(f"x: expected at least one sequence and one frame, got shape {tuple(x.shape)}")
+    if u is not None and (u.ndim != 3 or u.shape[:2] != x.shape[:2]):
+        raise ValueError(f"u: expected shape ({len(x)}, {x.shape[1]}, control_dim), got {tuple(u.shape)}; "
+                         "u.expand(len(x), -1, -1) gives all sequences the same")  # fmt: skip
+    for name, value in (("x", x), ("u", u)):
+        if like is not None and value is not None and value.dtype != like.dtype:
+            raise ValueError(f"{name}: expected {like.dtype} like the model's parameters, got {value.dtype}")
+    if mask is not None and (mask.dtype != torch.bool or mask.shape not in (x.shape, x.shape[:2])):
+        raise ValueError(
+            f"mask: expected torch.bool of shape {tuple(x.shape[:2])} or {tuple(x.shape)}, True where x is observed, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
+
+
+def check_frames(x: Tensor, mask: Tensor | None = None) -> None:
+    """Checks that x is finite where it is observed; not under `pyro.enable_validation(False)`.
+
+    Raises:
+        ValueError: NaN or infinite; names the first sequence and frame.
+    """
+    # one pass over all of x is the usual case; the mask is looked at only where some value is not finite
+    if dist.is_validation_enabled() and not bool(torch.isfinite(x).all()):
+        refuse_unfinite(x, mask)
+
+
+def refuse_unfinite(x: Tensor, mask: Tensor | None = None) -> None:
+    """Refuses observed values of x that are not finite, whatever Pyro's validation says.
+
+    Raises:
+        ValueError: NaN or infinite; names the first sequence and frame.
+    """
+    bad = ~torch.isfinite(x)
+    if mask is not None:
+        bad = bad & (mask if mask.ndim == x.ndim else mask.unsqueeze(-1))
+    found = bad.any(-1).nonzero()
+    if len(found):
+        where = f"sequence {int(found[0, 0])}, frame {int(found[0, 1])}, both counted from 0"
+        raise ValueError(f"x: NaN or infinite in {len(found)} observed frames, the first of them {where}; "
+                         "say which frames are missing with mask=")  # fmt: skip
+
+
+def refuse_entries(mask: Tensor | None, who: str) -> None:
+    """Refuses a mask of single entries, for a computation (`who`) that takes whole frames alone.
+
+    Raises:
+        ValueError: a mask `(N, T, data_dim)`.
+    """
+    if mask is not None and mask.ndim > 2:
+        raise whole_frames_only(mask, who)
+
+
+def whole_frames_only(mask: Tensor, who: str) -> ValueError:
+    """The error of `refuse_entries`."""
+    return ValueError(f"mask: {who} takes whole frames, shape (N, T), got {tuple(mask.shape)}")
+
+
+def refuse_unobserved(mask: Tensor, hint: str) -> None:
+    """Refuses sequences of which no frame is observed; `hint` ends the error.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    empty = (~mask.flatten(1).any(-1)).nonzero().flatten().tolist()
+    if empty:
+        # one number, after this very word: `zoo.infer.pair` turns it into a row of the caller's data
+        raise ValueError(f"mask: no frame of sequence {empty[0]} is observed ({len(empty)} such){hint}")

@@ -1,0 +1,40 @@
+"""Checks of whole numbers, and the words for many rows."""
+
+from collections.abc import Sequence
+from numbers import Integral
+from operator import index
+
+
+def listed(items: Sequence[object], most: int = 5) -> str:
+    """The first items in words, and the number of the others: "3, 17 and 4 more"."""
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def check_counts(least: int = 1, **counts: int) -> None:
+    """Refuses counts that are not whole numbers, or too small; the keyword is the argument's name.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name, value in counts.items():
+        # True is an Integral: `num=True` is a mistake, not one draw
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}: expected a whole number, at least {least}, got {value}")
+
+
+def widths(hidden: Sequence[int]) -> tuple[int, ...]:
+    """The widths of hidden layers as integers.
+
+    Raises:
+        TypeError: `hidden` is not a sequence of whole numbers.
+        ValueError: a width below 1.
+    """
+    try:
+        # operator.index takes numpy's integers too and refuses 100.0, which int() would round
+        found = tuple(index(width) for width in hidden)
+    except TypeError as error:
+        raise TypeError(f"hidden: expected a tuple of layer widths such as (100,), got {hidden!r}") from error
+    if any(width < 1 for width in found):
+        raise ValueError(f"hidden: expected widths >= 1, got {found}")
+    return found
