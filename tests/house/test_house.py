@@ -63,13 +63,14 @@ def inside(module, packages):
 
 PARTS = ["zoo.parts"]
 PAIR = [*PARTS, "zoo.infer.sites", "zoo.infer.pair", "zoo.infer.store"]
-TERMS = [*PAIR, "zoo.infer.terms"]
+TERMS = [*PAIR, "zoo.infer.call", "zoo.infer.terms"]
 PATH = [*TERMS, "zoo.infer.path", "zoo.infer.closed_form"]
 OBJECTIVES = [*PATH, "zoo.infer.objectives", "zoo.infer.pieces", "zoo.infer.carry"]
 ARROWS = [  # place -> our own packages that it may import; the first match counts
     ("zoo/parts/", PARTS),
     ("zoo/infer/__init__.py", ["zoo.infer", "zoo.plots"]),
-    ("zoo/infer/terms.py", PAIR),
+    ("zoo/infer/call.py", PAIR),
+    ("zoo/infer/terms.py", [*PAIR, "zoo.infer.call"]),
     ("zoo/infer/path.py", TERMS),
     ("zoo/infer/closed_form.py", TERMS),
     ("zoo/infer/pieces.py", TERMS),

@@ -12,14 +12,14 @@ from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from zoo.infer.call import Call, Terms, alone
 from zoo.infer.sites.programs import Programs
-from zoo.infer.terms import Call, Terms, alone
 
 
 def closed_form(
     model: Any, guide: Any, args: tuple, kwargs: dict, num_particles: int, *, differentiable: bool, registered: bool
 ) -> Terms:
-    """The terms of a pair with minus the closed-form KL in place of log p - log q; arguments as `zoo.infer.terms.run`.
+    """The terms of a pair with minus the closed-form KL in place of log p - log q; arguments as `zoo.infer.call.run`.
 
     Raises:
         ValueError: a latent without a closed-form KL, or at which it is wrong; names it.

@@ -17,7 +17,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
-from zoo.infer.terms import Call, Terms, alone, plainly
+from zoo.infer.call import Call, Terms, alone, plainly
 
 
 def sticking(
@@ -26,7 +26,7 @@ def sticking(
     """The terms of a pair whose gradient leaves out the score of log q (Roeder et al. 2017).
 
     Args:
-        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.terms.run`. Of a guide without
+        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.call.run`. Of a guide without
             parameters of its own the gradient is the plain one.
 
     Raises:
@@ -46,7 +46,7 @@ def doubly(
     """The terms of a pair whose gradient at each copy is weighted by w_k / sum_j w_j (Tucker et al. 2018).
 
     Args:
-        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.terms.run`. Of a guide without
+        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.call.run`. Of a guide without
             parameters of its own, or with sites marked `from_model`, the gradient is the plain one.
 
     Raises:

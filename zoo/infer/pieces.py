@@ -13,9 +13,10 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from zoo.infer.call import Terms
 from zoo.infer.pair import look_at
 from zoo.infer.sites.programs import check_num_particles, takes_index
-from zoo.infer.terms import Terms, terms
+from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
 
 # about the size of a processor's caches: larger pieces are slower, not faster

@@ -22,11 +22,12 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from zoo.infer.call import Terms
 from zoo.infer.carry import after, after_first_frame, keyword
 from zoo.infer.evaluation.likelihood import of_sums, pooled_error, standard_error
 from zoo.infer.pair import look_at
 from zoo.infer.pieces import bytes_of
-from zoo.infer.terms import Terms, terms
+from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded, streams_kept
 from zoo.parts.checks import check_sequences, listed, refuse_unfinite, refuse_unobserved
 from zoo.parts.trajectory.masks import ends, frames

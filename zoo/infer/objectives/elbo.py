@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
+from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.path import sticking as sticking_the_landing
-from zoo.infer.terms import Terms
 
 
 class ELBO(Objective):

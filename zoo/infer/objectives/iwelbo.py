@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.path import doubly
-from zoo.infer.terms import Terms
 
 
 class IWELBO(Objective):

@@ -10,9 +10,9 @@ import torch
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
+from zoo.infer.call import Terms, run
 from zoo.infer.closed_form import closed_form
 from zoo.infer.sites.programs import check_num_particles
-from zoo.infer.terms import Terms, run
 
 
 class Objective(pyro.infer.ELBO):

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective
-from zoo.infer.terms import Terms
 
 
 class MAP(Objective):

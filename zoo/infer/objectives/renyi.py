@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective
-from zoo.infer.terms import Terms
 
 
 class RenyiELBO(Objective):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from zoo.infer.call import Terms
 from zoo.infer.objectives.elbo import ELBO
 from zoo.infer.objectives.iwelbo import IWELBO
 from zoo.infer.objectives.objective import Objective
-from zoo.infer.terms import Terms
 
 
 class Tempered(Objective):

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.transforms import ComposeTransform, IndependentTransform
 
+from zoo.infer.call import run
 from zoo.infer.pair import program
 from zoo.infer.pieces import MAX_BYTES, bytes_of
-from zoo.infer.terms import run
 from zoo.parts.aside import streams_kept
 
 __all__ = ["LogJoint", "Site", "entries", "flatten"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.infer import carry as carried
+from zoo.infer.call import run
 from zoo.infer.pair import look_at
 from zoo.infer.path import leaves
-from zoo.infer.terms import run
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.parts import beside
 from zoo.parts.aside import aside

@@ -1,10 +1,11 @@
 """Checks of arguments at a program's door: an error names the argument, the value that was expected and the one given.
 
-`rows` checks data that are vectors, `sequences` checks those with a time axis; `words` holds the wording that both
-share, and the checks of layer widths.
+`rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis. `words`
+holds the wording that all share, and the checks of layer widths.
 """
 
-from zoo.parts.checks.rows import check_data, check_rows, check_shape, parameter_of
+from zoo.parts.checks.entries import check_data
+from zoo.parts.checks.rows import check_rows, check_shape, parameter_of
 from zoo.parts.checks.sequences import (
     check_frames,
     check_sequences,

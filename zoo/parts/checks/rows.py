@@ -1,10 +1,7 @@
-"""Checks of data that are vectors: x `(..., data_dim)`, and a mask of its entries."""
+"""Checks of the shape of data that are vectors: x `(..., data_dim)`, and a mask of its entries."""
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-
-from zoo.parts.checks.words import listed
 
 
 def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | None = None) -> None:
@@ -58,29 +55,3 @@ def parameter_of(module: nn.Module) -> Tensor | None:
         if part is not None and (found := parameter_of(part)) is not None:
             return found
     return None
-
-
-def check_data(x: Tensor, data_dim: int, like: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Checks x by `check_shape`, and its values for NaN and infinity.
-
-    Returns:
-        x, with zeros in the entries that are missing.
-
-    Raises:
-        ValueError: as `check_shape`; NaN or infinite observed entries, with their rows. Values are not looked at under
-            `pyro.enable_validation(False)`.
-    """
-    check_shape(x, data_dim, like, mask)
-    if mask is not None:
-        # a masked density of NaN is zero, but its gradient is NaN
-        x = x.masked_fill(~mask, 0.0)
-    # to look at values waits for the device, so whoever has checked the data once may switch it off
-    if dist.is_validation_enabled():
-        bad = ~torch.isfinite(x.detach()).all(-1)
-        if bad.any():
-            rows = bad.flatten().nonzero().flatten().tolist()
-            hint = "; say which entries are missing with mask=~x.isnan()" if mask is None else ""
-            raise ValueError(
-                f"x: NaN or infinite values in {len(rows)} of {bad.numel()} rows (rows {listed(rows)}){hint}"
-            )
-    return x

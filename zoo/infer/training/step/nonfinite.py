@@ -8,9 +8,9 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from zoo.infer.call import Terms, run
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.pair import program, takes_index
-from zoo.infer.terms import Terms, run
 from zoo.infer.training.step.parts import parts_of
 from zoo.parts.checks import listed
 from zoo.parts.trajectory import StateSpace

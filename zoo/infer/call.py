@@ -1,0 +1,289 @@
+"""One call of a pair: its programs run over K particles, their sites scored, the scores added up to `Terms`."""
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.distributions import is_validation_enabled
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+from zoo.infer.pair import check_pair
+from zoo.infer.sites.programs import Programs, programs_of
+from zoo.infer.sites.refusals import refuse_nan_draws, refuse_no_sample, refuse_purpose, refuse_value, unscorable
+from zoo.infer.sites.supports import log_prob_within
+from zoo.infer.sites.values import doubtful
+from zoo.infer.store import refuse_claimed_keys
+from zoo.parts.once import Once
+
+Sites = dict[str, Any]  # name -> Pyro's message of the site
+Values = dict[str, Tensor]  # name of a site -> a tensor
+
+
+class Terms(NamedTuple):
+    """Log-likelihood and log ratios of one run of a pair, in nats. K: particles, N: data points of the batch.
+
+    Attributes:
+        log_likelihood: log p(x | z), all observed sites together, `(K, N)`.
+        log_ratios: for each latent site log p - log q at the guide's sample, `(K, N)`.
+        latents: the guide's samples, `(K, N, ...)`.
+    """
+
+    log_likelihood: Tensor
+    log_ratios: dict[str, Tensor]
+    latents: dict[str, Tensor]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(x, z) - log q(z | x), `(K, N)`."""
+        total = self.log_likelihood
+        for ratio in self.log_ratios.values():
+            total = total + ratio
+        return total
+
+
+class _Record(Messenger):
+    """Keeps every sample site of a run, and replays `values` at the sites of the same name."""
+
+    # `poutine.trace` with `poutine.replay` would do: they copy each message and carry a graph of sites besides.
+    def __init__(self, values: Values, rows: dict[Any, Tensor]) -> None:
+        super().__init__()
+        self.sites: Sites = {}
+        self.values, self.rows = values, rows
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["type"] != "sample":
+            return
+        fn = msg["fn"]
+        if type(fn) is _Subsample:
+            # A plate samples its rows at a hidden site, which allocates a range and walks the whole stack each time a
+            # plate is opened. Of a plate that is not subsampled the rows are known.
+            if msg["value"] is None and fn.subsample_size in (None, fn.size):
+                key = fn.size, fn.device
+                if key not in self.rows:
+                    self.rows[key] = torch.arange(fn.size, device=fn.device)
+                msg["value"], msg["done"] = self.rows[key], True
+        elif not msg["is_observed"] and msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _postprocess_message(self, msg: Any) -> None:
+        if msg["type"] == "sample" and type(msg["fn"]) is not _Subsample and not msg["infer"].get("_deterministic"):
+            self.sites[msg["name"]] = msg
+
+
+class Call:
+    """One call of a checked pair: runs its programs, scores their sites, and adds the scores up.
+
+    Args:
+        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
+    """
+
+    def __init__(
+        self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, registered: bool = False
+    ) -> None:
+        self.pair = pair = check_pair(model, guide, args, kwargs, num_particles)
+        self.layout, self.num_particles, self.registered = pair.layout, num_particles, registered
+        self.owners, self.args, self.kwargs = (model, guide), args, kwargs
+        self.model_kwargs = kwargs
+        if pair.drops_index:
+            self.model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
+        self.model = model.forward if pair.direct[0] and not registered else model
+        self.guide = guide.forward if pair.direct[1] and not registered else guide
+        if registered or pair.direct != (True, True):
+            refuse_claimed_keys(self.model)
+            refuse_claimed_keys(self.guide)
+        self._rows: dict[Any, Tensor] = {}
+
+    def programs(self) -> Programs:
+        """The bare programs, for a look at the pair besides the run."""
+        return programs_of(*self.owners, self.args, self.kwargs)
+
+    def check_purpose(self, *, point_mass: bool = False, differentiable: bool = False) -> None:
+        """Refuses a guide that an objective cannot use; the arguments are those of `run`."""
+        if point_mass or self.layout.point_masses:
+            refuse_purpose(self.layout, point_mass)
+        if differentiable and self.layout.no_path:
+            refuse_no_sample(self.layout.no_path)
+
+    def shared(self) -> AbstractContextManager[Any]:
+        """Within it guide and model share the calls that are marked `once`."""
+        # SVI trains the parameters of the modules that it sees called: there nothing is answered from memory.
+        return nullcontext() if self.registered else Once()
+
+    def record(self, fn: Callable, kwargs: dict[str, Any], values: Values | None = None) -> Sites:
+        """Runs one of the programs with particles, at `values` where it has sites of these names; gives its sites."""
+        record = _Record(values or {}, self._rows)
+        with record:
+            if self.num_particles == 1:
+                # no plate for one particle, or every tensor of the run would carry an axis of size 1
+                fn(*self.args, **kwargs)
+            else:
+                with pyro.plate("num_particles", self.num_particles, dim=-1 - self.layout.nesting):
+                    fn(*self.args, **kwargs)
+        return record.sites
+
+    def run_model(self, q: Sites, values: Values) -> Sites:
+        """The model's sites at the guide's values.
+
+        Raises:
+            ValueError: a value is none of its site's; not looked at under `pyro.enable_validation(False)`.
+        """
+        p = self.record(self.model, self.model_kwargs, values)
+        if is_validation_enabled():
+            for name in doubtful(p, self.layout.unlike):
+                refuse_value(name, p[name], q.get(name), self.programs(), self.pair.moving)
+        return p
+
+    def log_density(self, site: Any, *, drawn: bool = False, path: bool = False) -> Tensor:
+        """The log density of a recorded site at its value, `(K, N)`.
+
+        Args:
+            drawn: the value is the distribution's own latest draw, scored by `log_prob_of_draw` if there is one: the
+                same number and the same gradient of the distribution's parameters, in fewer steps, but no gradient of
+                the value itself.
+            path: an estimator scores the guide at values that it has not just drawn.
+
+        Raises:
+            ValueError: the distribution cannot score the value; names the site.
+        """
+        fn, value = site["fn"], site["value"]
+        try:
+            if site["name"] in self.pair.moving:
+                log_prob = log_prob_within(fn, value)
+            else:
+                score = getattr(fn, "log_prob_of_draw", fn.log_prob) if drawn else fn.log_prob
+                log_prob = score(value, *site["args"], **site["kwargs"])
+        except (KeyError, NotImplementedError, ValueError) as error:
+            raise unscorable(site, error, path) from error
+        return self.per_datum(site, log_prob)
+
+    def per_datum(self, site: Any, log_prob: Tensor) -> Tensor:
+        """A site's log density in the form `(K, N)`: masked, and summed over the plates inside the batch plate."""
+        layout = self.layout
+        if site["mask"] is not None:
+            log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
+        if layout.nesting > 1:
+            inner = [d for d in range(-layout.nesting, 0) if d != layout.batch_dim and -d <= log_prob.dim()]
+            log_prob = log_prob.sum(inner) if inner else log_prob
+        # a distribution that does not depend on the datum, such as a prior, has one value for all
+        shape = (self.num_particles, self.batch_size(site))
+        return log_prob if log_prob.shape == shape else log_prob.expand(shape)
+
+    def batch_size(self, site: Any) -> int:
+        """The number of data, as the site's own plate has it: data may come by other ways than arguments."""
+        for frame in site["cond_indep_stack"]:
+            if frame.name == self.layout.batch_plate:
+                return frame.size
+        plate = self.layout.batch_plate
+        raise ValueError(f"site {site['name']!r}: stands outside the batch plate {plate!r}, not so before")
+
+    def add_up(self, p: Sites, q: Sites, values: Values, log_q: Values, known: Values | None = None) -> Terms:
+        """The terms of two recorded runs.
+
+        Args:
+            values: the guide's values, at which the model has run.
+            log_q: the guide's log densities there.
+            known: log ratios that are not log p - log q at the sample.
+        """
+        layout = self.layout
+        sizes = {self.batch_size(site) for sites in (q, p) for site in sites.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"plate {layout.batch_plate!r}: model and guide give it other sizes, {sorted(sizes)}")
+        if strange := [name for name in q if name not in p and name not in layout.auxiliary]:
+            raise ValueError(f"site {strange[0]!r}: sampled by the guide but not a latent site of the model {[*p]}")
+        log_likelihood: Any = 0.0
+        log_ratios: dict[str, Tensor] = {}
+        for name, site in p.items():
+            if site["scale"] != 1.0:
+                raise ValueError(f"site {name!r}: scaled by {site['scale']}, and was not when the pair was checked")
+            if known is not None and name in known:
+                log_ratios[name] = known[name]
+            elif name in layout.from_model:
+                value = site["value"]
+                dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
+                log_ratios[name] = value.new_zeros((self.num_particles, *sizes), dtype=dtype)
+            elif name in q:
+                log_ratios[name] = self.log_density(site) - log_q[name]
+            elif site["is_observed"]:
+                log_likelihood = log_likelihood + self.log_density(site)
+            else:
+                raise ValueError(f"site {name!r}: a latent site of the model that the guide does not sample")
+        # a latent that an autoguide makes of an auxiliary site has the density of both together
+        for name, latent in layout.auxiliary.items():
+            log_ratios[latent] = log_ratios[latent] - log_q[name]
+        if not isinstance(log_likelihood, Tensor):
+            log_likelihood = torch.zeros_like(next(iter(log_ratios.values())))
+        # a NaN anywhere makes the sum NaN: one number for each term, and entries are looked at when it is
+        parts = (log_likelihood, *log_ratios.values())
+        if is_validation_enabled() and any(math.isnan(part.detach().sum().item()) for part in parts):
+            refuse_nan_draws(q)
+        kept = {name: value for name, value in values.items() if name not in layout.auxiliary}
+        if self.num_particles == 1:
+            kept = {name: value.unsqueeze(0) for name, value in kept.items()}
+        return Terms(log_likelihood, log_ratios, kept)
+
+
+_RUNNING = threading.RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it no other thread runs a pair.
+
+    Raises:
+        RuntimeError: another thread does.
+    """
+    # Two runs at once would write into each other's messages. An error and no wait: threads that take turns gain
+    # nothing, and a thread that waits does not say so.
+    if not _RUNNING.acquire(blocking=False):
+        raise RuntimeError(
+            "another thread is running a model and a guide. Pyro's handlers are one stack for the whole process, so "
+            "two runs at once give wrong numbers: evaluate in one thread, or in several processes"
+        )
+    try:
+        yield
+    finally:
+        _RUNNING.release()
+
+
+def run(
+    model: Any,
+    guide: Any,
+    args: tuple,
+    kwargs: dict[str, Any],
+    num_particles: int,
+    *,
+    point_mass: bool = False,
+    differentiable: bool = False,
+    registered: bool = False,
+) -> Terms:
+    """`terms` with the wishes of the objectives.
+
+    Args:
+        point_mass: the guide gives points, no densities: log q = 0. Otherwise points are refused.
+        differentiable: the result will be differentiated, so every guide site must have a reparameterised sample.
+        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
+    """
+    with alone():
+        call = Call(model, guide, args, kwargs, num_particles, registered=registered)
+        return plainly(call, point_mass=point_mass, differentiable=differentiable)
+
+
+def plainly(call: Call, *, point_mass: bool = False, differentiable: bool = False) -> Terms:
+    """The terms of a call, whose gradient is that of plain differentiation; the other arguments are those of `run`."""
+    call.check_purpose(point_mass=point_mass, differentiable=differentiable)
+    with call.shared():
+        q = call.record(call.guide, call.kwargs)
+        scored = [name for name in q if name not in call.layout.from_model]
+        log_q = {name: call.log_density(q[name], drawn=differentiable) for name in scored}
+        if point_mass:
+            log_q |= {name: torch.zeros_like(log_q[name]) for name in call.layout.point_masses}
+        values = {name: site["value"] for name, site in q.items()}
+        p = call.run_model(q, values)
+        return call.add_up(p, q, values, log_q)
