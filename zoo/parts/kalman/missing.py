@@ -5,7 +5,6 @@ from torch import Size, Tensor
 
 from zoo.parts.kalman import inference as kalman
 from zoo.parts.kalman.distributions import observed
-from zoo.parts.kalman.em import completion
 from zoo.parts.kalman.inference import Forecast, Parameters
 from zoo.parts.kalman.steps import apply
 
@@ -36,7 +35,10 @@ def fill(p: Parameters, x: Tensor, expected: Tensor, mask: Tensor) -> Tensor:
     """
     # noise that the entries of a frame share ties a missing entry to the observed ones beyond what z says
     residual = (x - expected).masked_fill(~mask, 0.0)
-    return torch.where(mask, x, expected + apply(completion(p.emission_covariance, mask), residual))
+    seen = torch.where(mask.unsqueeze(-1) & mask.unsqueeze(-2), p.emission_covariance, 0.0)
+    # the pseudo-inverse of R with zeros in the missing rows is R_oo^-1 in its place; and R may be singular (no noise)
+    gain = p.emission_covariance @ torch.linalg.pinv(seen, hermitian=True)
+    return torch.where(mask, x, expected + apply(gain, residual))
 
 
 def draws(p: Parameters, x: Tensor, num: int, u: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
