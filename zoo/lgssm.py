@@ -204,10 +204,10 @@ class LGSSM(StateSpace):
 
         Args:
             x, u, mask: as everywhere.
-            restarts: further climbs; the highest maximum is kept. Learned values start there by their constraint.
-                With one bound (positive, greater_than, positive_definite, ...): in the first restart at the power of
-                ten above the bound at which log p(x) is highest, later at draws on the scale of the data. Between two
-                bounds (unit_interval, stationary, ...): at draws. Without a constraint: where they are.
+            restarts: further climbs; the highest maximum is kept. The constraint of a learned value says where they
+                start. One bound (positive, greater_than, positive_definite, ...): the distance from the bound is
+                multiplied, in the first restart by the power of ten that raises log p(x) most, later by draws on the
+                scale of the data. Two bounds (unit_interval, stationary, ...): a draw. None: the value as it is.
 
         Raises:
             ValueError: nothing is learned, there are priors, nothing is scored, or log p(x) has no value at the start.

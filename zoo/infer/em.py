@@ -168,8 +168,8 @@ def _climb(
             raise EMError(message, iteration, math.nan, trajectory)
         if iteration:
             gain = value - trajectory[-2]
-            # a unit in the last place of the mean of |log p(x_n)|: terms of both signs cancel in the sum, their rounding
-            # errors do not. The largest fall seen, on MNIST in float32, was 0.4 units
+            # a unit in the last place of the mean of |log p(x_n)|: terms of both signs cancel in the sum, rounding does
+            # not. The largest fall seen, on MNIST in float32, was 0.4 units
             unit = torch.finfo(log_likelihood.dtype).eps * max(1.0, size)
             rounding = 100 * unit if slack is None else slack
             if gain < -(rounding + announced / count):

@@ -98,8 +98,8 @@ def log_likelihood(
         >>> log_likelihood(model, guides.Amortized(model), torch.zeros(3, 784), num_particles=100).per_datum.shape
         torch.Size([3])
     """
-    # sums over particles, in logarithms, as weights of images span hundreds of nats; in float64, as the error is a small
-    # difference of two of them
+    # sums over particles, in logarithms, as weights of images span hundreds of nats; in float64, as the error is a
+    # small difference of two of them
     log_sum = torch.full((len(x),), -math.inf, dtype=torch.double, device=x.device)
     log_squares, total, squares = log_sum.clone(), torch.zeros_like(log_sum), torch.zeros_like(log_sum)
     with held(model, guide), seeded(seed):

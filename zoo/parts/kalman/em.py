@@ -211,10 +211,10 @@ def _total(covariance: Tensor, weight: Tensor) -> Tensor:
 
 def completion(noise: Tensor, mask: Tensor) -> Tensor:
     """The matrix that completes a frame's residual from its observed entries: R_{.o} R_oo^-1 at the columns o."""
-    # missing entries get unit noise of their own, so that one batched inverse serves all patterns of missing entries
-    seen = mask.unsqueeze(-1) & mask.unsqueeze(-2)
-    inner = torch.where(seen, noise, 0.0) + torch.diag_embed((~mask).to(noise))
-    return noise @ torch.where(seen, torch.linalg.inv(inner), 0.0)
+    seen = torch.where(mask.unsqueeze(-1) & mask.unsqueeze(-2), noise, 0.0)
+    # one batched call serves all patterns of missing entries: the pseudo-inverse of R with zeros in the missing rows has
+    # R_oo^-1 in its place. An inverse would fail where R is singular (an entry without noise).
+    return noise @ torch.linalg.pinv(seen, hermitian=True)
 
 
 def _coefficients(p: Parameters, name: str) -> Tensor:
