@@ -46,6 +46,7 @@ def memory(rows: Rows, cells: list[Cell]) -> list[dict[str, Any]]:
             problems.save(cell, Path(folder))
             request = {"cell": cell, "task": "gradient", "folder": folder, "memory": True}
             for name in (OURS, "zoo, without numba", "PyTorch by hand"):
+                # a fresh process: the peak of one that has grown before says nothing
                 fresh = Rows([name], rows.core)
                 found.append({"cell": cell, "row": name, "bytes": fresh[name].ask(request)["bytes"]})
                 fresh.close()
@@ -53,7 +54,8 @@ def memory(rows: Rows, cells: list[Cell]) -> list[dict[str, Any]]:
 
 
 def source() -> str:
-    """A digest of the code that is timed, without its comments: one file holds the results of one code."""
+    """A digest of the code that is timed: one file holds the results of one code."""
+    # of the syntax trees without docstrings: a better comment makes no measured cell worthless
     trees = [ast.parse(path.read_text()) for path in sorted((ROOT / "zoo/parts/kalman").rglob("*.py"))]
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):

@@ -30,6 +30,7 @@ def torch_program(task: str, cell: Cell, arrays: Arrays, loglik: Loglik, smoothe
         leaves = {field: p[field].detach().requires_grad_() for field in FIELDS}
         return dict(zip(FIELDS, torch.autograd.grad(loglik(leaves, x).sum(), list(leaves.values())), strict=True))
 
+    # without the graph: a peer that needs none should not pay for one
     @torch.no_grad()
     def forward() -> Any:
         return loglik(p, x) if task == "likelihood" else smoother(p, x)
@@ -59,6 +60,7 @@ def zoo(task: str, cell: Cell, arrays: Arrays) -> Any:
 
 def zoo_in_pytorch(task: str, cell: Cell, arrays: Arrays) -> Any:
     """As where numba is not installed."""
+    # an import of it then fails, as it does where it is not installed; in a process of its own, since it stays so
     sys.modules["numba"] = None  # type: ignore[assignment]
     return zoo(task, cell, arrays)
 
@@ -114,6 +116,7 @@ def pyro_hmm(task: str, cell: Cell, arrays: Arrays) -> Any:
     """GaussianHMM makes a transition before the first observation, and its vectors are rows."""
     import pyro.distributions as dist
 
+    # its checks of values cost as much as the recursion in small cells
     torch.distributions.Distribution.set_default_validate_args(False)
 
     def normal(covariance: Tensor, mean: Tensor | None = None) -> dist.MultivariateNormal:
@@ -122,11 +125,14 @@ def pyro_hmm(task: str, cell: Cell, arrays: Arrays) -> Any:
 
     def loglik(p: dict[str, Tensor], x: Tensor) -> Tensor:
         mean, covariance, A, Q, C, R = (p[field] for field in FIELDS)
-        if cell.varying:  # the first transition: half of P
+        # its first transition leads into z_1, which has to come out as N(m, P). With parameters of every step that is
+        # the identity, half of P before it and half of P as its noise. With one A and Q for all steps the state before
+        # is the one from which these lead to N(m, P), hence `problem` makes P - Q positive definite
+        if cell.varying:
             A = torch.cat([torch.eye(cell.state, dtype=x.dtype).expand_as(A[:, :1]), A[:, 1:]], 1)
             Q = torch.cat([0.5 * covariance[:, None], Q[:, 1:]], 1)
             initial = normal(0.5 * covariance, mean)
-        else:  # the state that the first transition takes to N(m, P)
+        else:
             back = torch.linalg.inv(A)
             covariance = back @ (covariance - Q) @ back.mT
             initial = normal(0.5 * (covariance + covariance.mT), back @ mean)

@@ -72,7 +72,8 @@ class Rows:
                     continue
                 runner.close()
             except (OSError, RuntimeError):
-                pass  # it had ended
+                # it had ended, and is started again when it is needed
+                pass
             self.ended(name)
 
     def close(self) -> None:
@@ -96,7 +97,8 @@ class Grid:
         request = {"cell": cell, "task": task, "folder": str(folder)}
         steps: dict[str, float] = {}
         mark = _textbook(cell, task, folder)
-        for name in self.rows.names:  # ours is the first: the others' limit and their ratios hang on it
+        # ours is the first: the limit of the others and their ratios hang on it
+        for name in self.rows.names:
             limit = 10 * self.limit if name == OURS else max(self.limit, 2 * steps[OURS])
             reason = self._foreseen(name, cell, task, limit)
             if reason is None:
@@ -164,8 +166,11 @@ class Grid:
         return each or answer
 
     def _rounds(self, steps: dict[str, float]) -> dict[str, list[float]]:
-        """CPU seconds of a step, by round. Slow rows take part in the first rounds only."""
+        """CPU seconds of a step, by round."""
+        # a block takes a tenth of a second: long enough for the clock, short enough that the rows of a round meet the
+        # same machine
         block = {name: max(1, int(0.1 / max(t, 1e-6))) for name, t in steps.items()}
+        # slow rows take part in the first rounds only: their ratios are large, and two digits of them say enough
         rounds = {name: self.rounds if t < 0.5 else 3 if t < 2.5 else 2 for name, t in steps.items()}
         times: dict[str, list[float]] = {name: [] for name in steps}
         order = list(steps)
@@ -191,6 +196,8 @@ class Grid:
             if "GB" in row.get("skipped", ""):
                 return {"skipped": f"{row['skipped']} at T {other.T}, batch {other.batch}"}
             ms = row.get("ms", row.get("at_least_ms", 0.0))
+            # work grows with T, but for a row that stops once covariances have settled; and with the batch, if the row
+            # loops over it (others may do a batch at once)
             more = cell.batch / other.batch if ROWS[name].linear else 1.0
             more *= 1.0 if ROWS[name].settles and not cell.varying else cell.T / other.T
             if ms > 200 and 1e-3 * ms * more > expected:

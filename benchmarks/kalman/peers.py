@@ -27,11 +27,13 @@ def _jax_program(task: str, cell: Cell, arrays: Arrays, one: Callable[[str, Any,
     """vmap, grad and jit of `one(task, parameters, x)`: a sequence's log-likelihood, or four moments."""
     import jax
 
+    # without it JAX turns float64 into float32 silently
     jax.config.update("jax_enable_x64", cell.dtype == "float64")
     parameters = {field: jax.numpy.array(arrays[field]) for field in FIELDS}
     x = jax.numpy.array(arrays["x"])
     axis = 0 if cell.varying else None
-    if task == "smoother":  # covariances of shared parameters know nothing of the data
+    # covariances of shared parameters know nothing of the data: without a batch axis they are computed once
+    if task == "smoother":
         run = jax.vmap(partial(one, task), in_axes=(axis, 0), out_axes=(0, axis, 0, axis))
     else:
         run = jax.vmap(partial(one, "likelihood"), in_axes=(axis, 0))
@@ -41,6 +43,7 @@ def _jax_program(task: str, cell: Cell, arrays: Arrays, one: Callable[[str, Any,
     run = jax.jit(run)
 
     def step() -> Any:
+        # JAX returns before it has computed
         result = jax.block_until_ready(run(parameters, x))
         return result[2:] if task == "smoother" else result
 
@@ -84,7 +87,8 @@ def _tfp(parallel: bool = False) -> Callable[[str, Cell, Arrays], Program]:
             matrix = tf.linalg.LinearOperatorFullMatrix
             tril = {field: jnp.linalg.cholesky(p[field]) for field in ("initial_covariance", "Q", "R")}
             initial = tfd.MultivariateNormalTriL(p["initial_mean"], tril["initial_covariance"])
-            if cell.varying:  # its entry t leads out of z_t
+            # its entry t leads out of z_t, ours into z_t
+            if cell.varying:
 
                 def transition(t: Any) -> Any:
                     return jnp.minimum(t + 1, cell.T - 1)
@@ -124,6 +128,7 @@ def statsmodels(task: str, cell: Cell, arrays: Arrays) -> Program:
 
     if task == "gradient":
         return _statsmodels_score(cell, arrays)
+    # its matrices by our letters; the time axis of one that changes is the last
     names = {"design": "C", "obs_cov": "R", "transition": "A", "state_cov": "Q"}
 
     def last(field: str, row: int) -> np.ndarray:
@@ -150,6 +155,7 @@ def statsmodels(task: str, cell: Cell, arrays: Arrays) -> Program:
         return smoother
 
     models = [model(row) for row in range(cell.batch)]
+    # bound once, outside of the timed step, as a user who fits would do
     if task == "likelihood":
         return lambda: [each.loglike() for each in models]
 
@@ -208,6 +214,7 @@ def pykalman(task: str, cell: Cell, arrays: Arrays) -> Program:
 
     def model(row: int) -> Any:
         p = {f: np.array(arrays[f][row] if cell.varying else arrays[f]) for f in FIELDS}
+        # T - 1 transitions: it has no entry that leads into z_1
         if cell.varying:
             p["A"], p["Q"] = p["A"][1:], p["Q"][1:]
         return KalmanFilter(
@@ -239,7 +246,8 @@ def filterpy(task: str, cell: Cell, arrays: Arrays) -> Program:
         p = {f: np.array(arrays[f][row] if cell.varying else arrays[f]) for f in FIELDS}
         each = KalmanFilter(cell.state, cell.data)
         each.x, each.P = p["initial_mean"], p["initial_covariance"]
-        if cell.varying:  # with the update first, its entry t leads out of z_t
+        # with the update before the prediction, its entry t leads out of z_t
+        if cell.varying:
             out = {"Fs": np.roll(p["A"], -1, 0), "Qs": np.roll(p["Q"], -1, 0), "Hs": p["C"], "Rs": p["R"]}
             return each, {name: list(v) for name, v in out.items()}
         each.F, each.Q, each.H, each.R = p["A"], p["Q"], p["C"], p["R"]
@@ -289,7 +297,8 @@ def simdkalman(task: str, cell: Cell, arrays: Arrays) -> Program:
     x = np.array(arrays["x"])
     model = KalmanFilter(p["A"], p["Q"], p["C"], p["R"])
     first = {"initial_value": p["initial_mean"], "initial_covariance": p["initial_covariance"], "observations": False}
-    constant = 0.5 * cell.T * cell.data * np.log(2 * np.pi)  # which it leaves out
+    # its likelihood leaves the constant out; computed outside of the timed step
+    constant = 0.5 * cell.T * cell.data * np.log(2 * np.pi)
     if task == "likelihood":
         return lambda: model.compute(x, 0, smoothed=False, log_likelihood=True, **first).log_likelihood - constant
 

@@ -58,6 +58,7 @@ def problem(cell: Cell, seed: int = 0) -> Arrays:
         return generator.standard_normal(shape, dtype=np.float32).astype(cell.dtype)
 
     def covariance(d: int) -> np.ndarray:
+        # well-conditioned: programs that lose digits elsewhere still compute the same here, so speed alone is compared
         factor = generator.standard_normal((d, d)) / d**0.5
         return 0.2 * factor @ factor.T + 0.1 * np.eye(d)
 
@@ -71,6 +72,7 @@ def problem(cell: Cell, seed: int = 0) -> Arrays:
     }
     arrays = {field: np.ascontiguousarray(value, cell.dtype) for field, value in shared.items()}
     if cell.varying:
+        # small changes: every step differs, yet no product of transitions grows
         spread = {"A": 0.05 / n**0.5, "C": 0.1}
         for field in ("A", "C"):
             varied = noise(*lead, *arrays[field].shape)
@@ -205,8 +207,10 @@ def _peak(program: Callable[[str, Cell, Arrays], Any], task: str, cell: Cell, ar
         warm()
     step = program(task, cell, arrays)
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # the short problem leaves no spare room for the long one
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    # memory that the short problem has freed, but the allocator still holds, would be spare room for the long one
+    ctypes.CDLL(None).malloc_trim(0)
+    # the high-water mark starts anew
+    Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     step()
     return _status("VmHWM") - before

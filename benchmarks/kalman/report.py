@@ -89,6 +89,7 @@ def summary(cells: Cells, peaks: list[dict[str, Any]]) -> dict[str, Any]:
     """Targets, geometric means of the ratios that were measured, cells ahead and behind, the table of the README."""
     measured = [done for done in cells if "ms" in done["rows"][OURS]]
     peers = [name for names in CLASSES.values() for name in names]
+    # means of measured ratios only: a bound would enter as if the peer were no slower than that
     means, counts = {}, {}
     for name in peers:
         means[name] = {

@@ -18,8 +18,8 @@ from zoo.parts.kalman.engines.small_matrices import (
 
 
 @inlined
-def _set_gains(factor, g, scaled, inverse, gain, closed, observed):
-    """S^-1/2, K, A - K C and C' S^-1 C, from F and G. scaled: scratch for S^-1/2 C."""
+def _set_gains(factor, g, spread, inverse, gain, closed, scaled, spread_g):
+    """S^-1/2, K, A - K C, S^-1/2 C and G P = G L L', from F, G and L."""
     data = inverse.shape[0]
     set_inverse_triangular(inverse, factor)
     gain[:] = 0.0
@@ -28,19 +28,13 @@ def _set_gains(factor, g, scaled, inverse, gain, closed, observed):
     add_product(closed, gain, g[:data], -1.0)
     scaled[:] = 0.0
     add_product(scaled, inverse, g[:data], 1.0)
-    observed[:] = 0.0
-    add_transposed_product(observed, scaled, scaled)
-
-
-@inlined
-def _set_spread(g, spread, product, spread_g):
-    """spread_g = G P = G L L'. product: scratch for G L."""
-    set_times_triangular(product, g, spread)
+    set_times_triangular(spread_g, g, spread)
+    # G L L' in place of G L: from the right, since entry j needs the entries up to j
     for i in range(g.shape[0]):
-        for j in range(spread.shape[0]):
+        for j in range(spread.shape[0] - 1, -1, -1):
             value = 0.0
             for k in range(j + 1):
-                value += product[i, k] * spread[j, k]
+                value += spread_g[i, k] * spread[j, k]
             spread_g[i, j] = value
 
 
@@ -63,13 +57,19 @@ def _set_curvature(information, inverse, gain, spread_g, gained, curvature, curv
 
 
 @inlined
-def _pull_information(information, closed, observed, product, before):
-    """I_{t-1} in place of I_t; tells whether it has settled. product, before: scratch."""
+def _pull_information(information, closed, scaled, product, before):
+    """I_{t-1} in place of I_t, which goes to before. product: scratch."""
     product[:] = 0.0
     add_product(product, information, closed, 1.0)
     before[:] = information
-    information[:] = observed
+    information[:] = 0.0
+    add_transposed_product(information, scaled, scaled)
     add_transposed_product(information, closed, product)
+
+
+@inlined
+def _are_same(information, before):
+    """Tells whether I_{t-1} and I_t agree to rounding."""
     # entry (i, j) in units of the roots of both diagonal entries, so that the test does not depend on units
     for i in range(information.shape[0]):
         for j in range(information.shape[0]):
@@ -96,8 +96,8 @@ def _scratch(rows, state, sequences):
     data = rows - state
     covariances = (np.zeros((data, data)), np.empty((state, data)), np.empty((state, data)), np.empty((data, state)),
                    np.empty((state, state)), np.empty((state, state)), np.empty((state, state)),
-                   np.empty((state, state)), np.empty((state, state)))  # fmt: skip
-    joint = np.empty((rows, state)), np.empty((rows, state)), np.empty((rows, state)), np.empty((rows, rows))
+                   np.empty((state, state)))  # fmt: skip
+    joint = np.empty((rows, state)), np.empty((rows, state)), np.empty((rows, rows))
     vectors = np.empty((rows, sequences)), np.empty((state, sequences)), np.empty((state, sequences))
     return covariances, joint, vectors
 
@@ -108,8 +108,8 @@ def _fill_group(p, solution, weight, matrices, rest, scratch):
     g, factor, settled, initial, mean, whitened = solution
     d_g, d_noise = matrices
     d_covariance, d_mean, d_y, d_offset = rest
-    covariances, (spread_g, product_g, curved, curvature), (u, smoothed, half) = scratch
-    inverse, gain, gained, scaled, closed, observed, information, product, before = covariances
+    covariances, (spread_g, curved, curvature), (u, smoothed, half) = scratch
+    inverse, gain, gained, scaled, closed, information, product, before = covariances
     steps, sequences, rows, state = whitened.shape[0], whitened.shape[3], g.shape[2], g.shape[3]
     data, gp = rows - state, min(p, g.shape[1] - 1)
     information[:] = 0.0
@@ -122,11 +122,11 @@ def _fill_group(p, solution, weight, matrices, rest, scratch):
         spread = initial[p] if t == 0 else factor[min(t - 1, settled[p]), p, data:, data:]
         if t == steps - 1 or t < settled[p] or g.shape[0] > 1:
             steady = False
-            _set_gains(factor[min(t, settled[p]), p], gt, scaled, inverse, gain, closed, observed)
-            _set_spread(gt, spread, product_g, spread_g)
+            _set_gains(factor[min(t, settled[p]), p], gt, spread, inverse, gain, closed, scaled, spread_g)
         if not steady:
             _set_curvature(information, inverse, gain, spread_g, gained, curvature, curved)
-            steady = _pull_information(information, closed, observed, product, before)
+            _pull_information(information, closed, scaled, product, before)
+            steady = g.shape[0] == 1 and _are_same(information, before)
         # the rest runs at every step, and in small models it is all that runs: a function of its own would count the
         # references of its arrays at each step, which takes 10 to 20 % of the whole pass of a model with two states
         upper, lower = d_y[t, p], d_offset[t, p]
