@@ -212,7 +212,7 @@ def _total(covariance: Tensor, weight: Tensor) -> Tensor:
 def completion(noise: Tensor, mask: Tensor) -> Tensor:
     """The matrix that completes a frame's residual from its observed entries: R_{.o} R_oo^-1 at the columns o."""
     seen = torch.where(mask.unsqueeze(-1) & mask.unsqueeze(-2), noise, 0.0)
-    # one batched call serves all patterns of missing entries: the pseudo-inverse of R with zeros in the missing rows has
+    # one batched call serves all patterns of missing entries: the pseudo-inverse of R, zero in the missing rows, has
     # R_oo^-1 in its place. An inverse would fail where R is singular (an entry without noise).
     return noise @ torch.linalg.pinv(seen, hermitian=True)
 
