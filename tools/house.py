@@ -4,11 +4,13 @@
     python tools/house.py --list        # besides, every place that breaks a rule
     python tools/house.py --list zoo/infer/training     # of some folders or files
     python tools/house.py --runs        # besides, the files in which a line runs during one loss
+    python tools/house.py --sample 10   # besides, ten docstrings, drawn by random.Random(0)
 """
 
 import argparse
 import ast
 import io
+import random
 import re
 import sys
 import tokenize
@@ -181,14 +183,23 @@ def show_runs() -> None:
             print(f"    {lines:4d} {file}")
 
 
+def show_sample(paths: list[Path], number: int) -> None:
+    """Prints docstrings with their places, drawn by `random.Random(0)` among all in the order of files and lines."""
+    every = [(path, *found) for path in paths for found in sorted(docstrings(ast.parse(path.read_text())))]
+    for path, line, _, text in random.Random(0).sample(every, number):
+        print(f"\n--- {path.relative_to(ROOT)}:{line}\n{text}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("places", nargs="*", default=["zoo", "guides"], help="folders or files")
     parser.add_argument("--list", action="store_true", help="list the places that break a rule")
     parser.add_argument("--runs", action="store_true", help="list the files that one loss runs through")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="print N docstrings")
     chosen = parser.parse_args()
     places = [ROOT / place for place in chosen.places]
-    found = count(sorted(p for place in places for p in ([place] if place.is_file() else place.rglob("*.py"))))
+    paths = sorted(p for place in places for p in ([place] if place.is_file() else place.rglob("*.py")))
+    found = count(paths)
     print(f"{found.files} files, {found.lines:,} lines, {found.code:,} lines of code, {found.raises} raises, "
           f"{found.getattrs} getattr, {found.ignores} type: ignore, {len(found.state)} names of module-level state")
     rate = 1000 * found.comments / found.code
@@ -201,6 +212,8 @@ def main() -> None:
         print(*found.state, *found.openings, *found.functions, sep="\n")
     if chosen.runs:
         show_runs()
+    if chosen.sample:
+        show_sample(paths, chosen.sample)
 
 
 if __name__ == "__main__":
