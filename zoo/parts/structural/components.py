@@ -48,7 +48,7 @@ def ball(
         The parameters, starting at N(0, 100 I), and u `(4,)`; models take `u.expand(N, T, 4)`.
     """
     like = torch.zeros((), dtype=dtype or torch.get_default_dtype())
-    # built in double precision and rounded once: dt would be rounded twice in float32
+    # built in double precision and rounded once, whatever the default dtype is
     eye = torch.eye(4).to(like)
     step = torch.block_diag(*[torch.tensor([[1.0, dt], [0.0, 1.0]], dtype=torch.float64)] * 2)
     control = torch.diag(torch.tensor([0.0, 0.0, -0.5 * dt**2, -dt], dtype=torch.float64))
