@@ -131,7 +131,7 @@ def broken():
 
 
 def test_weights_that_are_nan_though_no_value_is():
-    said = r"the log weights of rows \[0, 1, 2, 3, 4\] \(5 in all\) are NaN"
+    said = "the log weights of rows 0, 1, 2, 3, 4 are NaN: look at these rows of x"
     with pytest.raises(ValueError, match=said), pyro.validation_enabled(False):
         log_likelihood(*broken(), X, num_particles=3)
     model, guide = dmm()
@@ -139,14 +139,14 @@ def test_weights_that_are_nan_though_no_value_is():
         model.likelihood.loc.bias[0] = math.nan
     for score in (sequence_log_likelihood, smc_log_likelihood):
         named = {"data": "noise"} if score is sequence_log_likelihood else {}
-        said = r"the log weights of sequences \[0, 1, 2\] .* are NaN"
+        said = "the log weights of sequences 0, 1, 2 are NaN"
         with pytest.raises(ValueError, match=said), pyro.validation_enabled(False):
             score(model, guide, torch.randn(3, 4, 2), num_particles=3, **named)
 
 
 def test_gaps_whose_search_breaks_down():
     model, guide = pair()
-    said = r"gaps: at step \d+ the ELBO is not finite in rows \[0, 1, 2, 3, 4\]"
+    said = r"gaps: at step \d+ the ELBO is not finite in rows 0, 1, 2, 3, 4"
     with pytest.raises(ValueError, match=said), pyro.validation_enabled(False):
         gaps(model, guide, X, learning_rate=math.inf, steps=5, num_particles=5)
 
