@@ -82,15 +82,17 @@ def _scored_at_copies(
         shared: names of `pyro.param` statements that are not.
     """
     call.pair.fact("path", lambda: _refuse_no_path(call))
-    # No shared calls (`once`) here: a frozen guide would lend the model constants, and the model's gradient would be
-    # lost where it shares a network with the guide.
-    q = call.record(call.guide, call.kwargs)
+    # Each of the three runs shares calls (`once`) with itself alone: a frozen guide would lend the model constants, and
+    # the model's gradient would be lost where it shares a network with the guide.
+    with call.shared():
+        q = call.record(call.guide, call.kwargs)
     values = {name: site["value"] for name, site in q.items()}
     values = {name: copy(value) if value.requires_grad else value for name, value in values.items()}
-    with Frozen(constant, shared):
+    with Frozen(constant, shared), call.shared():
         log_q = _log_q(call, call.record(_bare_guide(call), call.kwargs, values))
-    p = call.run_model(q, values)
-    return call.add_up(p, q, values, log_q)
+    with call.shared():
+        p = call.run_model(q, values)
+        return call.add_up(p, q, values, log_q)
 
 
 def _bare_guide(call: Call) -> Callable:
