@@ -146,7 +146,7 @@ def sequence_log_likelihood(
     max_bytes: int = MAX_BYTES,
     seed: int | None = None,
 ) -> SequenceLikelihood:
-    """The averages a, b and c of a pair whose model and guide take `(x, u, mask)`.
+    """The averages a, b and c of the pair's log p and bound over sequences, -log p in nats per frame.
 
     Sequences are taken in batches of about equal length, without needless padding, in evaluation mode. The estimated
     log p of a long sequence rises for a long time with the number of particles; `smc_log_likelihood` needs few.

@@ -80,6 +80,8 @@ class Trajectory(TorchDistribution):
         self.own = conditional == model.transition
         # the prior follows the transition in every frame anyway
         self.followed: Any = None if mask is None or self.own else until_last(x, mask)
+        # the one memory of the object: without it a guide's networks run twice for each draw (an SRNN step costs 1.10
+        # times as much), and a flow without an inverse could not be scored at all
         self._latest: Latest | None = None
         carried = () if carry is None else (carry.z.shape[:-1],)
         batch = torch.broadcast_shapes(x.shape[:-2], *(c.shape[:-2] for c in context), *carried)

@@ -27,7 +27,8 @@ def beyond(q: Any, z: Tensor, s: Any, t: int) -> Tensor:
 
 
 def everywhere(followed: Tensor) -> list[bool]:
-    """For each step, whether the conditional holds in all sequences; read from the device once."""
+    """For each step, True where the conditional holds in all sequences."""
+    # one read from the device, not one at each step
     return followed.flatten(0, -2).all(0).tolist()
 
 

@@ -59,12 +59,15 @@ def _covariance(v: Tensor) -> Tensor:
 def roll(
     model: Any, z: Tensor, x: Tensor, known_z: Tensor, known_x: Tensor, u: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """z and x, with the steps that are not known drawn: z_t from the transition, x_t from the emission, both fed on.
+    """Draws of the unknown steps of z and x: z_t from the transition, x_t from the emission, each fed on to the next.
 
     Args:
         z, x: `(..., T, latent_dim)`, `(..., T, data_dim)`, the same leading axes.
         known_z, known_x: boolean, `(T,)` or with leading axes.
         u: controls.
+
+    Returns:
+        z and x, the known steps as they came.
     """
     z, x, T = z.clone(), x.masked_fill(~known_x.unsqueeze(-1), 0.0), x.shape[-2]
     lead, flags = x.shape[:-2], [(_flags(known_z, t), _flags(known_x, t)) for t in range(T)]

@@ -195,6 +195,6 @@ class StateSpace(Forecasts, RootModule):
     def given(self, x: Tensor) -> Carry:
         """The carry of sequences whose first frame x `(N, data_dim)` is given and not scored, as SRNN's data have it.
 
-        They start as others do, z being that before all frames: the learned one of a Markov chain, zeros elsewhere.
+        The sequences start as others do. The carry's z is `z_0` of a model that has one (DMM, SRNN), else zeros.
         """
         return chunks.given(self, x)
