@@ -38,8 +38,8 @@ def grid_reference(
     """The posterior of one or two real latent dimensions by the trapezoid rule, on a grid of its own for each datum.
 
     Ascents from 96 starts around the prior find the modes; the box around them then shrinks and grows until it
-    holds every cell within `exp(-25)` of the highest density. A smooth density that vanishes at the border is integrated with an
-    error that falls exponentially in the number of points. The error is measured by leaving out every other point.
+    holds every cell within `exp(-25)` of the highest density. For a smooth density that vanishes at the border the error
+    falls exponentially in the number of points. The error is measured by leaving out every other point.
 
     Args:
         model: a Pyro model whose latents have one or two entries for each datum.

@@ -30,8 +30,8 @@ def check_auxiliary(programs: Programs, trace: Any, auxiliary: dict[str, str], s
             raise ValueError(f"site {latent!r}: made of several auxiliary sites, so its density is not that of one")
         a, site = trace.nodes[name]["value"], trace.nodes[latent]
         said = -site["fn"].log_prob(site["value"])
-        # autoguides map by `biject_to`, whose Jacobian is known in closed form; only guides that map in another way need
-        # derivatives, a backward pass for each entry of z
+        # autoguides map by `biject_to`, whose Jacobian is known in closed form; only guides that map in another way
+        # need derivatives, a backward pass for each entry of z
         right = _by_support(a, site["value"], stated[latent]["fn"].support, said.dim())
         if right is None or not _close(right, said):
             right = _by_derivatives(programs, trace, name, latent, said.dim())

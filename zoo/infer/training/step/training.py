@@ -84,7 +84,7 @@ class Training:
         """One optimiser step on the rows `batch` of all processes.
 
         Raises:
-            FloatingPointError: the loss is not finite. Parameters, optimiser and schedule are as they were.
+            FloatingPointError: the loss is not finite. Parameters and optimiser are as they were.
         """
         idle, index, weight = self.batcher.is_idle(batch), self.batcher.mine(batch), self.weights[len(batch)]
         # Each epoch starts without a carry, so that its loss is that of the same sequences each time.
@@ -97,7 +97,7 @@ class Training:
         try:
             total = self._evaluate(len(index))
         except ValueError as error:
-            # Mostly raised by a distribution that was handed a NaN, which is then reported as a loss that is not finite.
+            # Mostly raised by a distribution that was handed a NaN: reported like a loss that is not finite.
             self._explain(noise, index, progress, "cannot be computed", error)
             error.add_note(f"The batch has the data {data_rows(index)}; row numbers above count from 0 within it.")
             raise
