@@ -294,7 +294,7 @@ def test_a_site_that_leaves_its_plate_later():
 
     terms(model, guide, X)
     out.append(True)
-    with pytest.raises(ValueError, match="site 'z': stands outside the batch plate 'data', unlike at the check"):
+    with pytest.raises(ValueError, match="site 'z': has left the batch plate 'data' since the pair was checked"):
         terms(model, guide, X)
 
 

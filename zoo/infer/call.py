@@ -181,7 +181,7 @@ class Call:
             if frame.name == self.layout.batch_plate:
                 return frame.size
         plate = self.layout.batch_plate
-        raise ValueError(f"site {site['name']!r}: stands outside the batch plate {plate!r}, unlike at the check")
+        raise ValueError(f"site {site['name']!r}: has left the batch plate {plate!r} since the pair was checked")
 
     def add_up(self, p: Sites, q: Sites, values: Values, log_q: Values, known: Values | None = None) -> Terms:
         """The terms of two recorded runs.

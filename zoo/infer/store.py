@@ -11,8 +11,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from zoo.parts.store_keys import RootModule
 
-# Parameter in the store -> class of its module, for the error; held weakly, since Pyro's store outlives the modules and
-# knows tensors alone. Written when a module enters the store, not at later steps.
+# Parameter in the store -> class of its module, for the error: Pyro's store outlives the modules, and knows tensors
+# alone. Parameters are held weakly. Written when a module enters the store, not at later steps.
 _OWNER = WeakTensorKeyDictionary()
 
 

@@ -137,7 +137,7 @@ def plot_draws(
         n: number of the sequence.
         truth: `(N, T', D)` from the first frame on. Frames that the model did not see are shown as rings; NaN is left
             out.
-        coordinates: of x to show, one panel each; None: all.
+        coordinates: numbers of the coordinates of x to show, one panel each; None: all.
         mass: probability of the intervals.
         names: of the coordinates shown, with units.
         time_label: name of the horizontal axis.

@@ -39,7 +39,7 @@ from zoo.parts.trajectory import Trajectory, at_steps
 
 __all__ = ["smc_log_likelihood"]
 
-# particles of a pilot, least and most: the variances of 32 are known to a quarter, those of 100 well enough
+# particles of a pilot, least and most: 32 give a variance to within a quarter, 100 well enough
 PILOT = 32, 100
 
 # variance, nats^2, that a stretch between two resamplings may add to log p(x): a pilot cannot tell larger ones
@@ -171,8 +171,8 @@ def _filter(q: Any, K: int, resamples: Rule) -> Tensor:
         if t + 1 == T:
             break
         before, s = s, model.advance(s, z, x[t], *inputs[t + 1])
-        # tensors of a state that differ between particles (not SRNN's d) are told by running one particle alone; from
-        # s_2 on, as a start is common to all of them
+        # a run of one particle alone tells which tensors of a state differ between particles (not SRNN's d): they lack
+        # an axis there; first at s_2, since all particles share the start
         if moving is None:
             alone = tree_flatten(model.advance(before, z[0], x[t], *inputs[t + 1]))[0]
             both = zip(tree_flatten(s)[0], alone, strict=True)

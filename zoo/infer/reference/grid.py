@@ -38,8 +38,8 @@ def grid_reference(
     """The posterior of one or two real latent dimensions by the trapezoid rule, on a grid of its own for each datum.
 
     Ascents from 96 starts around the prior find the modes; the box around them then shrinks and grows until it
-    holds every cell within `exp(-25)` of the highest density. For a smooth density that vanishes at the border the error
-    falls exponentially in the number of points. The error is measured by leaving out every other point.
+    holds every cell within `exp(-25)` of the highest density. For a smooth density that vanishes at the border the
+    error falls exponentially in the number of points. The error is measured by leaving out every other point.
 
     Args:
         model: a Pyro model whose latents have one or two entries for each datum.
@@ -68,7 +68,7 @@ def grid_reference(
         points = (points or (1025 if log_joint.dim == 1 else 129)) // 2 * 2 + 1
         found = integrate(log_joint, points, min(tolerance, MISSED), max_bytes)
     _check_grid(found, points, tolerance)
-    # Closed over in place of the log joint, which holds its latest positions and would live as long as the reference.
+    # `log_density` keeps only this of the log joint, whose latest positions would else live as long as the reference.
     dtype = log_joint.dtype
 
     def log_density(z: Tensor, rows: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ def look_through(loss: nn.Module, name: str, batcher: Batcher, seed: int) -> Non
 
 
 def look_at_batch(name: str, batcher: Batcher, args: tuple, kwargs: dict, index: Tensor) -> None:
-    """Checks the structure of the pair, and the values of one batch, as `look_through` does those of all."""
+    """Checks the structure of the pair and the values of one batch; errors open with `name`, that of the data set."""
     try:
         look_at(batcher.parts.model, batcher.parts.guide, args, kwargs, index)
     except ValueError as error:
