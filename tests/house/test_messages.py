@@ -275,7 +275,7 @@ def test_nan_under_a_mask_of_ones_own_wants_a_filler():
 
     x, mask = X.clone(), torch.tensor([True, True, False, True, True])
     x[2] = math.nan
-    with pytest.raises(ValueError, match=r"(?s)site 'x': .* cannot score this value .*Fill what is missing"):
+    with pytest.raises(ValueError, match=r"(?s)site 'x': .* cannot score this value .*Fill missing values"):
         ELBO().loss(model, guide, x, mask)
     assert math.isfinite(ELBO().loss(model, guide, x.nan_to_num(), mask))
 
@@ -294,7 +294,7 @@ def test_a_site_that_leaves_its_plate_later():
 
     terms(model, guide, X)
     out.append(True)
-    with pytest.raises(ValueError, match="site 'z': stands outside the batch plate 'data', not so before"):
+    with pytest.raises(ValueError, match="site 'z': has left the batch plate 'data' since the pair was checked"):
         terms(model, guide, X)
 
 
@@ -314,7 +314,7 @@ def test_rows_of_a_later_piece_are_told_to_be_counted_from_its_start():
 
     with pytest.raises(ValueError, match="Expected parameter loc") as caught:
         log_likelihood(model, guide, X, num_particles=1, max_bytes=1)
-    assert caught.value.__notes__ == ["This was rows 4 to 4 of x; row numbers above count from 4."]
+    assert caught.value.__notes__ == ["The error is that of rows 4 to 4 of x; row 0 above is row 4 of x."]
 
 
 def test_rollouts_of_other_sizes():

@@ -539,5 +539,5 @@ def test_sites_and_shapes_that_come_later_are_refused_as_early_ones():
 
     ELBO().loss(model, other, x)
     late.append("size")
-    with pytest.raises(ValueError, match="plate 'data': model and guide give it other sizes"):
+    with pytest.raises(ValueError, match="plate 'data': model and guide give it different sizes"):
         ELBO().loss(model, other, x)

@@ -51,7 +51,7 @@ class Terms(NamedTuple):
 class _Record(Messenger):
     """Keeps every sample site of a run, and replays `values` at the sites of the same name."""
 
-    # `poutine.trace` with `poutine.replay` would do: they copy each message and carry a graph of sites besides.
+    # `poutine.trace` under `poutine.replay` records the same, but copies each message and builds a graph of the sites.
     def __init__(self, values: Values, rows: dict[Any, Tensor]) -> None:
         super().__init__()
         self.sites: Sites = {}
@@ -63,7 +63,7 @@ class _Record(Messenger):
         fn = msg["fn"]
         if type(fn) is _Subsample:
             # A plate samples its rows at a hidden site, which allocates a range and walks the whole stack each time a
-            # plate is opened. Of a plate that is not subsampled the rows are known.
+            # plate is opened. The rows of a plate that is not subsampled are known: all of them.
             if msg["value"] is None and fn.subsample_size in (None, fn.size):
                 key = fn.size, fn.device
                 if key not in self.rows:
@@ -101,7 +101,7 @@ class Call:
         self._rows: dict[Any, Tensor] = {}
 
     def programs(self) -> Programs:
-        """The bare programs, for a look at the pair besides the run."""
+        """The programs of the pair, past the parameter store, for runs besides this one, such as a check."""
         return programs_of(*self.owners, self.args, self.kwargs)
 
     def check_purpose(self, *, point_mass: bool = False, differentiable: bool = False) -> None:
@@ -112,12 +112,12 @@ class Call:
             refuse_no_sample(self.layout.no_path)
 
     def shared(self) -> AbstractContextManager[Any]:
-        """Within it guide and model share the calls that are marked `once`."""
-        # SVI trains the parameters of the modules that it sees called: there nothing is answered from memory.
+        """A context in which guide and model share the results of calls marked `once`."""
+        # SVI trains the parameters of the modules that it sees called, so for SVI every call is made anew.
         return nullcontext() if self.registered else Once()
 
     def record(self, fn: Callable, kwargs: dict[str, Any], values: Values | None = None) -> Sites:
-        """Runs one of the programs with particles, at `values` where it has sites of these names; gives its sites."""
+        """Runs a program over the particles, latents named in `values` fixed at these; returns its sites."""
         record = _Record(values or {}, self._rows)
         with record:
             if self.num_particles == 1:
@@ -132,7 +132,7 @@ class Call:
         """The model's sites at the guide's values.
 
         Raises:
-            ValueError: a value is none of its site's; not looked at under `pyro.enable_validation(False)`.
+            ValueError: a value that its site cannot have; not checked under `pyro.enable_validation(False)`.
         """
         p = self.record(self.model, self.model_kwargs, values)
         if is_validation_enabled():
@@ -147,7 +147,7 @@ class Call:
             drawn: the value is the distribution's own latest draw, scored by `log_prob_of_draw` if there is one: the
                 same number and the same gradient of the distribution's parameters, in fewer steps, but no gradient of
                 the value itself.
-            path: an estimator scores the guide at values that it has not just drawn.
+            path: for the error: a path derivative asks for the score, at a value that the guide has not just drawn.
 
         Raises:
             ValueError: the distribution cannot score the value; names the site.
@@ -176,25 +176,25 @@ class Call:
         return log_prob if log_prob.shape == shape else log_prob.expand(shape)
 
     def batch_size(self, site: Any) -> int:
-        """The number of data, as the site's own plate has it: data may come by other ways than arguments."""
+        """The number of data: the size of the batch plate around the site, since data need not come as arguments."""
         for frame in site["cond_indep_stack"]:
             if frame.name == self.layout.batch_plate:
                 return frame.size
         plate = self.layout.batch_plate
-        raise ValueError(f"site {site['name']!r}: stands outside the batch plate {plate!r}, not so before")
+        raise ValueError(f"site {site['name']!r}: has left the batch plate {plate!r} since the pair was checked")
 
     def add_up(self, p: Sites, q: Sites, values: Values, log_q: Values, known: Values | None = None) -> Terms:
         """The terms of two recorded runs.
 
         Args:
-            values: the guide's values, at which the model has run.
-            log_q: the guide's log densities there.
-            known: log ratios that are not log p - log q at the sample.
+            p, q, values: the sites of model and guide, and the guide's values, at which the model has run.
+            log_q: the guide's log densities at `values`.
+            known: log ratios to take in place of log p - log q at the sample, such as minus a closed-form KL.
         """
         layout = self.layout
         sizes = {self.batch_size(site) for sites in (q, p) for site in sites.values()}
         if len(sizes) > 1:
-            raise ValueError(f"plate {layout.batch_plate!r}: model and guide give it other sizes, {sorted(sizes)}")
+            raise ValueError(f"plate {layout.batch_plate!r}: model and guide give it different sizes, {sorted(sizes)}")
         if strange := [name for name in q if name not in p and name not in layout.auxiliary]:
             raise ValueError(f"site {strange[0]!r}: sampled by the guide but not a latent site of the model {[*p]}")
         log_likelihood: Any = 0.0
@@ -214,12 +214,12 @@ class Call:
                 log_likelihood = log_likelihood + self.log_density(site)
             else:
                 raise ValueError(f"site {name!r}: a latent site of the model that the guide does not sample")
-        # a latent that an autoguide makes of an auxiliary site has the density of both together
+        # a latent z made of an auxiliary a: log q(z) = log q(a) - log |det|, and only the last term is scored at z
         for name, latent in layout.auxiliary.items():
             log_ratios[latent] = log_ratios[latent] - log_q[name]
         if not isinstance(log_likelihood, Tensor):
             log_likelihood = torch.zeros_like(next(iter(log_ratios.values())))
-        # a NaN anywhere makes the sum NaN: one number for each term, and entries are looked at when it is
+        # a NaN anywhere makes a sum NaN, so one number for each term is read, and the entries only if a sum is NaN
         parts = (log_likelihood, *log_ratios.values())
         if is_validation_enabled() and any(math.isnan(part.detach().sum().item()) for part in parts):
             refuse_nan_draws(q)
@@ -234,13 +234,13 @@ _RUNNING = threading.RLock()
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within it no other thread runs a pair.
+    """A context in which no other thread runs a pair.
 
     Raises:
-        RuntimeError: another thread does.
+        RuntimeError: another thread is running a pair.
     """
-    # Two runs at once would write into each other's messages. An error and no wait: threads that take turns gain
-    # nothing, and a thread that waits does not say so.
+    # Two runs at once would write into each other's messages. An error rather than a wait: threads that take
+    # turns gain nothing, and a waiting thread gives no sign of it.
     if not _RUNNING.acquire(blocking=False):
         raise RuntimeError(
             "another thread is running a model and a guide. Pyro's handlers are one stack for the whole process, so "
@@ -263,10 +263,10 @@ def run(
     differentiable: bool = False,
     registered: bool = False,
 ) -> Terms:
-    """`terms` with the wishes of the objectives.
+    """The terms of a pair (`zoo.infer.terms`), with the demands that objectives make on the guide.
 
     Args:
-        point_mass: the guide gives points, no densities: log q = 0. Otherwise points are refused.
+        point_mass: the guide's sites must be points without densities, log q = 0. False: points are refused.
         differentiable: the result will be differentiated, so every guide site must have a reparameterised sample.
         registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
     """

@@ -68,7 +68,7 @@ def is_carried(rows: Any) -> bool:
 
 
 def takes_chunks(model: Any) -> bool:
-    """Tells whether a model may be given a sequence in chunks: a `StateSpace` says so, any other by its methods."""
+    """Tells whether a model may be given a sequence in chunks: a `StateSpace` states it in `carries`; others may."""
     return not isinstance(model, StateSpace) or model.carries
 
 
@@ -91,13 +91,13 @@ def refuse_uncarried(model: Any, rows: Any) -> None:
 
 
 def opening(model: Any, rows: Any, index: Tensor, device: torch.device) -> Any:
-    """The carry from which sequences begin: that of their known first frames; None of rows or a model without such."""
+    """The carry with which sequences begin, made of their known first frames; None if rows or model have none."""
     first = rows.first(index) if isinstance(rows, KnowsFirstFrames) else None
     return None if first is None else after_first_frame(model, first.to(device))
 
 
 def after_first_frame(model: Any, first: Tensor) -> Any:
-    """The carry of sequences whose first frame, `(N, data_dim)`, is known; None of a model that no frame is fed to."""
+    """The carry of sequences whose first frame, `(N, data_dim)`, is known; None if the model takes no such frame."""
     if not takes_chunks(model) or not isinstance(model, TakesFirstFrame):
         return None
     # The carry keeps its graph, since the model learns the state before the first frame.
@@ -109,13 +109,13 @@ def after(model: Any, latents: dict[str, Tensor], args: tuple, carry: Any, batch
 
     Args:
         model: a model that carries (`refuse_uncarried`).
-        latents: the guide's draws of the chunk, `with_latents`; of several particles the first is carried on.
+        latents: the guide's draws of the chunk, from `with_latents`; of several particles the first is carried on.
         args: the chunk's arguments, x first.
         carry: the carry that the chunk started from.
         batch: number of sequences.
 
     Raises:
-        ValueError: the guide has drawn no trajectory `z`, or `carry_on` returns something other than tensors.
+        ValueError: no trajectory `z` among the draws, or one of another batch; `carry_on` returns no tensors.
     """
     if SITE not in latents:
         raise ValueError(f"site {SITE!r}: nothing was drawn there, so no state can be carried; sites are {[*latents]}")
@@ -133,7 +133,7 @@ def after(model: Any, latents: dict[str, Tensor], args: tuple, carry: Any, batch
 
 def pack(carry: Any) -> list[Tensor] | None:
     """The tensors of a carry, for a checkpoint."""
-    # Alone: `torch.load(weights_only=True)` refuses the NamedTuples of a model.
+    # The tensors without their NamedTuple, which `torch.load(weights_only=True)` refuses.
     return None if carry is None else [leaf.cpu() for leaf in tree_flatten(carry)[0]]
 
 
@@ -148,7 +148,7 @@ def keyword(carry: Any) -> dict[str, Any]:
 
 
 def with_latents(call: Callable[..., Tensor], args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The value of a loss, and the latents that it drew on the way: site -> value."""
+    """The value of `call(*args, **kwargs)`, a loss, and the latents that it drew: site -> value."""
     with Latents() as kept:
         value = call(*args, **kwargs)
     return value, kept.values

@@ -22,7 +22,7 @@ def closed_form(
     """The terms of a pair with minus the closed-form KL in place of log p - log q; arguments as `zoo.infer.call.run`.
 
     Raises:
-        ValueError: a latent without a closed-form KL, or at which it is wrong; names it.
+        ValueError: a latent has no closed-form KL, or its closed-form KL would be wrong; names the site.
     """
     with alone():
         call = Call(model, guide, args, kwargs, num_particles, registered=registered)
@@ -42,7 +42,7 @@ def closed_form(
 
 
 def _kl(p: Any, q: Any, late: dict[str, str]) -> Tensor:
-    """KL(q || p) of one site at its parents.
+    """KL(q || p) of one site, given the sampled values of its parents.
 
     Args:
         late: the result of `late_parents`.

@@ -21,8 +21,8 @@ class EMModel(Protocol):
     def m_step(self, statistics: Any) -> Tensor | float | None:
         """Sets the parameters, in place, to the maximiser of the expected complete-data log-likelihood.
 
-        An exact step returns None. A step that keeps to a floor or a prior besides may lower the log-likelihood, and
-        returns by how many nats at most, summed over the data.
+        An exact step returns None. A step that also obeys a floor or a prior may lower the log-likelihood, and returns
+        an upper bound on that fall, in nats summed over the data.
         """
         ...
 
@@ -102,8 +102,8 @@ def em(
             when gains are lost in rounding.
         restarts: 0 starts at the parameters that the model has. R >= 1 calls `model.initialise(*data)` R times, which
             draws from torch's random numbers, and leaves the model at the best of the R ends.
-        slack: a fall that passes for rounding, nats per datum; by default 100 units in the last place of log p(x) in
-            its dtype.
+        slack: largest fall that counts as rounding, nats per datum; by default 100 units in the last place of log p(x)
+            in its dtype.
         **keywords: handed on to `e_step` and `initialise`, such as `mask=`.
 
     Returns:
@@ -112,7 +112,7 @@ def em(
     Raises:
         EMError: log p(x) fell by more than rounding and the loss that `m_step` announced, or is not finite.
         ValueError: max_iterations < 1, restarts < 0, tolerance or slack < 0.
-        TypeError: the model lacks a method, which is named.
+        TypeError: the model lacks a method; names it.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The door of the core: a pair whose structure has been checked, so that a wrong bound is an error and not a number.
+"""The check of a pair's structure, by which a pair that would give a wrong bound is an error and not a number.
 
 Structure is checked once for each form of the arguments (shapes, types, switches) and each combination of training
 modes, since these may change the program. Values are looked at in every run (`zoo.infer.sites.values`).
@@ -38,7 +38,7 @@ class Pair:
     _facts: dict[str, Any] = field(default_factory=dict)
 
     def fact(self, name: str, find: Callable[[], Any]) -> Any:
-        """A fact of the pair's structure. `find` looks into it when the first run asks, and later runs are answered."""
+        """A fact about the pair's structure: the result of `find()` at the first call with this name, remembered."""
         if name not in self._facts:
             self._facts[name] = find()
         return self._facts[name]
@@ -86,16 +86,16 @@ def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any
     """Checks the structure of a pair and the values of these arguments, whatever is remembered of the pair.
 
     Args:
-        first_row: the row of the data from which errors count the batch's rows, or the numbers of all rows.
+        first_row: number of the batch's first row in the data, or the numbers of all its rows, for errors.
 
     Raises:
-        ValueError: as `check_pair`, or a value is none of its site's.
+        ValueError: as `check_pair`, or a value that its site cannot have.
     """
     look(programs_of(model, guide, args, kwargs), set(), first_row)
 
 
 def _anchor(fn: Callable) -> tuple[Any, Any]:
-    """The object that lives as long as the program, and the method of it that the program is, if it is one."""
+    """The object that lives as long as the program: `(self, function)` of a bound method, else `(fn, None)`."""
     # a bound method is made anew at each access, so a weak reference to it would die at once
     return (fn.__self__, fn.__func__) if isinstance(fn, MethodType) else (fn, None)
 

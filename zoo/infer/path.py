@@ -1,11 +1,11 @@
 """Terms for path derivatives: the guide is scored under parameters held constant, so gradients reach it by its samples.
 
-The guide draws z in its own chain. Model and guide then score a *copy* of z, the guide with constant parameters. Copies
-are right for hierarchical guides too: a hook on z itself would weight the path z_1 -> z_2 twice.
+The guide runs once, and draws z_2 given its own z_1. Model and guide then score *copies* of the draws, the guide with
+constant parameters. Copies, since a hook on z_1 itself would weight the path z_1 -> z_2 of hierarchical guides twice.
 
-`sticking` holds constant the parameters that the guide owns alone. Of those that it shares with the model the score is
-part of the gradient: an exact posterior shares all of them, its log p - log q is constant, and so is every estimate of
-the gradient. `doubly` weights the gradients at the copies, for which every parameter must be held constant.
+`sticking` holds constant the parameters that the guide owns alone. Parameters that it shares with the model keep their
+score. An exact posterior shares all of them: its log p - log q does not depend on z, and with the score every estimate
+of the gradient is exact. `doubly` weights the gradients at the copies, for which every parameter must be held constant.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ def sticking(
     """The terms of a pair whose gradient leaves out the score of log q (Roeder et al. 2017).
 
     Args:
-        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.call.run`. Of a guide without
+        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.call.run`. For a guide without
             parameters of its own the gradient is the plain one.
 
     Raises:
@@ -46,7 +46,7 @@ def doubly(
     """The terms of a pair whose gradient at each copy is weighted by w_k / sum_j w_j (Tucker et al. 2018).
 
     Args:
-        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.call.run`. Of a guide without
+        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.call.run`. For a guide without
             parameters of its own, or with sites marked `from_model`, the gradient is the plain one.
 
     Raises:
@@ -79,7 +79,7 @@ def _scored_at_copies(
 
     Args:
         constant: the parameters held constant while the guide is scored.
-        shared: names of `pyro.param` statements that are not.
+        shared: names of the `pyro.param` statements that are not held constant.
     """
     call.pair.fact("path", lambda: _refuse_no_path(call))
     # Each of the three runs shares calls (`once`) with itself alone: a frozen guide would lend the model constants, and
@@ -119,11 +119,11 @@ class _DetachParams(Messenger):
 
 
 class Frozen:
-    """Within it parameters are constants; graphs made before are not touched.
+    """A context in which parameters are constants; graphs made before are not touched.
 
     Args:
-        parameters: require a gradient now, and again afterwards.
-        shared: names of `pyro.param` statements that stay as they are.
+        parameters: all of them require a gradient, which the end of the context restores.
+        shared: names of the `pyro.param` statements that keep their gradient.
     """
 
     def __init__(self, parameters: list[nn.Parameter], shared: Iterable[str] = ()) -> None:
@@ -168,7 +168,7 @@ def _refuse_no_path(call: Call) -> None:
     """Refuses guides that cannot be scored under frozen parameters; once, before the first path derivative.
 
     A guide that is no Module has parameters that are not found here, so its score would leak into the gradient. One
-    that is random beyond its sites (dropout) is another density when it is run again, and log p - log q no bound.
+    that is random beyond its sites (dropout) is another density when it is run again, and log p - log q is no bound.
     """
     layout, (model, guide) = call.layout, call.owners
     _refuse_dropout(guide)
@@ -210,7 +210,7 @@ def _refuse_dropout(guide: Any) -> None:
 
 
 def leaves(value: Tensor) -> list[Tensor]:
-    """The leaves of a value's graph: the tensors that it has a gradient for."""
+    """The leaves of a value's graph: the tensors to which its `backward` adds a gradient."""
     todo, seen, found = [value.grad_fn], set(), []
     while todo:
         node = todo.pop()

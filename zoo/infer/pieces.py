@@ -61,7 +61,7 @@ def pieces(
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
         inputs, keywords = batch_rows(x, args, kwargs, rows)
-        # the structure is known from the probe; this is for the values of every row, not of the first ones alone
+        # the probe has checked the structure and the values of its rows; this checks the values of every row
         look_at(model, guide, inputs, keywords, start)
         for done in range(0, num_particles, particles):
             now = min(particles, num_particles - done)
@@ -73,7 +73,7 @@ def pieces(
 def _sizes(
     model: Callable, guide: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any], num_particles: int, max_bytes: int
 ) -> tuple[int, int]:
-    """Rows and particles of a piece, from a probe of at most two rows and two particles."""
+    """Rows and particles of a piece, from a probe of two rows (all rows of an autoguide) and two particles at most."""
     whole, size, few = isinstance(guide, AutoGuide), len(x), min(num_particles, 2)
     probe = slice(0, size if whole else min(size, 2))
     inputs, keywords = batch_rows(x, args, kwargs, probe)
@@ -91,13 +91,13 @@ def _sizes(
 
 @contextmanager
 def _noted(rows: slice) -> Iterator[None]:
-    """Adds a note to an error within, which counts rows from the first of the piece."""
+    """A context that adds the rows of the piece in x to an error, which itself counts rows from 0 within the piece."""
     try:
         yield
     except ValueError as error:
         if rows.start > 0:
             error.add_note(
-                f"This was rows {rows.start} to {rows.stop - 1} of x; row numbers above count from {rows.start}."
+                f"The error is that of rows {rows.start} to {rows.stop - 1} of x; row 0 above is row {rows.start} of x."
             )
         raise
 
@@ -162,7 +162,7 @@ def bytes_of(fn: Callable[[], Any]) -> int:
 
 
 class _Bytes(TorchFunctionMode):
-    # torch tells the peak of a GPU's memory, of the CPU's it does not
+    # torch reports the peak of a GPU's memory, and not that of the CPU's
     def __init__(self) -> None:
         super().__init__()
         self.total = 0

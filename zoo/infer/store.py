@@ -11,8 +11,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from zoo.parts.store_keys import RootModule
 
-# Parameter in the store -> class of its module, held weakly. Pyro's store knows tensors alone and outlives the modules,
-# so that the error could not name the other one. Written when a module enters the store, not at later steps.
+# Parameter in the store -> class of its module, for the error: Pyro's store outlives the modules, and knows tensors
+# alone. Parameters are held weakly. Written when a module enters the store, not at later steps.
 _OWNER = WeakTensorKeyDictionary()
 
 
@@ -49,7 +49,7 @@ def _keys(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Parameter]]:
         if isinstance(part, PyroModule):
             yield from _keys(part, _join(name, own))
         elif part is not None:
-            # of a part that is no PyroModule the parameters are registered by `pyro.module`, which joins with $$$
+            # a part that is no PyroModule is registered by `pyro.module`, which joins names with $$$
             for inner, parameter in part.named_parameters():
                 yield param_with_module_name(_join(name, own), inner), parameter
 

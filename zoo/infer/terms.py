@@ -7,7 +7,7 @@ For latents z_1..z_L and data x, one run of guide and model over K particles giv
 Every site must have a value for each datum, so all sites must stand in one batch plate: a latent outside it has no
 per-datum weight, and an importance-weighted bound computed with it is one bound for the whole batch (Pyro's
 `RenyiELBO` does that silently). The pair's structure is checked once for each form of its arguments
-(`zoo.infer.pair`), values in every run. Besides that a run costs two light messengers and no traces.
+(`zoo.infer.pair`), values in every run. Apart from the checks a run costs two light messengers and no traces.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,16 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
         model: a model of the zoo, or any Pyro program whose sites all stand in one batch plate.
         guide: a guide of the zoo, a Pyro autoguide, or any callable with the model's arguments. A site that is drawn
             from the model's own conditional is marked `infer={"from_model": True}`: its ratio is 0 and not computed.
-        *args, **kwargs: the arguments of both, the batch first. `index` (row numbers of the batch in the data set) goes
-            to the guide alone: it is for guides with own parameters for each data point.
+        *args, **kwargs: the arguments of both, the batch first. `index`, the row numbers of the batch in the data set,
+            is for guides with parameters for each data point; a model that does not take it is called without it.
         num_particles: K >= 1.
 
     Returns:
         `Terms`, in nats, every entry `(K, N)`.
 
     Raises:
-        ValueError: the pair does not fit together, or a value is none of its site's; names the site and the reason
-            (`zoo.infer.pair`). Values are not looked at under `pyro.enable_validation(False)`.
+        ValueError: the pair does not fit together, or a value is NaN, of another shape or outside its site's support;
+            names the site and the reason. Values are not checked under `pyro.enable_validation(False)`.
         RuntimeError: another thread is running a pair.
 
     Example:

@@ -26,7 +26,7 @@ class Band(NamedTuple):
         centre: mean or median.
         lower, upper: ends of the interval.
         mass: probability of each interval, for the legend.
-        times: `(T,)`, of a band that has other times than the data, such as a forecast; None: the data's times.
+        times: `(T,)`, for a band that has other times than the data, such as a forecast; None: the data's times.
     """
 
     centre: Tensor
@@ -137,7 +137,7 @@ def plot_draws(
         n: number of the sequence.
         truth: `(N, T', D)` from the first frame on. Frames that the model did not see are shown as rings; NaN is left
             out.
-        coordinates: of x to show, one panel each; None: all.
+        coordinates: numbers of the coordinates of x to show, one panel each; None: all.
         mass: probability of the intervals.
         names: of the coordinates shown, with units.
         time_label: name of the horizontal axis.
@@ -274,7 +274,7 @@ def _share(mass: float) -> float:
 
 
 def _between(points: Tensor, count: int) -> Tensor:
-    """`count` points on the straight line from each to the next."""
+    """The points, with `count` more on the straight line from each to the next."""
     share = torch.arange(count + 1, dtype=points.dtype).div(count + 1).reshape(-1, *[1] * (points.dim() - 1))
     inner = points[:-1].unsqueeze(1) + share * points.diff(dim=0).unsqueeze(1)
     return torch.cat([inner.flatten(0, 1), points[-1:]])

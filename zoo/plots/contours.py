@@ -23,7 +23,7 @@ class Window(NamedTuple):
 
     @staticmethod
     def around(moments: list[tuple[Tensor, Tensor]]) -> "Window":
-        """The rectangle that holds 3.4 standard deviations around each of the means; both `(2,)`."""
+        """The rectangle that holds 3.4 standard deviations around each mean; `moments` are (mean, sd), `(2,)` each."""
         # The contour of 95 % of a Gaussian has the radius 2.45; heavier tails, the image and the frame want room.
         low = torch.stack([(mean - 3.4 * sd).double().cpu() for mean, sd in moments]).amin(0)
         high = torch.stack([(mean + 3.4 * sd).double().cpu() for mean, sd in moments]).amax(0)
@@ -44,8 +44,8 @@ def histogram(z: Tensor, window: Window) -> Tensor:
     """Draws `(K, 2)` counted in the bins and smoothed by a Gaussian, `(BINS, BINS)`."""
     z = z.double().cpu()
     mean, sd = z.mean(0), z.std(0)
-    # Drawn together first by as much as the smoothing spreads them, so that the covariance is kept: a plain kernel
-    # estimate would show every guide too wide by 3 %.
+    # The draws are first drawn together by as much as the smoothing spreads them, which keeps the covariance: a plain
+    # kernel estimate would show every guide too wide by 3 %.
     z = mean + (z - mean) / math.sqrt(1 + SMOOTHING**2)
     place = (window.shares(z) * BINS).floor().long()
     place = place[((place >= 0) & (place < BINS)).all(-1)]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 __all__ = ["CYCLE", "DRAWS", "EXACT", "GUIDE", "HIDDEN", "array", "plain"]
 
-# A guide, or any approximation; the exact posterior; draws and data; data kept from the model and held against it.
+# Colours of a guide or any approximation, the exact posterior, draws and observed data, data kept from the model.
 GUIDE, EXACT, DRAWS, HIDDEN = "#d9541e", "#1f5fa8", "#6b6b6b", "#2f8f4e"
 # Curves and bands in their order. Draws' grey and the hidden data's green are left out: they lie over the bands.
 CYCLE = (EXACT, GUIDE, "#8a4fa3", "#b8860b", "#4a4a4a")

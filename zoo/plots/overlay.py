@@ -1,4 +1,4 @@
-"""The picture of the house: a guide's contours over a sampler's draws and the exact posterior, datum by datum."""
+"""Figures of a guide's contours over a sampler's draws and the exact posterior, one panel for each datum."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ def plot_overlay(
         image_shape: `(height, width)`, to show each data point as an image in a corner of its panel.
         titles: for each panel; None: the row number.
         columns: panels in a row.
-        num_draws: draws from the guide, for its contours.
+        num_draws: number of the guide's draws, for its contours.
         num_dots: number of a sampler's draws that are shown.
         seed: of a random stream of its own; None: the caller's stream.
 
@@ -188,7 +188,7 @@ def _guide_draws(
 
 
 def _draw_panel(ax: Axes, shown: list[_Shown], row: int, latents: Tensor, num_dots: int) -> Window:
-    """Draws the references and the guide's draws `(K, 2)` of one datum; gives the rectangle that holds all of them."""
+    """Draws the references and the guide's draws `(K, 2)` of one datum; returns the rectangle around all of them."""
     window = Window.around([*(one.moments(row) for one in shown), (latents.mean(0), latents.std(0))])
     for one in shown:
         if one.exact:
@@ -203,7 +203,7 @@ def _draw_panel(ax: Axes, shown: list[_Shown], row: int, latents: Tensor, num_do
 
 
 def _draw_image(ax: Axes, image: Tensor, window: Window, clouds: list[Tensor]) -> Window:
-    """Puts the image into the emptier upper corner, above the draws if both are full; gives the new rectangle."""
+    """Puts the image into the emptier upper corner, above the draws if both are full; returns the new rectangle."""
     covered = []
     for right in (True, False):
         shares = [window.shares(cloud) for cloud in clouds]

@@ -100,7 +100,7 @@ def gaps(
         best: a guide with its own parameters for each row of x, trained here in place. By default
             `guide.per_datum(x, ...)`, which starts at the amortised solution.
         log_p: log p(x), `(batch,)`, where it is known. Otherwise `model.log_prob(x, ...)`, which is taken to be exact,
-            or of a model without it the larger of two estimates, by importance sampling from both guides.
+            or for a model without it the larger of two estimates, by importance sampling from both guides.
         steps, learning_rate: of Adam.
         step_particles: draws for the ELBO of one step.
         num_particles: draws from each guide for the ELBOs and log p.
@@ -111,7 +111,7 @@ def gaps(
             an ELBO that is not finite.
     """
     with seeded(seed):
-        # a guide knows by itself how to give each datum parameters of its own, or cannot: any callable is a guide
+        # any callable may be a guide, so `per_datum` is looked up by name, and a guide without it is refused
         if best is None:
             per_datum = getattr(guide, "per_datum", None)
             if not callable(per_datum):

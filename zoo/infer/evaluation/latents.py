@@ -20,7 +20,7 @@ from zoo.parts.aside import held, seeded
 
 __all__ = ["ActiveUnits", "active_units", "kl_per_site"]
 
-# rows of one run of a guide: particles multiply the memory of each
+# rows of one run of a guide, which takes the memory of rows times particles
 ROWS = 256
 
 
@@ -127,7 +127,7 @@ def _site_means(guide: Callable, inputs: tuple, named: dict, num_particles: int)
                 f"site {name!r}: stands outside the batch plate, so it has no posterior mean for each datum"
             )
         value, event = site["value"], site["fn"].event_dim
-        # a flow has no mean, and its draws serve
+        # a flow has no mean in closed form, so its draws are averaged
         with suppress(NotImplementedError):
             value = site["fn"].mean.expand(value.shape)
         yield name, value.double().movedim(batch[-1] - event, 1)

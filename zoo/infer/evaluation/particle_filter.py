@@ -39,13 +39,13 @@ from zoo.parts.trajectory import Trajectory, at_steps
 
 __all__ = ["smc_log_likelihood"]
 
-# particles of a pilot, least and most: the variances of 32 are known to a quarter, those of 100 well enough
+# particles of a pilot, least and most: 32 give a variance to within a quarter, 100 well enough
 PILOT = 32, 100
 
 # variance, nats^2, that a stretch between two resamplings may add to log p(x): a pilot cannot tell larger ones
 TRUSTED = 2.0
 
-# steps that a plan chooses from, at most: its cost grows with their square, and with more would pass that of the run
+# most steps that a plan chooses from: the plan's cost grows with their square, and more would cost more than the run
 MOST = 1000
 
 # (t, log weights `(K, N)` after step t) -> bool `(N,)`, True for the sequences to resample
@@ -126,7 +126,7 @@ def particle_filter(q: Any, num_particles: int, resample_below: float | None) ->
 
 def _by_size(share: float) -> Rule:
     """The rule that resamples where the effective sample size is below a share of the particles."""
-    # with a hair's breadth more: equal weights have the size K up to rounding, and a share of 1 means every step
+    # a little above the share: equal weights have the size K up to rounding, and a share of 1 means every step
     return lambda t, weights: 1 / weights.softmax(0).square().sum(0) < share * len(weights) * (1 + 1e-9)
 
 
@@ -171,8 +171,8 @@ def _filter(q: Any, K: int, resamples: Rule) -> Tensor:
         if t + 1 == T:
             break
         before, s = s, model.advance(s, z, x[t], *inputs[t + 1])
-        # tensors of a state that differ between particles (not SRNN's d) are told by running one particle alone; from
-        # s_2 on, as a start is common to all of them
+        # a run of one particle alone tells which tensors of a state differ between particles (not SRNN's d): they lack
+        # an axis there; first at s_2, since all particles share the start
         if moving is None:
             alone = tree_flatten(model.advance(before, z[0], x[t], *inputs[t + 1]))[0]
             both = zip(tree_flatten(s)[0], alone, strict=True)
@@ -202,13 +202,13 @@ def resampling_plan(log_weights: Tensor, num_particles: int) -> tuple[Tensor, Te
         The plan, bool `(T, N)`; the largest variance that a stretch of it adds to the estimated log p(x), `(N,)`.
     """
     T, _, N = log_weights.shape
-    # finite, so that the sums below stay so; the run itself will show a NaN
+    # made finite, so that the sums below are finite; the run itself will show a NaN
     L = torch.nan_to_num(log_weights, nan=0.0, neginf=-1e6)
     L = torch.nn.functional.pad((L - L.mean(1, keepdim=True)).permute(2, 0, 1), (0, 0, 1, 0))
-    # of long sequences every so many steps, the last one always
+    # a long sequence offers every second or third step and so on, and always the last
     steps = torch.arange(T, 0, -max(1, -(-T // MOST)), device=L.device).flip(0)
     L = L[:, torch.nn.functional.pad(steps, (1, 0))].float()  # (N, 1 + len(steps), particles)
-    # of the best plan up to a step: the sum over its stretches, the largest of them, and the begin of the last one
+    # for the best plan up to each step: the variance of all its stretches, the largest of one, the start of the last
     least, worst = log_weights.new_zeros(2, *L.shape[:2])
     last = torch.zeros(L.shape[:2], dtype=torch.long, device=L.device)
     others = least.new_tensor(num_particles - 1.0).log()
@@ -222,13 +222,13 @@ def resampling_plan(log_weights: Tensor, num_particles: int) -> tuple[Tensor, Te
     begin = last[:, -1]
     while bool(begin.any()):
         plan.scatter_(1, torch.where(begin > 0, steps[begin - 1], 0).unsqueeze(-1), True)
-        # the begin of 0 is 0, so a plan that is through stays so
+        # the start of step 0 is 0, so that a sequence whose plan is complete marks no more steps
         begin = last.gather(1, begin.unsqueeze(-1)).squeeze(-1)
     return plan[:, 1:].T, worst[:, -1]
 
 
 def _take(v: Tensor, parents: Tensor) -> Tensor:
-    """The particles that survive of each sequence, from v `(K, N, ...)`."""
+    """The entries of v `(K, N, ...)` that belong to the surviving particles `parents`, `(K, N)`."""
     index = parents.reshape(*parents.shape, *[1] * (v.dim() - 2))
     return v.gather(0, index.expand_as(v))
 

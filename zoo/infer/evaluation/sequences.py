@@ -32,7 +32,7 @@ from zoo.parts.aside import held, seeded, streams_kept
 from zoo.parts.checks import check_sequences, listed, refuse_unfinite, refuse_unobserved
 from zoo.parts.trajectory.masks import ends, frames
 
-# of all steps of a loop over time together: more particles in a piece are fewer loops, so it is larger than for vectors
+# bytes of all steps of a loop over time; larger than for vectors, as more particles in a piece mean fewer such loops
 MAX_BYTES = 2**30
 
 __all__ = ["SequenceLikelihood", "mask_of", "sequence_log_likelihood"]
@@ -158,8 +158,8 @@ def sequence_log_likelihood(
         mask: bool `(N, T)`, or `(N, T, D)` for models that take it: True where observed; None: everywhere. A frame
             counts as scored when any of its entries is.
         data: file and split of the data, such as "jsb test (polyphonic_music.npz)"; printed with the numbers.
-        first: `(N, D)`, the frame before each sequence, an input and never scored: SRNN's convention. Models that no
-            frame is fed to do without.
+        first: `(N, D)`, the frame before each sequence, an input and never scored: SRNN's convention. Models that
+            take no such frame ignore it.
         streams: carry the state over, as SRNN's own evaluation does: row i + streams starts from the state in which
             row i ended. None: every row starts from the model's start. The carried state is computed from one draw of
             the guide, and log p of a row is conditional on it. Every row of a batch is run to the batch's last observed
@@ -175,7 +175,7 @@ def sequence_log_likelihood(
         TypeError: x, u, mask or first is not a tensor.
     """
     if not isinstance(data, str) or not data.strip():
-        raise ValueError("data: expected file and split that the numbers are of; without them no two numbers compare")
+        raise ValueError("data: expected file and split of the data, in words; without them no two numbers compare")
     if num_particles < 1 or batch_size < 1 or (streams is not None and streams < 1):
         raise ValueError(f"expected at least one particle, sequence and stream, got {num_particles=}, {batch_size=}, "
                          f"{streams=}")  # fmt: skip
@@ -215,12 +215,12 @@ def sequence_log_likelihood(
 def in_batches(
     model: Any, guide: Any, seen: Tensor, size: int, *, in_order: bool = False
 ) -> Iterator[tuple[Tensor, int]]:
-    """Rows of about equal length, and the frames up to their last observed one.
+    """Yields batches: row numbers of sequences of about equal length, and the number of frames to the last observed.
 
     Args:
         seen: bool `(N, T)`, True in the frames of which any entry is observed.
         size: rows of a batch.
-        in_order: take the rows as they come.
+        in_order: keep the rows in their order, in place of an order by length.
     """
     N, T = seen.shape
     last = ends(seen.unsqueeze(-1), seen)
@@ -260,7 +260,7 @@ def _weights(
     def run(count: int) -> Terms:
         return terms(model, guide, *args, num_particles=count, **keyword(carry))
 
-    # neither run may shift the random stream. Two, as the first of a pair checks it, which takes more memory
+    # neither run may shift the random stream; the first one checks the pair, which takes more memory, so two
     with streams_kept():
         run(1)
         each = bytes_of(lambda: run(1))
@@ -270,7 +270,7 @@ def _weights(
 
 
 def _begin(model: Any, first: Tensor | None, carry: Any, count: int) -> Any:
-    """The carry of a batch: None, that of the first frames, or the carried one with the first frames as its x."""
+    """The carry of a batch: None, one made of the first frames, or the carried one with the first frames as its x."""
     if carry is None:
         return None if first is None else after_first_frame(model, first)
     # the last batch may have fewer streams
@@ -279,13 +279,13 @@ def _begin(model: Any, first: Tensor | None, carry: Any, count: int) -> Any:
 
 
 def checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | None) -> Tensor:
-    """The mask of x, or True for all frames, after all that can be wrong with the data is refused."""
+    """Checks x, u, mask and first; returns the mask, True for all frames where there is none."""
     check_sequences(x, None, None, u, mask)
     if first is not None:
         _check_first(x, first)
     observed = frames(x, None) if mask is None else mask
     refuse_unobserved(observed, ": leave it out, as there is nothing to score")
-    # whatever Pyro's validation says: an evaluation takes minutes, and its numbers are printed
+    # also under `pyro.enable_validation(False)`: an evaluation takes minutes, and its numbers are printed
     refuse_unfinite(x, observed)
     return observed
 

@@ -25,7 +25,7 @@ class Objective(pyro.infer.ELBO):
         point_mass: True if the guide gives points, as `MAP` wants them, and no densities.
         quantity: the value in words, for printing.
         path: runs the pair for a gradient that is not the plain one (`zoo.infer.path.sticking`, `doubly`); None for
-            plain differentiation. Hooks and frozen parameters shape it, which a captured graph does not hold.
+            plain differentiation. It works by hooks and frozen parameters, which a captured graph does not hold.
     """
 
     analytic_kl = False
@@ -51,16 +51,16 @@ class Objective(pyro.infer.ELBO):
         return self.unadvanced_loss(model, guide, *args, **kwargs)
 
     def unadvanced_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """`differentiable_loss` by itself: for an owner of the step, such as a captured graph, that calls `advance`."""
+        """`differentiable_loss` without `advance`, for a caller that advances by itself, such as a captured graph."""
         return self._loss(model, guide, args, kwargs, registered=False)
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """Minus the bound summed over the batch, a number."""
+        """Minus the bound summed over the batch, a number without gradient."""
         with torch.no_grad():
             return self._loss(model, guide, args, kwargs, registered=False).item()
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
-        """`loss`, and its gradient added to the parameters'; the method that `pyro.infer.SVI` calls."""
+        """`loss`, after adding its gradient to `.grad` of the parameters; the method that `pyro.infer.SVI` calls."""
         if torch.is_grad_enabled():
             self.advance()
         loss = self._loss(model, guide, args, kwargs, registered=True)

@@ -121,7 +121,7 @@ class Sampling:
         Args:
             values: site -> `(chains, draws, batch, *event)`.
             sample_stats: `diverging` and others, `(chains, draws, ...)`.
-            missed: answer of `unvisited`.
+            missed: the result of `unvisited`.
             facts: attributes of the posterior group beside the sampler, the seconds and the warm-up.
             per_datum: the third axis of the values is the batch.
 
@@ -175,7 +175,7 @@ def check_draws(
 
     Args:
         data: the draws, with `sample_stats["diverging"]`.
-        missed: answer of `unvisited`, a failure of its own.
+        missed: the result of `unvisited`; joins the failures.
         max_rhat, min_ess, max_divergences: limits.
         advice: sentence that ends the message.
 

@@ -37,9 +37,9 @@ def grid_reference(
 ) -> Reference:
     """The posterior of one or two real latent dimensions by the trapezoid rule, on a grid of its own for each datum.
 
-    Ascents from 64 prior draws find the modes; the box around the modes then shrinks and grows until it holds every
-    cell within `exp(-25)` of the highest density. A smooth density that vanishes at the border is integrated with an
-    error that falls exponentially in the number of points. The error is measured by leaving out every other point.
+    Ascents from 96 starts around the prior find the modes; the box around them then shrinks and grows until it
+    holds every cell within `exp(-25)` of the highest density. For a smooth density that vanishes at the border the
+    error falls exponentially in the number of points. The error is measured by leaving out every other point.
 
     Args:
         model: a Pyro model whose latents have one or two entries for each datum.
@@ -68,7 +68,7 @@ def grid_reference(
         points = (points or (1025 if log_joint.dim == 1 else 129)) // 2 * 2 + 1
         found = integrate(log_joint, points, min(tolerance, MISSED), max_bytes)
     _check_grid(found, points, tolerance)
-    # Closed over in place of the log joint, which holds the data and would live as long as the reference.
+    # `log_density` keeps only this of the log joint, whose latest positions would else live as long as the reference.
     dtype = log_joint.dtype
 
     def log_density(z: Tensor, rows: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class Grid(NamedTuple):
         mean, sd: of the posterior.
         halved: |change of log p(x)| when every other point is left out.
         border: the largest share of the mass on a face of the box.
-        coarse: cell over the width of the narrowest mode that matters, in its standard deviations.
+        coarse: width of a cell in standard deviations of the narrowest mode, over the modes of more than a given mass.
     """
 
     log_evidence: Tensor
@@ -115,7 +115,7 @@ def integrate(log_joint: LogJoint, points: int, share: float, max_bytes: int = M
     Args:
         log_joint: of one or two coordinates for each datum.
         points: on each axis, odd.
-        share: a mode of more than this Laplace mass must be resolved, for the measure `coarse`.
+        share: Laplace mass above which a mode counts for the measure `coarse`.
         max_bytes: bound on the intermediate results of one piece.
     """
     modes = prior_modes(log_joint, max_bytes)
@@ -192,7 +192,7 @@ def _box(log_joint: LogJoint, modes: Modes, points: int, max_bytes: int) -> tupl
 
 
 def _check_grid(found: Grid, points: int, tolerance: float) -> None:
-    """Raises `NotAReference` with the data of which the grid does not hold the posterior, and the reason."""
+    """Raises `NotAReference` if the grid does not hold the posterior of some data; names the data and the reason."""
     # NaN stands first: the comparisons below are False for it.
     for wrong, verdict, reason, worst, limit in (
         (~found.halved.isfinite(), "meets NaN", "log p(x, z) is no number somewhere: {0:.3g} nats", found.halved, 0.0),

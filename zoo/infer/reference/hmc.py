@@ -54,8 +54,8 @@ def hmc_reference(
 ) -> InferenceData:
     """Draws from p(z_n | x_n) for every row of x at once, with the model's parameters frozen; the draws are checked.
 
-    Chains start beside the ends of ascents from 64 draws of the prior: one in every mode of more than 1 % of the
-    Laplace mass, as far as the chains go round. Such a mode is an error if no chain visits it afterwards.
+    Chains start beside the ends of ascents from 96 starts around the prior: one in every mode of more than 1 % of the
+    Laplace mass, the heaviest first, while chains last. Such a mode is an error if no chain visits it afterwards.
 
     The warm-up adapts each datum's step size to `target_accept` by dual averaging, and each datum's diagonal mass to
     the posterior variance, in windows of doubling length. Path lengths are jittered, because a fixed length resonates

@@ -36,7 +36,7 @@ class Density(Protocol):
 def ascend(
     density: Density, u: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES, steps: int = 300, memory: int = 8
 ) -> tuple[Tensor, Tensor]:
-    """L-BFGS from each start on its own, all at once.
+    """Climbs the log densities from every start by L-BFGS, all ascents at once.
 
     torch's and scipy's L-BFGS take one problem at a time. Here a step that does not gain enough is cut and tried again
     in the next round, while the others go on, so that a round is one gradient for all.
@@ -46,7 +46,7 @@ def ascend(
         u: starts, `(S, N, d)`.
         spread: scale of each coordinate, `(d,)` or `(N, d)`; the longest step.
         max_bytes: bound on the intermediate results of one piece.
-        steps, memory: most rounds, and pairs that each ascent keeps.
+        steps, memory: most rounds, and number of pairs (move, change of gradient) that each ascent keeps.
 
     Returns:
         Ends `(S, N, d)` and values `(S, N)`, -inf where not finite.

@@ -32,7 +32,7 @@ class Site(NamedTuple):
     """A latent site and the way from its unconstrained coordinates to its value.
 
     Attributes:
-        columns: of the site in the vector of coordinates.
+        columns: the site's columns in the vector of coordinates.
         unconstrained, event: shapes of the coordinates and of the value, for one datum.
         transform: coordinates -> value.
         real: the transform is the identity.
@@ -77,7 +77,7 @@ class LogJoint:
         frames = [f for site in trace.nodes.values() if site["type"] == "sample" for f in site["cond_indep_stack"]]
         self._nesting = max(-f.dim for f in frames if f.vectorized)
         plate = next(f.name for f in frames if f.vectorized and f.dim == -1)  # of every latent, as `_site` has seen
-        # One guide for all calls, with other values: a new guide would be a new pair, to be checked from the start.
+        # One guide for all calls, whose values are replaced: a new guide would be a new pair, to be checked again.
         self._guide = _PointGuide(plate, {name: len(site.event) for name, site in self.sites.items()})
         self._guide.values = {name: trace.nodes[name]["value"] for name in self.sites}
         self.dtype = next(iter(self._guide.values.values())).dtype  # of the coordinates

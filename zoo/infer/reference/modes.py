@@ -1,7 +1,7 @@
 """Modes of many posteriors at once: ascents from many starts, the modes in which they end, and the mass of each mode.
 
 R-hat compares chains with each other; a mode that no chain visited leaves no trace in R-hat. So every reference made
-of draws is held against the modes that ascents from 64 other places find.
+of draws is held against the modes that ascents from many other places find.
 
 A mode's mass is Laplace's, exp(log p(u)) sqrt(det(2 pi H^-1)), in unconstrained coordinates.
 """
@@ -45,7 +45,7 @@ class Modes(NamedTuple):
         position, value: `(R, N, d)` and the log density there `(R, N)`.
         precision: H of each, `(R, N, d, d)`, made positive definite.
         mass: Laplace mass over that of all modes of the datum, `(R, N)`.
-        origins, ends: first and last positions of the ascents, `(S, N, d)`.
+        origins, ends: the position at which each ascent began, and that at which it ended, `(S, N, d)`.
         label: the mode in which each ascent ended, `(S, N)`; -1: its end has no finite log density.
     """
 
@@ -145,8 +145,8 @@ def prior_modes(density: Density, max_bytes: int = MAX_BYTES) -> Modes:
 
 
 def spread_of(u: Tensor) -> Tensor:
-    """A scale for each coordinate of draws `(S, N, d)`: the median deviation, `(d,)`."""
-    # The median deviation of a Gaussian times 1.48 is its standard deviation; a heavy tail does not move it.
+    """A scale for each coordinate of draws `(S, N, d)`: 1.48 times the median absolute deviation, `(d,)`."""
+    # For a Gaussian that is the standard deviation, but a heavy tail does not move it.
     flat = u.flatten(0, 1)
     spread = 1.48 * (flat - flat.median(0).values).abs().median(0).values
     return torch.where((spread > 0) & spread.isfinite(), spread, 1.0)

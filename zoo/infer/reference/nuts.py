@@ -49,8 +49,8 @@ def nuts_reference(
     and more for a draw even with a small decoder); `hmc_reference` takes many. The chains take turns in this process,
     one draw each, so that a time budget cuts them at equal length.
 
-    Chains start beside the ends of ascents from 64 draws of the prior: one in every mode of more than 1 % of the
-    Laplace mass, as far as the chains go round. Such a mode is an error if no chain visits it afterwards.
+    Chains start beside the ends of ascents from 96 starts around the prior: one in every mode of more than 1 % of the
+    Laplace mass, the heaviest first, while chains last. Such a mode is an error if no chain visits it afterwards.
 
     Args:
         model: any Pyro model without discrete latents.
@@ -97,7 +97,7 @@ def nuts_reference(
             values = density.constrain(u)
         missed = unvisited(density, modes, u.flatten(0, 1))
     if isinstance(density, Potential):
-        # One posterior of everything: its batch axis of length 1 belongs to no datum.
+        # One joint posterior: its batch axis of length 1 belongs to no datum.
         values = {name: value.squeeze(2) for name, value in values.items()}
     per_datum = all(value.dim() > 2 and value.shape[2] == len(x) for value in values.values())
     return sampling.deliver(values, {"diverging": diverging}, missed, attributes(model, x, args, kwargs), per_datum)
@@ -168,7 +168,7 @@ class Potential:
 
 
 def _density(model: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> LogJoint | Potential:
-    """The posteriors of the data one by one where each datum has latents of its own, otherwise one of everything."""
+    """The posterior of each datum where each datum has latents of its own, otherwise one joint posterior."""
     # `LogJoint` alone knows whether the latents fit it. Its refusal is no error here: `Potential` takes other models.
     try:
         return LogJoint(model, x, *args, **kwargs)

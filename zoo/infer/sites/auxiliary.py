@@ -1,9 +1,9 @@
-"""Auxiliary sites of a guide: draws a of which a latent z = f(a), a Delta of the guide, is made (Pyro's autoguides).
+"""Auxiliary sites of a guide: draws a from which the guide makes a latent z = f(a), a Delta (Pyro's autoguides).
 
     log q(z) = log q(a) - log |det df/da|.
 
-The guide states the last term as the `log_density` of the Delta. The mark `is_auxiliary` does not say that it is
-right, so it is checked against the Jacobian.
+The guide states the last term as the `log_density` of the Delta. The mark `is_auxiliary` does not promise
+that this term is right, so the term is checked against the Jacobian.
 """
 
 from typing import Any
@@ -30,8 +30,8 @@ def check_auxiliary(programs: Programs, trace: Any, auxiliary: dict[str, str], s
             raise ValueError(f"site {latent!r}: made of several auxiliary sites, so its density is not that of one")
         a, site = trace.nodes[name]["value"], trace.nodes[latent]
         said = -site["fn"].log_prob(site["value"])
-        # autoguides map by `biject_to`, whose Jacobian costs nothing; derivatives, a backward pass for each entry of z,
-        # are left to guides that map in their own way
+        # autoguides map by `biject_to`, whose Jacobian is known in closed form; only guides that map in another way
+        # need derivatives, a backward pass for each entry of z
         right = _by_support(a, site["value"], stated[latent]["fn"].support, said.dim())
         if right is None or not _close(right, said):
             right = _by_derivatives(programs, trace, name, latent, said.dim())
@@ -62,7 +62,7 @@ def _by_support(a: Tensor, z: Tensor, support: Any, batch_dims: int) -> Tensor |
 
 def _by_derivatives(programs: Programs, trace: Any, name: str, latent: str, batch_dims: int) -> Tensor | None:
     """log |det| of each datum's Jacobian, or None if z does not depend on a or has another size."""
-    # the guide runs again with a as a leaf; without its own node the latent is made anew, of that leaf
+    # the guide runs again with a as a leaf; the latent's node is taken out, so that replay makes it anew from the leaf
     again = trace.copy()
     leaf = again.nodes[name]["value"].detach().clone().requires_grad_()
     again.nodes[name] = {**again.nodes[name], "value": leaf}

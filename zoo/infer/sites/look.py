@@ -1,7 +1,7 @@
 """The check of a pair's structure: one run of guide and model with traces, and one more with particles in front.
 
-Both runs leave no trace: no gradient, random streams and buffers put back. A later call of the same form needs only
-the `Layout` that comes out.
+Neither run changes anything: no gradient, random streams and buffers put back. A later call of the same form needs
+only the resulting `Layout`.
 """
 
 import re
@@ -35,16 +35,16 @@ def look(programs: Programs, moving: set[str], first_row: FirstRow = 0) -> Layou
 
     Args:
         moving: the observed sites whose support is known to move with the latents; those that are found are added.
-        first_row: the row of the data from which errors count the batch's rows, or the numbers of all rows.
+        first_row: number of the batch's first row in the data, or the numbers of all its rows, for errors.
 
     Raises:
-        ValueError: the pair does not fit together, or a value is none of its site's; names the site.
+        ValueError: the pair does not fit together, or a value that its site cannot have; names the site.
     """
     try:
         with programs.trial():
             return _look(programs, moving, first_row)
     except ValueError as error:
-        # models count sequences within the batch, the caller by the rows of the data
+        # models number the sequences within the batch, the caller numbers the rows of the data
         said = re.sub(r"\bsequence (\d+)\b", lambda m: f"sequence {_row(int(m[1]), first_row)}", str(error))
         if said == str(error):
             raise
@@ -62,7 +62,7 @@ def _look(programs: Programs, moving: set[str], first_row: FirstRow) -> Layout:
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
     if isinstance(owners[0], ChecksGuide):
         owners[0].check_guide(owners[1])
-    # the guide alone first: an error in its sites would make the model, replayed at them, fail in a stranger way
+    # the guide alone first: wrong sites of the guide would make the model, replayed at them, fail with a stranger error
     guide_trace = sets.traced(guide, args, kwargs)
     drawn = _scored(_sites(guide_trace))
     sets.check_drawn(drawn)

@@ -28,7 +28,7 @@ class Programs(NamedTuple):
     owners: tuple[Any, Any]
 
     def trial(self) -> AbstractContextManager[None]:
-        """Within it runs of the two programs leave no trace: no gradient, random streams and buffers put back."""
+        """A context in which runs of the two programs change nothing: no gradient, streams and buffers put back."""
         return trial(*self.owners)
 
 
@@ -36,7 +36,7 @@ def check_num_particles(num_particles: Any, whose: str = "") -> int:
     """The number of particles as an integer.
 
     Args:
-        whose: opens the error, "ELBO: ".
+        whose: words that open the error, such as "ELBO: ".
 
     Raises:
         ValueError: no integer >= 1.

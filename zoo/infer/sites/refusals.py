@@ -27,8 +27,8 @@ def refuse_value(name: str, p: Any, q: Any, programs: Programs, moving: set[str]
 
     Args:
         p: the site in the model.
-        q: the same in the guide; None if it is observed.
-        moving: the sites whose support is known to move; a site that is found to be one is added.
+        q: the site in the guide; None if it is observed.
+        moving: the observed sites whose support is known to move; this site is added if its support does.
     """
     check_site(name, p)
     if p["mask"] is False:
@@ -145,7 +145,7 @@ def unscorable(site: Any, error: Exception, path: bool) -> ValueError:
             "with an inverse"
         )
     if site["value"].is_floating_point() and site["value"].isnan().any():
-        said += ". Fill what is missing, with zeros say: under a mask a NaN has no score but a gradient that is NaN"
+        said += ". Fill missing values, with zeros say: a masked NaN has no score but makes the gradient NaN"
     return ValueError(f"site {site['name']!r}: {type(site['fn']).__name__} cannot score this value ({error}){said}")
 
 

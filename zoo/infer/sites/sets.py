@@ -132,7 +132,7 @@ def _made_of(name: str, drawn: dict[str, Any], latents: set[str]) -> str:
 
 
 def batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
-    """The vectorised plate in which every site stands: of several the one of the batch's size, then the one named data.
+    """The vectorised plate in which all sites stand; of several the one of the batch's size, else the one named "data".
 
     Args:
         sites: name and site, of model and guide.
@@ -147,7 +147,7 @@ def batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
     size = next((len(a) for a in args if isinstance(a, Tensor) and a.dim()), None)
     if not (common := set.intersection(*frames)):
         raise _outside(sites, frames, size)
-    # of plates that are alike in this the outermost
+    # of several plates that pass these two tests alike, the outermost
     return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
 
 
@@ -177,7 +177,7 @@ def _outside(sites: list[tuple[str, Any]], frames: list[set[Any]], size: int | N
 
 
 def point_masses(scored: dict[str, Any], drawn: dict[str, Any], auxiliary: dict[str, str]) -> tuple[str, ...]:
-    """The continuous latents for which the guide gives a point. (A point of a discrete one has log q = 0, rightly.)
+    """The continuous latents for which the guide gives a point. (For a discrete latent, log q = 0 at a point is right.)
 
     Raises:
         ValueError: a guide's site is discrete and the model's is not.

@@ -1,7 +1,7 @@
-"""Values of a site against the support of its distribution, as every run asks: in microseconds, for a whole batch.
+"""The check of a site's values against the support of its distribution: microseconds for a batch, in every run.
 
-Structure may be remembered, values may not: no batch says anything about the next. So every run of a pair passes
-through `doubtful`; the rows that are wrong, and the error, are worked out in `zoo.infer.sites.refusals`.
+Structure may be remembered, values may not: no batch says anything about the next. So every run of a pair calls
+`doubtful`; the rows that are wrong, and the error, are worked out in `zoo.infer.sites.refusals`.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def bare(fn: Any) -> Any:
 
 
 def element(support: Any) -> Any:
-    """The constraint of one entry, where entries are constrained alike and alone."""
+    """The constraint of one entry, where all entries have the same constraint, each by itself."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
@@ -42,7 +42,7 @@ def support_of(fn: Any) -> Any:
 
 
 def holds(support: Any, value: Tensor) -> bool:
-    """Tells whether every entry of a value lies in a support; of NaN it says no."""
+    """Tells whether every entry of a value lies in a support; False for NaN."""
     # `support.check` makes a tensor of booleans and takes 2.7 % of a training step of a 784-400-20 VAE for Bernoulli;
     # sums over the values take 0.4 %, so the common supports have one.
     one = element(support)
@@ -52,7 +52,7 @@ def holds(support: Any, value: Tensor) -> bool:
         # x - x^2 is 0 for 0 and 1 alone; the absolute values keep entries from cancelling
         return torch.addcmul(value, value, value, value=-1).abs_().sum().item() == 0.0
     if isinstance(one, _REAL):
-        # a NaN makes the sum NaN, and so do +inf and -inf together, which are no NaN: then entries are looked at
+        # a NaN makes the sum NaN, but so do +inf with -inf, which pass: only then are the entries looked at
         total = value.sum().item()
         return total == total or not bool(value.isnan().any())
     if isinstance(one, _LEVELS) and not isinstance(one.upper_bound, Tensor):
@@ -63,7 +63,7 @@ def holds(support: Any, value: Tensor) -> bool:
 
 
 def doubtful(stated: dict[str, Any], looked: Iterable[str]) -> list[str]:
-    """The sites of the model whose values do not all lie in their support, or have another event than it states.
+    """The model's sites with a value outside its support, or with another event shape than that of the distribution.
 
     Args:
         stated: the model's sites as one run recorded them. Observed ones are looked at, but for those masked out whole.

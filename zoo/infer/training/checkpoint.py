@@ -132,7 +132,7 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.last, self.metrics = self.path / "last.pt", self.path / "metrics.jsonl"
-        # The point that last.pt has, in words, for messages.
+        # The epoch and step saved in last.pt, in words, for messages.
         self.saved = ""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ class Folder:
         """Writes config.json and metrics.jsonl.
 
         Args:
-            history: the records to go on from; None keeps the files of an older training as `*.old`.
+            history: the records to go on from; None starts anew, and renames the files of an older training `*.old`.
         """
         if history is None:
             for path in (self.last, self.metrics, self.path / "model.safetensors"):

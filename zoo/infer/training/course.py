@@ -30,8 +30,8 @@ class Course:
 
     Args:
         training: made ready for its first step.
-        seed: of the order of the rows, common to all processes.
-        steps, epochs: its length; one of the two.
+        seed: seed of the order of the rows, common to all processes.
+        steps, epochs: length of the training; one of the two.
         patience: epochs to go on for without a better validation loss; None goes on to the end.
         keeps_models: copy the state dict at the end of an epoch whose model is to be kept.
     """

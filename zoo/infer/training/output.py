@@ -116,7 +116,7 @@ class Output:
         """Writes a checkpoint, with the record of an epoch and the model to keep where they are not None."""
         if self.folder is None:
             return
-        # On every process, as it gathers their random streams.
+        # Called on every process, as a checkpoint gathers the random streams of all.
         checkpoint = self.course.training.checkpoint(self.course.progress)
         if self.first:
             self.folder.save(checkpoint, model, record)
@@ -134,7 +134,7 @@ class Output:
 
     @contextmanager
     def naming_the_checkpoint(self) -> Iterator[None]:
-        """Says in an error of the training which checkpoint is the last good one."""
+        """A context that adds to a FloatingPointError which checkpoint is the last good one."""
         try:
             yield
         except FloatingPointError as error:

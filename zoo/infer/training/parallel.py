@@ -29,7 +29,7 @@ class Plain:
     """A process by itself, or one that torchrun started.
 
     Args:
-        loss: stays on its device where `device` is None.
+        loss: names the device, by its first parameter, where `device` is None.
         device: "cuda" means the process's own device.
 
     Raises:
@@ -72,8 +72,8 @@ class Parallel:
     """The place of this process among those that train together, and the collective operations of `fit`.
 
     Every rank computes its share of each global batch. The gradients of the shares are averaged, and the weight of
-    each share is such that the average is the gradient of a single process. In a single process every method returns
-    its argument.
+    each share is such that the average is the gradient of a single process. In a single process the methods change
+    nothing.
 
     Args:
         loss, device: as in `Plain`.
@@ -81,7 +81,7 @@ class Parallel:
             must replicate the loss. None: `Plain`.
 
     Raises:
-        ValueError: a device and a fabric, or no such device.
+        ValueError: both a device and a fabric, or a CUDA device where there is none.
     """
 
     def __init__(self, loss: nn.Module, device: str | torch.device | None, fabric: Engine | None) -> None:

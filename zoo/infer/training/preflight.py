@@ -28,7 +28,7 @@ def check_arguments(
     Args:
         whole: name -> value and least value, of the arguments that must be integers.
         held_out: the rows of `validation`; None without.
-        needs_out: name -> whether it is asked for, of the arguments that need the folder `out`.
+        needs_out: arguments that need the folder `out`: name -> True if the caller has set the argument.
         num_rows: number of rows of the data.
         loss, steps, epochs, clip, out: as in `fit`.
 
@@ -83,7 +83,7 @@ def optimizer_of(make: Any, parameters: list[nn.Parameter]) -> torch.optim.Optim
     if held != {id(p) for p in parameters}:
         raise ValueError(
             f"optimizer: {type(made).__name__} holds other parameters than the {len(parameters)} of the loss that "
-            "require a gradient; requires_grad_(False) leaves a parameter as it is"
+            "require a gradient; to keep a parameter fixed, call its requires_grad_(False)"
         )
     if lacking := _needed(made.step):
         raise TypeError(
@@ -118,7 +118,7 @@ def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
 
 
 def _made(make: Callable, argument: Any, expected: str) -> Any:
-    # Any error of the constructor: it is the caller's, and the most frequent one is a partial without all its options.
+    # Catches every error, since the constructor is the caller's; most often it is a partial that lacks an option.
     try:
         return make(argument)
     except Exception as error:

@@ -49,8 +49,8 @@ def first_look(loss: nn.Module, batcher: Batcher, held_out: Batcher | None, seed
         ValueError: the pair cannot be trained on these rows; names the site, the rows or the parameters.
     """
     refuse_rows_of_their_own(batcher, held_out)
-    # One batch of each size: the pair is checked once for each shape, and a check amid the training would be a run
-    # that a batch norm notices.
+    # One batch of each size: the structure of a pair is checked for each shape, and that of an epoch's smaller last
+    # batch must not wait for the end of the epoch.
     batches = {len(index): index for index in reversed(batcher.batches(seed, None))}
     refuse_batches_of_one(loss, batches)
     for size in sorted(batches):
@@ -80,7 +80,7 @@ def _run_batch(loss: nn.Module, batcher: Batcher, batch: Tensor, seed: int) -> F
 
 
 def refuse_rows_of_their_own(batcher: Batcher, held_out: Batcher | None) -> None:
-    """Refuses a pair whose parameters are those of certain rows, where a training would give it others.
+    """Refuses a pair with parameters for each row where a training would give it other rows, or reorder them.
 
     Raises:
         ValueError: names guide or model, and how it can be trained.
@@ -156,7 +156,7 @@ def look_through(loss: nn.Module, name: str, batcher: Batcher, seed: int) -> Non
 
 
 def look_at_batch(name: str, batcher: Batcher, args: tuple, kwargs: dict, index: Tensor) -> None:
-    """Checks the structure of the pair, and the values of one batch, as `look_through` does those of all."""
+    """Checks the structure of the pair and the values of one batch; errors open with `name`, that of the data set."""
     try:
         look_at(batcher.parts.model, batcher.parts.guide, args, kwargs, index)
     except ValueError as error:
@@ -179,7 +179,7 @@ def refuse_compiled_sequences(args: tuple, carry: Any) -> None:
     """Refuses a compiled graph for batches whose shapes change or whose state goes on.
 
     Raises:
-        ValueError: an argument is left out, as of buckets, or there is a carry, as of streams.
+        ValueError: an argument is None, as in buckets, or there is a carry, as in streams.
     """
     if carry is not None or any(t is None for t in args):
         raise ValueError("compile: a graph has one shape and no state; not for sequences in buckets or streams")

@@ -38,8 +38,8 @@ class Batcher:
 
     def mine(self, index: Tensor) -> Tensor:
         """This process's rows of a batch."""
-        # With fewer rows than processes one row to take part with, at weight 0: a process that sat out a step would
-        # leave the others waiting for its gradient.
+        # A process without a row takes part with another's row, at weight 0: a process that sat out a step would leave
+        # the others waiting for its gradient.
         return index[:1] if self.is_idle(index) else self.parallel.share(index)
 
     def is_idle(self, index: Tensor) -> bool:

@@ -72,7 +72,7 @@ class Compiled(nn.Module):
 
 
 class _Unadvanced(nn.Module):
-    """The loss of an objective at the place of its schedules: a graph would hold a step that is taken once for all."""
+    """The loss without `advance`: a graph would hold the schedules as they stood at the capture."""
 
     loss: Any
 

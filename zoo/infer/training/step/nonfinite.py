@@ -46,7 +46,7 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
         if found.log_weights.isfinite().all():
             return None
         said = _in_model(parts.model, found, args, kwargs, index) or _in_weights(found, index)
-    # The way the trajectory grew is the reason of whatever overflowed in the end.
+    # A trajectory that grew without bound is the cause of any later overflow, so the message names its growth too.
     growth = (_explosion(z) for z in found.latents.values())
     return said + next(filter(None, growth), "")
 

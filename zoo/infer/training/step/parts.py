@@ -51,7 +51,7 @@ def parts_of(loss: nn.Module) -> Parts:
 
 @contextmanager
 def beside(loss: nn.Module, parts: Parts, seed: int) -> Iterator[None]:
-    """An evaluation of the loss between two steps of its training, with the same noise each time."""
+    """A context for an evaluation of the loss between two steps: `aside`, with the noise of `seed` each time."""
     # Pyro's `TraceEnum_ELBO` raises an error without gradients: its `differentiable_loss` wants a result that has one.
     pyros = isinstance(parts.objective, pyro.infer.ELBO) and not parts.ours
     with aside(loss, seed), torch.set_grad_enabled(pyros):

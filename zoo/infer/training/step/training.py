@@ -22,9 +22,9 @@ class Progress:
     """The point that a training has reached.
 
     Attributes:
-        epoch: completed.
+        epoch: number of completed epochs.
         step: optimiser steps taken.
-        position: batches taken of the epoch under way.
+        position: number of batches taken in the epoch under way.
         loss, rows: this rank's sum of losses, and its rows, in the epoch under way.
         seconds: wall time, earlier parts of a resumed training included.
         best: the record of the epoch whose model is kept.
@@ -84,10 +84,10 @@ class Training:
         """One optimiser step on the rows `batch` of all processes.
 
         Raises:
-            FloatingPointError: the loss is not finite. Nothing has changed but gradients and random streams.
+            FloatingPointError: the loss is not finite. Parameters and optimiser are as they were.
         """
         idle, index, weight = self.batcher.is_idle(batch), self.batcher.mine(batch), self.weights[len(batch)]
-        # An epoch starts anew, so that its loss is that of the same sequences each time.
+        # Each epoch starts without a carry, so that its loss is that of the same sequences each time.
         going_on = self.carry if progress.position else None
         self.args, self.kwargs = self.batcher.arguments(index, self.generator, going_on)
         noise = torch_state(self.parallel.device)
@@ -97,7 +97,7 @@ class Training:
         try:
             total = self._evaluate(len(index))
         except ValueError as error:
-            # Most often of a distribution that was handed a NaN: then it is told like any loss that is not finite.
+            # Mostly raised by a distribution that was handed a NaN: reported like a loss that is not finite.
             self._explain(noise, index, progress, "cannot be computed", error)
             error.add_note(f"The batch has the data {data_rows(index)}; row numbers above count from 0 within it.")
             raise
