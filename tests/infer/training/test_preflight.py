@@ -46,6 +46,7 @@ OPTIMIZERS = {
     "one that fails": (lambda: functools.partial(torch.optim.SGD, lr=-1.0), r"failed \(ValueError: Invalid learning"),
 }
 SCHEDULES = {
+    "number": (lambda: 0.99, "got 0.99"),
     "plateau": (lambda: lr_scheduler.ReduceLROnPlateau, "ReduceLROnPlateau wants metrics at each step"),
     "made": (lambda: lr_scheduler.ExponentialLR(torch.optim.Adam(pair().parameters()), 0.9), "made already"),
     "of pyro": (lambda: pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9}),

@@ -138,4 +138,6 @@ class Output:
         try:
             yield
         except FloatingPointError as error:
-            raise FloatingPointError(f"{error}. {'' if self.folder is None else self.folder.good}") from error
+            if self.folder is None:
+                raise
+            raise FloatingPointError(f"{error}. {self.folder.good}") from error

@@ -103,8 +103,10 @@ def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
     wanted = "a constructor optimizer -> LRScheduler, such as partial(lr_scheduler.ExponentialLR, gamma=0.99)"
     if make is None:
         return None
-    if isinstance(make, torch.optim.lr_scheduler.LRScheduler) or not callable(make) or isinstance(make, PyroOptim):
+    if isinstance(make, torch.optim.lr_scheduler.LRScheduler) or isinstance(make, PyroOptim):
         raise TypeError(f"schedule: expected {wanted}, got a {type(make).__name__} that is made already")
+    if not callable(make):
+        raise TypeError(f"schedule: expected {wanted}, got {make!r}")
     made = _made(make, optimizer, f"schedule: expected {wanted}")
     if not callable(getattr(made, "step", None)):
         raise TypeError(f"schedule: expected {wanted}, it made a {type(made).__name__}")
