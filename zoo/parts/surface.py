@@ -28,7 +28,7 @@ class Learned(NamedTuple):
 
 
 class Surface:
-    """-value() as a function of one float64 vector, the coordinates: the unconstrained entries of all that is learned.
+    """-value() as a function of coordinates, a float64 vector: the unconstrained entries of all that is learned.
 
     Coordinates are free of scale, so that one length of step suits all. A constraint's map makes them so (the logarithm
     of a variance); an entry without constraint is divided by the root mean square of its tensor.
@@ -68,7 +68,7 @@ class Surface:
             self.place(self.at)
 
     def _only_even(self, k: int) -> bool:
-        """Tells whether the k-th parameter, a matrix, is one of no model once it is a little asymmetric."""
+        """Tells whether the k-th parameter, a matrix, has no model once it is a little asymmetric."""
         parts = list(self.at.split(self.sizes))
         off = torch.ones(self.learned[k].entries.shape).triu(1).to(self.at)
         parts[k] = parts[k] + 0.01 * off.flatten()
@@ -118,7 +118,7 @@ class Surface:
         return found if abs(found) < torch.inf else torch.inf
 
     def gradient(self, at: Tensor) -> tuple[float, Tensor]:
-        """-value() and its gradient by the coordinates; infinity and zeros if one is not finite or there is no model."""
+        """-value() and its gradient by the coordinates; infinity and zeros if not finite or if there is no model."""
         nothing = torch.inf, torch.zeros_like(at)
         if not torch.isfinite(at).all():
             return nothing
