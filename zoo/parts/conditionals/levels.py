@@ -16,7 +16,7 @@ class Categorical(nn.Module):
     Args:
         in_features: size of h.
         data_dim: size of x.
-        levels: number of levels.
+        levels: number of levels, at least 2.
     """
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
@@ -41,7 +41,7 @@ class DiscretizedLogistic(nn.Module):
     Args:
         in_features: size of h.
         data_dim: size of x.
-        levels: number of levels.
+        levels: number of levels, at least 2.
     """
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:

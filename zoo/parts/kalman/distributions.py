@@ -121,7 +121,7 @@ class LinearGaussianPosterior(TorchDistribution):
         parameters, x, u: as in `kalman.smoother`.
         mask: as in `kalman.smoother`; its batch axes and those of x broadcast, so that one mask serves all particles.
 
-    `log_prob` is log p(z, x) - log p(x). It raises a ValueError for a singular P_1, Q or R, since z then has no density.
+    `log_prob` is log p(z, x) - log p(x). It refuses a singular P_1, Q or R with a ValueError: z then has no density.
     Draws and moments take any model.
     """
 
