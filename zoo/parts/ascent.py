@@ -38,8 +38,8 @@ def climb(
        bound of the constraint its derivative vanishes: a gradient of zero does not tell a maximum there. The maximum
        lies on the bound only if log p falls from the bound inwards (Karush, Kuhn and Tucker's condition). So each
        coordinate whose change by 1 (a variance's by a factor of e) changes log p by no more than 0.01 nats is tried
-       over all decades, and moves if it gains `GAIN` nats. Gains are compared, since a derivative has a unit, may be
-       zero on the bound too (by a standard deviation), and is zero where the caller's own map is flat (a^2 near 0).
+       over all decades, and moves if it gains `GAIN` nats. A derivative would not tell: it has a unit, and it vanishes
+       by a standard deviation at its bound, and where the caller's own map is flat (a^2 near 0, exp(a) far below).
 
     Args:
         value: returns the scalar to be maximised, a function of the parameters; of order 1, such as log p divided by
@@ -223,7 +223,7 @@ def _curvature(surface: Surface, point: _Point, most: int = 100) -> tuple[Tensor
 
 
 def _inwards(surface: Surface, point: _Point, count: int) -> tuple[Tensor, bool]:
-    """The coordinates, each on which the loss hardly depends moved to where it gains most; True if any moved."""
+    """The coordinates, with those on which the loss hardly depends moved to the lowest loss; True if any moved."""
     at, loss, moved = point.at, point.loss, False
 
     def put(i: int, entry: float) -> Tensor:
@@ -257,9 +257,9 @@ def _starts(surface: Surface, start: Tensor, count: int, restarts: int) -> list[
     its own, twice. For the others each scale is drawn within six decades below ten times the largest that costs no more
     than 2 nats; the other coordinates under a constraint are drawn from N(0, 1).
     """
-    # the value, not the data, is asked for a scale, which may be a variance, a standard deviation or a rate. Maxima
-    # differ in which of the parameters are as good as zero: hence the decades downwards. A sigmoid maps half of the
-    # draws from N(0, 1) to the middle third of its interval
+    # scales are found by trials of the value, since a parameter may be a variance, a standard deviation or a rate.
+    # Maxima differ in which of the parameters are as good as zero: hence the decades downwards. A sigmoid maps half of
+    # the draws from N(0, 1) to the middle third of its interval
     if not restarts:
         return []
     surface.write(start)

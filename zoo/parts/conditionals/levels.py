@@ -31,7 +31,7 @@ class Categorical(nn.Module):
 
 
 class DiscretizedLogistic(nn.Module):
-    """p(x | h) = prod_i P(bin of x_i) under a logistic density for each i, x in {0, ..., levels - 1}^data_dim.
+    """p(x | h) = prod_i integral of a logistic density over the bin of x_i, x in {0, ..., levels - 1}^data_dim.
 
     The location is linear in h; the log scale is learned, one for each coordinate. Levels next to each other have
     probabilities close to each other.

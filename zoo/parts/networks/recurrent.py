@@ -70,5 +70,5 @@ class Dropped(nn.Module):
         self.network = recurrence(in_features, hidden, batch_first=batch_first)
 
     def forward(self, v: Tensor) -> tuple[Tensor]:
-        # a tuple, as `nn.GRU` returns one; no caller reads the second entry, the last state
+        # a tuple, as that of `nn.GRU`, without the second entry (the last state), which no caller reads
         return (self.dropout(self.network(self.dropout(v))[0]),)

@@ -232,7 +232,7 @@ def inputs_of(model: Any, x: Tensor, u: Tensor | None, carry: "Carry | None") ->
 
 
 def _start(model: Any, x: Tensor, carry: "Carry | None", *inputs: Any) -> Any:
-    """s_1 by arguments that guide and model share, for `once`: the inputs of one step would be new views each time."""
+    """s_1 from the whole inputs, which guide and model share: `once` would not recognise new views of one step."""
     first = at_steps(inputs, x.shape[-2])[0]
     if carry is None:
         return model.start(x, *first)

@@ -2,8 +2,8 @@
 
 The same functions, in the same layout, with the same results to rounding; they are explained there. One thing is done
 otherwise: parameters that do not change in time make the covariances settle. Once a step changes none of them by more
-than its own rounding, nothing that depends on covariances alone is computed again. The results then differ by no more
-than the rounding errors of the steps left out.
+than its own rounding, nothing that depends on covariances alone is computed again. The results then differ by about
+the rounding errors of the steps left out.
 """
 
 import numpy as np

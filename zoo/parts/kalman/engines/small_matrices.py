@@ -61,7 +61,7 @@ def set_times_triangular(out, a, b):
 
 @inlined
 def set_inverse_triangular(out, a):
-    """Fills the lower half of out = the inverse of the lower triangular top left block of a."""
+    """Fills the lower half of out = the inverse of the lower triangular top left of a; the upper half must be zero."""
     for j in range(out.shape[0]):
         out[j, j] = 1.0 / a[j, j]
         for i in range(j + 1, out.shape[0]):
