@@ -1,4 +1,4 @@
-"""The climb to a maximum that a second program can confirm: L-BFGS, Newton's steps, and a look beyond the bounds."""
+"""Maximisation of log p: L-BFGS, Newton's steps, and trials of coordinates whose constraint hides a gain."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from zoo.parts.surface import Surface
 
-#: nats: a gain that counts where a coordinate at its bound is moved, or one maximum is preferred to another
+#: nats: the least gain for which a coordinate at its bound is moved, or another start's maximum is preferred
 GAIN = 1e-4
-#: up to this number of entries each is tried on its own; of more, only those that have a bound
+#: largest number of coordinates of which `_inwards` tries every one; of more it tries only those under a constraint
 MOST = 100
-#: coordinates tried in place of one that nothing depends on: decades of a variance, and far values of other maps
+#: values tried for a coordinate on which the loss hardly depends: decades of a variance, far values of other maps
 _GRID = [2.302585 * k for k in range(-20, 21)] + [s * 10.0**k for k in range(2, 9) for s in (-1, 1)]
 
 
@@ -34,33 +34,34 @@ def climb(
     2. Newton's steps on the gradient find the other digits. They stay in the span that Lanczos' method builds from the
        gradient. Directions that nothing depends on (a change of basis of the states) do not occur in that span, nor do
        directions that lead out of the symmetric matrices. A direction of positive curvature leads away from a saddle.
-    3. The bounds of the constraints. A parameter is climbed in unconstrained coordinates, such as the logarithm of a
-       variance, where every gradient vanishes near the bound; so a gradient of zero says nothing there. The maximum
-       lies on the bound if log p falls from there inwards (Karush, Kuhn and Tucker's condition). A derivative has a
-       unit, a gain in nats has none. So each coordinate that may change by 1 (a variance by a factor of e) without a
-       change of 0.01 nats is tried over all decades, and the climb goes on from one that gains `GAIN` nats. Such a gain
-       also shows where the derivative is zero on the bound, as that of a standard deviation is, and, without a
-       constraint, where the caller's own map is flat (a^2 near 0, exp(a) far below).
+    3. Trials of single coordinates. A coordinate is unconstrained, such as the logarithm of a variance, and near the
+       bound of the constraint its derivative vanishes: a gradient of zero does not tell a maximum there. The maximum
+       lies on the bound only if log p falls from the bound inwards (Karush, Kuhn and Tucker's condition). So each
+       coordinate whose change by 1 (a variance's by a factor of e) changes log p by no more than 0.01 nats is tried
+       over all decades, and moves if it gains `GAIN` nats. A derivative would not tell: it has a unit, and it vanishes
+       by a standard deviation at its bound, and where the caller's own map is flat (a^2 near 0, exp(a) far below).
 
     Args:
-        value: a scalar of order 1 for each unit of information, such as nats per observation.
-        count: number of these units: count times the value is in nats.
+        value: returns the scalar to be maximised, a function of the parameters; of order 1, such as log p divided by
+            the number of observations.
+        count: factor that makes nats of `value()`, such as the number of observations.
         rounds: largest number of turns of the engines.
-        restarts: number of further starts (`_starts`); the highest maximum is kept.
+        restarts: number of further starts, at scales that suit the data; the highest maximum is kept.
         tolerance: largest entry of the gradient at a maximum; by default 1e-6 in float64, 1e-3 in float32. A gradient
             that promises less than 1e-6 nats in all passes too.
 
     Raises:
-        ValueError: nothing requires a gradient; there is no model at the start.
-        RuntimeError: no start led to a maximum; names the parameter, with its value and the derivative by it. The
-            parameters are the best that were seen.
+        ValueError: nothing requires a gradient; the start is not finite, or `value` refuses it.
+        RuntimeError: no start led to a maximum; names the parameter with the largest derivative. The module then holds
+            the best parameters seen.
     """
     surface = Surface(module, value)
     start = surface.entries()
-    value()  # an error of the start is raised here; further on the surface takes it for a place without a model
-    limit = tolerance or (1e-6 if surface.resolution < 1e-12 else 1e-3)
+    value()  # raises an error of the start; later the surface takes such an error for a loss of infinity
+    if tolerance is None:
+        tolerance = 1e-6 if surface.resolution < 1e-12 else 1e-3
     starts = [start, *_starts(surface, start, count, restarts)]
-    ends = [_climb_from(surface, entries, count, rounds, limit) for entries in starts]
+    ends = [_climb_from(surface, entries, count, rounds, tolerance) for entries in starts]
     settled = [end for end in ends if end.settled]
     best = min(settled or ends, key=lambda end: end.loss)
     if settled and count * (settled[0].loss - best.loss) < GAIN:
@@ -72,7 +73,7 @@ def climb(
 
 
 class _End(NamedTuple):
-    """The end of a climb: the entries of the parameters; settled if they are those of a maximum."""
+    """The end of a climb: the loss, the entries of the parameters, and True if these are a maximum."""
 
     loss: float
     entries: Tensor
@@ -88,11 +89,11 @@ class _Point(NamedTuple):
 
 
 def _climb_from(surface: Surface, start: Tensor, count: int, rounds: int, limit: float) -> _End:
-    """All engines in turn, from one start."""
+    """Runs all engines in turn from one start, the entries of the parameters."""
     surface.write(start)
     settled = False
     for _ in range(rounds):
-        surface.units()  # coordinates of the size that they have by now
+        surface.units()  # the unit of a coordinate follows the present size of its parameter
         before = surface.loss(surface.at)
         at = _quasi_newton(surface, surface.at)
         point, settled, saddle = _newton(surface, _Point(at, *surface.gradient(at)), count, limit)
@@ -107,7 +108,7 @@ def _climb_from(surface: Surface, start: Tensor, count: int, rounds: int, limit:
 
 
 def _quasi_newton(surface: Surface, start: Tensor, rounds: int = 10) -> Tensor:
-    """L-BFGS, 50 steps at a time, as long as it gains; the best place seen."""
+    """The best coordinates that L-BFGS sees from the start on, run 50 steps at a time for as long as it gains."""
     best, lowest = start, torch.inf
     vector = start.clone().requires_grad_()
 
@@ -116,8 +117,8 @@ def _quasi_newton(surface: Surface, start: Tensor, rounds: int = 10) -> Tensor:
         loss, vector.grad = surface.gradient(vector.detach())
         if loss < lowest:
             best, lowest = vector.detach().clone(), loss
-        # no model where the line search went: a wall. An infinity would make its interpolation NaN, a high value turns
-        # it back
+        # where the line search meets parameters of no model, an infinity would make its interpolation NaN; a high
+        # finite loss turns it back
         return loss if loss < torch.inf else lowest + 10 * (1 + abs(lowest))
 
     for _ in range(rounds):
@@ -127,7 +128,7 @@ def _quasi_newton(surface: Surface, start: Tensor, rounds: int = 10) -> Tensor:
             line_search_fn="strong_wolfe",
         )  # fmt: skip
         optimizer.step(closure)
-        # a new optimiser from the best place: curvature pairs from the far side of a wall mislead the next direction
+        # a new optimiser from the best place: curvature pairs of steps that met no model mislead the next direction
         with torch.no_grad():
             vector.copy_(best)
         if not lowest < before - 1e-7 * (1 + abs(lowest)):
@@ -149,14 +150,14 @@ def _newton(
         if not len(basis):
             break
         inside = vectors.mT @ (basis @ point.gradient)
-        # nothing depends on a direction whose curvature is no more than the error of its differences (of the order of
-        # resolution^(2/3), with the step of `Surface.bend`), or that moves the value by 1e-6 nats in all
+        # a direction is flat if its curvature is no more than the error of the differences (of the order of
+        # resolution^(2/3), with the step of `Surface.bend`), or less than 1e-6 nats for a step of 1
         least = max(10 * surface.resolution ** (2 / 3) * values.abs().max().item(), 1e-6 / count)
         flat = values.abs() <= least
         step = torch.where(flat, 0.0, inside / torch.where(flat, 1.0, values.abs()))
         outside = point.gradient - basis.mT @ (basis @ point.gradient)
-        # the value that the step promises, and the gradient that no step can remove: along flat directions, and outside
-        # of the basis
+        # promised: the gain of the step in nats by the quadratic model. idle: the gradient that no step can remove,
+        # along flat directions and outside of the basis
         promised = 0.5 * count * (inside * step).sum().item()
         idle = max(outside.abs().max().item(), torch.where(flat, inside, 0.0).abs().max().item())
         settled = point.gradient.abs().max().item() <= limit or (promised <= 1e-6 and idle <= limit)
@@ -174,16 +175,13 @@ def _newton(
 
 
 def _shortened(surface: Surface, point: _Point, step: Tensor, settled: bool) -> _Point | None:
-    """The end of the step, or of a part of it: lower, or of a smaller gradient and no higher.
-
-    None where no part of the step is.
-    """
-    # near the end all values are the same to rounding, so the gradient has to decide. Its largest entry may be that of
-    # another coordinate than the step changes most: a settled step is taken without it, unless it moves nothing by 1e-8
+    """The point after the step or a part of it, if its loss is lower, or its gradient at no higher loss; else None."""
+    # near the end all losses are the same to rounding, so the gradient has to decide. Its largest entry may belong to a
+    # coordinate that the step hardly moves: a settled step between 1e-8 and 1e-2 is taken whatever the gradient does
     size = step.abs().max().item()
     if size == 0:
         return None
-    rounding = min(1e5 * surface.resolution, 1e-4) * (1 + abs(point.loss))  # a diffuse start takes digits away
+    rounding = min(1e5 * surface.resolution, 1e-4) * (1 + abs(point.loss))  # a diffuse start costs digits
     for part in (1.0,) if settled else (1.0, 0.3, 0.1, 0.01, 1e-3):
         at = point.at + step * (part * min(1.0, 5 / size))
         new = _Point(at, *surface.gradient(at))
@@ -226,7 +224,7 @@ def _curvature(surface: Surface, point: _Point, most: int = 100) -> tuple[Tensor
 
 
 def _inwards(surface: Surface, point: _Point, count: int) -> tuple[Tensor, bool]:
-    """The place with coordinates that nothing depends on moved to where they gain most; True if any gains."""
+    """The coordinates, with those on which the loss hardly depends moved to the lowest loss; True if any moved."""
     at, loss, moved = point.at, point.loss, False
 
     def put(i: int, entry: float) -> Tensor:
@@ -254,15 +252,15 @@ def _off_saddle(surface: Surface, point: _Point, direction: Tensor, count: int) 
 
 
 def _starts(surface: Surface, start: Tensor, count: int, restarts: int) -> list[Tensor]:
-    """Starts at the scales of the data; none where no parameter has a bound.
+    """Further starts, as entries of the parameters; none where no parameter has a constraint.
 
-    For the first one all scales are multiplied by the one power of ten that gains most, then each by its own, twice.
-    For the others each scale is drawn within six decades below ten times the largest that costs no more than 2 nats;
-    the other coordinates under a constraint are drawn from N(0, 1).
+    For the first one all scales (`Surface.scales`) are multiplied by the one power of ten that gains most, then each by
+    its own, twice. For the others each scale is drawn within six decades below ten times the largest that costs no more
+    than 2 nats; the other coordinates under a constraint are drawn from N(0, 1).
     """
-    # the value knows a parameter's scale, be it a variance, a standard deviation or a rate. Maxima differ in which of
-    # the parameters are as good as zero: hence the decades downwards. N(0, 1) puts half of a unit interval's draws
-    # between its quarters
+    # scales are found by trials of the value, since a parameter may be a variance, a standard deviation or a rate.
+    # Maxima differ in which of the parameters are as good as zero: hence the decades downwards. A sigmoid maps half of
+    # the draws from N(0, 1) to the middle third of its interval
     if not restarts:
         return []
     surface.write(start)

@@ -1,6 +1,6 @@
-"""Evaluations beside a training: modes, gradients, buffers and random streams are put back as they were.
+"""Contexts for evaluations beside a training: they put back modes, gradient flags, buffers and random streams.
 
-Every context puts back when an exception passes through it too. A caller's state is the caller's (design.md, rule 9).
+Every context does so after an exception too, since the state belongs to the caller.
 """
 
 import random
@@ -14,12 +14,12 @@ from torch import nn
 
 
 def torch_state(device: torch.device) -> torch.Tensor:
-    """The state of the generator from which a pair's noise on this device comes; takes about a microsecond."""
+    """The state of torch's generator for this device; takes about a microsecond."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def set_torch_state(state: torch.Tensor, device: torch.device) -> None:
-    """Puts back a state of `torch_state`."""
+    """Sets torch's generator for this device to a result of `torch_state`."""
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     else:
@@ -27,7 +27,7 @@ def set_torch_state(state: torch.Tensor, device: torch.device) -> None:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of every generator that a pair may draw from (torch, numpy, python).
+    """The state of every generator that a model or guide may draw from (torch, numpy, python).
 
     It holds tensors, numbers, words and lists alone: `torch.load(weights_only=True)` reads it.
     """
@@ -42,7 +42,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Puts back a state of `random_state`."""
+    """Sets all generators to a result of `random_state`."""
     torch.set_rng_state(state["torch"])
     set_torch_state(state["device"], device)
     name, keys, position, has_gauss, gauss = state["numpy"]
@@ -56,7 +56,7 @@ def streams_kept(seed: int | None = None) -> Iterator[None]:
     """Leaves the generators of torch (all devices), numpy and python where they were.
 
     Args:
-        seed: starts all of them within; None goes on from the caller's state.
+        seed: seeds all of them at the entry; None: they go on from the caller's state.
     """
     cpu = random_state(torch.device("cpu"))
     # asking for the state of a device that nobody has used yet would start CUDA: seconds, and memory on the device
@@ -82,7 +82,7 @@ def seeded(seed: int | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def buffers_kept(*modules: Any) -> Iterator[None]:
-    """Leaves the buffers of the modules among these as they were: a batch norm in training mode moves its own."""
+    """Puts back the buffers of those arguments that are modules: a batch norm in training mode moves its own."""
     buffers = [b for m in modules if isinstance(m, nn.Module) for b in m.buffers()]
     before = [b.clone() for b in buffers]
     try:
@@ -96,7 +96,7 @@ def buffers_kept(*modules: Any) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*modules: Any) -> Iterator[None]:
-    """The modules among these, and all their parts, in evaluation mode; puts the modes back."""
+    """Sets those arguments that are modules, and all their parts, to evaluation mode; puts the modes back."""
     # part by part, not by `train(mode)` of the whole: a part may have been put into another mode than its owner
     modes = [(part, part.training) for m in modules if isinstance(m, nn.Module) for part in m.modules()]
     try:
@@ -110,7 +110,7 @@ def evaluating(*modules: Any) -> Iterator[None]:
 
 @contextmanager
 def held(*modules: Any) -> Iterator[None]:
-    """The modules in evaluation mode with frozen parameters; puts modes and `requires_grad` back."""
+    """As `evaluating`, with all parameters frozen; puts modes and `requires_grad` back."""
     flags = [(p, p.requires_grad) for m in modules if isinstance(m, nn.Module) for p in m.parameters()]
     try:
         for p, _ in flags:

@@ -38,7 +38,7 @@ class Covariance(Protocol):
         Args:
             mean: means of the components k, `(..., data_dim)`.
             scale: the scales of all components, as the form stores them.
-            k: numbers of components, `(...)`.
+            k: indices of components, `(...)`.
         """
         ...
 
@@ -75,10 +75,10 @@ def _cholesky(covariance: Tensor, mean: Tensor, floor: float) -> Tensor:
 def _refuse_collapse(
     pivots: Tensor, variances: Tensor, mean: Tensor, floor: float, failed: Tensor | bool = False
 ) -> None:
-    """Refuses variances `(..., data_dim)`, and pivots of their Cholesky factor, that are rounding alone."""
+    """Refuses variances, or squared pivots of their Cholesky factor, `(..., data_dim)`, that are rounding alone."""
     eps = torch.finfo(variances.dtype).eps
-    # a pivot is a coordinate's variance given the coordinates before: below eps of the variance, they determine it.
-    # The mean bounds the rounding of x - mean: a variance below its square is that of a constant coordinate
+    # a squared pivot is a coordinate's variance given the coordinates before it: below eps of the variance, these
+    # determine the coordinate. The rounding of x - mean is about eps * mean: a variance below its square is rounding
     bad = ((pivots <= eps * variances) | (variances <= (2 * eps * mean).square())).any(-1) | failed
     if bad.any():
         which = f" of components {listed(bad.nonzero().flatten().tolist())}" if bad.ndim else ""

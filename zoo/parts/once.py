@@ -14,9 +14,9 @@ from pyro.poutine.runtime import effectful
 
 
 def once(method: Callable) -> Callable:
-    """Marks a function or method: within one evaluation a repeated call with the same arguments may be answered.
+    """Marks a function or method: a repeated call within one evaluation may return the result of the first.
 
-    The function must depend on its arguments alone, and draw nothing.
+    The result must depend on the arguments (and the method's module) alone, without a random draw.
     """
     return effectful(method, type="once")
 
@@ -24,8 +24,8 @@ def once(method: Callable) -> Callable:
 class Once(Messenger):
     """Answers a repeated call of a function marked `once` with the result of the first call.
 
-    Two calls are the same if function and gradient mode are, numbers, words and None are equal and of one type, and all
-    other arguments are the same objects.
+    A call is repeated if function and gradient mode are the same, numbers, strings and None are equal and of one type,
+    and all other arguments are the same objects.
     """
 
     # A cache that outlives the evaluation would have to notice every optimiser step, in-place write and changed flag of
@@ -48,8 +48,8 @@ class Once(Messenger):
 
 def _key(msg: Any) -> tuple:
     """A call's function, gradient mode and arguments, as a key."""
-    # The gradient mode, as a result without a graph is no answer to a call that wants one. The type, as 1 == 1.0 ==
-    # True in Python, and programs tell them apart. The identity of tensors, as equal values would cost a pass to find.
+    # The mode is in the key, since a result without a graph does not serve a call that wants one; the type, since
+    # 1 == 1.0 == True in Python; the identity of a tensor, since a comparison of values would cost a pass over them.
     given = (*msg["args"], *msg["kwargs"].values())
     values = ((type(a), a) if isinstance(a, bool | int | float | str | None) else id(a) for a in given)
     return msg["fn"], torch.is_grad_enabled(), *msg["kwargs"], *values

@@ -50,7 +50,7 @@ def _partial(coefficients: Tensor) -> Tensor:
 
 
 class StationaryTransform(Transform):
-    """Reals -> partial autocorrelations x / sqrt(1 + x^2) -> coefficients, times the factor."""
+    """Maps reals x to partial autocorrelations x / sqrt(1 + x^2), these to coefficients, times the factor, 1 or -1."""
 
     domain = constraints.real_vector
     bijective = True

@@ -1,4 +1,4 @@
-"""Keys of their own in Pyro's parameter store.
+"""Unique keys for a module's parameters in Pyro's parameter store.
 
 The store goes by name. Two PyroModules of one name share their parameters there without a word: under `pyro.infer.SVI`
 one of them is never trained, and a parameter under a constraint takes the other's value at the first call.
@@ -11,13 +11,13 @@ from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from pyro.poutine.messenger import Messenger
 
-# Counts the roots of the process. Pyro's store outlives every module in it, so no key may ever be given out twice;
-# `id` will not do, as Python gives the id of a dead module to a later one.
+# Numbers the roots (outermost modules) of the process. Pyro's store outlives every module in it, so no key may ever be
+# given out twice; `id` will not do, as Python gives the id of a dead module to a later one.
 _NUMBERS = count(1)
 
 
 class _SiteNames(Messenger):
-    """Takes the number out of the names of sites."""
+    """Removes a root's number from the names of its sites."""
 
     # a `PyroSample` names its site after the module, and a number there would differ from run to run of a script
     def __init__(self, number: int) -> None:
@@ -55,10 +55,11 @@ class _Numbered(_Context):
 class RootModule(PyroModule):
     """A PyroModule with store keys of its own, also after a copy, a pickle and a load: `model#3.weight`.
 
-    Site names bear no number: `model.weight`. As a part of another PyroModule it goes by that one's name.
+    Site names bear no number: `model.weight`. As part of another PyroModule the module takes its keys and site names
+    from the name of the other.
 
     Args:
-        name: opens keys and site names; without "#".
+        name: first part of keys and site names; without "#".
     """
 
     def __init__(self, name: str) -> None:

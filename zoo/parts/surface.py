@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
-#: errors of a module whose parameters are those of no model
+#: errors of `value()` for parameters of no model, such as an indefinite covariance
 NO_MODEL = (ValueError, torch.linalg.LinAlgError)
 
 
@@ -28,10 +28,10 @@ class Learned(NamedTuple):
 
 
 class Surface:
-    """-value() over coordinates: the unconstrained entries of all that is learned, one after the other, in float64.
+    """-value() as a function of coordinates, a float64 vector: the unconstrained entries of all that is learned.
 
     Coordinates are free of scale, so that one length of step suits all. A constraint's map makes them so (the logarithm
-    of a variance); an entry without constraint is counted in units of the root mean square of its tensor.
+    of a variance); an entry without constraint is divided by the root mean square of its tensor.
 
     Args:
         module: its parameters that require a gradient make the coordinates, unconstrained where it is a `PyroModule`
@@ -40,7 +40,7 @@ class Surface:
 
     Attributes:
         learned: the parameters.
-        symmetric: True for each of them that is a covariance without a constraint: its entries are kept symmetric.
+        symmetric: for each parameter, True if it is a covariance without a constraint: its entries are kept symmetric.
         at: coordinates of the parameters at the start, or at the last call of `units`.
         resolution: the largest machine epsilon of the parameters' dtypes.
 
@@ -68,14 +68,14 @@ class Surface:
             self.place(self.at)
 
     def _only_even(self, k: int) -> bool:
-        """Tells whether the k-th parameter, a matrix, has no model a little off symmetry."""
+        """Tells whether the k-th parameter, a matrix, has no model once it is a little asymmetric."""
         parts = list(self.at.split(self.sizes))
         off = torch.ones(self.learned[k].entries.shape).triu(1).to(self.at)
         parts[k] = parts[k] + 0.01 * off.flatten()
         return self.loss(torch.cat(parts)) == torch.inf
 
     def _even(self, vector: Tensor) -> Tensor:
-        """A vector over entries with the symmetric part of each matrix that has a model only there."""
+        """The vector of entries, each matrix that has to be symmetric replaced by its symmetric part."""
         if not any(self.symmetric):
             return vector
         parts = list(vector.split(self.sizes))
@@ -85,7 +85,7 @@ class Surface:
         return torch.cat(parts)
 
     def units(self) -> None:
-        """Makes the present parameters the unit of coordinates, and `at` theirs."""
+        """Sets the units of the coordinates by the present parameters, and `at` to their coordinates."""
         scales = [1.0 if part.transform is not None else _size(part.entries) for part in self.learned]
         entries = self.entries()
         self.unit = torch.cat([entries.new_full((n,), s) for n, s in zip(self.sizes, scales, strict=True)])
@@ -97,16 +97,16 @@ class Surface:
 
     @torch.no_grad()
     def write(self, entries: Tensor) -> None:
-        """Gives the parameters these entries."""
+        """Writes these entries into the parameters."""
         for part, new in zip(self.learned, self._even(entries).split(self.sizes), strict=True):
             part.entries.copy_(new.view_as(part.entries))
 
     def place(self, at: Tensor) -> None:
-        """Gives the parameters these coordinates."""
+        """Writes these coordinates into the parameters."""
         self.write(at * self.unit)
 
     def loss(self, at: Tensor) -> float:
-        """-value; infinite where there is no model."""
+        """-value() at these coordinates; infinite where there is no model."""
         if not torch.isfinite(at).all():
             return torch.inf
         self.place(at)
@@ -118,7 +118,7 @@ class Surface:
         return found if abs(found) < torch.inf else torch.inf
 
     def gradient(self, at: Tensor) -> tuple[float, Tensor]:
-        """-value and its derivatives; infinite, and zeros, where there is no model or where they are not finite."""
+        """-value() and its gradient by the coordinates; infinity and zeros if not finite or if there is no model."""
         nothing = torch.inf, torch.zeros_like(at)
         if not torch.isfinite(at).all():
             return nothing
@@ -149,13 +149,13 @@ class Surface:
         return self._even(torch.randn(len(self.at), generator=generator, dtype=torch.float64).to(self.at))
 
     def bounded(self) -> list[int]:
-        """The coordinates of parameters under a constraint; at its bound they are infinite."""
+        """Indices of the coordinates of parameters under a constraint; at its bound they are infinite."""
         owner = [k for k, n in enumerate(self.sizes) for _ in range(n)]
         return [i for i, k in enumerate(owner) if self.learned[k].transform is not None]
 
     @torch.no_grad()
     def rescaled(self, at: Tensor, factors: dict[int, float]) -> Tensor:
-        """Coordinates with the k-th parameters' distance from their bound times the factors."""
+        """The coordinates after the distance of parameter k from its bound was multiplied by factors[k]."""
         parts = list((at * self.unit).split(self.sizes))
         for k, factor in factors.items():
             _, entries, constraint, transform = self.learned[k]
@@ -167,14 +167,14 @@ class Surface:
         return torch.cat(parts) / self.unit
 
     def scales(self) -> list[int]:
-        """The parameters that may be multiplied by any positive number, counted from their bound: variances."""
+        """Indices of the parameters whose distance from their bound may be any positive number, such as variances."""
         return [k for k, part in enumerate(self.learned) if _has_scale(part)]
 
     def explain(self, gradient: Tensor, count: int) -> str:
-        """The parameter with the largest entry of the gradient, with its value and the derivative by it.
+        """The text of an error: the parameter with the largest entry of the gradient, its value, the derivative by it.
 
-        gradient: of the loss, at the coordinates that the parameters have.
-        count: nats of a unit of the value.
+        gradient: of the loss by the coordinates, at the present parameters.
+        count: factor that makes nats of `value()`.
         """
         entry = int(gradient.nan_to_num(torch.inf).abs().argmax())
         k = next(k for k in range(len(self.sizes)) if entry < sum(self.sizes[: k + 1]))
@@ -222,7 +222,7 @@ def _is_even(part: Learned) -> bool:
 
 
 def _size(entries: Tensor) -> float:
-    """The root mean square; 1 where it is no unit."""
+    """The root mean square of the entries; 1 where that is zero or not finite."""
     size = entries.detach().double().square().mean().sqrt().item()
     return size if 0 < size < torch.inf else 1.0
 

@@ -53,8 +53,7 @@ class LinearTransition(nn.Module):
 
     Args:
         latent_dim: size of z.
-        hidden: () or any widths; a linear map has no hidden layers. The argument makes the constructor one that `DMM`
-            can call.
+        hidden: ignored, since a linear map has no hidden layers; `DMM` passes it to every transition.
         scale: initial standard deviation.
     """
 

@@ -299,7 +299,7 @@ def test_a_carry_of_another_batch_is_refused():
     for few in (1, 3):
         with pytest.raises(ValueError, match=r"carry.z: expected shape \(5, 3\) for 5 sequences"):
             model.carry_on(z, x, None, mask, model.given(x[:few, 0]))
-    with pytest.raises(TypeError, match=r"carry: expected a Carry, as of carry_on or given, got tuple"):
+    with pytest.raises(TypeError, match=r"carry: expected a Carry, from carry_on or given, got tuple"):
         model(x, None, mask, tuple(carry))
     bad = model.given(x[:, 0])
     bad = bad._replace(z=bad.z.masked_fill(torch.arange(5)[:, None] == 2, float("inf")))

@@ -542,7 +542,7 @@ def test_a_carry_that_is_lost_or_of_another_kind_is_named():
     carry = model.given(x[:, 0])
     lost = carry._replace(z=carry.z.masked_fill(torch.arange(SEQUENCES)[:, None] == 2, math.nan))
     for wrong, error, message in (
-        (tuple(carry), TypeError, "carry: expected a Carry, as of carry_on or given, got tuple"),
+        (tuple(carry), TypeError, "carry: expected a Carry, from carry_on or given, got tuple"),
         (lost, ValueError, "carry.z: NaN or infinite, first for sequence 2, counted from 0"),
         (carry._replace(s="s_0"), ValueError, "carry.s: str is no state of a SRNN"),
         (carry._replace(x=carry.x[:, :1]), ValueError, r"carry.x: expected shape .* for 4 sequences, got \(4, 1\)"),

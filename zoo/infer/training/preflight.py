@@ -103,7 +103,7 @@ def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
     wanted = "a constructor optimizer -> LRScheduler, such as partial(lr_scheduler.ExponentialLR, gamma=0.99)"
     if make is None:
         return None
-    if isinstance(make, torch.optim.lr_scheduler.LRScheduler) or isinstance(make, PyroOptim):
+    if isinstance(make, torch.optim.lr_scheduler.LRScheduler | PyroOptim):
         raise TypeError(f"schedule: expected {wanted}, got a {type(make).__name__} that is made already")
     if not callable(make):
         raise TypeError(f"schedule: expected {wanted}, got {make!r}")

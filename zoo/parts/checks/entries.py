@@ -9,20 +9,20 @@ from zoo.parts.checks.words import listed
 
 
 def check_data(x: Tensor, data_dim: int, like: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Checks x by `check_shape`, and its values for NaN and infinity.
+    """Checks x as `check_shape` does, and its observed values for NaN and infinity.
 
     Returns:
         x, with zeros in the entries that are missing.
 
     Raises:
-        ValueError: as `check_shape`; NaN or infinite observed entries, with their rows. Values are not looked at under
+        ValueError: as `check_shape`; NaN or infinite observed entries, with their rows; not under
             `pyro.enable_validation(False)`.
     """
     check_shape(x, data_dim, like, mask)
     if mask is not None:
         # a masked density of NaN is zero, but its gradient is NaN
         x = x.masked_fill(~mask, 0.0)
-    # to look at values waits for the device, so whoever has checked the data once may switch it off
+    # a look at values waits for the device: a caller who has checked the data once may switch validation off
     if dist.is_validation_enabled():
         bad = ~torch.isfinite(x.detach()).all(-1)
         if bad.any():

@@ -33,7 +33,7 @@ def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | No
 
 
 def check_rows(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | None = None) -> None:
-    """`check_shape`, for programs whose batch is the one axis in front: refuses a single row without it.
+    """Checks as `check_shape` does, and that x has exactly one batch axis.
 
     Raises:
         ValueError: as `check_shape`; x is not `(N, data_dim)`.

@@ -97,5 +97,5 @@ def refuse_unobserved(mask: Tensor, hint: str) -> None:
     """
     empty = (~mask.flatten(1).any(-1)).nonzero().flatten().tolist()
     if empty:
-        # one number, after this very word: `zoo.infer.pair` turns it into a row of the caller's data
+        # `zoo.infer.sites.look` replaces the number after the word "sequence" by the row of the caller's data
         raise ValueError(f"mask: no frame of sequence {empty[0]} is observed ({len(empty)} such){hint}")

@@ -14,7 +14,7 @@ class Bernoulli(nn.Module):
     Args:
         in_features: size of h.
         data_dim: size of x.
-        mean: the data's mean `(data_dim,)`, in [0, 1]. b starts at its logit; without it where torch starts a bias.
+        mean: the data's mean `(data_dim,)`, in [0, 1]. b starts at its logit; None: b starts as in torch.
     """
 
     def __init__(self, in_features: int, data_dim: int, *, mean: Tensor | None = None) -> None:

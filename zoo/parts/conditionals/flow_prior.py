@@ -67,7 +67,7 @@ class FlowPrior(nn.Module):
 
     def forward(self) -> FlowDensity:
         flip = Permute(self.order)
-        # made afresh: a coupling remembers the graph of the latest value, and a prior that holds it has no deepcopy
+        # made at each call: a coupling keeps its latest value with the graph, which torch refuses to deep-copy
         transforms: list[Transform] = []
         for network in self.networks:
             # log scales within -3 and 3, as wide downwards as upwards; Pyro's lower end is -5

@@ -16,7 +16,7 @@ class Categorical(nn.Module):
     Args:
         in_features: size of h.
         data_dim: size of x.
-        levels: number of levels.
+        levels: number of levels, at least 2.
     """
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
@@ -31,7 +31,7 @@ class Categorical(nn.Module):
 
 
 class DiscretizedLogistic(nn.Module):
-    """p(x | h) = prod_i of a logistic density, integrated over the bin of the level x_i in {0, ..., levels - 1}.
+    """p(x | h) = prod_i integral of a logistic density over the bin of x_i, x in {0, ..., levels - 1}^data_dim.
 
     The location is linear in h; the log scale is learned, one for each coordinate. Levels next to each other have
     probabilities close to each other.
@@ -41,7 +41,7 @@ class DiscretizedLogistic(nn.Module):
     Args:
         in_features: size of h.
         data_dim: size of x.
-        levels: number of levels.
+        levels: number of levels, at least 2.
     """
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:

@@ -21,7 +21,7 @@ def version_of(value: Tensor) -> int:
 
 
 def no_closed_form(density: str, moment: str) -> NoReturn:
-    """Raises NotImplementedError with words; torch's own has none."""
+    """Raises a NotImplementedError that names density and moment; torch's own has no text."""
     raise NotImplementedError(f"{density}: no closed form of the {moment}. Estimate it from draws, `sample((1000,))`")
 
 
@@ -66,7 +66,7 @@ class VectorDistribution(TorchDistribution):
 
     def _vectors(self, value: Tensor) -> Tensor:
         """The value as floats; refuses a value whose last axis is not of length d."""
-        # broadcast, a single entry would count d times without a word
+        # a value of length 1 would be broadcast, and its entry silently counted d times
         if value.shape[-1:] != self._event_shape:
             raise ValueError(f"{self._name}: expected vectors (..., {self._event_shape[0]}), got a value of shape "
                              f"{tuple(value.shape)}")  # fmt: skip
@@ -74,8 +74,8 @@ class VectorDistribution(TorchDistribution):
         return value if value.is_floating_point() else value.to(torch.get_default_dtype())
 
     def _full(self, score: Tensor) -> Tensor:
-        """The scores, expanded by the axes of the batch that value and parameters lack."""
-        # a site scored (N,) would count a K-th of one scored (K, N) in a mean over K particles
+        """The scores, expanded to those axes of the batch that value and parameters lack."""
+        # in a sum over K particles a log prob of shape (N,) would have 1 / K of the weight of one of shape (K, N)
         shape, batch = score.shape, self._batch_shape
         if shape[len(shape) - len(batch) :] == batch:
             return score
@@ -219,7 +219,7 @@ class DiagonalNormal(VectorDistribution):
         gradient with respect to `value`. Any other value goes to `log_prob`.
         """
         # log q = -log scale - noise^2 / 2: loc and scale move the draw along, the noise stays, and the two paths by
-        # which they reach (value - loc) / scale cancel. Measured: 1.88 to 1.71 x hand-written on a 2-32-2 VAE
+        # which they reach (value - loc) / scale cancel. A step of a 2-32-2 VAE falls from 1.88 to 1.71 x hand-written
         drawn, noise, version = self._drawn
         own = value is drawn and value.requires_grad and version == version_of(value)
         return self.log_prob_at(noise) if own else self.log_prob(value)

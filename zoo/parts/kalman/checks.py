@@ -38,7 +38,7 @@ def check(
     steps: T, where neither x nor z says it.
 
     Raises:
-        TypeError: no tensor.
+        TypeError: an argument is not a tensor.
         ValueError: wrong shapes, mixed dtypes or devices, axes that do not broadcast, no frame, no sequence, u missing
             or without a matrix that takes it.
     """
@@ -73,9 +73,11 @@ def _check_types(parameters: Parameters, sequences: Mapping[str, Tensor]) -> Non
     # these two say n and m: without them no other shape can be named
     for name in ("initial_mean", "emission_matrix"):
         value = getattr(parameters, name)
-        if not isinstance(value, Tensor) or value.ndim < len(EVENTS[name]):
-            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got {found}")
+        expected = f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got"
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{expected} {type(value).__name__}")
+        if value.ndim < len(EVENTS[name]):
+            raise ValueError(f"{expected} shape {tuple(value.shape)}")
     values = [*sequences.items(), *zip(EVENTS, parameters, strict=True)]
     named, like = values[0]
     for name, tensor in values:
@@ -183,7 +185,7 @@ def coordinate_mask(mask: Tensor, x: Tensor) -> Tensor:
 
 
 def free_mask(mask: Tensor, steps: int, data_dim: int) -> Tensor:
-    """The mask of coordinates, `(..., T, m)`, where no x is known yet: batch axes are free. Coordinates win a tie.
+    """The mask of coordinates, `(..., T, m)`, of any batch axes; a mask of both forms counts as one of coordinates.
 
     Raises:
         ValueError: the last axes are neither (T, m) nor (T,).
@@ -201,7 +203,7 @@ def check_burn(mask: Tensor, burn: int) -> None:
     if (counts < burn).any():
         place = (counts < burn).nonzero()[0].tolist()
         which = f" {place[0] if len(place) == 1 else tuple(place)} (counted from 0)" if place else ""
-        raise ValueError(f"burn: expected at least {burn} observed frames, as many as are given; sequence{which} has "
+        raise ValueError(f"burn: expected at least {burn} observed frames, to be conditioned on; sequence{which} has "
                          f"{int(counts[tuple(place)])}")  # fmt: skip
 
 
@@ -219,7 +221,7 @@ def check_finite(x: Tensor, masked: bool, name: str = "x") -> None:
 
 
 def refuse_covariance(name: str, grouping: Grouping, fine: Tensor, shifted: bool) -> None:
-    """Raises for the first time and group at which `root` found no covariance. fine: `(T | 1, P | 1)`."""
+    """Raises for the first time and group at which fine, `(T | 1, P | 1)`, is False: `root` found no covariance."""
     if not fine.all():
         t, group = (~fine).nonzero()[0].tolist()
         where = "" if len(fine) == 1 else f" at t = {t + int(shifted)}"

@@ -23,7 +23,7 @@ from zoo.parts.kalman.moments import Solved, backward, forward, smoothed_mean
 
 
 def differentiable(problem: Problem) -> Canonical:
-    """The model laid out, with gradients to the tensors of the problem that can be taken once."""
+    """The model laid out, a function of the problem's tensors that can be differentiated once."""
     once = Tensors._make(_Once.apply(a) if _is_wanted(a) else a for a in problem.tensors)
     return canonical(problem.grouping, problem.mask, once)
 
@@ -51,7 +51,7 @@ class MarginalLoglik(Function):
         grouping = problem.grouping
         model = canonical(grouping, problem.mask, Tensors(*tensors))
         ctx.grouping, ctx.mask, ctx.g = grouping, problem.mask, model.g
-        # of a constant G and N only the sums over time are wanted
+        # where G and N are constant only the sums of their gradients over time are wanted
         ctx.steps = 1 if len(model.g) == len(model.noise) == 1 else grouping.steps
         ctx.save_for_backward(*tensors)
         ctx.found = found = forward(problem, model)
@@ -84,7 +84,7 @@ class MarginalLoglik(Function):
             ]
             wanted = zip(pieces, ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
             grads = [piece(tensor) if need else None for piece, tensor, need in wanted]
-        # a graph of the backward pass is being made (create_graph=True): an error where it is used, not a wrong Hessian
+        # with create_graph=True a second derivative has to raise an error: it would be wrong
         if torch.is_grad_enabled():
             grads = [None if g is None else _Refusal.apply(g, *ctx.saved_tensors) for g in grads]
         return None, *grads
@@ -149,7 +149,7 @@ def _recursion(act: Callable, transition: Tensor, offset: Tensor, start: Tensor,
 
 
 class Formulas(NamedTuple):
-    """Tensors with the derivatives of the forward pass."""
+    """Tensors that have the derivatives, not the values, of the forward pass."""
 
     closed: Tensor  # A - K C
     covariance: Tensor  # Cov(z_t | x_{1:t-1}), T + 1 entries
@@ -160,7 +160,7 @@ class Formulas(NamedTuple):
 
 
 def forward_formulas(s: Solved, model: Canonical) -> Formulas:
-    """The derivatives of the forward pass."""
+    """The forward pass by formulas: tensors with the right derivatives."""
     c, a, r, q = model.blocks()
     steps, groups = s.gain.shape[:2]
     held = (a - s.gain @ c).expand(steps, groups, *a.shape[2:])
@@ -183,7 +183,7 @@ def forward_formulas(s: Solved, model: Canonical) -> Formulas:
 
 
 def filtered_formulas(s: Solved, model: Canonical) -> list[Tensor]:
-    """The derivatives of `filtered`, entry by entry."""
+    """Tensors with the derivatives of the entries of `filtered`, in their order."""
     f = forward_formulas(s, model)
     return [f.increments, f.mean, f.covariance[:-1], *_update(f, model)]
 
@@ -197,7 +197,7 @@ def _update(f: Formulas, model: Canonical) -> list[Tensor]:
 
 
 def smoothed_formulas(s: Solved, model: Canonical) -> list[Tensor]:
-    """The derivatives of `smoothed`, entry by entry."""
+    """Tensors with the derivatives of the entries of `smoothed`, in their order."""
     f = forward_formulas(s, model)
     c, _, _, _ = model.blocks()
     weighted = f.precision @ c

@@ -20,7 +20,7 @@ class LinearGaussian(TorchDistribution):
         T: number of frames.
         u: controls, `(..., T, control_dim)`.
         mask: True where observed, for frames `(..., T)` or for entries `(..., T, data_dim)`. `log_prob` is then that of
-            the observed entries; the value may hold anything, NaN too, where the mask is False. Draws are of all.
+            the observed entries; the value may hold anything, NaN too, where the mask is False. Draws fill all entries.
         burn: the number of each sequence's first observations that are conditioned on, not scored: `log_prob` is
             log p(later observations | first ones). An observation is a frame of which any entry is observed; without a
             mask the first ones are x_1..x_burn. With a diffuse start their density means little. Gaps may hide a part
@@ -121,8 +121,8 @@ class LinearGaussianPosterior(TorchDistribution):
         parameters, x, u: as in `kalman.smoother`.
         mask: as in `kalman.smoother`; its batch axes and those of x broadcast, so that one mask serves all particles.
 
-    `log_prob` is log p(z, x) - log p(x). Along a null direction of P_1, Q or R z has no density, so `log_prob` refuses
-    them with a ValueError. Draws and moments take any model.
+    `log_prob` is log p(z, x) - log p(x). It refuses a singular P_1, Q or R with a ValueError: z then has no density.
+    Draws and moments take any model.
     """
 
     arg_constraints: dict = {}  # noqa: RUF012
@@ -131,7 +131,7 @@ class LinearGaussianPosterior(TorchDistribution):
 
     def __init__(self, parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> None:
         if mask is not None:
-            # where T = N a mask of frames, (N, T), has the shape of one of entries, (T, m): x decides
+            # where N = T = m a mask of frames, (N, T), has the shape of one of entries, (T, m): x decides
             of_frames = mask.ndim < x.ndim and mask.shape == x.shape[-1 - mask.ndim : -1]
             mask = mask.unsqueeze(-1) if of_frames else free_mask(mask, *x.shape[-2:])
             x, mask = torch.broadcast_tensors(x, mask)
@@ -218,7 +218,7 @@ class GaussianFrames(TorchDistribution):
 
 
 def _first_observed(mask: Tensor, burn: int) -> tuple[Tensor, int]:
-    """The mask of each sequence's first `burn` observed frames, and the number of frames that hold all of these."""
+    """The mask of each sequence's first `burn` observed frames, and the number of frames up to the last of these."""
     seen = mask.any(-1)
     among = seen & (seen.cumsum(-1) <= burn)
     end = int(among.flatten(0, -2).any(0).nonzero().max()) + 1

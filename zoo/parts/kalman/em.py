@@ -55,7 +55,7 @@ def expect(p: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | Non
 
     Args:
         x, u: `(N, T, m)`, `(N, T, k)`.
-        mask: `(N, T)` or `(N, T, m)`; x must be finite outside it.
+        mask: `(N, T)` or `(N, T, m)`, True where observed; elsewhere x may hold anything.
     """
     found = smoother(p, x, u, mask)
     mean, covariance = found.smoothed_means, found.smoothed_covariances
@@ -146,7 +146,7 @@ def _regress(cross: Tensor, design: Tensor, noise: Tensor, name: str) -> Tensor:
     # a noise that varies weighs the frames: the normal equations couple all entries of the step
     precision, wrong = torch.linalg.inv_ex(noise)
     if bool(wrong.any()):
-        raise ValueError(f"{name}: singular, and not the same for all: the closed form needs its inverse")
+        raise ValueError(f"{name}: expected positive definite matrices where the noise varies, got a singular one")
     weights = precision.expand(*cross.shape[:2], *precision.shape[-2:])
     normal = torch.einsum("ntab,ntij->aibj", weights, design)
     weighted = (precision @ cross).sum((0, 1))
@@ -157,7 +157,7 @@ def _regress(cross: Tensor, design: Tensor, noise: Tensor, name: str) -> Tensor:
 def _moments(
     means: tuple[Tensor, Tensor], covariances: tuple[Tensor, Tensor, Tensor], weight: Tensor, noise: Tensor
 ) -> Regression:
-    """Sums over frames, or each by itself where the noise varies. covariances: of (e, e), (e, z), (z, z)."""
+    """Moments, summed over frames unless the noise varies. means: of e, w; covariances: (e, e), (e, z), (z, z)."""
     e, w = means
     apart = noise.ndim > 2
     names = "nt,nti,ntj->ntij" if apart else "nt,nti,ntj->ij"
@@ -218,7 +218,7 @@ def completion(noise: Tensor, mask: Tensor) -> Tensor:
 
 
 def _coefficients(p: Parameters, name: str) -> Tensor:
-    """The present ones of (A, B, b) or (C, D, d), side by side."""
+    """Those of A, B, b (or C, D, d) that the model has, side by side."""
     parts = [getattr(p, field) for field in FIELDS[name][0]]
     parts = [c.unsqueeze(-1) if field.endswith("bias") else c
              for field, c in zip(FIELDS[name][0], parts, strict=True) if c is not None]  # fmt: skip

@@ -59,7 +59,7 @@ class Canonical(NamedTuple):
 
 
 def prepare(parameters: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Problem:
-    """Checks all that can be told without a look at values, and groups the sequences that share covariances."""
+    """Checks types and shapes, not values, and groups the sequences that share covariances."""
     batch, axes, steps = check(parameters, u, x=x)
     observed = None
     if mask is not None:

@@ -86,9 +86,9 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
 
     Raises:
         TypeError: x, u or a parameter is no tensor.
-        ValueError: shapes that do not broadcast, mixed dtypes or devices, a covariance that is none, u missing or
-            unasked for, a wrong mask, no frames, values of x that are not finite outside the mask, an x_t that the
-            model says is certain (its covariance given the past is singular).
+        ValueError: shapes that do not broadcast, mixed dtypes or devices, a covariance that is not positive
+            semi-definite, u missing or unasked for, a wrong mask, no frames, observed values of x that are not finite,
+            an x_t that is certain under the model (its covariance given the past is singular).
         RuntimeError: a second derivative was asked for.
     """
     problem = prepare(parameters, x, u, mask)
@@ -119,7 +119,7 @@ def sample_posterior(
     mask: Tensor | None = None,
     sample_shape: Size = Size(),  # noqa: B008
 ) -> Tensor:
-    """Draws z_{1:T} from p(z | x), reparameterised: `(*sample_shape, ..., T, n)`; other arguments as elsewhere."""
+    """Draws z_{1:T} from p(z | x), `(*sample_shape, ..., T, n)`, reparameterised; the rest as in `marginal_loglik`."""
     # a draw (z*, x*) of the model moved by the smoother: z = z* + E[z | x] - E[z | x*] (Durbin & Koopman 2002). Means
     # alone are moved, so all draws share the covariances; sampling backwards would need a factor of each conditional
     problem = prepare(parameters, x, u, mask)
@@ -177,10 +177,10 @@ def sample(
 def log_joint(
     parameters: Parameters, z: Tensor, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """log p(z, x of the observed coordinates), nats, `(...)`; batch axes of z and x broadcast.
+    """log p(z, x_observed), nats, `(...)`, of z `(..., T, n)`; batch axes of z and x broadcast.
 
     Raises:
-        ValueError: as `marginal_loglik`, and for a singular P_1, Q or R: then there is no density of z and x.
+        ValueError: as `marginal_loglik`, and for a singular P_1, Q or R: then z and x have no joint density.
     """
     return log_prior(parameters, z, u) + log_emission(parameters, z, x, u, mask)
 
@@ -202,7 +202,7 @@ def log_prior(parameters: Parameters, z: Tensor, u: Tensor | None = None) -> Ten
 def log_emission(
     parameters: Parameters, z: Tensor, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """log p(x of the observed coordinates | z), nats, `(...)`; errors as in `log_joint`."""
+    """log p(x_observed | z), nats, `(...)`; errors as in `log_joint`."""
     check(parameters, u, x=x, z=z)
     r, dtype = parameters.emission_covariance, x.dtype
     if mask is not None:
@@ -234,7 +234,7 @@ def _log_normal(name: str, covariance: Tensor, error: Tensor) -> Tensor:
 
 
 def _moments(problem: Problem, kind: Any, values: Callable, formulas: Callable) -> Any:
-    """A `Filtered` or `Smoothed` (the kind) of the values, with the derivatives of the formulas."""
+    """A result of this kind, `Filtered` or `Smoothed`: numbers by `values`, their derivatives by `formulas`."""
     solved, grouping = solve(problem), problem.grouping
     with torch.no_grad():
         found = values(solved)

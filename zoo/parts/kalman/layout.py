@@ -83,7 +83,7 @@ class Grouping:
         return tuple(found[i] for i in self.inverse)
 
     def back(self, tensor: Tensor, leading: Size = Size()) -> Tensor:  # noqa: B008
-        """Columns `(T, P, size, D)` to `(*batch, T, size)`; with num leading entries `(T, P, size, num * D)` too."""
+        """Columns `(T, P, size, num * D)` to `(*leading, *batch, T, size)`; num: number of entries of `leading`."""
         return self._back(tensor.movedim(-1, 2), leading)
 
     def back_matrix(self, tensor: Tensor) -> Tensor:
@@ -101,11 +101,11 @@ class Grouping:
         return tensor.permute(*range(groups, groups + len(leading)), *batch, 0, *event)
 
     def matrix_gradient(self, grad: Tensor, like: Tensor, event: int = 2, *, timed: bool = True) -> Tensor:
-        """The gradient of `like` from that of its grouped form, `(T | 1, P, *event)` or `(P, *event)`."""
+        """The gradient by `like` from the gradient by its grouped form, `(T | 1, P, *event)` or `(P, *event)`."""
         return self._gradient(grad, [1] * len(self.sequence_sizes), like, event, timed)
 
     def vector_gradient(self, grad: Tensor, like: Tensor, *, timed: bool = True) -> Tensor:
-        """The gradient of `like` from that of its columns, `(T | 1, P, size, D)` or `(P, size, D)`."""
+        """The gradient by `like` from the gradient by its columns, `(T | 1, P, size, D)` or `(P, size, D)`."""
         return self._gradient(grad.mT, self.sequence_sizes, like, 1, timed)
 
     def _gradient(self, grad: Tensor, others: list[int], like: Tensor, event: int, timed: bool) -> Tensor:
@@ -134,5 +134,5 @@ def _shift(tensor: Tensor) -> Tensor:
 
 
 def unshift(grad: Tensor) -> Tensor:
-    """The gradient of a time axis before its shift; the first entry was not used, so its gradient is zero."""
+    """The gradient along the time axis, shifted back; zero at the first entry, which was not used."""
     return grad if len(grad) == 1 else torch.cat([torch.zeros_like(grad[:1]), grad[:-1]])

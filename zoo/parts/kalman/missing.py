@@ -14,9 +14,10 @@ def forecast(p: Parameters, x: Tensor, k: int, u: Tensor | None, mask: Tensor, e
 
     Args:
         x: `(N, T, m)`, finite.
+        k: number of frames to forecast.
         u: controls of T + k frames.
-        mask: `(N, T, m)`; nothing is observed after `end`.
-        end: `(N,)`.
+        mask: `(N, T, m)`, True where observed; nothing is observed after `end`.
+        end: number of frames before the forecast, `(N,)`.
     """
     data, entries = (torch.nn.functional.pad(a, (0, 0, 0, k)) for a in (x, mask))
     # the k frames are missing ones: the filter's prediction of them is the forecast, wherever a sequence ends
@@ -28,12 +29,12 @@ def forecast(p: Parameters, x: Tensor, k: int, u: Tensor | None, mask: Tensor, e
 
 
 def fill(p: Parameters, x: Tensor, expected: Tensor, mask: Tensor) -> Tensor:
-    """x, its missing entries those of x* + R_{.o} R_oo^-1 (x_o - x*_o), where o are the observed entries of a frame.
+    """x, its missing entries replaced by those of x* + R_{.o} R_oo^-1 (x_o - x*_o), o the observed entries of a frame.
 
-    `expected` is x*. If x* is E[x_t | x], the smoother's, the result is the mean given the data; if x* is a draw given
-    z, the result is a draw given z and the data.
+    `expected` is x*. If x* = C E[z_t | x_o] + D u_t + d, with the smoother's mean, the result is E[x | x_o]; if x* is a
+    draw from p(x | z), the result is a draw from p(x | z, x_o).
     """
-    # noise that the entries of a frame share ties a missing entry to the observed ones beyond what z says
+    # noise that is correlated within a frame ties a missing entry to the observed ones even given z
     residual = (x - expected).masked_fill(~mask, 0.0)
     return torch.where(mask, x, expected + times(completion(p.emission_covariance, mask), residual))
 

@@ -53,7 +53,7 @@ def forward(problem: Problem, model: Canonical) -> Forward:
     """The two forward recursions, of covariances and of means.
 
     Raises:
-        ValueError: a covariance is none, a value is not finite, a frame is certain given the past.
+        ValueError: P_1, Q or R is no covariance, a value is not finite, a frame is certain given the past.
     """
     grouping, mask, _, explain = problem
     engine = engine_for(model.g.device)
@@ -142,7 +142,7 @@ class Backward(NamedTuple):
     This is stable for every model, but it is a difference: digits are lost where the future knows much more than the
     past (a diffuse start). Such times and groups are in `diffuse`. Rauch, Tung & Striebel, from the smoothed z_{t+1}:
 
-        p(z_t | x_{1:t}, z_{t+1}) = N(a_t + W (v_t, z_{t+1} - A a_t - c_t), root root').
+        p(z_t | x_{1:t}, z_{t+1}) = N(f_t + J (z_{t+1} - A f_t - c_t), root root').
     """
 
     filtered_root: Tensor
@@ -178,11 +178,11 @@ def backward(s: Solved) -> Backward:
 
 
 def _conditionals(s: Solved, root: Tensor, moved: Tensor, diffuse: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """J and a root of Cov(z_t | x_{1:t}, z_{t+1}), at the diffuse places."""
+    """J and a root of Cov(z_t | x_{1:t}, z_{t+1}), at the diffuse times and groups."""
     m, state = s.model.data_dim, root.shape[-2]
     # a root of the joint covariance of (z_{t+1}, z_t), made triangular: its blocks are a root of Cov(z_{t+1}), J times
-    # that root, and a root of the conditional covariance. By QR, since the joint covariance would
-    # square the diffuse entries
+    # that root, and a root of the conditional covariance. By QR, since the joint covariance would square the diffuse
+    # entries
     earlier = pad(_at(root, diffuse, root), (0, state))
     later = torch.cat([_at(moved, diffuse, root), _at(s.noise_root, diffuse, root)[..., m:, m:]], -1)
     factor = triangularise(torch.cat([later, earlier], -2))

@@ -1,4 +1,4 @@
-"""The parameters of a linear-Gaussian state-space model: sizes, batch axes, the first frames, the sum of two models."""
+"""The parameters of a linear-Gaussian state-space model: sizes, batch axes, slices of frames, sums of two models."""
 
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class Parameters(NamedTuple):
         matrix = self.transition_input if self.transition_input is not None else self.emission_input
         return 0 if matrix is None else matrix.shape[-1]
 
-    # a tuple takes any tuple, so the signature does too; one of ten fields is read as parameters
+    # `tuple.__add__` takes any tuple, so this signature has to; a tuple of ten is read as the ten fields
     def __add__(self, other: tuple[Any, ...], /) -> "Parameters":
         """The model of the sum, its states those of both; one u drives both."""
         return sum_of(self, Parameters(*other))

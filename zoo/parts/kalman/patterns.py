@@ -27,7 +27,7 @@ def by_pattern(function: Callable) -> Callable:
         try:
             found = [function(parameters, x[i], u if own is None else own[i], mask[i]) for i in rows]
         except ValueError:
-            # an error within a pattern counts the pattern's sequences: the whole batch raises it as the caller counts
+            # an error of this call numbers the pattern's sequences; the whole batch raises it with the caller's numbers
             return function(parameters, x, u, mask)
         order = torch.cat(rows).argsort()
         if isinstance(found[0], Tensor):
@@ -46,8 +46,8 @@ def _patterns(parameters: Parameters, x: Tensor, mask: Tensor | None) -> list[Te
     if any(isinstance(a, Tensor) and a.ndim > most for a, most in zip(parameters, events, strict=True)):
         return None
     # a pattern is a row of T m bits, which `unique` would have to sort; a random sum of 64-bit weights, modulo 2^64,
-    # is one number instead. Two patterns have the same with probability 2^-63. Its own generator: the caller's stream
-    # is not touched, and equal masks are grouped alike in every call
+    # is one number instead. Two patterns share a sum with probability 2^-63. A generator of its own leaves the caller's
+    # stream untouched, and groups equal masks alike in every call
     bits = coordinate_mask(mask, x).flatten(1).long()
     generator = torch.Generator(bits.device).manual_seed(0)
     weights = torch.randint(-(2**62), 2**62, bits.shape[1:], generator=generator, device=bits.device)

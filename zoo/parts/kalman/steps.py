@@ -10,9 +10,9 @@ from zoo.parts.kalman.parameters import Parameters, offset_of, times
 
 
 class Step(NamedTuple):
-    """The numbers of one step, or of all of them, with a time axis left of the matrix or vector.
+    """The matrices and offsets of one step, or of all steps with a time axis left of the matrix or vector.
 
-    z_1 is a transition too, so that the loop over time has no special case: A_1 = 0, offset m_1, noise P_1.
+    z_1 comes from a transition too, so that the loop over time has no special case: A_1 = 0, offset m_1, noise P_1.
     """
 
     transition_matrix: Tensor  # A_t

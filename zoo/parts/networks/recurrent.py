@@ -46,7 +46,7 @@ class GRU(nn.Module):
 class Dropped(nn.Module):
     """A recurrent network with dropout of its input and of its output, drawn anew at each frame, in training mode.
 
-    As `recurrence=partial(Dropped, probability=0.1)` it keeps a guide from learning its sequences by heart.
+    As `recurrence=partial(Dropped, probability=0.1)` it keeps a guide from overfitting its sequences.
 
     References: Zaremba, Sutskever and Vinyals 2014; Krishnan, Shalit and Sontag 2017, with a probability of 0.1.
 
@@ -70,5 +70,5 @@ class Dropped(nn.Module):
         self.network = recurrence(in_features, hidden, batch_first=batch_first)
 
     def forward(self, v: Tensor) -> tuple[Tensor]:
-        # a tuple, as of `nn.GRU`, whose second entry nobody reads
+        # a tuple, as that of `nn.GRU`, without the second entry (the last state), which no caller reads
         return (self.dropout(self.network(self.dropout(v))[0]),)

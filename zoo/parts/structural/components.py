@@ -8,9 +8,9 @@ start are those of statsmodels (`UnobservedComponents`, `SARIMAX` with `simple_d
 stationary starts at N(0, 1e6), the "approximate diffuse" start. statsmodels leaves as many frames as there are such
 states out of the likelihood (`loglikelihood_burn`); `LGSSM(..., burn=)` leaves out as many observed frames.
 
-The exact diffuse likelihood of Durbin and Koopman is that of x_2..x_T given x_1. For the local level on the Nile
-(15098.5 and 1469.2 with -632.55 over the last 99 years) there are two ways to it: `initial_variance=1e12` with
-`burn=1` on all 100 years, or `initial_mean=x_1, initial_variance=None` on the last 99 (below).
+The exact diffuse likelihood of Durbin and Koopman is that of x_2..x_T given x_1. A `local_level` has two ways to it, on
+the 100 years of the Nile for example (log p -632.55 at variances 15098.5 of the observations and 1469.2 of the level):
+`initial_variance=1e12` with `burn=1` on all years, or `initial_mean=x_1, initial_variance=None` on the last 99.
 """
 
 from collections.abc import Callable
@@ -36,13 +36,14 @@ def ball(
     """A ball in the air, z = (x, x', y, y'), seen with noise at (x, y); and its control u = (0, 0, g, g).
 
     z_t = A z_{t-1} + B u + noise with A = blockdiag([1 dt; 0 1], [1 dt; 0 1]) and B zero but for B_33 = -dt^2/2 and
-    B_44 = -dt, as in the deck. The deck's transition is free of noise; here it has a little, so that z has a density.
+    B_44 = -dt. The laws of motion are free of noise; here the transition has a little, so that z has a density.
 
     Args:
         dt: seconds between frames.
         g: acceleration, metres per second squared.
-        measurement_variance: of each of the two measured positions.
-        transition_variance: of each state at each step.
+        measurement_variance: variance of the noise of each measured position.
+        transition_variance: variance of the noise of each state at each step.
+        dtype: of all tensors; None: torch's default.
 
     Returns:
         The parameters, starting at N(0, 100 I), and u `(4,)`; models take `u.expand(N, T, 4)`.
@@ -147,7 +148,7 @@ def arima(
 
     Args:
         p, d, q: orders.
-        seasonal: the orders P, D, Q of a second set of polynomials in L^s, and s, which multiply the first.
+        seasonal: P, D, Q, s: the orders of a second set of polynomials, in L^s, which multiply the first set.
 
     Returns:
         A function of `variance` `(...)`; `ar` `(..., p)`, `ma` `(..., q)`, `seasonal_ar` `(..., P)`, `seasonal_ma`
@@ -177,8 +178,8 @@ def arima(
             if found != orders[name]:
                 raise ValueError(f"{name}: expected {orders[name]} coefficients for arima{(p, d, q)}, "
                                  f"seasonal={seasonal}, got {found}")  # fmt: skip
-        # the ARMA part: first column of the transition the lags of the product polynomial, first column of the noise's
-        # root the shocks (Harvey 1989)
+        # the ARMA part (Harvey 1989): the first column of the transition holds the lags of the product polynomial, the
+        # first column of the noise's root the shocks
         one = torch.ones_like(variance).unsqueeze(-1)
         lags = -_product(_polynomial(one, ar, -1, 1), _polynomial(one, seasonal_ar, -1, s))[..., 1:]
         shocks = _product(_polynomial(one, ma, 1, 1), _polynomial(one, seasonal_ma, 1, s))
@@ -222,7 +223,7 @@ def _series(
     initial_mean: Tensor | None,
     initial_variance: Tensor | float,
 ) -> Parameters:
-    """A scalar series with independent noise in each state."""
+    """The parameters of a scalar series with independent noise in each state."""
     rows, size = [_stack(row) for row in transition], len(design)
     like = rows[0]
     start = torch.as_tensor(initial_variance).to(like).unsqueeze(-1).unsqueeze(-1)
@@ -266,7 +267,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _stationary_covariance(transition: Tensor, noise: Tensor) -> Tensor:
-    """P = A P A' + Q as one linear system in the entries of P."""
+    """The solution P of P = A P A' + Q, by one linear system in the entries of P."""
     # exact and differentiable; scipy's `solve_discrete_lyapunov` is not differentiable, and a doubling iteration slows
     # down as the largest eigenvalue comes close to 1. The system has n^4 entries: n is the order of an ARMA, a handful
     size = transition.shape[-1]
@@ -283,7 +284,7 @@ def _stationary_covariance(transition: Tensor, noise: Tensor) -> Tensor:
 
 
 def _differencing(d: int, D: int, s: int, matrix: Tensor) -> Tensor:
-    """The part of the transition matrix that sums differences up again; the ARMA part stands from d + s D on."""
+    """Writes into the transition matrix the part that sums differences; the ARMA part stands from d + s D on."""
     arma = d + s * D
     for i in range(D):
         start, end = d + i * s, d + (i + 1) * s

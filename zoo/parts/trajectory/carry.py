@@ -14,7 +14,7 @@ class Carry(NamedTuple):
     """The step before the first frame of a chunk: all that the chunk needs to know of the frames before it.
 
     Attributes:
-        s: its state, a tensor or a NamedTuple of tensors.
+        s: the state of that step, a tensor or a NamedTuple of tensors.
         z, x: `(..., latent_dim)` and `(..., data_dim)`; x is zero where it was not observed.
     """
 
@@ -31,11 +31,11 @@ def check_carry(model: Any, x: Tensor, carry: Any) -> None:
     """Checks a carry against the model and the sequences x `(..., N, T, data_dim)` that it is to go before.
 
     Raises:
-        TypeError: no `Carry`.
+        TypeError: carry is not a `Carry`.
         ValueError: the model takes no carry; sizes of another model or batch; NaN or infinite values.
     """
     if not isinstance(carry, Carry):
-        raise TypeError(f"carry: expected a Carry, as of carry_on or given, got {type(carry).__name__}")
+        raise TypeError(f"carry: expected a Carry, from carry_on or given, got {type(carry).__name__}")
     if not model.carries:
         raise ValueError(f"carry: {type(model).__name__} takes whole sequences, not chunks")
     count = x.shape[-3]

@@ -30,8 +30,8 @@ class Latest(NamedTuple):
 class Trajectory(TorchDistribution):
     """prod_t c(z_t | s_t): a density over whole trajectories z, event `(T, latent_dim)`.
 
-    Model and guide build the same object with different conditionals c. The prior's is `model.transition`; a guide's
-    reads features of the data besides, `lambda s, c: family(model.transition(s), model.features(s), c)` with
+    Model and guide build the same object with different conditionals c. The model's is `model.transition`; a guide's
+    also reads features of the data: `lambda s, c: family(model.transition(s), model.features(s), c)` with
     `context=(c,)`. A draw runs over time with `model.advance`, unless the steps are independent; a score takes all
     steps at once with `model.states`. The object is for one evaluation, with one set of parameters.
 
@@ -75,7 +75,7 @@ class Trajectory(TorchDistribution):
         # one's emission and score. Measured on SRNN: a step without costs 1.29 to 1.36 times as much
         self.x = x if mask is None else once(filled)(x, mask)
         self._u = u
-        # now, not when first asked for: a look under no_grad would leave inputs without a graph to a later gradient
+        # computed here, not on demand: a first use under no_grad would leave later gradients inputs without a graph
         self._inputs: Any = inputs_of(model, self.x, u, carry) if inputs is None else inputs
         self.own = conditional == model.transition
         # the prior follows the transition in every frame anyway
@@ -113,7 +113,7 @@ class Trajectory(TorchDistribution):
         return self._inputs
 
     def start(self) -> Any:
-        """s_1: the model's, or that after the carry."""
+        """s_1: the model's start, or the state that follows the carry."""
         return once(_start)(self.model, self.x, self.carry, *self.inputs)
 
     def states(self, z: Tensor) -> Any:
@@ -131,7 +131,7 @@ class Trajectory(TorchDistribution):
         return self._conditionals(z)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draws with their path of gradients; padding, on which nothing depends, without."""
+        """Reparameterised draws; in padding, on which no observed frame depends, they carry no gradient."""
         shape = torch.Size(sample_shape) + self._batch_shape
         value, steps = self._draw_at_once(shape) if self.independent else self._draw_in_turn(shape)
         self._latest = Latest(value, version_of(value), steps)
@@ -234,7 +234,7 @@ def inputs_of(model: Any, x: Tensor, u: Tensor | None, carry: "Carry | None") ->
 
 
 def _start(model: Any, x: Tensor, carry: "Carry | None", *inputs: Any) -> Any:
-    """s_1, a function of tensors that guide and model share; the inputs of one step are new views at each call."""
+    """s_1 from the whole inputs, which guide and model share: `once` would not recognise new views of one step."""
     first = at_steps(inputs, x.shape[-2])[0]
     if carry is None:
         return model.start(x, *first)

@@ -54,8 +54,8 @@ class Forecasts:
     ) -> Forecast:
         """Means and covariances, of z and of x, of the k frames after each sequence's last observed one.
 
-        Exact where the posterior has a closed form and no guide is given; otherwise of draws, `sample_forecast`. The
-        standard error of a mean is then the standard deviation over sqrt(num).
+        Exact where the posterior has a closed form and no guide is given; otherwise the moments of `sample_forecast`'s
+        draws. The standard error of a mean is then the standard deviation over sqrt(num).
 
         Args:
             x, mask: as in `forward`. A sequence that is observed nowhere is forecast from the model's start, exactly;
@@ -105,8 +105,8 @@ class Forecasts:
     ) -> Draws:
         """`num` continuations of each sequence by k frames: z from p(z | x) or the guide, then the model's own draws.
 
-        Sequences start at `start`. Of data with a given first frame, put that in front of x: it is then an ordinary
-        frame, with a z of its own, which it has not in SRNN's convention.
+        Every sequence starts at the model's `start`. A given first frame, as SRNN's data have it, goes in front of x;
+        it is then an ordinary frame, with a z of its own, unlike in SRNN's convention.
 
         Args:
             x, k, u, mask, guide, **values: as in `forecast`; by a guide, masks are of whole frames.

@@ -13,12 +13,12 @@ from zoo.parts.trajectory.time import at_steps
 
 
 def beyond(q: Any, z: Tensor, s: Any, t: int) -> Tensor:
-    """z_t, and where sequences have ended a draw from the transition in its place, without a gradient.
+    """z_t; in sequences that have ended before t, a draw from the transition in its place, without a gradient.
 
     Args:
         q: a `Trajectory` with `followed`.
         z: a draw from its conditional at step t.
-        s: the state s_t.
+        s, t: the state s_t, and t counted from 0.
     """
     # without a gradient: log p - log q of padding is zero for every value, so its derivative would be pure rounding
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Draws of frames, step by step, each fed on to the next: new sequences, forecasts, missing frames filled in.
 
-A forecast or an imputation draws z of the observed past from a guide and the rest from the model. In a state space
-whose posterior has a closed form it needs no guide (`tractable`).
+A forecast or an imputation draws z of the observed past from a guide and the rest from the model. A state space whose
+posterior has a closed form (`tractable`) needs no guide.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class Draws(NamedTuple):
 
     Attributes:
         z, x: `(num, N, T, latent_dim)` and `(num, N, T, data_dim)`.
-        start: `(N,)`, the number of frames that come before them: of a forecast all up to the last observed one.
+        start: `(N,)`, number of frames before the first drawn one: for a forecast, the frames up to the last observed.
     """
 
     z: Tensor
@@ -36,7 +36,7 @@ class Draws(NamedTuple):
     start: Tensor
 
     def interval(self, mass: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Ends of the central intervals of x, each `(N, T, data_dim)`."""
+        """Lower and upper ends of the central intervals that hold `mass` of the draws of x, each `(N, T, data_dim)`."""
         if not 0 < mass < 1:
             raise ValueError(f"mass: expected a number between 0 and 1, got {mass}")
         limits = self.x.new_tensor([(1 - mass) / 2, (1 + mass) / 2])
@@ -63,7 +63,7 @@ def roll(
 
     Args:
         z, x: `(..., T, latent_dim)`, `(..., T, data_dim)`, the same leading axes.
-        known_z, known_x: boolean, `(T,)` or with leading axes.
+        known_z, known_x: boolean, True where the value is given, `(T,)` or with leading axes.
         u: controls.
 
     Returns:
@@ -76,7 +76,7 @@ def roll(
         prefix += 1
     carry = None
     if model.carries and prefix:
-        # the steps that are known in all sequences need no loop: `states` reads them at once
+        # the first steps, known in all sequences, need no loop: `states` reads them at once
         carry = model.carry_on(z[..., :prefix, :], x[..., :prefix, :], None if u is None else u[..., :prefix, :])
     # inputs may depend on x, which is being drawn, so a model that carries is asked for those of one frame at a time:
     # those of all frames, anew at each step, would cost T^2. A model that does not carry promises not to look at x
@@ -110,14 +110,14 @@ def _flags(known: Tensor, t: int) -> bool | None:
 def draws_of(guide: Callable, num: int, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Tensor:
     """`num` trajectories from the guide for each sequence, `(num, N, T, latent_dim)`."""
     arguments: tuple[Tensor | None, ...] = (x, u, mask)
-    # a guide may take x alone
+    # trailing Nones are left out, since a guide may take x alone
     while arguments[-1] is None:
         arguments = arguments[:-1]
     # in training mode one pattern of dropout would be common to all draws
     with evaluating(guide), pyro.plate("draws", num, dim=-2):
         trace = poutine.trace(guide).get_trace(*arguments)
     if "z" not in trace.nodes:
-        raise ValueError("guide: it samples no site 'z'")
+        raise ValueError("guide: expected a site 'z', it samples none")
     z = trace.nodes["z"]["value"]
     return z.expand(num, len(x), *z.shape[-2:])
 

@@ -53,8 +53,8 @@ class StateSpace(Forecasts, RootModule):
         state_dim: size of `features(s)`.
         control_dim: size of u; 0 of a model without controls. Guides read u too.
         carries: True if a sequence may be taken in chunks. False: `inputs` takes no carry, and does not depend on x.
-        sizes: how many sequences and frames the parameters are of; None, the default, where they serve any number. A
-            routine that shuffles or cuts rows must know.
+        sizes: the numbers of sequences and frames that the parameters are for; None, the default: any number. A routine
+            that shuffles or cuts rows must know them.
 
     Sites, in `pyro.plate("data", N)`: `z` `(T, latent_dim)`; `x` `(T, data_dim)`, observed.
     """
@@ -142,6 +142,7 @@ class StateSpace(Forecasts, RootModule):
     def forward(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Tensor:
+        """Runs the generative program: checks the arguments, samples z and x, returns x. u: `(N, T, control_dim)`."""
         self.check(x, u, mask, carry)
         # SVI trains the parameters that are looked at during this call, and z is scored after it
         if self._pyro_context.active:
@@ -184,7 +185,7 @@ class StateSpace(Forecasts, RootModule):
     def carry_on(
         self, z: Tensor, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Carry:
-        """The carry after a chunk, detached, from that before it (None: the sequences start here).
+        """The carry after a chunk, detached, from the carry before the chunk (None: the sequences start here).
 
         Args:
             z: the chunk's trajectories, `(..., N, T, latent_dim)`, a guide's draws.

@@ -2,8 +2,8 @@
 
 The same functions, in the same layout, with the same results to rounding; they are explained there. One thing is done
 otherwise: parameters that do not change in time make the covariances settle. Once a step changes none of them by more
-than its own rounding, nothing that depends on covariances alone is computed again. The difference is of the size of the
-errors that the further steps would have made.
+than its own rounding, nothing that depends on covariances alone is computed again. The results then differ by about
+the rounding errors of the steps left out.
 """
 
 import numpy as np
@@ -100,7 +100,7 @@ def _log_det(factor, data):
 
 @inlined
 def _whiten(factor, w, increment):
-    """w = S^-1/2 w by forward substitution, and half its squares off the increment."""
+    """Overwrites w by S^-1/2 w, by forward substitution, and takes half of its squares off the increment."""
     for i in range(w.shape[0]):
         for k in range(i):
             for d in range(w.shape[1]):
@@ -185,7 +185,7 @@ def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
 
 
 def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-    """A root of each covariance `(T, P, n, n)`, and True where it is one."""
+    """A lower triangular root of each matrix `(T, P, n, n)`, and True where the matrix is a covariance."""
     out = torch.empty(covariance.shape, dtype=torch.float64)
     fine = torch.empty(covariance.shape[:2], dtype=torch.bool)
     _roots(*_arrays(covariance), rounding, out.numpy(), fine.numpy())
@@ -193,7 +193,7 @@ def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
 
 
 def factors(g: Tensor, noise: Tensor, noise_root: Tensor, initial: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """F_t until it settles, and for each group the step at which it does."""
+    """F_t until it settles, and for each group the step at which F settles."""
     out = torch.empty(steps, len(initial), g.shape[-2], g.shape[-2], dtype=torch.float64)
     settled = torch.empty(len(initial), dtype=torch.int64)
     _factors(*_arrays(g, noise, noise_root, initial), out.numpy(), settled.numpy())

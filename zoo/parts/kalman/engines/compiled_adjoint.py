@@ -19,7 +19,7 @@ from zoo.parts.kalman.engines.small_matrices import (
 
 @inlined
 def _set_gains(factor, g, spread, inverse, gain, closed, scaled, spread_g):
-    """S^-1/2, K, A - K C, S^-1/2 C and G P = G L L', from F, G and L."""
+    """Sets inverse, gain, closed, scaled, spread_g = S^-1/2, K, A - K C, S^-1/2 C, G L L', from F, G and L."""
     data = inverse.shape[0]
     set_inverse_triangular(inverse, factor)
     gain[:] = 0.0
@@ -40,7 +40,7 @@ def _set_gains(factor, g, spread, inverse, gain, closed, scaled, spread_g):
 
 @inlined
 def _set_curvature(information, inverse, gain, spread_g, gained, curvature, curved):
-    """curvature = Omega and curved = Omega G P, from I. gained: scratch for I K."""
+    """Sets curvature = Omega and curved = Omega G P, from I. gained: scratch for I K."""
     data = inverse.shape[0]
     gained[:] = 0.0
     add_product(gained, information, gain, 1.0)
@@ -58,7 +58,7 @@ def _set_curvature(information, inverse, gain, spread_g, gained, curvature, curv
 
 @inlined
 def _pull_information(information, closed, scaled, product, before):
-    """I_{t-1} in place of I_t, which goes to before. product: scratch."""
+    """Overwrites information, I_t, by I_{t-1}, and keeps I_t in before. product: scratch."""
     product[:] = 0.0
     add_product(product, information, closed, 1.0)
     before[:] = information
@@ -81,7 +81,7 @@ def _are_same(information, before):
 
 @inlined
 def _set_initial(weight, total, r, information, d_covariance):
-    """The gradient with respect to P_1 and, in place of r, with respect to m_1."""
+    """Sets d_covariance = the gradient with respect to P_1, and overwrites r by that with respect to m_1."""
     for i in range(d_covariance.shape[0]):
         for j in range(d_covariance.shape[0]):
             value = -total * information[i, j]
@@ -113,7 +113,7 @@ def _fill_group(p, solution, weight, matrices, rest, scratch):
     steps, sequences, rows, state = whitened.shape[0], whitened.shape[3], g.shape[2], g.shape[3]
     data, gp = rows - state, min(p, g.shape[1] - 1)
     information[:] = 0.0
-    r = d_mean[p]  # the recursion ends where the gradient of m_1 begins
+    r = d_mean[p]  # r_0, times the weights, is the gradient of m_1
     r[:] = 0.0
     total = weight[p].sum()
     steady = False
@@ -165,7 +165,7 @@ def _fill_group(p, solution, weight, matrices, rest, scratch):
 
 @compiled
 def fill_adjoint(solution, weight, matrices, rest):
-    """Adds to matrices = gradients of G and N, and fills rest = those of P_1, m_1, y and the offset.
+    """Adds the gradients of G and N to matrices, and fills rest with those of P_1, m_1, y and the offset.
 
     solution: G, F, the steps at which it settles, L_1, a_t and w_t.
     """

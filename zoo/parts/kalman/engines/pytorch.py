@@ -23,7 +23,7 @@ ALLOWED = 1e-5
 
 
 def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
-    """A lower triangular root of each covariance, and True where it is one: symmetric and positive semi-definite."""
+    """A lower triangular root of each matrix, and True where the matrix is symmetric and positive semi-definite."""
     # entry (i, j) in units of both standard deviations, so that the test does not depend on units
     diagonal = covariance.diagonal(dim1=-2, dim2=-1)
     size = (diagonal.unsqueeze(-1) * diagonal.unsqueeze(-2)).abs().sqrt()
@@ -34,8 +34,10 @@ def root(covariance: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
         return out, fine
     # a singular covariance: eigenvalues that are zero to rounding are set to zero, and QR makes the root triangular
     values, vectors = torch.linalg.eigh(torch.where(fine[..., None, None], covariance, 0.0))
-    fine &= (values >= -ALLOWED * values.abs().amax(-1, keepdim=True)).all(-1)
-    singular = triangularise(vectors * values.clamp(min=0).sqrt().unsqueeze(-2))
+    largest = values.abs().amax(-1, keepdim=True)
+    fine &= (values >= -ALLOWED * largest).all(-1)
+    kept = torch.where(values > rounding * values.shape[-1] * largest, values, 0.0)
+    singular = triangularise(vectors * kept.sqrt().unsqueeze(-2))
     return torch.where((info == 0)[..., None, None], out, singular), fine
 
 
@@ -133,7 +135,7 @@ def congruence(transition: Tensor, offset: Tensor, start: Tensor, backward: bool
 
 
 def gains(g: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """S^-1/2, K and A - K C."""
+    """S^-1/2, K and A - K C, from G and F."""
     data = g.shape[-2] - g.shape[-1]
     identity = torch.eye(data, dtype=g.dtype, device=g.device)
     inverse = torch.linalg.solve_triangular(factor[..., :data, :data], identity, upper=False)

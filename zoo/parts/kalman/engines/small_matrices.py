@@ -61,7 +61,7 @@ def set_times_triangular(out, a, b):
 
 @inlined
 def set_inverse_triangular(out, a):
-    """The lower half of out = the inverse of the lower triangular top left of a; its upper half stays zero."""
+    """Fills the lower half of out = the inverse of the lower triangular top left of a; the upper half must be zero."""
     for j in range(out.shape[0]):
         out[j, j] = 1.0 / a[j, j]
         for i in range(j + 1, out.shape[0]):
@@ -84,7 +84,7 @@ def symmetric(covariance):
 
 @compiled
 def root_of(covariance, rounding, out):
-    """Lower triangular with out out' = covariance, zero columns where it is singular; False if it is no covariance."""
+    """Fills out = a lower triangular root, with zero columns where it is singular; False if this is no covariance."""
     # a column whose pivot is no more than the rounding of the sums before it is zero. The pivot of a singular
     # covariance comes out as plus or minus such a rounding: its root would be noise of 1e-8
     size = covariance.shape[0]
@@ -112,7 +112,7 @@ def root_of(covariance, rounding, out):
 
 @compiled
 def cholesky(matrix, out):
-    """The factor of a symmetric matrix, from its lower half; False where digits would be lost."""
+    """Fills out = the factor of a symmetric matrix, from its lower half; False where digits would be lost."""
     for i in range(matrix.shape[0]):
         for j in range(i):
             value = matrix[i, j]
@@ -133,7 +133,7 @@ def cholesky(matrix, out):
 
 @compiled
 def triangularise(array, out):
-    """out: lower triangular with out out' = array array', by Householder reflections of the columns."""
+    """Fills out, lower triangular with out out' = array array', by Householder reflections; overwrites array."""
     rows, columns = array.shape
     for i in range(rows):
         norm = 0.0
