@@ -38,7 +38,7 @@ def check(
     steps: T, where neither x nor z says it.
 
     Raises:
-        TypeError: an argument is not a tensor.
+        TypeError: an argument is not a tensor (`initial_mean`, `emission_matrix`: ValueError).
         ValueError: wrong shapes, mixed dtypes or devices, axes that do not broadcast, no frame, no sequence, u missing
             or without a matrix that takes it.
     """
@@ -73,11 +73,9 @@ def _check_types(parameters: Parameters, sequences: Mapping[str, Tensor]) -> Non
     # these two say n and m: without them no other shape can be named
     for name in ("initial_mean", "emission_matrix"):
         value = getattr(parameters, name)
-        expected = f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got"
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{expected} {type(value).__name__}")
-        if value.ndim < len(EVENTS[name]):
-            raise ValueError(f"{expected} shape {tuple(value.shape)}")
+        if not isinstance(value, Tensor) or value.ndim < len(EVENTS[name]):
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name}: expected a tensor (..., {', '.join(EVENTS[name])}), got {found}")
     values = [*sequences.items(), *zip(EVENTS, parameters, strict=True)]
     named, like = values[0]
     for name, tensor in values:

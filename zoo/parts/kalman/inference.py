@@ -85,7 +85,7 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
     The gradient, with respect to every parameter, x and u, costs about twice the value and stores factors, no graph.
 
     Raises:
-        TypeError: x, u or a parameter is no tensor.
+        TypeError: x, u or a parameter is no tensor (`initial_mean`, `emission_matrix`: ValueError).
         ValueError: shapes that do not broadcast, mixed dtypes or devices, a covariance that is not positive
             semi-definite, u missing or unasked for, a wrong mask, no frames, observed values of x that are not finite,
             an x_t that is certain under the model (its covariance given the past is singular).
