@@ -31,8 +31,7 @@ class PerDatum(Guide):
     pass them on.
 
     Raises:
-        ValueError: a batch comes without row numbers, with another number of them, or (checked on the CPU alone) with
-            one outside the table.
+        ValueError: a batch comes without row numbers, with another number of them, or, on a CPU, with one out of range.
 
     Example:
         >>> import torch, guides

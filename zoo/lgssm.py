@@ -207,8 +207,7 @@ class LGSSM(StateSpace):
             restarts: further climbs; the highest maximum is kept. The constraint of a learned value says where they
                 start. One bound (positive, greater_than, positive_definite, ...): the distance from the bound is
                 multiplied, in the first restart by the power of ten that raises log p(x) most, later by draws on the
-                scale of the data. Two bounds (unit_interval, stationary, ...): a random value, in the first restart
-                the present one. No constraint: the present value.
+                scale of the data. Two bounds (unit_interval, stationary, ...): a draw. No constraint: the value as it is.
 
         Raises:
             ValueError: nothing is learned, there are priors, nothing is scored, or log p(x) has no value at the start.
@@ -268,8 +267,7 @@ class LGSSM(StateSpace):
 
     def _density(self, p: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> LinearGaussian:
         """p(x), z summed out."""
-        # as entries, since LinearGaussian knows no N: it takes a mask of frames (N, T) with the sizes of (T, data_dim)
-        # for one of entries
+        # as entries: LinearGaussian does not know N, and could take a mask (N, T) for one of entries (T, data_dim)
         return LinearGaussian(p, x.shape[1], u, None if mask is None else entries(x, mask), burn=self.burn)
 
     def _checked(self, x: Tensor, u: Tensor | None, mask: Tensor | None, values: dict[str, Tensor]) -> Parameters:

@@ -149,9 +149,8 @@ class GaussianMixture(RootModule):
 
         Returns:
             A bound on the fall of the log-likelihood, in nats summed over the data. With the floor e the step maximises
-            Q - (e/2) sum_k N_k tr Sigma_k^-1, Q the expected log-likelihood. So Q, and with it the log-likelihood,
-            falls at most by the fall of the second term. Where a component was started again, the bound is at least the
-            fall that was measured.
+            Q - (e/2) sum_k N_k tr Sigma_k^-1, Q the expected log-likelihood. So the log-likelihood falls at most by the
+            fall of the second term. Where a component was started again, the bound is at least the measured fall.
 
         Raises:
             ValueError: a covariance is singular in spite of the floor; names the components. The parameters stay as

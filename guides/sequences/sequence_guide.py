@@ -85,8 +85,7 @@ class SequenceGuide(Guide):
         self.of_context = nn.Linear(self.directions * recurrent or size, width)
         self.of_state = nn.Linear(model.state_dim, width, bias=False) if self.markov else None
         self.rest = nn.Sequential(activation(), *mlp(width, hidden[1:], activation=activation)) if hidden else None
-        # the last layer starts as a family's head does; the weights of s_t are small too, since z is fed back T times
-        # and would explode
+        # starts as a family's head does, the weights of s_t small too: through them z is fed back T times and may explode
         if not hidden:
             start_small(self.of_context.weight, but=self.family.locations)
             start_small(self.of_context.bias, *(self.of_state or nn.Identity()).parameters())
