@@ -207,12 +207,12 @@ class LGSSM(StateSpace):
             restarts: further climbs; the highest maximum is kept. The constraint of a learned value says where they
                 start. One bound (positive, greater_than, positive_definite, ...): the distance from the bound is
                 multiplied, in the first restart by the power of ten that raises log p(x) most, later by draws on the
-                scale of the data. Two bounds (unit_interval, stationary, ...): a draw. No constraint: the value as it is.
+                scale of the data. Two bounds (unit_interval, stationary, ...): a draw. No bound: the value as it is.
 
         Raises:
             ValueError: nothing is learned, there are priors, nothing is scored, or log p(x) has no value at the start.
-            RuntimeError: no maximum was reached, for instance since log p(x) is unbounded; names a learned value, its
-                size and the derivative of log p(x) by it. The model keeps the highest point that was seen.
+            RuntimeError: no maximum was reached, for instance since log p(x) is unbounded; names the learned value in
+                which log p(x) is steepest, with its size and the derivative. The model keeps the highest point that was seen.
         """
         check_counts(0, restarts=restarts)
         seen = x.shape[1] if mask is None else frames(x, mask).sum(1).max()

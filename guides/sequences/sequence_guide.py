@@ -18,7 +18,7 @@ from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
 
 class SequenceGuide(Guide):
-    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)), contexts c_t by `read` of a subclass (abstract).
+    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)), c_t by a subclass's `read` (abstract).
 
     f is a perceptron whose first layer takes s_t and c_t each by a matrix of its own. Missing x are set to zero before
     they are encoded, and flagged (`read_frames`); after the last observed frame z follows the model's transition, which
@@ -85,7 +85,7 @@ class SequenceGuide(Guide):
         self.of_context = nn.Linear(self.directions * recurrent or size, width)
         self.of_state = nn.Linear(model.state_dim, width, bias=False) if self.markov else None
         self.rest = nn.Sequential(activation(), *mlp(width, hidden[1:], activation=activation)) if hidden else None
-        # starts as a family's head does, the weights of s_t small too: through them z is fed back T times and may explode
+        # starts as a family's head does. The weights of s_t are small too: they feed z back T times, and it may explode
         if not hidden:
             start_small(self.of_context.weight, but=self.family.locations)
             start_small(self.of_context.bias, *(self.of_state or nn.Identity()).parameters())
