@@ -212,7 +212,7 @@ class LGSSM(StateSpace):
         Raises:
             ValueError: nothing is learned, there are priors, nothing is scored, or log p(x) has no value at the start.
             RuntimeError: no maximum was reached, for instance since log p(x) is unbounded; names the learned value in
-                which log p(x) is steepest, with its size and the derivative. The model keeps the highest point that was seen.
+                which log p(x) is steepest, its size and the derivative. The model keeps the highest point seen.
         """
         check_counts(0, restarts=restarts)
         seen = x.shape[1] if mask is None else frames(x, mask).sum(1).max()
