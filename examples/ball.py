@@ -27,7 +27,7 @@ from zoo.parts.kalman import Forecast, Parameters
 from zoo.parts.structural import ball
 from zoo.plots.look import EXACT, GUIDE
 
-# Exact too, with the noise of a measurement.
+# The colour of exact regions that include the noise of a measurement.
 SEEN = "#5aa5dc"
 
 
@@ -37,7 +37,7 @@ def place(p: Parameters, means: Tensor, covariances: Tensor) -> tuple[Tensor, Te
 
 
 def calibration(ahead: Forecast, x: Tensor, mass: float = 0.9) -> tuple[Tensor, Tensor]:
-    """By step: share of throws inside the region of that mass, and root mean squared error in metres."""
+    """Share of throws inside the region of that mass, and root mean squared error in metres, both by step ahead."""
     # A region of mass m of a Normal in the plane is the ellipse with squared radius -2 log(1 - m).
     error = x - ahead.observation_means
     distance = (error * torch.linalg.solve(ahead.observation_covariances, error)).sum(-1)
@@ -67,8 +67,8 @@ def main(frames: int = 32, seen: int = 12, gap: tuple[int, int] = (8, 26), throw
     u, ahead = g.expand(frames, 4), frames - seen
     z, x = kalman.sample(thrown, frames, u, (throws,))
 
-    # The same model without its control, and with as much noise in the velocities as the throws ask for: no noise
-    # stands for a force that is known, however large it is learned to be.
+    # The same model without its control, and then with the noise in the velocities that is most likely given the
+    # throws: noise of any size is no substitute for a force that is known.
     free, velocities = model._replace(transition_input=None), torch.diag(torch.tensor([0.0, 1.0, 0.0, 1.0]).double())
     learned = LGSSM(
         lambda variance: free._replace(transition_covariance=model.transition_covariance + variance * velocities),

@@ -1,7 +1,7 @@
 """CO2 at Mauna Loa: trend, season and missing months by a sum of two components, fitted by maximum likelihood.
 
     x_t = level_t + season_t + N(0, irregular variance),   level_t = level_{t-1} + trend_{t-1} + N(0, level variance),
-    trend_t = trend_{t-1} + N(0, trend variance),   season_t = - (the last 11 of it) + N(0, seasonal variance)
+    trend_t = trend_{t-1} + N(0, trend variance),   season_t = - (sum of the last 11) + N(0, seasonal variance)
 
 Weeks are averaged to months; a month without a single week stays missing. The last years are kept back and forecast.
 Thirteen states start at N(0, 1e6), and the first thirteen months observed are given and not scored.

@@ -4,7 +4,7 @@
 
 Velocity is a Brownian motion in continuous time, so A and Q follow from each step dt. Its diffusion and the sd of a fix
 are fitted to each track by maximum likelihood, from the fixes kept; those dropped are then held against their bands.
-Vehicles stand, drive and turn. One Gaussian has no modes: its bands of 90 % are about right, narrower ones too wide.
+Vehicles stand, drive and turn. One Gaussian fits all three: its bands of 90 % are about right, narrower ones too wide.
 
     python examples/gps.py --num-tracks 10
 """

@@ -1,9 +1,9 @@
-"""Signal-to-noise ratios of the gradient estimators over the number of particles, where the gradients are known.
+"""Signal-to-noise ratios of the gradient estimators over the number of particles, in a model of known gradients.
 
 z ~ N(theta, I), x ~ N(z, I) in D dimensions, q(z) = N(m, s^2 I) with m and theta a little off their optimum (Rainforth
 et al. 2018, Tucker et al. 2018). Every row of the batch is one replicate with parameters of its own, so one backward
 pass gives as many independent gradients as there are rows. The exact gradient of the ELBO is printed beside the
-estimates' means. The model's ratio of the importance-weighted bound dips: its expected gradient changes sign there.
+estimates' means. Under the importance-weighted bound the model's ratio dips where its expected gradient changes sign.
 
     python examples/gradients.py --max-particles 1024
 """

@@ -1,9 +1,9 @@
 """One row of the table of sequences: music or speech under a deep state-space model, to results/<name>.json.
 
 Model, guide and family are words. Data `<set>_srnn` are trained as SRNN trains: 16 streams, state carried from chunk to
-chunk, first frames given and not scored, and evaluated a second time as SRNN evaluates: the state is carried from test
-song to test song too. The three averages are printed, each with its convention; `cadences` is generated (no file
-needed) and its exact log p(x) is known.
+chunk, first frames given and not scored. They are evaluated twice: each song from the model's start, and as SRNN does,
+with the state carried from test song to test song. The three averages are printed, each with its convention.
+`cadences` is generated (no file needed) and its exact log p(x) is known.
 
     python examples/music.py --name mine                    # a DMM under a smoother, on cadences
     python examples/music.py --name mine --data jsb --first-weight 0.01 --learning-rate 3e-3 --epochs 300

@@ -11,10 +11,9 @@ from zoo.infer import sequence_log_likelihood, smc_log_likelihood
 def evaluate(
     model: Any, guide: Any, test: Sequences, data: str, *, streams: bool, num_particles: int, device: str
 ) -> dict[str, Any]:
-    """The row of the three averages of log p, nats per frame.
+    """The row of the three averages of log p, nats per frame, and of average a by a particle filter.
 
-    Besides: average a by a particle filter, and of `streams` all three once more with the state carried from song to
-    song, as SRNN evaluates.
+    With `streams` the row has all three once more, with the state carried from song to song, as SRNN evaluates.
     """
     x, mask, first = (None if v is None else v.to(device) for v in (test.values, test.mask, test.first))
     given = {"first": first, "seed": 123}
@@ -23,7 +22,7 @@ def evaluate(
     # Importance weights of whole songs degenerate; a filter resamples on the way and loses less.
     filtered = smc_log_likelihood(model, guide, x, None, mask, num_particles=num_particles, **given)
     resampled = replace(value, log_p=filtered)
-    # Carried, the bound counts, as SRNN prints it: more particles would sharpen log p alone.
+    # SRNN prints the bound of carried songs, for which few particles do: more would sharpen log p alone.
     carried = averages(streams=16, num_particles=min(num_particles, 5)) if streams else None
     print(value)
     print(f"a, resampled, {num_particles} particles: {resampled.a:.3f} +- {resampled.errors[0]:.3f}")

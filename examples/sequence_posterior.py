@@ -41,7 +41,7 @@ class Wells(nn.Module):
 
 
 def two_wells(noise: float) -> DMM:
-    """The model of the docstring, nothing in it to be trained."""
+    """The DMM at the head of this file, without a parameter to train."""
     model = DMM(1, 1, transition=Wells, hidden=(), likelihood=partial(Normal, scale=noise))
     with torch.no_grad():
         model.likelihood.loc.weight.fill_(1.0)

@@ -34,7 +34,6 @@ OBJECTIVES: Mapping[str, Callable[[int], Objective]] = {
     "vr-max": partial(RenyiELBO, -float("inf")),
 }
 GUIDES = ("amortized", "per-datum", "auto-normal")
-# Of sequences.
 SEQUENCE_FAMILIES = {**FAMILIES, "residual": guides.Residual, "precision-weighted": guides.PrecisionWeighted}
 SEQUENCE_GUIDES = {"mean-field": guides.MeanField, "filter": guides.Filter, "smoother": guides.Smoother}
 MODELS = {"dmm": DMM, "storn": STORN, "vrnn": VRNN, "srnn": SRNN}

@@ -20,7 +20,7 @@ class Guide(RootModule):
 
     def __init__(self, model: Any) -> None:
         super().__init__("guide")
-        # in a tuple: a module as an attribute would be registered, and with it its parameters and state
+        # in a tuple: a plain attribute would register the model, and its parameters would be among the guide's
         self._model = (model,)
 
     @property

@@ -31,7 +31,7 @@ class PerDatum(Guide):
     pass them on.
 
     Raises:
-        ValueError: a batch comes without row numbers, with another number of them, or with one outside the table.
+        ValueError: a batch comes without row numbers, with another number of them, or, on a CPU, with one out of range.
 
     Example:
         >>> import torch, guides
@@ -72,7 +72,7 @@ class PerDatum(Guide):
         """A guide for the data points `index` alone, started at their parameters."""
         return PerDatum.started_at(self.model, self.family, self.table[index], site=self.site)
 
-    # lambda_n is fitted to all arguments of the program by the bound itself: none of them is read here, x included
+    # no argument is refused: the bound fits lambda_n to all of them, and q reads none, not even the values of x
     def forward(self, x: Tensor, *args: object, index: Tensor | None = None, **kwargs: object) -> Tensor:
         if index is None and len(x) != len(self.table):
             raise ValueError(
@@ -85,7 +85,7 @@ class PerDatum(Guide):
             low, high = (int(end) for end in index.aminmax())
             # a negative number would name a row from the end, without a word
             if low < 0 or high >= len(self.table):
-                raise ValueError(f"PerDatum: row {low if low < 0 else high} of {len(self.table)} data points")
+                raise ValueError(f"PerDatum: index has row {low if low < 0 else high} of {len(self.table)} data points")
         parameters = self.table if index is None else self.table[index]
         prior = self.model.prior() if self.family.uses_prior else None
         with pyro.plate("data", len(x)):

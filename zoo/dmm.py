@@ -29,7 +29,7 @@ class DMM(StateSpace):
         hidden: widths of the emission's hidden layers.
         transition: constructor `(latent_dim, hidden) -> Module` whose call with z_{t-1} gives p(z_t | z_{t-1}):
             `GatedTransition`, `LinearTransition` of `zoo.parts.transitions`, or your own.
-        transition_hidden: `hidden` of the transition.
+        transition_hidden: the `hidden` that `transition` is called with.
         activation: constructor of the emission's nonlinearity.
 
     Sites, in `pyro.plate("data", N)`: `z` (T, latent_dim); `x` (T, data_dim), observed.

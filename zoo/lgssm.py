@@ -41,13 +41,13 @@ class LGSSM(StateSpace):
         build: function of named tensors that gives `kalman.Parameters`: `kalman.Parameters` itself, one of
             `zoo.parts.structural` (`local_level`, `arima(1, 1, 1)`, ...), or a lambda that adds some up.
         marginal: True sums z out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
-        priors: name -> distribution. The values are latent, sampled once for all sequences outside the plate of the
-            data. They suit NUTS (of the marginal form) and Pyro's own ELBO, and no objective that weights data one by
-            one. Other methods take the values as keywords: `posterior(x, level_variance=...)`.
+        priors: name -> distribution, for arguments of `build` that are latent. Each is sampled once for all sequences,
+            outside the plate of the data. NUTS (of the marginal form) and Pyro's own ELBO take such sites; the zoo's
+            objectives, which weight each datum, refuse them. Exact methods need values: `posterior(x, variance=...)`.
         burn: the number of each sequence's first observations that are given and not scored (`LinearGaussian`). The
             marginal form alone takes it. statsmodels' `loglikelihood_burn` counts missing frames too.
-        **values: the other tensors by name: fixed (a tensor), learned (`nn.Parameter`), or learned under a constraint
-            (`PyroParam(start, constraint)`).
+        **values: the arguments of `build` that have no prior, by name: fixed (a tensor), learned (`nn.Parameter`), or
+            learned under a constraint (`PyroParam(start, constraint)`).
 
     Sites: a global one for each of the priors; in `pyro.plate("data", N)`: `z` `(T, latent_dim)`, if not marginal; `x`
     `(T, data_dim)`, observed.
@@ -106,10 +106,10 @@ class LGSSM(StateSpace):
         self.data_dim, self.control_dim, self.sizes = p.data_dim, p.control_dim, sizes_of(p)
 
     def system(self, **values: Tensor) -> Parameters:
-        """`kalman.Parameters` as they are now.
+        """The `kalman.Parameters` that `build` makes of the present values.
 
         Args:
-            **values: tensors that take the place of the model's own of that name. One with a prior must be given.
+            **values: tensors by name, in place of the model's own; needed for each name that has a prior.
         """
         lacking = self.priors.keys() - values.keys()
         if lacking:
@@ -134,7 +134,7 @@ class LGSSM(StateSpace):
         return LGSSMState(step.transition_mean(z), step)
 
     def states(self, z: Tensor, x: Tensor, *inputs: Step, first: LGSSMState | None = None) -> LGSSMState:
-        # no `first` comes: it stands for a carry, which `carries` refuses. Any z_0 serves, since A_1 is zero
+        # `first` is None: it comes with a carry, and `carries` is False. z_0 is arbitrary: A of the first step is zero
         (every,) = inputs
         return LGSSMState(every.transition_mean(shift(z, z.new_zeros(self.latent_dim))), every)
 
@@ -149,7 +149,7 @@ class LGSSM(StateSpace):
         if self.marginal:
             with pyro.plate("data", len(x)):
                 return pyro.sample("x", self._density(self.system(**values), x, u, mask), obs=filled(x, mask))
-        # without priors the steps are `inputs`, which a guide has asked for already
+        # without priors None: the trajectory then shares the steps that a guide has computed by `inputs`
         inputs = (steps(self.system(**values), x.shape[1], u),) if self.priors else None
         return self.sites(Trajectory(self, self.transition, x, u, mask, inputs=inputs), mask)
 
@@ -203,16 +203,16 @@ class LGSSM(StateSpace):
         """Climbs to a maximum of log p(x) in the learned values, from those they have; returns the model.
 
         Args:
-            x, u, mask: as everywhere.
+            x, u, mask: as in the class docstring.
             restarts: further climbs; the highest maximum is kept. The constraint of a learned value says where they
                 start. One bound (positive, greater_than, positive_definite, ...): the distance from the bound is
                 multiplied, in the first restart by the power of ten that raises log p(x) most, later by draws on the
-                scale of the data. Two bounds (unit_interval, stationary, ...): a draw. None: the value as it is.
+                scale of the data. Two bounds (unit_interval, stationary, ...): a draw. No bound: the value as it is.
 
         Raises:
             ValueError: nothing is learned, there are priors, nothing is scored, or log p(x) has no value at the start.
-            RuntimeError: no maximum was reached, as where the density has no bound; names the learned value with its
-                size and the derivative of log p(x) by it. The model keeps the highest point that was seen.
+            RuntimeError: no maximum was reached, for instance since log p(x) is unbounded; names the learned value in
+                which log p(x) is steepest, its size and the derivative. The model keeps the highest point seen.
         """
         check_counts(0, restarts=restarts)
         seen = x.shape[1] if mask is None else frames(x, mask).sum(1).max()
@@ -267,12 +267,12 @@ class LGSSM(StateSpace):
 
     def _density(self, p: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> LinearGaussian:
         """p(x), z summed out."""
-        # a mask of frames (N, T) may have the shape (T, data_dim) of one of entries: without a doubt as entries
+        # as entries: LinearGaussian does not know N, and could take a mask (N, T) for one of entries (T, data_dim)
         return LinearGaussian(p, x.shape[1], u, None if mask is None else entries(x, mask), burn=self.burn)
 
     def _checked(self, x: Tensor, u: Tensor | None, mask: Tensor | None, values: dict[str, Tensor]) -> Parameters:
         p = self.system(**values)
-        # shapes alone: the recursions look at the values that they read
+        # checks shapes alone: the recursions check the values that they read
         check_sequences(x, self.data_dim, p.initial_mean, u, mask)
         return p
 

@@ -15,9 +15,9 @@ from zoo.parts.store_keys import RootModule
 
 
 class MixtureStatistics(NamedTuple):
-    """The statistics of an E-step.
+    """The statistics of an E-step: the data and their responsibilities.
 
-    Not sums, but the data themselves: the M-step takes the covariances about the new means, where nothing cancels.
+    Sums would not do: the M-step computes the covariances about the new means, so that nothing cancels in float32.
 
     Attributes:
         x: the data, `(N, data_dim)`.
@@ -32,7 +32,7 @@ class GaussianMixture(RootModule):
     """p(x, k) = pi_k N(x; mu_k, Sigma_k), so p(x) = sum_k pi_k N(x; mu_k, Sigma_k).
 
     The exact posterior p(k | x) is the responsibility of component k for x. Fit by EM, `zoo.infer.em(model, x,
-    restarts=10)`, by gradients of `log_prob`, or by `pyro.infer.TraceEnum_ELBO` with an empty guide, which equals it.
+    restarts=10)`, by gradients of `log_prob`, or by `pyro.infer.TraceEnum_ELBO`, which with an empty guide is log p(x).
 
     References: Dempster, Laird & Rubin 1977; Bishop 2006, chapter 9. Start: k-means++, Arthur & Vassilvitskii 2007.
 
@@ -116,7 +116,7 @@ class GaussianMixture(RootModule):
 
         scikit-learn's own mixture starts in the same way. The seed of k-means is drawn by torch.
         """
-        # here: a slow import that nothing else needs
+        # imported here, since it is slow and no other method needs it
         from sklearn.cluster import KMeans
 
         self._check_count(check_data(x, self.data_dim, self.means))
@@ -144,13 +144,13 @@ class GaussianMixture(RootModule):
         """Sets the parameters to the weighted means and covariances of the data.
 
         A component that is responsible for no datum has no mean. It is started again: its mean is one of the data with
-        the least log p(x), and its covariance that of all data about this mean, with the weight of one datum. A warning
+        the least log p(x), its covariance that of all data about this mean, its weight that of one datum. A warning
         names the component.
 
         Returns:
             A bound on the fall of the log-likelihood, in nats summed over the data. With the floor e the step maximises
-            Q - (e/2) sum_k N_k tr Sigma_k^-1. So Q, and with it the log-likelihood, falls at most by the fall of the
-            second term. Where a component was started again, the bound is at least the fall that was measured.
+            Q - (e/2) sum_k N_k tr Sigma_k^-1, Q the expected log-likelihood. So the log-likelihood falls at most by the
+            fall of the second term. Where a component was started again, the bound is at least the measured fall.
 
         Raises:
             ValueError: a covariance is singular in spite of the floor; names the components. The parameters stay as
@@ -183,7 +183,7 @@ class GaussianMixture(RootModule):
         return torch.maximum(announced, before - self.log_prob(x).sum())
 
     def _worst_explained(self, x: Tensor, num: int) -> Tensor:
-        """`num` of the distinct data, the least log p(x) first; from the first again where there are fewer."""
+        """The `num` distinct data of least log p(x), least first; repeated from the first where there are fewer."""
         # distinct: components at one and the same datum would have equal responsibilities, and never part
         distinct = torch.unique(x, dim=0)
         order = self.log_prob(distinct).argsort()

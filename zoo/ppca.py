@@ -37,9 +37,9 @@ class PPCAStatistics(NamedTuple):
 class PPCA(RootModule):
     """p(x, z) = N(z; 0, I) N(x; W z + mu, sigma^2 I), so p(x) = N(x; mu, W W' + sigma^2 I).
 
-    The posterior is p(z | x) = N(M^-1 W'(x - mu), sigma^2 M^-1) with M = W'W + sigma^2 I; a missing entry of x takes
-    its row of W away. Fit in closed form (`maximum_likelihood`), by EM (`zoo.infer.em`), or by gradients. The data
-    determine W up to a rotation of z: compare W W', never W.
+    The posterior is p(z | x) = N(M^-1 W'(x - mu), sigma^2 M^-1) with M = W'W + sigma^2 I; where entries of x are
+    missing, W and mu keep the rows of the others. Fit in closed form (`maximum_likelihood`), by EM (`zoo.infer.em`), or
+    by gradients. The data determine W up to a rotation of z: compare W W', never W.
 
     References: Tipping & Bishop 1999. Missing data: Ilin & Raiko 2010.
 
@@ -148,7 +148,7 @@ class PPCA(RootModule):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Sets a start for EM: mu the mean and sigma the spread of the observed entries, W random of sigma's size."""
+        """Sets a start for EM: mean and standard deviation of the observed entries; W random, rows about sigma long."""
         x = self._rows(check_data(x, self.data_dim, self.weight, mask))
         count = self._counts(x, mask)
         mean = x.sum(0) / count
@@ -200,7 +200,7 @@ class PPCA(RootModule):
         Raises:
             ValueError: sigma^2 vanishes, since the data lie in a subspace of dimension latent_dim.
         """
-        # with the same fixed points as Tipping & Bishop's step, and the same guarantee to climb, it needs fewer steps
+        # this step has the fixed points of Tipping & Bishop's and its guarantee to climb, and fewer of them are needed
         moments, observed_moments, cross, squares, observed = statistics
         step = torch.cholesky_solve(cross.unsqueeze(-1), torch.linalg.cholesky(observed_moments)).squeeze(-1)
         weight, mean = self.weight + step[:, :-1], self.mean + step[:, -1]

@@ -15,7 +15,7 @@ from zoo.parts.trajectory import Carry, StateSpace, shift, side_by_side
 
 
 class STORNState(NamedTuple):
-    """The state of step t, h_{t-1} and f(x_{t-1}); of all steps at once also the z_t that it was made with, and h_t."""
+    """The state of step t: h_{t-1} and f(x_{t-1}). `states` adds the z_t that it was given, and h_t."""
 
     h: Tensor
     fed: Tensor
@@ -86,7 +86,7 @@ class STORN(StateSpace):
         return UnitNormal(self.latent_dim, s.h, torch.broadcast_shapes(s.h.shape[:-1], s.fed.shape[:-1]))
 
     def emission(self, z: Tensor, s: STORNState) -> TorchDistribution:
-        # the GRU ran over this very z in `states`
+        # `states` ran the GRU over this very z: the h_t that it kept is taken
         return self.likelihood(self.decoder(s.reached if s.z is z else self._reach(s, z)))
 
     def advance(self, s: STORNState, z: Tensor, x: Tensor, fed: Tensor) -> STORNState:

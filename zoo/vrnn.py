@@ -15,7 +15,7 @@ from zoo.parts.transitions import NormalTransition
 
 
 class VRNNState(NamedTuple):
-    """The state of step t, h_{t-1}; of all steps at once also the z_t that it was made with, and g(z_t)."""
+    """The state of step t: h_{t-1}. `states` adds the z_t that it was given, and g(z_t)."""
 
     h: Tensor
     z: Tensor | None = None
@@ -95,7 +95,7 @@ class VRNN(StateSpace):
         return self.prior(s.h)
 
     def emission(self, z: Tensor, s: VRNNState) -> TorchDistribution:
-        # g ran over this very z in `states`
+        # `states` ran g over this very z: the g(z_t) that it kept is taken
         feature = s.feature if s.feature is not None and s.z is z else self.latent_feature(z)
         return self.likelihood(self.decoder(side_by_side(feature, s.h)))
 
@@ -105,6 +105,6 @@ class VRNN(StateSpace):
     def states(self, z: Tensor, x: Tensor, *inputs: Tensor, first: VRNNState | None = None) -> VRNNState:
         fed, _ = inputs
         h, seen = self.h_0 if first is None else first.h, self.latent_feature(z)
-        # f(x_{t-1}) and g(z_{t-1}) enter step t: the first pair of inputs belongs before the chunk, in `first`
+        # step t takes h_{t-1} = GRU(f(x_{t-1}), g(z_{t-1}), h_{t-2}); h_0 is given, so f(x_0) has no use here
         later = self.gru(side_by_side(fed[..., 1:, :], seen[..., :-1, :]), h)
         return VRNNState(torch.cat([h.expand(*later.shape[:-2], -1).unsqueeze(-2), later], -2), z, seen)

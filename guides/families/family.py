@@ -26,8 +26,8 @@ class Family(nn.Module, ABC):
         context: length of the context, all parts together. 0: there is no head, and the context handed in is the
             parameters themselves, as in guides with parameters of their own for each data point.
         num_parameters: number of parameters that `density` takes.
-        locations: the parameters that move q about. Their weights in the head start as torch's; all other weights
-            start at a tenth of torch's, and every bias at zero.
+        locations: the means among the parameters. Their weights in the head start as torch's; all other weights start
+            at a tenth of torch's, and every bias at zero.
 
     Raises:
         ValueError: features is below 1, or context below 0.

@@ -106,7 +106,7 @@ def _network(
     order = torch.arange(features)
     order = order.flip(0) if layer % 2 else order
     with catch_warnings():
-        # of one feature Pyro says that an affine map would do; a family must serve every latent size
+        # Pyro warns that for one feature an affine map would do; a family must serve every latent size
         simplefilter("ignore")
         network = kind(features, embedding, list(widths(hidden)), param_dims=list(param_dims), permutation=order)
     # near the identity, as Kingma et al.'s code starts
@@ -115,18 +115,19 @@ def _network(
 
 
 class GatedNetwork(ConditionalAutoRegressiveNN):
-    """(1 - g) m and log g, the gate g = sigmoid(s + 2) divided by its value at s = 0; zeros give f(x) = x."""
+    """(1 - g) m and log(g / g_0), the gate g = sigmoid(s + 2), g_0 its value at s = 0; zeros give f(x) = x."""
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, ...]:
-        # unlike an unbounded scale, a gate cannot blow the values up from layer to layer
+        # g / g_0 is at most 1.14: an unbounded scale would let the values blow up from layer to layer
         mean, logit = super().forward(x, context)
         return mean * torch.sigmoid(-logit - 2), F.logsigmoid(logit + 2) + log1p(exp(-2))
 
 
 class IAF(Family):
-    """f(x)_i = g_i x_i + (1 - g_i) m_i, (m_i, g_i) = network(x_1..x_{i-1}; h), h linear in the context.
+    """f(x)_i = (g_i / g_0) x_i + (1 - g_i) m_i, (m_i, g_i) = network(x_1..x_{i-1}; h), h linear in the context.
 
-    The inverse autoregressive flow, gated as in the paper's equation 14, over a masked network (MADE).
+    The inverse autoregressive flow, gated as in the paper's equation 14, over a masked network (MADE). There g_0 is 1;
+    here it is the gate at the start, 0.88, so that zero parameters give f(x) = x.
 
     References: Kingma et al. 2016, Improving Variational Inference with Inverse Autoregressive Flow.
 

@@ -25,7 +25,7 @@ class Pushforward(VectorDistribution):
         affine: loc and s, `(..., 2 * features)`.
         transforms: f_1, ..., f_n, with parameters of the same leading axes. A transform remembers its latest value, so
             no other distribution may share it.
-        family: the family that made the density, for the words of an error.
+        family: the family that made the density: its name, and whether its maps have an inverse.
     """
 
     # torch's TransformedDistribution was the candidate. It goes through `transform.inv`, a reference cycle: the graph
@@ -37,7 +37,7 @@ class Pushforward(VectorDistribution):
     def __init__(self, affine: Tensor, transforms: Sequence[Any], family: type[Family]) -> None:
         super().__init__(affine.shape[:-1], affine.shape[-1] // 2)
         self.affine, self.transforms, self.family = affine, transforms, family
-        # the values that led to the latest sample, and the number of writes to the sample by then
+        # the values that led to the latest sample, and torch's count of writes to the sample at the time
         self._way: list[Tensor] = []
         self._version = 0
 
@@ -85,7 +85,7 @@ class Pushforward(VectorDistribution):
         way = self._way if own else self.way_back(self._vectors(value).to(self.affine.dtype))
         log_scale = self.affine.chunk(2, -1)[1]
         log_prob = UnitNormal(self.event_shape[0], self.affine).log_prob(way[0]) - log_scale.sum(-1)
-        # the way has one value more than there are transforms: the last step is the affine map, counted above
+        # the way has one step more than there are transforms: the last is the affine map, counted above
         for transform, x, y in zip(self.transforms, way, way[1:], strict=False):
             log_prob = log_prob - transform.log_abs_det_jacobian(x, y)
         return log_prob

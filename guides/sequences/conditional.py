@@ -21,6 +21,6 @@ class Conditional:
 
     def __call__(self, s: Any, context: Tensor) -> Any:
         prior = self.model.transition(s) if self.family.uses_prior else None
-        # c_t has been through its matrix, for all frames at once
+        # the guide has multiplied c_t by its matrix already, for all frames at once
         total = context if self.of_state is None else context + self.of_state(self.model.features(s))
         return self.family(prior, total if self.rest is None else self.rest(total))

@@ -18,7 +18,7 @@ from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
 
 class SequenceGuide(Guide):
-    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)), the context c_t being read by a subclass (abstract).
+    """q(z | x) = prod_t family(z_t; p(z_t | s_t), f(s_t, c_t)), c_t by a subclass's `read` (abstract).
 
     f is a perceptron whose first layer takes s_t and c_t each by a matrix of its own. Missing x are set to zero before
     they are encoded, and flagged (`read_frames`); after the last observed frame z follows the model's transition, which
@@ -31,17 +31,17 @@ class SequenceGuide(Guide):
         hidden: widths of f, the last layer being the family's; () makes all parameters affine in s_t and c_t.
         recurrent: width of the network over time; 0: none, c_t is frame t as the model encodes it.
         recurrence: constructor of that network, called with `(in_features, recurrent, batch_first=True)`; the network
-            makes of `(N, T, size)` a tuple that begins with `(N, T, recurrent)`: `nn.GRU`,
+            maps `(N, T, size)` to a tuple whose first entry is `(N, T, recurrent)`: `nn.GRU`,
             `partial(Dropped, probability=0.1)`, ...
         activation: constructor of f's nonlinearity.
-        entry_masks: whether masks will speak of single entries, `(N, T, data_dim)`: then every entry has its own flag.
+        entry_masks: True if masks may mark single entries, `(N, T, data_dim)`: every entry then has its own flag.
 
     Sites: `z` (N, T, latent_dim) in `pyro.plate("data", N)`.
 
     Raises:
-        ValueError: the model is no state space, the guide's structure does not take the family or needs a network over
-            time. In use: as `model.check`; a sequence without an observed frame, a mask of single entries without
-            `entry_masks`.
+        ValueError: the model is no state space; the family reads a prior that this guide cannot give; `recurrent=0` in
+            a guide that needs a network over time. At each call: as `model.check`; a sequence without an observed
+            frame; a mask of single entries without `entry_masks`.
 
     Example:
         >>> import torch, guides
@@ -52,7 +52,7 @@ class SequenceGuide(Guide):
     """
 
     # declared by a subclass, so that all guides share one constructor and one signature
-    directions: ClassVar[int] = 1  # number of `recurrences` that `read` uses; backwards in time by way of `in_reverse`
+    directions: ClassVar[int] = 1  # number of networks over time; `in_reverse` makes one read backwards
     markov: ClassVar[bool] = True  # q(z_t) depends on s_t
     prior_allowed: ClassVar[bool] = True  # families may look at p(z_t | s_t)
     needs_recurrence: ClassVar[bool] = False  # `recurrent=0` is refused
@@ -85,7 +85,7 @@ class SequenceGuide(Guide):
         self.of_context = nn.Linear(self.directions * recurrent or size, width)
         self.of_state = nn.Linear(model.state_dim, width, bias=False) if self.markov else None
         self.rest = nn.Sequential(activation(), *mlp(width, hidden[1:], activation=activation)) if hidden else None
-        # as a family's own layer starts; small in z too, which is fed back T times and would explode
+        # starts as a family's head does. The weights of s_t are small too: they feed z back T times, and it may explode
         if not hidden:
             start_small(self.of_context.weight, but=self.family.locations)
             start_small(self.of_context.bias, *(self.of_state or nn.Identity()).parameters())
@@ -102,7 +102,7 @@ class SequenceGuide(Guide):
     def posterior(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Trajectory:
-        """q(z | x): batch `(N,)`, event `(T, latent_dim)`. Networks read a chunk alone; its s_1 follows the carry."""
+        """q(z | x): batch `(N,)`, event `(T, latent_dim)`. A carry gives s_1 alone: networks read no earlier frame."""
         self.model.check(x, u, mask, carry)
         inputs, values, observed = read_frames(self, x, u, mask, carry, self.entry_masks)
         context = (self.of_context(self.read(values, observed)),)

@@ -48,7 +48,7 @@ def read_frames(
     flags = x.new_zeros(*x.shape[:2], model.data_dim if entry_masks else 1)
     if mask is not None:
         flags, observed = _flagged(guide, flags, mask, entry_masks)
-        # the same call as the model's trajectory makes, so that both hand the same tensor to `inputs`
+        # `once`, as in the model's own trajectory: both hand the same tensor to `inputs`, which then runs once
         x = once(filled)(x, mask)
     inputs = inputs_of(model, x, u, carry)
     parts = [model.encoding(x, *inputs), flags]
@@ -76,7 +76,7 @@ def in_reverse(values: Tensor, observed: Tensor | None) -> Tensor:
     """The frames of each sequence, from its last observed one back to its first, then the padding; its own inverse."""
     if observed is None:
         return values.flip(-2)
-    # a plain flip would have the network read the padding first and meet the last frame in a state that depends on it
+    # after a plain flip the network would read the padding first, and its state at the last frame would depend on it
     t = torch.arange(values.shape[-2], device=values.device)
     last = torch.where(observed, t, 0).amax(-1, keepdim=True)
     order = torch.where(t <= last, last - t, t)

@@ -31,7 +31,7 @@ class MeanField(SequenceGuide):
 class Filter(SequenceGuide):
     """q(z | x) = prod_t q(z_t | s_t, x_{1:t}): all that is known at time t; a network reads forwards.
 
-    It cannot reach the posterior, in which z_t depends on later frames too, but serves where frames come one by one.
+    It cannot reach the posterior, in which z_t depends on later frames too. It serves where frames come one by one.
     With `recurrent=0` it reads frame t as the model encodes it (SRNN: [f(x_t), d_t]), and s_t carries the past: the
     guides of VRNN and of SRNN's filter.
 

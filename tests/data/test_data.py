@@ -363,9 +363,9 @@ def test_integer_frames_become_float32():
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ({"lengths": torch.tensor([2, 4])}, r"frames \(7, 2\) but lengths give 6"),
-        ({"columns": ("a",)}, r"frames \(7, 2\) but .* columns \('a',\)"),
-        ({"stamps": torch.zeros(6)}, r"stamps \(6,\) of 7 frames"),
+        ({"lengths": torch.tensor([2, 4])}, r"frames: expected shape \(6, 2\) by lengths .* got \(7, 2\)"),
+        ({"columns": ("a",)}, r"frames: expected shape \(7, 1\) by .* columns, got \(7, 2\)"),
+        ({"stamps": torch.zeros(6)}, r"stamps: expected shape \(7,\), one for each frame, got \(6,\)"),
         ({"lengths": torch.tensor([2, 0, 5])}, "sequence 1 has no frames"),
         (
             {"frames": torch.ones(7, 2).index_put((torch.tensor(4), torch.tensor(1)), torch.tensor(float("nan")))},

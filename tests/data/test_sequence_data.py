@@ -322,7 +322,7 @@ def test_joined_streams_are_laid_out_as_srnns_files():
         (lambda: Streams(many([3, 3]), num=2).batches(1, 0, 0), "batch_size 1: these are 2 parallel streams"),
         (lambda: Buckets(many([3, 3])[:0]), "no sequences"),
         (lambda: Buckets(many([3, 3]), multiple=0), "multiple"),
-        (lambda: Buckets(ragged(first=torch.zeros(2, 2))), r"first \(2, 2\) of 3 sequences"),
+        (lambda: Buckets(ragged(first=torch.zeros(2, 2))), r"first: expected shape \(3, 2\), got \(2, 2\)"),
     ],
 )
 def test_batches_that_cannot_be_are_refused(call, message):

@@ -119,7 +119,7 @@ def test_exact_needs_a_posterior():
 @pytest.mark.parametrize(
     ("index", "said"),
     [(None, "a batch of 3 rows out of 9 data points needs row numbers"), ([0, 1], "index must name the 3 rows of x"),
-     ([0, 1, 9], "row 9 of 9 data points"), ([0, -1, 2], "row -1 of 9 data points")],
+     ([0, 1, 9], "index has row 9 of 9 data points"), ([0, -1, 2], "index has row -1 of 9 data points")],
 )  # fmt: skip
 def test_rows_that_a_table_does_not_have(index, said):
     model = VAE(6, 2, (3,), likelihood=Normal)

@@ -27,7 +27,7 @@ class Buckets:
             change places.
 
     Raises:
-        ValueError: infinite values, or a sequence without any frame that is there.
+        ValueError: `multiple` or `jitter` out of range; no sequences; infinite values; a sequence with no frame there.
     """
 
     def __init__(self, sequences: Sequences, multiple: int = 8, jitter: float = 0.1) -> None:
@@ -71,7 +71,7 @@ class Streams:
         num: the number of streams, and the batch size to train with.
 
     Raises:
-        ValueError: chunks of unequal length, or of a number that is no multiple of `num`.
+        ValueError: chunks of unequal length, or of a number that is no multiple of `num`; values as in `Buckets`.
     """
 
     # `fit` reads this: the state is carried from batch to batch.
@@ -79,9 +79,9 @@ class Streams:
 
     def __init__(self, sequences: Sequences, num: int = 16) -> None:
         if num < 1 or len(sequences) % num or not len(sequences):
-            raise ValueError(f"Streams: {len(sequences)} chunks cannot be {num} streams of equally many")
+            raise ValueError(f"Streams: {len(sequences)} chunks cannot be {num} streams of equal length")
         if len(set(sequences.lengths.tolist())) > 1:
-            raise ValueError("Streams: the chunks must have one length; Streams.joined makes them of whole sequences")
+            raise ValueError("Streams: the chunks must have one length; Streams.joined cuts whole sequences into such")
         _refuse(sequences)
         self.sequences, self.num = sequences, num
 

@@ -11,7 +11,7 @@ from zoo.data.dataset import Split
 
 
 def bernoulli(grey: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """float32 bits with P(1) = grey / scale, up to rounding to a multiple of 2^-16; 0 and 1 are exact.
+    """float32 bits with P(1) = grey / scale, rounded to a multiple of 2^-16; grey = 0 and grey = scale are exact.
 
     Args:
         grey: levels or probabilities, any shape and device.
@@ -62,7 +62,7 @@ def binarize(grey: Split | Tensor, seed: int) -> Tensor:
 
     Args:
         grey: as for `Binarized`.
-        seed: of the draw. The draw is made on the CPU, so that a seed gives the same bits on every device.
+        seed: seed of the draw, which is made on the CPU: a seed gives the same bits on every device.
 
     Raises:
         ValueError, TypeError: as for `Binarized`.

@@ -67,7 +67,7 @@ class Dataset(Generic[Part]):
         source: the publication to cite, and the place that the file comes from.
         sha256: `file/part` -> sha256 of that part's content, as checked by `load`.
         note: a warning to read before printing a number next to a published one.
-        mean, sd: of the training data in the source's units; values are (source - mean) / sd. 0 and 1: as they were.
+        mean, sd: of the training data in the source's units; values are (source - mean) / sd. 0 and 1: unchanged.
         sample_rate: of sound, in samples a second.
     """
 

@@ -66,6 +66,6 @@ def dataset(
 
 def undivided(name: str, sequences: Sequences, source: Source) -> Dataset[Sequences]:
     """A data set without a split of its own: `train` has all of it, `valid` and `test` have no rows."""
-    # No row is held out here: a single series is cut in time, and where depends on the question asked of it.
+    # No row is held out here: a single series has to be cut in time, at a place that depends on the question.
     none = sequences[:0]
     return dataset(name, (sequences, none, none), (len(sequences.columns),), source.digests())

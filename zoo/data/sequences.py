@@ -43,14 +43,16 @@ class Sequences:
     def __post_init__(self) -> None:
         total = int(self.lengths.sum())
         if self.frames.shape != (total, len(self.columns)):
-            raise ValueError(f"frames {tuple(self.frames.shape)} but lengths give {total}, columns {self.columns}")
+            raise ValueError(f"frames: expected shape {(total, len(self.columns))} by lengths and columns, "
+                             f"got {tuple(self.frames.shape)}")  # fmt: skip
         if self.stamps is not None and self.stamps.shape != (total,):
-            raise ValueError(f"stamps {tuple(self.stamps.shape)} of {total} frames")
+            raise ValueError(f"stamps: expected shape ({total},), one for each frame, got {tuple(self.stamps.shape)}")
         if (self.lengths < 1).any():
             raise ValueError(f"sequence {int((self.lengths < 1).nonzero()[0])} has no frames")
         if self.first is not None and self.first.shape != (len(self), self.frames.shape[-1]):
-            raise ValueError(f"first {tuple(self.first.shape)} of {len(self)} sequences of {self.frames.shape[-1]}")
-        # Masks are of whole frames: a frame of which some coordinates are missing has no place in them.
+            raise ValueError(f"first: expected shape {(len(self), self.frames.shape[-1])}, "
+                             f"got {tuple(self.first.shape)}")  # fmt: skip
+        # `mask` marks whole frames, so a frame of which some coordinates alone are missing cannot be told in it.
         unknown = self.frames.isnan()
         if (partly := unknown.any(-1) & ~unknown.all(-1)).any():
             raise ValueError(f"frame {int(partly.nonzero()[0])} is NaN in some of its coordinates")
@@ -80,7 +82,7 @@ class Sequences:
     def cut(self, longest: int) -> "Sequences":
         """The sequences in pieces of at most `longest` frames, each a sequence of its own with the label of its whole.
 
-        A piece that does not begin its sequence knows the frame before it as `first`, if the wholes know theirs.
+        If `first` is given, a piece inside a sequence has the frame before it as its `first`.
         """
         if longest < 1:
             raise ValueError(f"longest: expected at least one frame, got {longest}")

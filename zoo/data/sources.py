@@ -43,7 +43,7 @@ class Source:
         sha256: part -> sha256 of that part's bytes.
         read: path -> parts, as arrays.
         remotes: the files to download.
-        build: makes `file` of the downloaded files.
+        build: (downloaded files, path to write) -> None: makes `file` of them.
         optional: parts that the downloads cannot give (labels that were worked out later).
     """
 

@@ -12,7 +12,7 @@ from zoo.data.sources import Root, fetch
 
 
 def _stand_upright(downloaded: list[Path], target: Path) -> None:
-    """Builds olivetti_faces.npz from the .mat file: `faces` `(4096, 400)`, each column an image, column by column."""
+    """Builds olivetti_faces.npz from the .mat file: `faces` `(4096, 400)`: a column is an image, column by column."""
     from scipy.io import loadmat
 
     columns = loadmat(downloaded[0])["faces"]
@@ -26,8 +26,8 @@ OLIVETTI_FACES = manifest.file("olivetti_faces.npz", read_npz, _stand_upright)
 def olivetti_faces(root: Root = None) -> Dataset[Split]:
     """400 faces at 64x64, 0 .. 255 (`images` = levels / 255), 10 images of each of 40 persons; labels are the persons.
 
-    The split is ours, and by person: 30/5/5 of them, shuffled with seed 0, so that 300/50/50 images. The faces of test
-    are those of people that a model has never seen.
+    The split is ours, and by person: 30/5/5 of them, shuffled with seed 0, which is 300/50/50 images. The persons of
+    the test set are not among those of training.
     """
     parts = fetch(OLIVETTI_FACES, root)
     images, person = parts["images"], parts["person"]
@@ -39,7 +39,7 @@ def olivetti_faces(root: Root = None) -> Dataset[Split]:
 
 
 def _cut_frames(downloaded: list[Path], target: Path) -> None:
-    """Builds frey_faces.npz from the .mat file: `ff` `(560, 1965)`, each column a frame, row by row."""
+    """Builds frey_faces.npz from the .mat file: `ff` `(560, 1965)`: a column is a frame, row by row."""
     from scipy.io import loadmat
 
     frames = loadmat(downloaded[0])["ff"].T.reshape(-1, 28, 20)

@@ -68,7 +68,7 @@ POLYPHONIC_MUSIC_SRNN = manifest.file("polyphonic_music_srnn.npz", read_npz, _pa
 
 
 def music_srnn(name: str, root: Root = None) -> Dataset[Sequences]:
-    """The same set as SRNN's own code has it: other sampling in time, not transposed, first frames never scored.
+    """A set of `music` from SRNN's own files: other sampling in time, not transposed, first frames never scored.
 
     `train` and `valid` are the songs end to end in 16 parallel streams, cut into chunks of 100 frames: chunk i goes on
     where chunk i - 16 ended (`Streams` carries the state over); song boundaries are not marked. `test` has whole songs

@@ -25,7 +25,7 @@ SERIES = {
 def series(name: str, root: Root = None) -> Dataset[Sequences]:
     """One of R's series: float64, none missing, times in years (a month is 1/12, its first day the stamp).
 
-    `nile` and `air_passengers` come with the package; the others are files.
+    `nile` and `air_passengers` come with the package; the others are files in the data folder, or downloaded.
     """
     facts = manifest.SETS[name]
     header, *lines = _lines(SERIES[name], root)

@@ -80,8 +80,8 @@ def _speech(
 ) -> Dataset[Sequences]:
     """The z-scored data set of the clips in `parts["audio"]`; `part` is 0, 1, 2 for a clip of train, valid, test."""
     clips = np.split(parts["audio"], parts["length"].cumsum()[:-1])
-    # In float64: mean and s.d. are then the same on every machine to more digits than the float32 values have, in
-    # whatever order it sums ten million samples.
+    # In float64: machines sum ten million samples in different orders, and must agree on mean and s.d. to more digits
+    # than the float32 values have.
     train = np.concatenate([clip for clip, number in zip(clips, part, strict=True) if number == 0]).astype(np.float64)
     mean, sd = float(train.mean()), float(train.std())
 

@@ -13,7 +13,7 @@ from zoo.data.sources import Root, check
 # Probabilities: that a frame holds the chord, that a note of the chord sounds, that any other key does. STRAY is not 0,
 # so that every roll has a finite log p(x), those that a trained model makes too.
 HOLD, SOUND, STRAY = 0.6, 0.95, 0.002
-# Row: the chord, I to vii; column: the probability, in tenths, of the chord that follows when it is not held.
+# Probability of the next chord where the present one is not held. Row: the present chord, I to vii; column: the next.
 FOLLOW = np.array([
     [0, 1, 0, 4, 3, 2, 0], [0, 0, 0, 0, 8, 0, 2], [0, 0, 0, 5, 0, 5, 0], [4, 2, 0, 0, 4, 0, 0],
     [7, 0, 0, 0, 0, 3, 0], [0, 4, 1, 4, 1, 0, 0], [9, 0, 1, 0, 0, 0, 0],
@@ -40,9 +40,9 @@ def cadences(root: Root = None) -> Dataset[Sequences]:
     Each of the chord's four notes sounds with probability 0.95, each other with 0.002. 200/50/50 sequences of 20 to 60
     frames.
 
-    The demo's set: it may be given away, which the real sets state no licence for; it has their shape, chords that are
-    held and a key that the whole sequence tells about (so that a `Smoother` has something to gain); and its log p(x) is
-    known exactly (`cadences_log_prob`).
+    The set of the examples: it may be given away, while the real sets state no licence. It has their shape: chords are
+    held, and all frames tell of the key, so that a `Smoother` gains from later ones. Its log p(x) is known exactly
+    (`cadences_log_prob`).
     """
     random, sounds = np.random.RandomState(0), chords()
     train, valid, test = (_progressions(random, sounds, size) for size in (200, 50, 50))
