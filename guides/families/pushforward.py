@@ -70,7 +70,7 @@ class Pushforward(VectorDistribution):
         """
         if not self.family.scores_foreign_values:
             raise NoInverseError(
-                f"{self.family.__name__} has no inverse: it scores its own latest sample and no other value. "
+                f"{self._name} has no inverse: it scores its own latest sample and no other value. "
                 "Where other values are scored (doubly reparameterised gradients, grids, contours) take IAF or Spline"
             )
         loc, log_scale = self.affine.chunk(2, -1)

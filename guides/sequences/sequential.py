@@ -20,11 +20,11 @@ class MeanField(SequenceGuide):
     markov = False
     prior_allowed = False
 
-    def read(self, values: Tensor, observed: Tensor | None) -> Tensor:
+    def read(self, values: Tensor, mask: Tensor | None) -> Tensor:
         if not self.recurrences:
             return values
         ahead, back = self.recurrences
-        later = in_reverse(back(in_reverse(values, observed))[0], observed)
+        later = in_reverse(back(in_reverse(values, mask))[0], mask)
         return torch.cat([ahead(values)[0], later], -1)
 
 
@@ -38,7 +38,7 @@ class Filter(SequenceGuide):
     References: Chung et al. 2015; Fraccaro et al. 2016. Arguments: `SequenceGuide`.
     """
 
-    def read(self, values: Tensor, observed: Tensor | None) -> Tensor:
+    def read(self, values: Tensor, mask: Tensor | None) -> Tensor:
         return self.recurrences[0](values)[0] if self.recurrences else values
 
 
@@ -53,5 +53,5 @@ class Smoother(SequenceGuide):
 
     needs_recurrence = True
 
-    def read(self, values: Tensor, observed: Tensor | None) -> Tensor:
-        return in_reverse(self.recurrences[0](in_reverse(values, observed))[0], observed)
+    def read(self, values: Tensor, mask: Tensor | None) -> Tensor:
+        return in_reverse(self.recurrences[0](in_reverse(values, mask))[0], mask)
