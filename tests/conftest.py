@@ -1,5 +1,6 @@
 """Fixtures that several files of tests share."""
 
+import pyro
 import pytest
 import torch
 
@@ -11,3 +12,9 @@ def double_precision():
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def empty_store():
+    """Pyro's parameter store goes by name: modules of one test must not meet those of another."""
+    pyro.clear_param_store()
