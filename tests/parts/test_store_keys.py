@@ -170,3 +170,37 @@ def test_evaluations_and_the_loss_as_a_module_leave_the_store_alone():
         loss(torch.randn(5, 2)).backward()
         ELBO().loss(model, loss.guide, torch.randn(5, 2))
     assert dict(pyro.get_param_store().items()).keys() == before.keys()
+
+
+class Scale(PyroModule):
+    def __init__(self, value):
+        super().__init__()
+        self.value = PyroParam(torch.full((2,), value), dist.constraints.positive)
+
+    def forward(self, z):
+        return dist.Normal(z, self.value).to_event(1)
+
+
+class Scaled(PyroModule):
+    def __init__(self, value):
+        super().__init__("own")
+        self.part = Scale(value)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", self.part(z), obs=x)
+
+
+def test_parts_of_modules_of_one_name_keep_their_own_parameters():
+    """A part that is a PyroModule of its own would take the parameter of the module that was evaluated before."""
+    x, found = torch.zeros(3, 2), []
+    for value in (1.0, 100.0):
+        model = Scaled(value)
+        run = terms(model, guide_of(model), x)
+        expected = dist.Normal(run.latents["z"], value).log_prob(x).sum(-1)
+        torch.testing.assert_close(run.log_likelihood, expected)
+        found.append(model.part.value.detach())
+    assert found[0].mean() == 1.0
+    assert found[1].mean() == pytest.approx(100.0)
+    assert not dict(pyro.get_param_store().items())

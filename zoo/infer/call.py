@@ -15,7 +15,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from zoo.infer.pair import check_pair
-from zoo.infer.sites.programs import Programs, programs_of
+from zoo.infer.sites.programs import Programs, as_it_is, programs_of
 from zoo.infer.sites.refusals import refuse_nan_draws, refuse_no_sample, refuse_purpose, refuse_value, unscorable
 from zoo.infer.sites.supports import log_prob_within
 from zoo.infer.sites.values import doubtful
@@ -93,9 +93,10 @@ class Call:
         self.model_kwargs = kwargs
         if pair.drops_index:
             self.model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
-        self.model = model.forward if pair.direct[0] and not registered else model
-        self.guide = guide.forward if pair.direct[1] and not registered else guide
-        if registered or pair.direct != (True, True):
+        to_model, to_guide = pair.ways
+        self.model = model if registered else to_model(model)
+        self.guide = guide if registered else to_guide(guide)
+        if registered or as_it_is in pair.ways:
             refuse_claimed_keys(self.model)
             refuse_claimed_keys(self.guide)
         self._rows: dict[Any, Tensor] = {}

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from zoo.infer.sites.layout import Layout
 from zoo.infer.sites.look import check_particles, look
-from zoo.infer.sites.programs import program as program
-from zoo.infer.sites.programs import programs_of
-from zoo.infer.sites.programs import takes_index as takes_index
+from zoo.infer.sites.programs import Way, programs_of, way_of
 from zoo.infer.sites.refusals import FirstRow
 
 
@@ -26,13 +24,13 @@ class Pair:
 
     Attributes:
         layout: the sites.
-        direct: for model and guide, True if its `forward` is called past Pyro's parameter store.
+        ways: for model and guide, the way past Pyro's parameter store (`zoo.infer.sites.programs`).
         drops_index: True if the arguments hold row numbers `index` and the model does not take them.
         moving: the observed sites whose support is known to move with the latents.
     """
 
     layout: Layout
-    direct: tuple[bool, bool]
+    ways: tuple[Way, Way]
     drops_index: bool
     moving: set[str]
     _facts: dict[str, Any] = field(default_factory=dict)
@@ -68,9 +66,8 @@ def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, 
     pair = pairs.get(form)
     if pair is None:
         programs, moving = programs_of(model, guide, args, kwargs), set[str]()
-        direct = (programs.model is not model, programs.guide is not guide)
-        drops_index = programs.model_kwargs is not kwargs
-        pair = pairs[form] = Pair(look(programs, moving), direct, drops_index, moving)
+        ways, drops_index = (way_of(model), way_of(guide)), programs.model_kwargs is not kwargs
+        pair = pairs[form] = Pair(look(programs, moving), ways, drops_index, moving)
     if num_particles > 1:
         pair.fact("several particles", lambda: _look_at_particles(model, guide, args, kwargs, pair, num_particles))
     return pair

@@ -97,8 +97,7 @@ def _scored_at_copies(
 
 def _bare_guide(call: Call) -> Callable:
     """The guide past the parameter store, also under SVI: the store's context would unfreeze the parameters."""
-    guide = call.owners[1]
-    return guide.forward if call.pair.direct[1] else guide
+    return call.pair.ways[1](call.owners[1])
 
 
 def _log_q(call: Call, sites: dict[str, Any]) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from zoo.infer.pair import program
 from zoo.infer.pieces import MAX_BYTES, batch_rows, pieces, with_index
+from zoo.infer.sites.programs import program
 from zoo.parts.aside import held, seeded
 
 __all__ = ["ActiveUnits", "active_units", "kl_per_site"]

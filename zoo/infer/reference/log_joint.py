@@ -21,8 +21,8 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import ComposeTransform, IndependentTransform
 
 from zoo.infer.call import run
-from zoo.infer.pair import program
 from zoo.infer.pieces import MAX_BYTES, bytes_of
+from zoo.infer.sites.programs import program
 from zoo.parts.aside import streams_kept
 
 __all__ = ["LogJoint", "Site", "entries", "flatten"]

@@ -14,12 +14,12 @@ from pyro.infer.mcmc.util import initialize_model
 from pyro.ops.integrator import potential_grad
 from torch import Tensor
 
-from zoo.infer.pair import program
 from zoo.infer.reference.checked import MISSED, Sampling, check_chains, unvisited
 from zoo.infer.reference.fingerprint import attributes
 from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
+from zoo.infer.sites.programs import program
 from zoo.parts.aside import held, seeded
 
 __all__ = ["nuts_reference"]

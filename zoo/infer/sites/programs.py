@@ -3,10 +3,13 @@
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from numbers import Integral
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from pyro.nn import PyroModule
+from pyro.nn.module import _Context
 from torch import nn
 
 from zoo.parts.aside import trial
@@ -54,13 +57,53 @@ def programs_of(model: Callable, guide: Callable, args: tuple, kwargs: dict[str,
     return Programs(program(model), program(guide), args, kwargs, theirs, (model, guide))
 
 
+Way = Callable[[Any], Callable]  # from a program as the caller holds it to the callable that is run
+forward_of: Way = attrgetter("forward")  # for a PyroModule none of whose parts is one
+
+
 def program(fn: Any) -> Callable:
-    """The `forward` of a PyroModule without `PyroSample` attributes, or `fn` itself."""
+    """The program of a PyroModule past Pyro's parameter store where that can be, or `fn` itself."""
+    return way_of(fn)(fn)
+
+
+def way_of(fn: Any) -> Way:
+    """The way to call a program: `as_it_is`, `forward_of` or `unregistered`."""
     # Calling the module registers every parameter in Pyro's store, at each call: 5 to 10 % of a step, and frozen
     # parameters are unfrozen by it. Only `PyroSample` attributes need that context.
     if not isinstance(fn, PyroModule) or any(part.__dict__.get("_pyro_samples") for part in fn.modules()):
-        return fn
-    return fn.forward
+        return as_it_is
+    return unregistered if any(isinstance(part, PyroModule) for part in fn.modules() if part is not fn) else forward_of
+
+
+def as_it_is(fn: Any) -> Callable:
+    """The program itself."""
+    return fn
+
+
+def unregistered(fn: Any) -> Callable:
+    """The `forward` of a PyroModule, run while its parts' calls leave the store alone."""
+    return partial(_without_store, fn)
+
+
+class _Dormant(_Context):
+    """The context that a PyroModule shares with its parts, while nothing switches it on."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+
+def _without_store(module: Any, *args: Any, **kwargs: Any) -> Any:
+    # A part that is a PyroModule switches the context on when it is called. Pyro then takes the part's parameters from
+    # the store, by name: those of another module of that name, if there was one, in place of its own.
+    context = module._pyro_context
+    kind, context.__class__ = type(context), _Dormant
+    try:
+        return module.forward(*args, **kwargs)
+    finally:
+        context.__class__ = kind
 
 
 def takes_index(fn: Callable | None) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.infer.call import Terms, run
 from zoo.infer.objectives.objective import Objective
-from zoo.infer.pair import program, takes_index
+from zoo.infer.sites.programs import program, takes_index
 from zoo.infer.training.step.parts import parts_of
 from zoo.parts.checks import listed
 from zoo.parts.trajectory import StateSpace

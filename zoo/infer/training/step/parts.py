@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoGuide
 from torch import nn
 
 from zoo.infer.objectives.objective import Objective
-from zoo.infer.pair import takes_index
+from zoo.infer.sites.programs import takes_index
 from zoo.parts.aside import aside
 
 
