@@ -43,7 +43,7 @@ class Covariance(Protocol):
         ...
 
     def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
-        """The scale of the weighted covariances of x about the means, plus the floor.
+        """The covariances of x about the means, weighted, with the floor added, as the scale that the form stores.
 
         Args:
             x: data, `(N, data_dim)`.

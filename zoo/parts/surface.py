@@ -155,7 +155,7 @@ class Surface:
 
     @torch.no_grad()
     def rescaled(self, at: Tensor, factors: dict[int, float]) -> Tensor:
-        """The coordinates after the distance of parameter k from its bound was multiplied by factors[k]."""
+        """The coordinates `at`, with the distance of parameter k from its bound multiplied by factors[k]."""
         parts = list((at * self.unit).split(self.sizes))
         for k, factor in factors.items():
             _, entries, constraint, transform = self.learned[k]

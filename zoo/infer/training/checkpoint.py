@@ -108,7 +108,7 @@ def refuse_foreign(loss: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """'name: old, new' for every entry of two nested dictionaries that differs."""
+    """A line 'name.of.the.entry: old, new' for every entry of two nested dictionaries that differs."""
     found = []
     for name in [*old, *(n for n in new if n not in old)]:
         a, b = old.get(name, "absent"), new.get(name, "absent")

@@ -119,7 +119,10 @@ class _Once(Function):
 
 
 class _Recursion(Function):
-    """The engine's `affine` or `congruence`, with its gradient: the same recursion in the other direction."""
+    """A linear recursion over time (`act`: the engine's `affine` or `congruence`) as an operation with a gradient.
+
+    The gradient by the offsets follows the same recursion, transposed, run from the other end of time.
+    """
 
     @staticmethod
     def forward(ctx: Any, act: Callable, transition: Tensor, offset: Tensor, start: Tensor, backward: bool) -> Tensor:

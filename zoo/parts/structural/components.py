@@ -252,7 +252,7 @@ def _noise(variance: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _polynomial(one: Tensor, coefficients: Tensor | None, sign: int, step: int) -> Tensor:
-    """1 + sign (c_1 L^step + c_2 L^(2 step) + ...) by powers of L."""
+    """The coefficients of the lag polynomial 1 + sign * (c_1 L^step + c_2 L^(2 step) + ...), from L^0 upwards."""
     if coefficients is None:
         return one
     spaced = F.pad(sign * coefficients.unsqueeze(-1), (step - 1, 0)).flatten(-2)

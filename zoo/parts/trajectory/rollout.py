@@ -24,11 +24,13 @@ from zoo.parts.trajectory.tractable import Tractable, exactly, refuse_values
 
 
 class Draws(NamedTuple):
-    """Sampled frames; `zoo.infer.plot_draws` shows them.
+    """Sampled frames of N sequences, `num` draws of each; `zoo.infer.plot_draws` shows them.
 
     Attributes:
-        z, x: `(num, N, T, latent_dim)` and `(num, N, T, data_dim)`.
-        start: `(N,)`, number of frames before the first drawn one: for a forecast, the frames up to the last observed.
+        z, x: `(num, N, T, latent_dim)` and `(num, N, T, data_dim)`: of a forecast its T = k frames alone, of an
+            imputation all frames, the observed ones as they are.
+        start: `(N,)`, number of frames before the first of these T: of a forecast all up to the last observed frame,
+            of an imputation 0.
     """
 
     z: Tensor

@@ -26,7 +26,7 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
     first of these that is not finite is named: an argument, a latent, log p of a site of the model, the guide's log q.
 
     Args:
-        loss: the loss that was not finite; None is returned for a module that is no `objective(model, guide)`.
+        loss: the module whose value was not finite; None is returned if it is no `objective(model, guide)`.
         args, kwargs: the arguments of that evaluation.
         index: row numbers of the batch in the data set.
     """

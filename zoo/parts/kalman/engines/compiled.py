@@ -139,7 +139,10 @@ def _means(model, factor, settled, initial, out):
 
 @compiled
 def _affine(transition, offset, start, backward, out):
-    """Fills out with x_0 = start, x_{t+1} = transition_t x_t + offset_t; or, backward, from the last step down."""
+    """Fills out, T + 1 columns, with x_0 = start, x_{t+1} = transition_t x_t + offset_t.
+
+    Backward: x_T = start, x_t = transition_t x_{t+1} + offset_t.
+    """
     steps = out.shape[0] - 1
     for p in range(out.shape[1]):
         out[steps if backward else 0, p] = start[p]
