@@ -40,6 +40,11 @@ def normal(loc, scale=1.0):
     return dist.Normal(loc, scale).to_event(1)
 
 
+def guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", normal(0.5 * x))
+
+
 def pair():
     torch.manual_seed(0)
     model = VAE(2, 1, (3,), likelihood=Normal)
@@ -215,10 +220,6 @@ def test_a_latent_that_appears_later():
                 pyro.sample("y", normal(x.new_zeros(2)))
             pyro.sample("x", normal(z), obs=x)
 
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", normal(0.5 * x))
-
     terms(model, guide, X)
     more.append(True)
     with pytest.raises(ValueError, match="site 'y': a latent site of the model that the guide does not sample"):
@@ -230,10 +231,6 @@ def test_a_batch_that_its_plates_do_not_explain():
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", normal(x.new_zeros(3, 5, 2)))
             pyro.sample("x", normal(z), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", normal(0.5 * x))
 
     with pytest.raises(ValueError, match=r"site 'z': batch shape \(3, 5\) does not match its plates \(5,\)"):
         terms(model, guide, X)
@@ -287,10 +284,6 @@ def test_a_site_that_leaves_its_plate_later():
         with pyro.plate("others" if out else "data", len(x)):
             z = pyro.sample("z", normal(x.new_zeros(2)))
             pyro.sample("x", normal(z), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", normal(0.5 * x))
 
     terms(model, guide, X)
     out.append(True)

@@ -14,6 +14,8 @@ from zoo.parts.kalman import Forecast
 from zoo.parts.structural import local_level
 
 NUM, AHEAD = 4000, 2
+#: two-sided failure rate below 6e-7 an entry, so below 1e-3 over the few hundred entries of a comparison
+Z_ALL = 5.0
 LENGTHS = torch.tensor([FRAMES, 2, 4, 1])
 PADDING = torch.arange(FRAMES) < LENGTHS.unsqueeze(-1)
 
@@ -52,7 +54,7 @@ def test_exact_draws_have_the_exact_moments(lead, entries, marginal):
         exact, draws = model.forecast(x, AHEAD, u, mask), model.sample_forecast(x, AHEAD, NUM, None, u, mask)
     assert draws.x.shape == (NUM, SEQUENCES, AHEAD, DATA)
     for values, *moments in ((draws.z, *exact[:2]), (draws.x, *exact[2:])):
-        assert all(score.abs().max() < Z_MAX + 0.5 for score in scores(values, *moments))  # hundreds of entries
+        assert all(score.abs().max() < Z_ALL for score in scores(values, *moments))
 
 
 @pytest.mark.parametrize("entries", [False, True])
@@ -67,7 +69,7 @@ def test_exact_imputations_are_draws_given_the_observed_entries(entries):
     score = (draws.x.mean(0) - mean)[~seen] / (draws.x.std(0)[~seen] / math.sqrt(NUM))
     assert score.abs().max() < Z_MAX
     found = model.posterior(x, u, mask)
-    assert all(s.abs().max() < Z_MAX + 0.5 for s in scores(draws.z, found.mean, found.covariances))
+    assert all(s.abs().max() < Z_ALL for s in scores(draws.z, found.mean, found.covariances))
 
 
 def test_draws_of_one_guide_and_exact_moments_agree():

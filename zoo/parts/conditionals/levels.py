@@ -21,9 +21,7 @@ class Categorical(nn.Module):
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
         super().__init__()
-        if levels < 2:
-            raise ValueError(f"Categorical: expected at least 2 levels, got {levels}")
-        self.levels = levels
+        self.levels = _at_least_two("Categorical", levels)
         self.logits = nn.Linear(in_features, data_dim * levels)
 
     def forward(self, h: Tensor) -> TorchDistribution:
@@ -46,9 +44,7 @@ class DiscretizedLogistic(nn.Module):
 
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
         super().__init__()
-        if levels < 2:
-            raise ValueError(f"DiscretizedLogistic: expected at least 2 levels, got {levels}")
-        self.levels = levels
+        self.levels = _at_least_two("DiscretizedLogistic", levels)
         self.loc = nn.Linear(in_features, data_dim)
         self.log_scale = nn.Parameter(torch.full((data_dim,), levels / 16.0).log())
 
@@ -57,3 +53,9 @@ class DiscretizedLogistic(nn.Module):
         # optimiser moves the location by a share of all levels, however many there are
         loc = (self.loc(h) + 0.5) * (self.levels - 1)
         return IndependentDiscretizedLogistic(loc, self.log_scale, self.levels)
+
+
+def _at_least_two(name: str, levels: int) -> int:
+    if levels < 2:
+        raise ValueError(f"{name}: expected at least 2 levels, got {levels}")
+    return levels
