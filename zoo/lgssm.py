@@ -19,7 +19,7 @@ from zoo.parts.kalman.distributions import GaussianFrames, LinearGaussian, Linea
 from zoo.parts.kalman.parameters import batch_axes, observed, sizes_of
 from zoo.parts.kalman.steps import Step, steps
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory, shift
-from zoo.parts.trajectory.masks import ends, entries, filled, frames
+from zoo.parts.trajectory.masks import ends, entries, filled, observed_frames
 
 
 class LGSSMState(NamedTuple):
@@ -179,7 +179,7 @@ class LGSSM(StateSpace):
     ) -> tuple[Tensor, Tensor]:
         """Draws from p(z, x_missing | x_observed), as `sample_forecast` and `sample_imputation` use them."""
         p = self._checked(x, u, mask, values)
-        return missing.draws(p, filled(x, mask), num, u, None if mask is None else entries(x, mask))
+        return missing.sample_completed(p, filled(x, mask), num, u, None if mask is None else entries(x, mask))
 
     def exact_forecast(
         self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
@@ -189,7 +189,7 @@ class LGSSM(StateSpace):
         check_counts(k=k)
         if mask is None:
             return kalman.forecast(p, x, k, u)
-        return missing.forecast(p, filled(x, mask), k, u, entries(x, mask), ends(x, mask))
+        return missing.forecast_after(p, filled(x, mask), k, u, entries(x, mask), ends(x, mask))
 
     def exact_imputation(self, x: Tensor, mask: Tensor, u: Tensor | None = None, **values: Tensor) -> Tensor:
         """E[x_missing | x_observed], as `impute` gives it."""
@@ -215,7 +215,7 @@ class LGSSM(StateSpace):
                 which log p(x) is steepest, its size and the derivative. The model keeps the highest point seen.
         """
         check_counts(0, restarts=restarts)
-        seen = x.shape[1] if mask is None else frames(x, mask).sum(1).max()
+        seen = x.shape[1] if mask is None else observed_frames(x, mask).sum(1).max()
         if seen <= self.burn:
             raise ValueError(f"x: no frame is scored, with burn = {self.burn} and at most {int(seen)} observed frames")
         count = x.shape[0] * x.shape[1] if mask is None else max(1, int(mask.sum()))

@@ -239,6 +239,17 @@ def test_public_names_exist_once(package):
     assert all(hasattr(module, name) for name in module.__all__)
 
 
+def test_a_public_name_is_defined_once():
+    """Engines of one interface aside: two functions of one name are two meanings of one word."""
+    places: dict[str, list[str]] = {}
+    for path in LIBRARY:
+        if path.parent.name != "engines":
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(name_of(path))
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def test_no_path_of_the_makers():
     """Folders of the machine it was made on stand in the runner's script and nowhere else."""
     own = re.compile("/" + r"work/|\.\./" + "shared")

@@ -111,11 +111,11 @@ def read_checked(source: Source, path: Path) -> dict[str, np.ndarray]:
             f"got {path.stat().st_size} bytes with sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
         ) from error
     expected = {part: value for part, value in source.sha256.items() if part in found or part not in source.optional}
-    check(found, expected, str(path))
+    check_content(found, expected, str(path))
     return {part: found[part] for part in expected}
 
 
-def check(found: Mapping[str, np.ndarray], sha256: Mapping[str, str], origin: str) -> None:
+def check_content(found: Mapping[str, np.ndarray], sha256: Mapping[str, str], origin: str) -> None:
     """Checks that `found` has every part named in `sha256`, with that sha256 of its bytes.
 
     Raises:

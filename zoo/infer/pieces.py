@@ -102,7 +102,7 @@ def _noted(rows: slice) -> Iterator[None]:
         raise
 
 
-def draws(
+def weighted_draws(
     model: Callable,
     guide: Callable,
     x: Tensor,

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from zoo.infer.pieces import batch_rows, draws, with_index
+from zoo.infer.pieces import batch_rows, weighted_draws, with_index
 from zoo.infer.reference.compare import model_of
 from zoo.infer.reference.fingerprint import check_fingerprint
 from zoo.infer.reference.inference_data import InferenceData
@@ -183,7 +183,7 @@ def _guide_draws(
     whole = isinstance(guide, AutoGuide)
     if not whole:
         (x, *args), named = batch_rows(x, tuple(args), named, index)
-    latents, _ = draws(model, guide, x, tuple(args), named, num_particles=num_draws, sites=sites)
+    latents, _ = weighted_draws(model, guide, x, tuple(args), named, num_particles=num_draws, sites=sites)
     return latents[:, index.cpu()] if whole else latents
 
 

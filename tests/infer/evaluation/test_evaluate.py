@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 from zoo.infer.evaluation.gaps import gaps
 from zoo.infer.evaluation.latents import active_units, kl_per_site
 from zoo.infer.evaluation.likelihood import bits_per_dim, log_likelihood
-from zoo.infer.pieces import bytes_of, draws, pieces
+from zoo.infer.pieces import bytes_of, pieces, weighted_draws
 from zoo.infer.terms import terms
 from zoo.parts.aside import held
 
@@ -346,8 +346,8 @@ def test_draws_of_several_sites_stand_side_by_side(model):
             pyro.sample("b", dist.Normal(x.new_zeros(()), 1.0))
 
     x = model.data(5)
-    latents, weights = draws(two, two, x, (), {}, num_particles=6, sites=["b", "a"], max_bytes=500)
+    latents, weights = weighted_draws(two, two, x, (), {}, num_particles=6, sites=["b", "a"], max_bytes=500)
     assert latents.shape == (6, 5, 3)
     assert weights.shape == (6, 5)
     with pytest.raises(ValueError, match="does not sample"):
-        draws(two, two, x, (), {}, num_particles=6, sites=["c"])
+        weighted_draws(two, two, x, (), {}, num_particles=6, sites=["c"])

@@ -16,7 +16,7 @@ from zoo.infer.reference import checked
 from zoo.infer.reference.checked import check_draws
 from zoo.infer.reference.hmc import _windows
 from zoo.infer.reference.inference_data import diagnose, posterior_draws, to_inference_data
-from zoo.infer.reference.log_joint import LogJoint, entries
+from zoo.infer.reference.log_joint import LogJoint, entry_names
 from zoo.infer.reference.reference import as_reference
 
 LAX = {"max_rhat": 1.1, "min_ess": 100.0}  # the moments are compared in units of their own standard errors
@@ -524,9 +524,9 @@ def test_as_reference_refuses_other_things():
 
 
 def test_entries():
-    assert entries("z", torch.Size()) == ["z"]
-    assert entries("z", torch.Size([2])) == ["z[0]", "z[1]"]
-    assert entries("z", torch.Size([2, 2])) == ["z[0,0]", "z[0,1]", "z[1,0]", "z[1,1]"]
+    assert entry_names("z", torch.Size()) == ["z"]
+    assert entry_names("z", torch.Size([2])) == ["z[0]", "z[1]"]
+    assert entry_names("z", torch.Size([2, 2])) == ["z[0,0]", "z[0,1]", "z[1,0]", "z[1,1]"]
 
 
 def test_a_batch_plate_of_any_name_will_do():

@@ -8,7 +8,7 @@ from zoo.data import manifest
 from zoo.data.dataset import Dataset, Split
 from zoo.data.loaders.readers import copy, read_gzip, read_npz
 from zoo.data.loaders.rows import by_class, split
-from zoo.data.sources import Root, check, fetch
+from zoo.data.sources import Root, check_content, fetch
 
 
 def digits(root: Root = None) -> Dataset[Split]:
@@ -23,7 +23,7 @@ def digits(root: Root = None) -> Dataset[Split]:
     bundle = load_digits()
     levels, labels = bundle.data.astype(np.uint8), bundle.target.astype(np.uint8)
     origin, sha256 = "sklearn.datasets.load_digits", manifest.SETS["digits"]["sha256"]
-    check({"data": levels, "target": labels}, sha256, f"{origin}()")
+    check_content({"data": levels, "target": labels}, sha256, f"{origin}()")
     train, valid, test = (split(levels[rows], labels[rows], 17) for rows in by_class(labels, every=6))
     known = {f"{origin}/{part}": value for part, value in sha256.items()}
     return manifest.dataset("digits", (train, valid, test), (8, 8), known)

@@ -8,7 +8,7 @@ from zoo.data import manifest
 from zoo.data.dataset import Dataset
 from zoo.data.piano_roll import piano_roll
 from zoo.data.sequences import Sequences
-from zoo.data.sources import Root, check
+from zoo.data.sources import Root, check_content
 
 # Probabilities: that a frame holds the chord, that a note of the chord sounds, that any other key does. STRAY is not 0,
 # so that every roll has a finite log p(x), those that a trained model makes too.
@@ -50,7 +50,7 @@ def cadences(root: Root = None) -> Dataset[Sequences]:
     # The stream of RandomState is the same everywhere, but the comparisons are of floats: equal digests say that this
     # machine draws the set whose numbers are printed.
     frames = {"train": train.frames.numpy(), "valid": valid.frames.numpy(), "test": test.frames.numpy()}
-    check(frames, sha256, "cadences()")
+    check_content(frames, sha256, "cadences()")
     digests = {f"cadences/{part}": value for part, value in sha256.items()}
     return manifest.dataset("cadences", (train, valid, test), (88,), digests)
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from zoo.infer.carry import after_first_frame, keyword
-from zoo.infer.evaluation.sequences import checked, in_batches, refuse_nan
+from zoo.infer.evaluation.sequences import checked, in_batches, refuse_nan_weights
 from zoo.infer.pair import look_at
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import refuse_entries
@@ -97,7 +97,7 @@ def smc_log_likelihood(
             look_at(model, guide, args, keyword(carry), rows)
             q = _proposal(model, guide, args, carry)
             found[rows] = particle_filter(q, num_particles, resample_below)
-    refuse_nan(found.isnan())
+    refuse_nan_weights(found.isnan())
     return found
 
 

@@ -30,7 +30,7 @@ from zoo.infer.pieces import bytes_of
 from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded, streams_kept
 from zoo.parts.checks import check_sequences, listed, refuse_unfinite, refuse_unobserved
-from zoo.parts.trajectory.masks import ends, frames
+from zoo.parts.trajectory.masks import ends, observed_frames
 
 # bytes of all steps of a loop over time; larger than for vectors, as more particles in a piece mean fewer such loops
 MAX_BYTES = 2**30
@@ -180,7 +180,7 @@ def sequence_log_likelihood(
         raise ValueError(f"expected at least one particle, sequence and stream, got {num_particles=}, {batch_size=}, "
                          f"{streams=}")  # fmt: skip
     observed = checked(x, u, mask, first)
-    seen = frames(x, observed)
+    seen = observed_frames(x, observed)
     # log sum w, log sum w^2, sum log w, sum (log w)^2, as `of_sums` reads them
     sums = torch.zeros(4, len(x), dtype=torch.double, device=x.device)
     sums[:2] = -torch.inf
@@ -202,7 +202,7 @@ def sequence_log_likelihood(
                 carry = after(model, latents, args, carry, len(rows))
             else:
                 carry = None
-    refuse_nan(sums.isnan().any(0))
+    refuse_nan_weights(sums.isnan().any(0))
     found = of_sums(sums[0], sums[1], sums[2], sums[3], num_particles)
     convention = ", ".join([
         "first frame given and not scored" if first is not None else "first frame scored",
@@ -283,7 +283,7 @@ def checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | No
     check_sequences(x, None, None, u, mask)
     if first is not None:
         _check_first(x, first)
-    observed = frames(x, None) if mask is None else mask
+    observed = observed_frames(x, None) if mask is None else mask
     refuse_unobserved(observed, ": leave it out, as there is nothing to score")
     # also under `pyro.enable_validation(False)`: an evaluation takes minutes, and its numbers are printed
     refuse_unfinite(x, observed)
@@ -300,7 +300,7 @@ def _check_first(x: Tensor, first: Tensor) -> None:
         raise ValueError(f"first: NaN or infinite, first for sequence {row}, counted from 0")
 
 
-def refuse_nan(lost: Tensor) -> None:
+def refuse_nan_weights(lost: Tensor) -> None:
     """Refuses log weights of which some are NaN; `lost` `(N,)` says in which sequences.
 
     Raises:

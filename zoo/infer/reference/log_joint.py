@@ -25,7 +25,7 @@ from zoo.infer.pieces import MAX_BYTES, bytes_of
 from zoo.infer.sites.programs import program
 from zoo.parts.aside import streams_kept
 
-__all__ = ["LogJoint", "Site", "entries", "flatten"]
+__all__ = ["LogJoint", "Site", "entry_names", "flatten"]
 
 
 class Site(NamedTuple):
@@ -228,7 +228,7 @@ class _UnscoredPoint(Delta):
         return x.new_zeros(self.batch_shape)
 
 
-def entries(site: str, event: torch.Size) -> list[str]:
+def entry_names(site: str, event: torch.Size) -> list[str]:
     """Names of the entries of one site: `z` for a scalar, `z[0]`, `z[3,1]` otherwise."""
     if not event:
         return [site]

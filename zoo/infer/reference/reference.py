@@ -21,7 +21,7 @@ from zoo.infer.pieces import batch_rows
 from zoo.infer.reference.checked import CHAINS
 from zoo.infer.reference.fingerprint import fingerprint, from_attributes
 from zoo.infer.reference.inference_data import InferenceData, ess_mean, is_inference_data, posterior_draws
-from zoo.infer.reference.log_joint import LogJoint, entries, flatten
+from zoo.infer.reference.log_joint import LogJoint, entry_names, flatten
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import listed
 
@@ -60,7 +60,7 @@ class Reference:
     @property
     def coordinates(self) -> list[str]:
         """Names of the d entries: `z[0]`, `z[1]`, ..."""
-        return [name for site, event in self.sites.items() for name in entries(site, event)]
+        return [name for site, event in self.sites.items() for name in entry_names(site, event)]
 
 
 def as_reference(found: Reference | InferenceData) -> Reference:

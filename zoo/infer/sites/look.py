@@ -70,7 +70,7 @@ def _look(programs: Programs, moving: set[str], first_row: FirstRow) -> Layout:
     stated = _sites(trace)
     # The sets of sites come before plates, shapes and values: a misspelt site would else be reported as a plate or a
     # shape that is wrong.
-    auxiliary = sets.check(stated, drawn)
+    auxiliary = sets.check_together(stated, drawn)
     scored = _scored(stated)
     layout = _layout(scored, drawn, auxiliary, args, trace)
     for name in doubtful(stated, layout.unlike):

@@ -77,7 +77,7 @@ def check_drawn(drawn: dict[str, Any]) -> None:
             raise ValueError(f"site {name!r}: enumerated in the guide, not summed out here: use TraceEnum_ELBO")
 
 
-def check(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
+def check_together(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
     """Refuses sites that do not belong together.
 
     Args:

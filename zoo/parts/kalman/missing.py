@@ -9,7 +9,7 @@ from zoo.parts.kalman.inference import Forecast
 from zoo.parts.kalman.parameters import Parameters, observed, times
 
 
-def forecast(p: Parameters, x: Tensor, k: int, u: Tensor | None, mask: Tensor, end: Tensor) -> Forecast:
+def forecast_after(p: Parameters, x: Tensor, k: int, u: Tensor | None, mask: Tensor, end: Tensor) -> Forecast:
     """The moments of the k frames after the first `end` frames of each sequence, given all that is observed.
 
     Args:
@@ -39,7 +39,7 @@ def fill(p: Parameters, x: Tensor, expected: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, expected + times(completion(p.emission_covariance, mask), residual))
 
 
-def draws(p: Parameters, x: Tensor, num: int, u: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def sample_completed(p: Parameters, x: Tensor, num: int, u: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Draws from p(z, x_missing | x_observed): z `(num, N, T, n)`, and x `(num, N, T, m)` with its gaps filled.
 
     Args:

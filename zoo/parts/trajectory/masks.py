@@ -14,7 +14,7 @@ def entries(x: Tensor, mask: Tensor) -> Tensor:
     return mask if mask.ndim == x.ndim else mask.unsqueeze(-1).expand(x.shape)
 
 
-def frames(x: Tensor, mask: Tensor | None) -> Tensor:
+def observed_frames(x: Tensor, mask: Tensor | None) -> Tensor:
     """The mask of whole frames, `(N, T)`: a frame counts as observed where any of its entries is."""
     if mask is None:
         return x.new_ones(x.shape[:-1], dtype=torch.bool)
@@ -24,7 +24,7 @@ def frames(x: Tensor, mask: Tensor | None) -> Tensor:
 def ends(x: Tensor, mask: Tensor | None) -> Tensor:
     """The number of frames up to the last observed one, `(N,)`; 0 where none is."""
     count = torch.arange(1, x.shape[-2] + 1, device=x.device)
-    return torch.where(frames(x, mask), count, 0).amax(-1)
+    return torch.where(observed_frames(x, mask), count, 0).amax(-1)
 
 
 def until_last(x: Tensor, mask: Tensor) -> Tensor | None:

@@ -18,9 +18,9 @@ from zoo.parts.checks import check_counts, refuse_entries
 from zoo.parts.kalman import Forecast
 from zoo.parts.trajectory.carry import Carry
 from zoo.parts.trajectory.density import inputs_of
-from zoo.parts.trajectory.masks import ends, frames
+from zoo.parts.trajectory.masks import ends, observed_frames
 from zoo.parts.trajectory.time import at_steps
-from zoo.parts.trajectory.tractable import Tractable, exactly, refuse_values
+from zoo.parts.trajectory.tractable import Tractable, exactly, refuse_unused
 
 
 class Draws(NamedTuple):
@@ -147,7 +147,7 @@ def generate(model: Any, num: int, T: int, u: Tensor | None, values: dict[str, T
     check_counts(num=num, T=T)
     if isinstance(model, Tractable):
         return model.exact_sample(num, T, u, **values)
-    refuse_values(model, values)
+    refuse_unused(model, values)
     like = next(chain(model.parameters(), model.buffers()), torch.empty(0))
     return extend(model, like.new_zeros(num, 0, model.latent_dim), like.new_zeros(num, 0, model.data_dim), T, u)
 
@@ -175,12 +175,12 @@ def sample_forecast(
         seen = _padded(seen if seen.ndim == 3 else seen.unsqueeze(-1).expand(x.shape), k)
         z, x = exactly(model).exact_draws(_padded(x, k), num, u, seen, **values)
     else:
-        refuse_values(model, values)
+        refuse_unused(model, values)
         refuse_entries(mask, f"a forecast of a {type(model).__name__} by draws")
         model.check_guide(guide)
         z = draws_of(guide, num, x, None if u is None else u[:, :T], mask)
         before = torch.arange(T + k, device=x.device) < end
-        seen = torch.nn.functional.pad(frames(x, mask), (0, k))
+        seen = torch.nn.functional.pad(observed_frames(x, mask), (0, k))
         z, x = roll(model, _padded(z, k), _padded(x.expand(num, -1, -1, -1), k), before, seen, u)
     future = (end + torch.arange(k, device=x.device))[None, :, :, None]
     z, x = (v.gather(-2, future.expand(num, N, k, v.shape[-1])) for v in (z, x))
@@ -198,7 +198,7 @@ def sample_imputation(
     if guide is None:
         z, x = exactly(model).exact_draws(x, num, u, mask, **values)
     else:
-        refuse_values(model, values)
+        refuse_unused(model, values)
         refuse_entries(mask, f"an imputation in a {type(model).__name__} by draws")
         model.check_guide(guide)
         z = draws_of(guide, num, x, u, mask)

@@ -47,7 +47,7 @@ def exactly(model: Any) -> Tractable:
     return model
 
 
-def refuse_values(model: Any, values: dict[str, Tensor]) -> None:
+def refuse_unused(model: Any, values: dict[str, Tensor]) -> None:
     """Refuses values of priors, for a computation that reads the model's own parameters.
 
     Raises:
