@@ -179,7 +179,7 @@ class LGSSM(StateSpace):
     ) -> tuple[Tensor, Tensor]:
         """Draws from p(z, x_missing | x_observed), as `sample_forecast` and `sample_imputation` use them."""
         p = self._checked(x, u, mask, values)
-        return missing.sample_completed(p, filled(x, mask), num, u, None if mask is None else entries(x, mask))
+        return missing.sample_filled(p, filled(x, mask), num, u, None if mask is None else entries(x, mask))
 
     def exact_forecast(
         self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor

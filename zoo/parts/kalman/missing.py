@@ -39,7 +39,7 @@ def fill(p: Parameters, x: Tensor, expected: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, expected + times(completion(p.emission_covariance, mask), residual))
 
 
-def sample_completed(p: Parameters, x: Tensor, num: int, u: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def sample_filled(p: Parameters, x: Tensor, num: int, u: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Draws from p(z, x_missing | x_observed): z `(num, N, T, n)`, and x `(num, N, T, m)` with its gaps filled.
 
     Args:
