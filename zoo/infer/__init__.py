@@ -16,6 +16,7 @@ from zoo.infer.reference.hmc import hmc_reference
 from zoo.infer.reference.nuts import nuts_reference
 from zoo.infer.reference.reference import Reference, exact_reference
 from zoo.infer.terms import Terms, terms
+from zoo.infer.training.callbacks import Callback, Moment
 from zoo.infer.training.checkpoint import load_model, save_model
 from zoo.infer.training.fit import Fit, fit
 
@@ -44,6 +45,7 @@ __all__ = [
     "IWELBO",
     "MAP",
     "Band",
+    "Callback",
     "Comparison",
     "EMError",
     "EMModel",
@@ -52,6 +54,7 @@ __all__ = [
     "Gaps",
     "Limits",
     "LogLikelihood",
+    "Moment",
     "NotAReference",
     "Objective",
     "Reference",

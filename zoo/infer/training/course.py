@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from zoo.infer.training.callbacks import Moment
 from zoo.infer.training.checkpoint import Folder, load_model, tensors_of
 from zoo.infer.training.interrupt import Interrupt
 from zoo.infer.training.step.nonfinite import refuse_nonfinite_parameters
@@ -19,10 +20,12 @@ class Ended(NamedTuple):
     Attributes:
         record: the epoch's record; None of an epoch that was interrupted.
         model: the state dict to keep as the pair's; None where an earlier one is better, or none is kept.
+        error: that of a callback, to be raised once the rest is written.
     """
 
     record: dict[str, Any] | None
     model: dict[str, Tensor] | None
+    error: Exception | None = None
 
 
 class Course:
@@ -33,7 +36,7 @@ class Course:
         seed: seed of the order of the rows, common to all processes.
         steps, epochs: length of the training; one of the two.
         patience: epochs to go on for without a better validation loss; None goes on to the end.
-        keeps_models: copy the state dict at the end of an epoch whose model is to be kept.
+        folder: the folder of the files; None writes none.
     """
 
     def __init__(
@@ -44,56 +47,70 @@ class Course:
         steps: int | None,
         epochs: int | None,
         patience: int | None,
-        keeps_models: bool,
+        folder: Folder | None,
     ) -> None:
-        self.training, self.seed, self.patience, self.keeps_models = training, seed, patience, keeps_models
+        self.training, self.seed, self.patience, self.folder = training, seed, patience, folder
         self.per_epoch = len(training.batcher.batches(seed, 0))
         self.total = int(steps or (epochs or 0) * self.per_epoch)
         self.progress = Progress()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] | None = None
-        self.interrupted = False
+        self.interrupted = self.stopped = False
         self.started = time.perf_counter()
 
     def resume(self, folder: Folder) -> None:
-        """Goes on from the checkpoint in a folder.
+        """Goes on from the checkpoint in the folder.
 
         Raises:
             ValueError: the checkpoint is not one of this training, or already past its end.
         """
-        self.progress = self.training.restore(folder.load(self.training.loss, self.training.settings))
+        checkpoint = folder.load(self.training.loss, self.training.settings)
+        self.progress = self.training.restore(checkpoint, folder.last)
         self.history = folder.history(self.progress.epoch)
         self.started -= self.progress.seconds
         if self.progress.step > self.total:
             done = f"step {self.progress.step}, epoch {self.progress.epoch}"
             raise ValueError(f"{folder.last}: already at {done}; asked to stop at step {self.total}")
 
+    def start(self) -> None:
+        """Calls the callbacks before the first step."""
+        self.training.calls.started(self._now())
+        self._hear()
+
     @property
     def finished(self) -> bool:
         progress = self.progress
-        if self.interrupted or progress.step >= self.total:
+        if self.interrupted or self.stopped or progress.step >= self.total:
             return True
         return bool(
             self.patience is not None and progress.best and progress.epoch - progress.best["epoch"] >= self.patience
         )
 
     def rest_of_epoch(self, interrupt: Interrupt) -> Iterator[Tensor]:
-        """The row numbers of each batch that is left of the epoch under way, until the training is interrupted."""
+        """The row numbers of each batch that is left of the epoch, until the training is interrupted or stopped."""
         progress = self.progress
         end = min(self.per_epoch, progress.position + self.total - progress.step)
         for batch in self.training.batcher.batches(self.seed, progress.epoch)[progress.position : end]:
-            self.interrupted = self._is_interrupted(interrupt)
-            if self.interrupted:
+            # All processes must stop at the same step, or those that go on would wait forever for the gradients of
+            # those that stopped. Every twentieth step, since a question to all is answered when the slowest comes to it.
+            if self.training.parallel.world == 1 or progress.step % 20 == 0:
+                self._hear(interrupt)
+            if self.interrupted or self.stopped:
                 return
             yield batch
 
-    def _is_interrupted(self, interrupt: Interrupt) -> bool:
-        parallel = self.training.parallel
-        if parallel.world == 1:
-            return interrupt.seen
-        # All processes must stop at the same step, or those that go on would wait forever for the gradients of those
-        # that stopped. Every twentieth step, since a question to all is answered when the slowest of them comes to it.
-        return self.progress.step % 20 == 0 and parallel.sum(interrupt.seen)[0] > 0
+    def _hear(self, interrupt: Interrupt | None = None) -> None:
+        """Notes what the user, or a callback in any of the processes, has asked for."""
+        parallel, calls = self.training.parallel, self.training.calls
+        seen, asked = parallel.sum(interrupt is not None and interrupt.seen, calls.asked)
+        self.interrupted, self.stopped = seen > 0, self.stopped or asked > 0
+
+    def _now(self, record: dict[str, Any] | None = None) -> Moment:
+        """The moment as callbacks see it."""
+        training, progress = self.training, self.progress
+        path = None if self.folder is None else self.folder.path
+        return Moment(training.loss, training.optimizer, progress.epoch, progress.step, self.total, record,
+                      training.parallel.rank == 0, path)  # fmt: skip
 
     def step(self, batch: Tensor) -> None:
         """One optimiser step.
@@ -102,6 +119,8 @@ class Course:
             FloatingPointError: the loss is not finite.
         """
         self.training.step(batch, self.progress)
+        if self.training.calls:
+            self.training.calls.stepped(self._now())
 
     def end_epoch(self) -> Ended:
         """Ends the epoch, or the part of it that was asked for or that an interruption has left.
@@ -120,24 +139,28 @@ class Course:
         self.history.append(record)
         if progress.position == self.per_epoch:
             progress.epoch, progress.position, progress.loss, progress.rows = progress.epoch + 1, 0, 0.0, 0
-        if training.held_out is not None and progress.best is not None and _score(record) >= _score(progress.best):
-            return Ended(record, None)
-        progress.best, self.best = record, self._copy()
-        return Ended(record, self.best)
+        better = training.held_out is None or progress.best is None or _score(record) < _score(progress.best)
+        if better:
+            progress.best, self.best = record, self._copy()
+        error = training.calls.epoch_ended(self._now(record))
+        # All processes take part, also one whose callback raised an error.
+        self._hear()
+        return Ended(record, self.best if better else None, error)
 
     def _copy(self) -> dict[str, Tensor] | None:
-        return tensors_of(self.training.loss) if self.keeps_models else None
+        kept = self.folder is not None or self.training.held_out is not None
+        return tensors_of(self.training.loss) if kept else None
 
-    def take_best(self, folder: Folder | None) -> None:
+    def take_best(self) -> None:
         """Gives the loss the parameters of the epoch with the lowest validation loss; without validation the latest."""
         progress = self.progress
         if self.training.held_out is None or progress.best is None or progress.best["step"] == progress.step:
             return
         if self.best is not None:
             self.training.loss.load_state_dict(self.best)
-        elif folder is not None:
+        elif self.folder is not None:
             # Resumed, and no epoch since was better: the best is that of the earlier part.
-            load_model(self.training.loss, folder.path)
+            load_model(self.training.loss, self.folder.path)
 
     def summary(self) -> str:
         """The epoch's mean loss so far, the KL of the epoch before and the KL weight, in words."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.infer.training.callbacks import Callback, Calls, check_callbacks
 from zoo.infer.training.checkpoint import Folder
 from zoo.infer.training.course import Course
 from zoo.infer.training.interrupt import Interrupt
@@ -68,6 +69,7 @@ def fit(
     fabric: Any = None,
     tensorboard: bool = False,
     drop_last: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Fit:
     """Minimises the mean loss per datum over mini-batches. The parameters of `loss` change in place.
 
@@ -106,6 +108,8 @@ def fit(
             The first process writes; resuming, all read.
         tensorboard: also write the records to `out`/tensorboard.
         drop_last: leave out the last batch of an epoch where it is smaller than the others.
+        callbacks: code of your own, called at the start, after each step and at the end of each epoch, which may end
+            the training: `zoo.infer.Callback`.
 
     Returns:
         `Fit`. Ctrl-C stops after the current step, saves that very point, says where, and returns with `interrupted`
@@ -125,18 +129,15 @@ def fit(
         loss=loss, whole=counted | {"seed": (seed, 0)}, steps=steps, epochs=epochs, clip=clip, held_out=held_out,
         out=out, needs_out={"resume": resume, "tensorboard": tensorboard}, num_rows=len(rows),
     )  # fmt: skip
+    calls = Calls(check_callbacks(callbacks))
     parallel = Parallel(loss, device, fabric)
     # Fused: for a small network a quarter of the time of torch's default, which loops over the parameters in Python.
     optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3, fused=True)
     options = Options(int(batch_size), int(seed), optimizer, schedule, clip, compile, drop_last)
-    training = prepared(loss, rows, held_out, parallel, options)
-    course = Course(
-        training, seed=options.seed, steps=steps, epochs=epochs, patience=patience,
-        keeps_models=out is not None or held_out is not None,
-    )  # fmt: skip
-
+    training = prepared(loss, rows, held_out, parallel, options, calls)
     # After the pair has been looked over: a training that is refused leaves no folder behind.
     folder = None if out is None else Folder(out)
+    course = Course(training, seed=options.seed, steps=steps, epochs=epochs, patience=patience, folder=folder)
     resumed = folder is not None and resume and folder.last.exists()
     if folder is not None and resumed:
         course.resume(folder)
@@ -148,13 +149,14 @@ def fit(
 
     bar = Bar(course, shown=progress and parallel.rank == 0)
     with output.naming_the_checkpoint(), Interrupt(shared=parallel.world > 1) as interrupt, bar:
+        course.start()
         while not course.finished:
             for batch in course.rest_of_epoch(interrupt):
                 course.step(batch)
                 bar.step()
-            output.save(*course.end_epoch())
+            output.save(course.end_epoch())
     output.close()
     if not course.interrupted:
-        course.take_best(folder)
+        course.take_best()
     state, path = course.progress, None if folder is None else folder.path
     return Fit(course.history, state.best, state.epoch, state.step, path, course.interrupted, state.seconds)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from zoo.infer.training.checkpoint import Folder, shapes_of
-from zoo.infer.training.course import Course
+from zoo.infer.training.course import Course, Ended
 from zoo.infer.training.settings import versions
 
 
@@ -112,16 +112,21 @@ class Output:
         self.folder.start(config, self.course.history if resumed else None)
         self.board = Tensorboard(self.folder.path, self.course.progress.step) if tensorboard else None
 
-    def save(self, record: dict[str, Any] | None, model: dict[str, Tensor] | None) -> None:
-        """Writes a checkpoint, with the record of an epoch and the model to keep where they are not None."""
-        if self.folder is None:
-            return
-        # Called on every process, as a checkpoint gathers the random streams of all.
-        checkpoint = self.course.training.checkpoint(self.course.progress)
-        if self.first:
-            self.folder.save(checkpoint, model, record)
-        if self.board is not None and record is not None:
-            self.board.write(record)
+    def save(self, ended: Ended) -> None:
+        """Writes a checkpoint, with the record of an epoch and the model to keep where they are not None.
+
+        Raises:
+            Exception: that of a callback, after the files are written.
+        """
+        if self.folder is not None:
+            # Called on every process, as a checkpoint gathers the random streams of all.
+            checkpoint = self.course.training.checkpoint(self.course.progress)
+            if self.first:
+                self.folder.save(checkpoint, ended.model, ended.record)
+            if self.board is not None and ended.record is not None:
+                self.board.write(ended.record)
+        if ended.error is not None:
+            raise ended.error
 
     def close(self) -> None:
         """Closes tensorboard, and says where an interrupted training stopped."""

@@ -4,6 +4,7 @@ import pyro
 import torch
 from torch import nn
 
+from zoo.infer.training.callbacks import Calls
 from zoo.infer.training.parallel import Parallel
 from zoo.infer.training.preflight import optimizer_of, scheduler_of
 from zoo.infer.training.preflight_data import first_look, refuse_compiled_sequences, trainable
@@ -15,7 +16,9 @@ from zoo.infer.training.step.parts import parts_of
 from zoo.infer.training.step.training import Training
 
 
-def prepared(loss: nn.Module, rows: Rows, held_out: Rows | None, parallel: Parallel, options: Options) -> Training:
+def prepared(
+    loss: nn.Module, rows: Rows, held_out: Rows | None, parallel: Parallel, options: Options, calls: Calls
+) -> Training:
     """Looks the pair and its data over, makes the optimiser, and seeds the global generators.
 
     Raises:
@@ -49,5 +52,5 @@ def prepared(loss: nn.Module, rows: Rows, held_out: Rows | None, parallel: Paral
     return Training(
         loss=loss, parts=parts, batcher=batcher, held_out=validation, parallel=parallel, seed=seed, clip=options.clip,
         trained=trained, optimizer=optimizer, scheduler=scheduler, call=call, stepper=stepper, weights=weights,
-        settings=settings, generator=generator, args=seen.args, kwargs=seen.kwargs, carry_form=seen.carry,
+        settings=settings, generator=generator, calls=calls, args=seen.args, kwargs=seen.kwargs, carry_form=seen.carry,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from zoo.infer import carry as carried
 from zoo.infer.objectives import Tempered
 from zoo.infer.terms import terms
+from zoo.infer.training.callbacks import Calls
 from zoo.infer.training.parallel import Parallel
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.nonfinite import culprit, data_rows, refuse_nonfinite_parameters
@@ -55,6 +57,7 @@ class Training:
         weights: rows of a batch -> the factor that makes its loss one per datum.
         settings: as config.json holds them.
         generator: of the batches' own randomness.
+        calls: the callbacks.
         args, kwargs: the arguments of the latest batch.
         carry_form: any carry of the model, for its structure; None where no state goes on from batch to batch.
         carry: the state after the latest batch.
@@ -75,6 +78,7 @@ class Training:
     weights: dict[int, Tensor]
     settings: dict[str, Any]
     generator: torch.Generator
+    calls: Calls
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     carry_form: Any = None
@@ -200,6 +204,7 @@ class Training:
             "loss": progress.loss,
             "rows": progress.rows,
             "carry": carried.pack(self.carry),
+            "callbacks": self.calls.state(),
         }
         return {
             "format": 1,
@@ -212,15 +217,24 @@ class Training:
             "progress": asdict(progress),
         }
 
-    def restore(self, checkpoint: dict[str, Any]) -> Progress:
-        """Takes over the state of a checkpoint, and returns the point that it had reached."""
+    def restore(self, checkpoint: dict[str, Any], file: Path) -> Progress:
+        """Takes over the state of a checkpoint, and returns the point that it had reached.
+
+        Args:
+            file: of the checkpoint, for errors.
+
+        Raises:
+            ValueError: the checkpoint holds the state of a callback that is missing.
+        """
+        mine = checkpoint["ranks"][self.parallel.rank]
+        # First, since it can refuse. `get`: checkpoints from before there were callbacks have no such entry.
+        self.calls.restore(mine.get("callbacks", {}), file)
         self.loss.load_state_dict(checkpoint["loss"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(checkpoint["schedule"])
         if checkpoint["objective_step"] is not None:
             self.parts.objective.step = checkpoint["objective_step"]
-        mine = checkpoint["ranks"][self.parallel.rank]
         self.generator.set_state(mine["generator"])
         # `get`: checkpoints from before sequences could be carried have no such entry.
         self.carry = carried.unpack(mine.get("carry"), self.carry_form, self.parallel.device)

@@ -1,0 +1,175 @@
+"""Callbacks of a training: a user's own code at its start, after each step and at the end of each epoch.
+
+There is no method for the end of a training, since `fit` returns then.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from zoo.parts.aside import aside, streams_kept
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The point of a training at which a callback is called.
+
+    Attributes:
+        loss: the module that is trained, `objective(model, guide)`. At the end of an epoch of a training with
+            `average` its parameters are the averages.
+        optimizer: the optimiser, whose `param_groups` hold the learning rates.
+        epoch: number of completed epochs.
+        step, total: number of optimiser steps, taken and asked for.
+        record: the record of the epoch, as in `Fit.history`; None unless an epoch has ended.
+        writes: True in the process that writes the files; with one process, always.
+        folder: `out` of the training; None without.
+    """
+
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    epoch: int
+    step: int
+    total: int
+    record: dict[str, Any] | None
+    writes: bool
+    folder: Path | None
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """Code of the user's that `fit` calls. Each method may return True, which ends the training.
+
+    Random numbers that a callback draws do not move the streams of the training, and gradients are switched off. With
+    several processes all of them call their own callbacks, so that a changed KL weight changes everywhere; a callback
+    that writes asks `now.writes`. One that asks for the end ends the training of all.
+
+    A callback with the methods `state_dict` and `load_state_dict` is saved in the checkpoints (after its call at the
+    end of the epoch), and set back when the training is resumed; its state holds tensors, numbers, words, lists and
+    dictionaries alone. Without these methods it begins anew.
+
+    Example:
+        >>> class Unused:
+        ...     '''Ends a training whose latent has come out of use.'''
+        ...     def started(self, now): ...
+        ...     def stepped(self, now): ...
+        ...     def epoch_ended(self, now):
+        ...         return now.record["kl"]["z"] < 0.01
+        >>> from zoo import PPCA
+        >>> from zoo.infer import ELBO, fit
+        >>> from guides import Exact
+        >>> model = PPCA(3, 1)
+        >>> unused = model.weight.data.zero_()  # z tells nothing of x
+        >>> loss = ELBO()(model, Exact(model))
+        >>> fit(loss, torch.zeros(20, 3), epochs=9, batch_size=20, progress=False, callbacks=[Unused()]).epochs
+        1
+    """
+
+    def started(self, now: Moment) -> bool | None:
+        """Called before the first step, or before the first one of a resumed training."""
+
+    def stepped(self, now: Moment) -> bool | None:
+        """Called after each optimiser step. To end here ends the epoch too, with its record."""
+
+    def epoch_ended(self, now: Moment) -> bool | None:
+        """Called at the end of each epoch, in evaluation mode, before its files are written.
+
+        The epoch is saved after an error of this method too.
+        """
+
+
+def check_callbacks(callbacks: Iterable[Any]) -> list[Callback]:
+    """The callbacks as a list.
+
+    Raises:
+        TypeError: no list of objects with the three methods.
+    """
+    expected = "callbacks: expected a list of objects with the methods started, stepped and epoch_ended"
+    if not isinstance(callbacks, list | tuple):
+        raise TypeError(f"{expected}, got {type(callbacks).__name__}")
+    for i, callback in enumerate(callbacks):
+        if isinstance(callback, type):
+            raise TypeError(f"{expected}; number {i} is the class {callback.__name__} itself")
+        if not isinstance(callback, Callback):
+            raise TypeError(f"{expected}; number {i} is a {type(callback).__name__}")
+    return list(callbacks)
+
+
+class Calls:
+    """The callbacks of a training, and whether one of them has asked for the end.
+
+    Args:
+        callbacks: the caller's.
+    """
+
+    def __init__(self, callbacks: list[Callback]) -> None:
+        self.callbacks, self.asked = callbacks, False
+
+    def __bool__(self) -> bool:
+        return bool(self.callbacks)
+
+    def started(self, now: Moment) -> None:
+        """Calls `started` of each."""
+        with self._apart(now):
+            self._note([callback.started(now) for callback in self.callbacks])
+
+    def stepped(self, now: Moment) -> None:
+        """Calls `stepped` of each."""
+        # Without `aside`: to set the mode of each part of a deep pair would take longer than a small step.
+        with streams_kept(), torch.no_grad():
+            self._note([callback.stepped(now) for callback in self.callbacks])
+
+    def epoch_ended(self, now: Moment) -> Exception | None:
+        """Calls `epoch_ended` of each, and returns the error that one of them raised."""
+        # Returned, since the epoch is to be saved first: an hour's training is worth more than a picture of it.
+        try:
+            with self._apart(now):
+                self._note([callback.epoch_ended(now) for callback in self.callbacks])
+        except Exception as error:
+            name = type(error).__name__
+            error.add_note(f"{name} of a callback at the end of epoch {now.epoch}, which is saved all the same.")
+            return error
+        return None
+
+    def _apart(self, now: Moment) -> AbstractContextManager[None]:
+        # Nothing to call needs nothing put back: an epoch of a toy is as short as that takes.
+        return aside(now.loss) if self.callbacks else nullcontext()
+
+    def _note(self, answers: list[bool | None]) -> None:
+        self.asked = self.asked or any(answers)
+
+    def state(self) -> dict[str, Any]:
+        """Name -> state of those that have one."""
+        return {name: callback.state_dict() for name, callback in self._stateful().items()}
+
+    def restore(self, state: dict[str, Any], file: Path) -> None:
+        """Sets the states back.
+
+        Args:
+            file: the checkpoint, for errors.
+
+        Raises:
+            ValueError: the checkpoint holds the state of a callback that is missing.
+        """
+        stateful = self._stateful()
+        if missing := [name for name in state if name not in stateful]:
+            raise ValueError(f"{file}: holds the state of the callback {missing[0]}, which is not among callbacks=")
+        # Those that the checkpoint does not know begin anew: a picture may be added to a training that runs already.
+        for name in state:
+            stateful[name].load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        # By class and number, since the list may have got a picture in front.
+        found: dict[str, Any] = {}
+        seen: Counter[str] = Counter()
+        for callback in self.callbacks:
+            if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
+                name = type(callback).__qualname__
+                seen[name] += 1
+                found[f"{name} {seen[name]}"] = callback
+        return found
