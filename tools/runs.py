@@ -1,150 +1,124 @@
-"""The runs behind the tables of sequences: starts those whose results/<name>.json is not there yet.
+"""The runner of rows: trains those whose results/NAME.json has no figures yet, and goes on where it was stopped.
 
-    python tools/runs.py                     # names and commands of those, nothing is run
-    python tools/runs.py --run --jobs 2      # all of them, about five hours on two cores
-    python tools/runs.py --run --only jsb-   # those whose names begin so
+    python tools/runs.py                        # a line for each of those; nothing is run
+    python tools/runs.py --run --jobs 2         # all of them, a core each
+    python tools/runs.py --run --only jsb-      # those whose names begin so
+    python tools/runs.py --status               # how far each has come, and the CPU minutes used
+    python tools/runs.py --plan --only lvae     # how many epochs fit into the budget of each
+    python tools/runs.py --commit               # commits the records of those that are done
 
-Each is a call of examples/music.py; a run that was stopped goes on where it was. Files are looked for as
-`zoo.data.load` says. Sizes and epochs of all but the long ones fit into a few minutes of one core: a tenth, or
-less, of the papers' training.
+The rows stand in tools/rows, a file for each group of systems; `--rows FILE` runs those of another file. Trained pairs
+stay in the user's cache (`$XDG_CACHE_HOME`, or ~/.cache; pyro-latent-zoo/runs/NAME), those of scripts in runs/NAME.
+Data files are looked for as `zoo.data.load` says.
 """
 
 import argparse
-import fcntl
+import importlib.util
 import os
-import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-
-# No Residual on Nottingham: of nottingham_srnn, over 92 chunks, its z was a random walk, log p -inf at once.
-CHAINS = {
-    "dmm-smoother-residual": "--model dmm --guide smoother --family residual",
-    "dmm-smoother": "--model dmm --guide smoother",
-    "dmm-filter": "--model dmm --guide filter",
-    "dmm-mean-field": "--model dmm --guide mean-field",
-}
-# With a GRU of their own; --guide-recurrent 0 as in the papers of VRNN and of SRNN's filter.
-RECURRENT = {
-    "srnn-smoother-residual": "--model srnn --guide smoother --family residual --guide-recurrent 128",
-    "srnn-smoother": "--model srnn --guide smoother --guide-recurrent 128",
-    "srnn-filter-residual": "--model srnn --guide filter --family residual --guide-recurrent 0",
-    "srnn-filter": "--model srnn --guide filter --guide-recurrent 0",
-    "vrnn": "--model vrnn --guide filter --guide-recurrent 0",
-    "storn": "--model storn --guide filter --guide-recurrent 128",
-}
-SIZES = "--latent-dim 64 --hidden 200 --guide-hidden 200"
-# From 0.2 on, as SRNN's, z stays unused for long.
-RISE = "--learning-rate 3e-3 {} --first-weight 0.01"
-DECAY = "--weight-decay 0.1"
-# Epochs of the chains and of the recurrent models, and the arguments of both.
-SETS = {
-    "cadences": (40, 40, ""),
-    "jsb": (70, 35, ""),
-    "jsb_srnn": (50, 30, ""),
-    "nottingham": (3, 2, "--longest 100 --num-particles 5"),
-    "nottingham_srnn": (6, 3, "--num-particles 30"),
-}
-# The papers' best: the argument in place of DECAY, and the budget.
-LONGER = {
-    "jsb-dmm-smoother": ("--l2 0.01", "--epochs 1400 --warm-up 200 --dropout 0.1 --num-particles 500"),
-    "jsb-dmm-smoother-residual": (DECAY, "--epochs 300 --warm-up 60 --dropout 0.1"),
-    "nottingham_srnn-srnn-smoother-residual": ("--l2 0.03", "--epochs 70 --warm-up 5 --dropout 0.2"),
-}
-# The reading is cut to half a second, 40 frames, as SRNN cuts Blizzard's; digits are whole.
-SPEECH = {
-    "spoken_digits": (10, "--batch-size 16"),
-    "ljspeech_32": (30, "--batch-size 8 --longest 40 --cut-test"),
-}
-SPOKEN = (
-    "--likelihood normal --latent-dim 32 --hidden 128 --recurrent 128 --guide-hidden 128 --first-weight 0 "
-    "--learning-rate 2e-3"
-)
-SEEDS = range(3)
+from rows import ROWS
+from rows.place import Place, Refused
+from rows.row import ROOT, Row, Script
+from rows.train import plan, train
 
 
-def music(data: str) -> dict[str, str]:
-    """Name -> arguments of the runs of a set of music."""
-    chain, recurrent, rest = SETS[data]
-    systems = {name: (f"{line} --guide-recurrent 200", chain) for name, line in CHAINS.items()
-               if not (data.startswith("nottingham") and "residual" in name)}  # fmt: skip
-    systems |= {name: (f"{line} --recurrent 200", recurrent) for name, line in RECURRENT.items()}
-    found = {}
-    for system, (arguments, epochs) in systems.items():
-        name, line = f"{data}-{system}", f"--data {data} {arguments} {SIZES} {RISE} {rest}".strip()
-        found[name] = f"{line.format(DECAY)} --epochs {epochs} --warm-up {-(-epochs // 5)}"
-        if name in LONGER:
-            decay, budget = LONGER[name]
-            found[f"long-{name}"] = f"{line.format(decay)} {budget}"
-    return found
+def rows_in(path: Path) -> list[Row | Script]:
+    """The rows of a file, its `ROWS`."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    # Importable by its name, since a row's functions may be looked up there.
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module.ROWS
 
 
-def speech(data: str) -> dict[str, str]:
-    """Name -> arguments of the runs of a set of speech, a run for each seed."""
-    epochs, rest = SPEECH[data]
-    budget = f"{SPOKEN} {rest} --epochs {epochs} --warm-up {epochs // 3}"
-    return {
-        f"{data}-{system}-{seed}": f"--data {data} {RECURRENT[system]} {budget} --seed {seed}"
-        for seed in SEEDS
-        for system in ("srnn-smoother-residual", "srnn-smoother", "srnn-filter", "vrnn")
-    }
+def start(place: Place, options: list[str]) -> int:
+    """Starts or resumes a row; 0 if it ended well, is recorded already, or runs in another process.
 
-
-def runs() -> dict[str, str]:
-    """Name -> arguments of examples/music.py."""
-    parts = [*(music(data) for data in SETS), *(speech(data) for data in SPEECH)]
-    return {name: line for part in parts for name, line in part.items()}
-
-
-def start(name: str, line: str) -> int:
-    """Starts or resumes a run; 0 if it ended well, is recorded already, or runs in another process.
-
-    A run that was begun with other arguments is refused: 1.
+    A row that was begun with other arguments is refused: 1.
     """
-    folder, command = ROOT / "runs" / name, [sys.executable, "examples/music.py", "--name", name, *shlex.split(line)]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a") as log:
-        try:
-            # The child inherits the file, so that the lock lives as long as the run, even if this process is killed.
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return 0
-        # Again, under the lock: another process may have ended the run since the list was made.
-        if (ROOT / "results" / f"{name}.json").exists():
-            return 0
-        # Resuming under other arguments would mix two trainings in one row.
-        begun = folder / "line.txt"
-        if begun.exists() and begun.read_text() != line:
-            print(f"{name}: begun with other arguments ({begun}): move {folder} away", flush=True)
-            return 1
-        begun.write_text(line)
-        code = subprocess.run([*command, "--resume"], cwd=ROOT, stdout=log, stderr=log, check=False,
-                              env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}).returncode  # fmt: skip
-    print(name, "done" if code == 0 else f"ended with {code}: {folder / 'log.txt'}", flush=True)
+    name = place.row.name
+    try:
+        with place.taken() as log:
+            # Again, under the lock: another process may have ended the row since the list was made.
+            if log is None or place.done:
+                return 0
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+            command = place.row.command(options)
+            code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False, env=environment).returncode
+    except Refused as refused:
+        print(f"{name}: {refused}", flush=True)
+        return 1
+    print(name, "done" if code == 0 else f"ended with {code}: {place.log}", flush=True)
     return code
 
 
-def main() -> None:
+def status(place: Place) -> str:
+    """A line: the state of a row, the last point of its curve, and the CPU minutes it has used."""
+    found, last = place.read(), place.last()
+    parts = [f"{place.row.name}: {place.state}"]
+    if last:
+        parts.append(f"epoch {last['epoch']}, validation {last['validation'] or float('nan'):.3f}")
+    if "cpu_minutes" in found:
+        parts.append(f"{found['cpu_minutes']:g} of {found['budget_cpu_minutes']:g} CPU minutes")
+    return ", ".join(parts)
+
+
+def commit(place: Place) -> None:
+    """Commits the record of a row that is done, unless it is committed already."""
+    changed = subprocess.run(["git", "status", "--porcelain", place.record], cwd=ROOT, check=True, capture_output=True)
+    if place.done and changed.stdout:
+        found = place.read()
+        said = f", ended by its {found['ended']} after {found['cpu_minutes']:g} CPU minutes" if "ended" in found else ""
+        subprocess.run(["git", "add", place.record], cwd=ROOT, check=True)
+        message = f"Row {place.row.name}: trained and evaluated{said}"
+        subprocess.run(["git", "commit", "--quiet", "--message", message, "--", place.record], cwd=ROOT, check=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", action="store_true")
+    action = parser.add_mutually_exclusive_group()
+    for name in ("--list", "--run", "--status", "--plan", "--commit"):
+        action.add_argument(name, action="store_true")
+    # A process of its own for each row, since `time.process_time` counts all threads of a process.
+    action.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX")
-    args = parser.parse_args()
-    commands = runs()
+    parser.add_argument("--rows", type=Path, metavar="FILE")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="FOLDER")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    rows = ROWS if args.rows is None else rows_in(args.rows.resolve())
+    options = ["--results", str(args.results.resolve()), *(["--rows", str(args.rows.resolve())] if args.rows else [])]
+    places = {row.name: Place(row, args.results.resolve()) for row in rows}
+    if args.row:
+        sys.exit(train(places[args.row].row, places[args.row]))
     # A dict keeps the order and drops a name that two prefixes choose.
-    chosen = dict.fromkeys(name for prefix in args.only for name in commands if name.startswith(prefix))
-    todo = {name: commands[name] for name in chosen if not (ROOT / "results" / f"{name}.json").exists()}
-    if not args.run:
-        for name, line in todo.items():
-            print(f"python examples/music.py --name {name} {line}")
-        return
-    # Threads: each waits for a process of its own.
-    with ThreadPoolExecutor(args.jobs) as pool:
-        codes = list(pool.map(start, todo, todo.values()))
-    sys.exit(any(codes))
+    chosen = dict.fromkeys(name for prefix in args.only for name in places if name.startswith(prefix))
+    todo = [places[name] for name in chosen if not places[name].done]
+    if args.status:
+        print(*(status(places[name]) for name in chosen), sep="\n")
+    elif args.commit:
+        for name in chosen:
+            commit(places[name])
+    elif args.plan:
+        for place in todo:
+            if isinstance(place.row, Row):
+                print(plan(place.row), flush=True)
+    elif args.run:
+        # Threads: each waits for a process of its own.
+        with ThreadPoolExecutor(args.jobs) as pool:
+            sys.exit(any(pool.map(start, todo, [options] * len(todo))))
+    else:
+        print(*(place.row.shown() for place in todo), sep="\n")
 
 
 if __name__ == "__main__":

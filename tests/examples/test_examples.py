@@ -14,10 +14,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "tools")]
 
 import music  # noqa: E402
-import runs  # noqa: E402
+from rows.music import ROWS  # noqa: E402
 from words import LIKELIHOODS, MODELS, SEQUENCE_FAMILIES, SEQUENCE_GUIDES  # noqa: E402
 
 FEW = "--epochs 2 --seed 1"
+LINES = {row.name: row.line for row in ROWS}
 SMALL = (
     "--epochs 2 --seed 1 --latent-dim 3 --hidden 5 --recurrent 4 --guide-hidden 5 --guide-recurrent 4 "
     "--batch-size 5 --num-particles 3 --warm-up 1"
@@ -126,7 +127,7 @@ def test_music_and_speech_leave_their_rows_and_sounds(arguments, left, tmp_path)
 def test_srnn_reaches_its_papers_jsb(tmp_path):
     """c <= 4.74 nats a frame on SRNN's own file (Fraccaro et al. 2016), by the very run of README's table."""
     name = "jsb_srnn-srnn-smoother-residual"
-    run(f"music.py --name {name} {runs.runs()[name]}", tmp_path)
+    run(f"music.py --name {name} {LINES[name]}", tmp_path)
     row = json.loads((tmp_path / "results" / f"{name}.json").read_text())
     assert row["num_frames"] == 9396, "the first frames are not scored"
     assert row["c"] <= 4.74
@@ -135,7 +136,7 @@ def test_srnn_reaches_its_papers_jsb(tmp_path):
 def test_every_run_of_the_tables_has_words_that_exist():
     """The commands name models, guides and families that are there, and options that music.py has."""
     options = {option.replace("_", "-") for option in inspect.signature(music.main).parameters}
-    for name, line in runs.runs().items():
+    for name, line in LINES.items():
         words = dict(re.findall(r"--(data|model|guide|family|likelihood) (\S+)", line))
         assert {"data", "model", "guide"} <= words.keys(), name
         assert set(re.findall(r"--([a-z0-9-]+)", line)) <= options, name

@@ -154,7 +154,8 @@ class Folder:
         try:
             torch.load(path, weights_only=True)
         except pickle.UnpicklingError as error:
-            raise ValueError(f"the state of the optimizer, the schedule or a callback cannot be saved safely: {error}") from error
+            said = "the state of the optimizer, the schedule or a callback cannot be saved safely"
+            raise ValueError(f"{said}: {error}") from error
         finally:
             path.unlink()
 

@@ -92,7 +92,7 @@ class Course:
         end = min(self.per_epoch, progress.position + self.total - progress.step)
         for batch in self.training.batcher.batches(self.seed, progress.epoch)[progress.position : end]:
             # All processes must stop at the same step, or those that go on would wait forever for the gradients of
-            # those that stopped. Every twentieth step, since a question to all is answered when the slowest comes to it.
+            # those that stopped. Every twentieth step, since a question to all is answered when the slowest hears it.
             if self.training.parallel.world == 1 or progress.step % 20 == 0:
                 self._hear(interrupt)
             if self.interrupted or self.stopped:
