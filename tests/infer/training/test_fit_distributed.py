@@ -73,6 +73,31 @@ def cases(fabric=None):
     return results
 
 
+class Listening:
+    """A callback that notes what it sees, and asks for the end where its process is told to."""
+
+    def __init__(self, end=None):
+        self.end, self.steps, self.writes = end, 0, None
+
+    def started(self, now):
+        self.writes = now.writes
+
+    def stepped(self, now):
+        self.steps += 1
+        return self.steps == self.end
+
+    def epoch_ended(self, now): ...
+
+
+def shown(folder):
+    """Averages, and callbacks of which the second process's alone asks for the end, within an epoch of 25 steps."""
+    averaged, rank = Regression(), torch.distributed.get_rank()
+    quiet(averaged, regression_data(), optimizer=sgd, steps=5, batch_size=16, average=0.9)
+    listening = Listening(end=3 if rank == 1 else None)
+    ended = quiet(pair(), binary_data(), epochs=9, batch_size=2, callbacks=[listening], out=folder / "ended")
+    return {"averaged": averaged.state_dict(), "ended": ended.step, "heard": (listening.steps, listening.writes)}
+
+
 def worker(folder):
     torch.set_num_threads(1)
     results = cases()
@@ -84,6 +109,7 @@ def worker(folder):
     quiet(straight, binary_data(), epochs=3, batch_size=16, optimizer=adam, out=folder / "straight")
     quiet(pair(), binary_data(), epochs=1, batch_size=16, optimizer=adam, out=folder / "parts")
     quiet(parts, binary_data(), epochs=3, batch_size=16, optimizer=adam, out=folder / "parts", resume=True)
+    results |= shown(folder)
     results["straight"], results["resumed"] = straight.state_dict(), parts.state_dict()
 
     with warnings.catch_warnings():
@@ -122,6 +148,21 @@ def test_two_processes_step_like_one(source, name, ranks):
             torch.testing.assert_close(together[key], value, rtol=1e-12, atol=1e-12)  # after one step: the gradients
             assert key not in start or not torch.equal(together[key], start[key])
     assert all(torch.equal(results[0][name][key], results[1][name][key]) for key in start)
+
+
+def test_averages_of_two_processes_are_those_of_one(ranks):
+    _, results = ranks
+    alone = Regression()
+    quiet(alone, regression_data(), optimizer=sgd, steps=5, batch_size=16, average=0.9)
+    for result in results:
+        for key, value in alone.state_dict().items():
+            torch.testing.assert_close(result["averaged"][key], value, rtol=1e-12, atol=1e-12)
+
+
+def test_a_callback_of_one_process_ends_all(ranks):
+    _, results = ranks
+    assert [result["ended"] for result in results] == [20, 20]  # all ask each other every twentieth step
+    assert [result["heard"] for result in results] == [(20, True), (20, False)]
 
 
 def test_each_process_has_noise_of_its_own(ranks):

@@ -36,6 +36,16 @@ def train(loss=None, data=BITS, **options):
     return fit(pair() if loss is None else loss, data, **options)
 
 
+class Hungry:
+    """A schedule that asks for a value at each step."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self, metrics):
+        raise AssertionError
+
+
 OPTIMIZERS = {
     "made": (lambda: torch.optim.Adam(pair().parameters()), "got a Adam that is made already"),
     "of pyro": (lambda: pyro.optim.Adam({"lr": 0.1}), "one of pyro.optim, which is for pyro.infer.SVI"),
@@ -47,7 +57,7 @@ OPTIMIZERS = {
 }
 SCHEDULES = {
     "number": (lambda: 0.99, "got 0.99"),
-    "plateau": (lambda: lr_scheduler.ReduceLROnPlateau, "ReduceLROnPlateau wants metrics at each step"),
+    "one that wants more": (lambda: Hungry, "Hungry wants metrics at each step; expected one that counts steps alone"),
     "made": (lambda: lr_scheduler.ExponentialLR(torch.optim.Adam(pair().parameters()), 0.9), "made already"),
     "of pyro": (lambda: pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9}),
                 "made already"),

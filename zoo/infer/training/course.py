@@ -131,18 +131,21 @@ class Course:
         progress, training = self.progress, self.training
         refuse_nonfinite_parameters(training.loss, f"epoch {progress.epoch + 1}, step {progress.step}")
         progress.seconds = time.perf_counter() - self.started
-        if self.interrupted:
-            # Without a validation loss of this point, the best model of an earlier epoch stays the one to keep.
-            latest = training.held_out is None or progress.best is None
-            return Ended(None, self._copy() if latest else None)
-        record = training.record(progress)
-        self.history.append(record)
-        if progress.position == self.per_epoch:
-            progress.epoch, progress.position, progress.loss, progress.rows = progress.epoch + 1, 0, 0.0, 0
-        better = training.held_out is None or progress.best is None or _score(record) < _score(progress.best)
-        if better:
-            progress.best, self.best = record, self._copy()
-        error = training.calls.epoch_ended(self._now(record))
+        with training.averaged():
+            if self.interrupted:
+                # Without a validation loss of this point, the best model of an earlier epoch stays the one to keep.
+                latest = training.held_out is None or progress.best is None
+                return Ended(None, self._copy() if latest else None)
+            record = training.record(progress)
+            self.history.append(record)
+            if progress.position == self.per_epoch:
+                progress.epoch, progress.position, progress.loss, progress.rows = progress.epoch + 1, 0, 0.0, 0
+                # Of whole epochs alone: a part that `steps` cut off is no epoch to a training that goes on from there.
+                training.plateau(record["validation"])
+            better = training.held_out is None or progress.best is None or _score(record) < _score(progress.best)
+            if better:
+                progress.best, self.best = record, self._copy()
+            error = training.calls.epoch_ended(self._now(record))
         # All processes take part, also one whose callback raised an error.
         self._hear()
         return Ended(record, self.best if better else None, error)
@@ -151,16 +154,24 @@ class Course:
         kept = self.folder is not None or self.training.held_out is not None
         return tensors_of(self.training.loss) if kept else None
 
-    def take_best(self) -> None:
-        """Gives the loss the parameters of the epoch with the lowest validation loss; without validation the latest."""
-        progress = self.progress
-        if self.training.held_out is None or progress.best is None or progress.best["step"] == progress.step:
+    def finish(self) -> None:
+        """Gives the loss the parameters to keep.
+
+        They are those of the epoch with the lowest validation loss, or without validation, and where the training was
+        interrupted, the latest; averages where the training has them.
+        """
+        progress, training = self.progress, self.training
+        if training.average is not None:
+            training.average.take()
+        if self.interrupted or training.held_out is None or progress.best is None:
+            return
+        if progress.best["step"] == progress.step:
             return
         if self.best is not None:
-            self.training.loss.load_state_dict(self.best)
+            training.loss.load_state_dict(self.best)
         elif self.folder is not None:
             # Resumed, and no epoch since was better: the best is that of the earlier part.
-            load_model(self.training.loss, self.folder.path)
+            load_model(training.loss, self.folder.path)
 
     def summary(self) -> str:
         """The epoch's mean loss so far, the KL of the epoch before and the KL weight, in words."""

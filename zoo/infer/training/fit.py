@@ -1,6 +1,6 @@
 """The training loop."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,8 @@ class Fit:
     Attributes:
         history: one record for each epoch, as in metrics.jsonl: `epoch`, `step`, `train` and `validation` (loss in
             nats per datum; None without validation), `kl` (site -> nats per datum, one draw on the epoch's last
-            batch), `beta` (KL weight; None without), `lr`, `seconds` (so far).
+            batch), `beta` (KL weight; None without), `lr` (with `groups`, of the first group of the optimiser),
+            `seconds` (so far). With `average`, `train` is of the parameters themselves, all else of the averages.
         best: the record with the lowest validation loss; without validation the latest.
         epochs: number of completed epochs.
         step: number of optimiser steps.
@@ -55,21 +56,23 @@ def fit(
     steps: int | None = None,
     epochs: int | None = None,
     batch_size: int = 128,
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    drop_last: bool = False,
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
     schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
     clip: float | None = None,
+    average: float | None = None,
     validation: Tensor | Sequence[Tensor | None] | Rows | None = None,
     patience: int | None = None,
+    callbacks: Sequence[Callback] = (),
     seed: int = 0,
     device: str | torch.device | None = None,
+    compile: bool = False,
+    fabric: Any = None,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
-    compile: bool = False,
-    fabric: Any = None,
     tensorboard: bool = False,
-    drop_last: bool = False,
-    callbacks: Sequence[Callback] = (),
 ) -> Fit:
     """Minimises the mean loss per datum over mini-batches. The parameters of `loss` change in place.
 
@@ -86,37 +89,47 @@ def fit(
             `seed` and the epoch; its last batch may be smaller. Optimiser steps stop at exactly `steps`, also within
             an epoch.
         batch_size: rows of a batch, over all processes together.
+        drop_last: leave out the last batch of an epoch where it is smaller than the others. Data that choose their own
+            batches refuse it.
         optimizer: constructor `parameters -> Optimizer`; by default torch's fused Adam with learning rate 1e-3.
-        schedule: constructor `optimizer -> LRScheduler`, stepped after every optimiser step (not epoch).
+        groups: options of the optimiser for parameters by name: `{"guide.*": {"lr": 1e-4}, "*.bias": {"weight_decay":
+            0.0}}`. Patterns are those of `fnmatch`, names those of `loss.named_parameters()`. A parameter takes the
+            options of all patterns that match it; two values of one option are refused. To keep parameters fixed, call
+            their `requires_grad_(False)`: a learning rate of 0 would still compute their gradients.
+        schedule: constructor `optimizer -> LRScheduler`, stepped after every optimiser step (not epoch); it moves the
+            learning rate of every group. `torch.optim.lr_scheduler.ReduceLROnPlateau` is stepped at the end of each
+            epoch with the loss of `validation`.
         clip: largest global norm of the gradient of the mean loss.
+        average: decay, such as 0.999, of an exponential moving average of the parameters over the steps
+            (`zoo.infer.training.step.average`). The averages are what is validated, saved in model.safetensors and
+            given to `loss` at the end; the steps go on from the parameters themselves.
         validation: held-out data, evaluated after each epoch, untempered and always with the same noise. The
             parameters of the best epoch are kept in model.safetensors, and `loss` holds them when the training ends
             by itself.
         patience: stop after so many epochs without a better validation loss.
+        callbacks: code of your own, called at the start, after each step and at the end of each epoch, which may end
+            the training: `zoo.infer.Callback`.
         seed: of batch order and noise; each process adds an offset to the noise's. The training uses the global random
             generators, and puts them back when it is over.
         device: where to train, such as "cuda"; by default where the loss is.
+        compile: train on a compiled graph, `zoo.infer.training.step.compiled`.
+        fabric: a launched `lightning_fabric.Fabric`, with a strategy that replicates the loss. Without it, processes
+            started by torchrun (or with `torch.distributed` initialised) train together by DistributedDataParallel.
+            The first process writes; resuming, all read.
         out: folder for config.json, metrics.jsonl, model.safetensors and last.pt, written at the end of each epoch.
             A kill at any moment loses at most the current epoch. The files of an older training there are kept as
             `*.old`.
         resume: go on from `out`/last.pt if there is one; on a CPU the result is bit-equal to that of an uninterrupted
             training. `epochs`, `steps` and `patience` may change, other settings must be the same.
         progress: show a bar, which has no influence on the result.
-        compile: train on a compiled graph, `zoo.infer.training.step.compiled`.
-        fabric: a launched `lightning_fabric.Fabric`, with a strategy that replicates the loss. Without it, processes
-            started by torchrun (or with `torch.distributed` initialised) train together by DistributedDataParallel.
-            The first process writes; resuming, all read.
         tensorboard: also write the records to `out`/tensorboard.
-        drop_last: leave out the last batch of an epoch where it is smaller than the others.
-        callbacks: code of your own, called at the start, after each step and at the end of each epoch, which may end
-            the training: `zoo.infer.Callback`.
 
     Returns:
         `Fit`. Ctrl-C stops after the current step, saves that very point, says where, and returns with `interrupted`
         set and the latest parameters in `loss`; a second Ctrl-C aborts. Resuming from there is bit-equal as well.
 
     Raises:
-        TypeError: `loss`, `optimizer` or `schedule` is of another kind.
+        TypeError: `loss`, `optimizer`, `groups`, `schedule` or `callbacks` is of another kind.
         ValueError: the data or settings cannot be trained with; a checkpoint is damaged, of another pair, or of other
             settings (the error names them).
         FloatingPointError: the loss is not finite; names site, rows and step. Parameters and checkpoint stay good.
@@ -126,14 +139,14 @@ def fit(
     held_out = None if validation is None else rows_of(validation, "validation")
     counted = {"steps": (steps, 1), "epochs": (epochs, 1), "batch_size": (batch_size, 1), "patience": (patience, 1)}
     check_arguments(
-        loss=loss, whole=counted | {"seed": (seed, 0)}, steps=steps, epochs=epochs, clip=clip, held_out=held_out,
-        out=out, needs_out={"resume": resume, "tensorboard": tensorboard}, num_rows=len(rows),
+        loss=loss, whole=counted | {"seed": (seed, 0)}, steps=steps, epochs=epochs, clip=clip, average=average,
+        held_out=held_out, out=out, needs_out={"resume": resume, "tensorboard": tensorboard}, num_rows=len(rows),
     )  # fmt: skip
     calls = Calls(check_callbacks(callbacks))
     parallel = Parallel(loss, device, fabric)
     # Fused: for a small network a quarter of the time of torch's default, which loops over the parameters in Python.
     optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3, fused=True)
-    options = Options(int(batch_size), int(seed), optimizer, schedule, clip, compile, drop_last)
+    options = Options(int(batch_size), int(seed), optimizer, schedule, clip, compile, drop_last, groups, average)
     training = prepared(loss, rows, held_out, parallel, options, calls)
     # After the pair has been looked over: a training that is refused leaves no folder behind.
     folder = None if out is None else Folder(out)
@@ -156,7 +169,6 @@ def fit(
                 bar.step()
             output.save(course.end_epoch())
     output.close()
-    if not course.interrupted:
-        course.take_best()
+    course.finish()
     state, path = course.progress, None if folder is None else folder.path
     return Fit(course.history, state.best, state.epoch, state.step, path, course.interrupted, state.seconds)

@@ -1,13 +1,9 @@
-"""Refusals of `fit` that need no data: arguments that make no sense, optimisers and schedules of another kind."""
+"""Refusals of `fit` that need no data: arguments that make no sense, alone or together."""
 
-import inspect
-from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import pyro
-import torch
-from pyro.optim import PyroOptim
 from torch import nn
 
 
@@ -18,6 +14,7 @@ def check_arguments(
     steps: int | None,
     epochs: int | None,
     clip: float | None,
+    average: float | None,
     held_out: Any,
     out: Any,
     needs_out: dict[str, bool],
@@ -30,7 +27,7 @@ def check_arguments(
         held_out: the rows of `validation`; None without.
         needs_out: arguments that need the folder `out`: name -> True if the caller has set the argument.
         num_rows: number of rows of the data.
-        loss, steps, epochs, clip, out: as in `fit`.
+        loss, steps, epochs, clip, average, out: as in `fit`.
 
     Raises:
         TypeError: `loss` is no module, or an objective without its pair.
@@ -50,6 +47,9 @@ def check_arguments(
     # Not `clip <= 0`, which a NaN passes.
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be a positive number, got {clip!r}")
+    # True is a number to Python, and would be an average that never moves.
+    if average is not None and (isinstance(average, bool) or not isinstance(average, Real) or not 0 < average < 1):
+        raise ValueError(f"average must be a number between 0 and 1, such as 0.999, got {average!r}")
     batch_size, patience = whole["batch_size"][0], whole["patience"][0]
     if batch_size > num_rows:
         raise ValueError(f"batch_size {batch_size} is larger than the data, {num_rows} rows")
@@ -58,79 +58,3 @@ def check_arguments(
     for name, needed in needs_out.items():
         if needed and out is None:
             raise ValueError(f"{name} needs the folder of the training: give out=")
-
-
-def optimizer_of(make: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser that a constructor makes for the trained parameters.
-
-    Raises:
-        TypeError: `make` is no such constructor; it makes something else, or an optimiser that wants the loss again.
-        ValueError: the optimiser holds other parameters.
-    """
-    wanted = "a constructor parameters -> torch.optim.Optimizer, such as partial(torch.optim.Adam, lr=1e-3)"
-    if isinstance(make, torch.optim.Optimizer):
-        raise TypeError(f"optimizer: expected {wanted}, got a {type(make).__name__} that is made already")
-    if isinstance(make, PyroOptim) or getattr(make, "__module__", "").startswith("pyro.optim"):
-        raise TypeError(f"optimizer: expected {wanted}, got one of pyro.optim, which is for pyro.infer.SVI")
-    if not callable(make):
-        raise TypeError(f"optimizer: expected {wanted}, got {make!r}")
-    made = _made(make, parameters, f"optimizer: expected {wanted}")
-    if not isinstance(made, torch.optim.Optimizer):
-        raise TypeError(f"optimizer: expected {wanted}, it made a {type(made).__name__}")
-    # An optimiser that leaves parameters out looks like a training that does not converge; and one of an earlier pair
-    # would change nothing at all.
-    held = {id(p) for group in made.param_groups for p in group["params"]}
-    if held != {id(p) for p in parameters}:
-        raise ValueError(
-            f"optimizer: {type(made).__name__} holds other parameters than the {len(parameters)} of the loss that "
-            "require a gradient; to keep a parameter fixed, call its requires_grad_(False)"
-        )
-    if lacking := _needed(made.step):
-        raise TypeError(
-            f"optimizer: {type(made).__name__} wants {lacking} at each step, a loss that can be evaluated again, which "
-            "draws of a guide are not; expected one that takes the gradient alone, such as Adam"
-        )
-    return made
-
-
-def scheduler_of(make: Any, optimizer: torch.optim.Optimizer) -> Any:
-    """The learning-rate schedule that a constructor makes for an optimiser; None for None.
-
-    Raises:
-        TypeError: `make` is no such constructor; it makes something else, or a schedule that wants more than the step.
-        ValueError: the schedule is that of another optimiser.
-    """
-    wanted = "a constructor optimizer -> LRScheduler, such as partial(lr_scheduler.ExponentialLR, gamma=0.99)"
-    if make is None:
-        return None
-    if isinstance(make, torch.optim.lr_scheduler.LRScheduler | PyroOptim):
-        raise TypeError(f"schedule: expected {wanted}, got a {type(make).__name__} that is made already")
-    if not callable(make):
-        raise TypeError(f"schedule: expected {wanted}, got {make!r}")
-    made = _made(make, optimizer, f"schedule: expected {wanted}")
-    if not callable(getattr(made, "step", None)):
-        raise TypeError(f"schedule: expected {wanted}, it made a {type(made).__name__}")
-    if getattr(made, "optimizer", optimizer) is not optimizer:
-        raise ValueError(f"schedule: {type(made).__name__} is that of another optimizer; expected {wanted}")
-    if lacking := _needed(made.step):
-        raise TypeError(
-            f"schedule: {type(made).__name__} wants {lacking} at each step; expected one that counts steps alone"
-        )
-    return made
-
-
-def _made(make: Callable, argument: Any, expected: str) -> Any:
-    # Catches every error, since the constructor is the caller's; most often it is a partial that lacks an option.
-    try:
-        return make(argument)
-    except Exception as error:
-        name = getattr(make, "__name__", type(make).__name__)
-        raise TypeError(f"{expected}; {name} of that alone failed ({type(error).__name__}: {error})") from error
-
-
-def _needed(method: Callable) -> str:
-    """The names of the arguments that a method cannot do without."""
-    free = inspect.Parameter.empty
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(method).parameters.values()
-    return ", ".join(p.name for p in parameters if p.default is free and p.kind not in kinds)

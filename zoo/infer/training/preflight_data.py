@@ -4,7 +4,7 @@ A training takes hours, so an error of its last batch shows before its first ste
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from zoo.infer.call import run
 from zoo.infer.pair import look_at
 from zoo.infer.path import leaves
 from zoo.infer.training.step.batcher import Batcher
+from zoo.infer.training.step.batches import OwnBatches
 from zoo.infer.training.step.parts import beside
 from zoo.parts.aside import aside
 from zoo.parts.checks import listed
@@ -94,6 +95,8 @@ def refuse_rows_of_their_own(batcher: Batcher, held_out: Batcher | None) -> None
             f"{type(parts.guide).__name__} has parameters for each row of the data, in order: give batch_size="
             f"{num_rows} (not {batcher.batch_size}), no validation on other rows, and one process"
         )
+    if batcher.drop_last and isinstance(batcher.rows, OwnBatches):
+        raise ValueError(f"drop_last: {type(batcher.rows).__name__} chooses its batches itself, and none is left out")
     for source in (batcher, held_out):
         if source is not None:
             carried.refuse_uncarried(parts.model, source.rows)
@@ -150,6 +153,8 @@ def look_through(loss: nn.Module, name: str, batcher: Batcher, seed: int) -> Non
         ValueError: a value that its site cannot have; names the rows as the data set counts them.
     """
     generator = torch.Generator().manual_seed(seed)
+    # With those that `drop_last` leaves out here: epochs in another order train on them.
+    batcher = replace(batcher, drop_last=False)
     with aside(loss, seed):
         for index in batcher.batches(seed, None):
             look_at_batch(name, batcher, *batcher.arguments(index, generator), index)

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from zoo.infer.training.callbacks import Calls
+from zoo.infer.training.optimizers import groups_of, optimizer_of, scheduler_of
 from zoo.infer.training.parallel import Parallel
-from zoo.infer.training.preflight import optimizer_of, scheduler_of
 from zoo.infer.training.preflight_data import first_look, refuse_compiled_sequences, trainable
 from zoo.infer.training.settings import Options, describe, describe_optimizer, settings_of
+from zoo.infer.training.step.average import Average
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.batches import Rows
 from zoo.infer.training.step.compiled import compiled
@@ -30,15 +31,15 @@ def prepared(
     seen = first_look(loss, batcher, validation, seed)
     # After the first look, in which autoguides make their parameters.
     trained = trainable(loss)
-    optimizer = optimizer_of(options.optimizer, trained)
+    optimizer = optimizer_of(options.optimizer, groups_of(loss, options.groups))
     settings = settings_of(loss, batcher, validation, seen.args, options)
     # Before the schedule is made: it changes the learning rate, and a resumed training compares the one it was given.
     settings["optimizer"] = describe_optimizer(optimizer)
-    scheduler = scheduler_of(options.schedule, optimizer)
+    scheduler = scheduler_of(options.schedule, optimizer, validated=held_out is not None)
     settings["schedule"] = describe(scheduler)
-    if options.drop_last:
-        # Only where it is set: checkpoints from before the option existed stay valid.
-        settings["drop_last"] = True
+    # Only where they are set: checkpoints from before these options existed stay valid.
+    later = {"drop_last": options.drop_last, "groups": options.groups, "average": options.average}
+    settings |= {name: describe(value) for name, value in later.items() if value}
     call = loss
     if options.compile:
         refuse_compiled_sequences(seen.args, seen.carry)
@@ -46,11 +47,13 @@ def prepared(
     call, stepper = parallel.engine.setup(call, optimizer)
     # The mean over the ranks of their shares' sums, times this weight, is the mean over all rows of the batch.
     weights = {size: seen.value.new_tensor(parallel.world / size) for size in seen.sizes}
+    average = None if options.average is None else Average(loss, options.average)
     generator = torch.Generator().manual_seed(seed)
     # Last, so that nothing above has a say in the training's noise.
     pyro.set_rng_seed(seed)
     return Training(
         loss=loss, parts=parts, batcher=batcher, held_out=validation, parallel=parallel, seed=seed, clip=options.clip,
         trained=trained, optimizer=optimizer, scheduler=scheduler, call=call, stepper=stepper, weights=weights,
-        settings=settings, generator=generator, calls=calls, args=seen.args, kwargs=seen.kwargs, carry_form=seen.carry,
+        settings=settings, generator=generator, calls=calls, average=average, args=seen.args, kwargs=seen.kwargs,
+        carry_form=seen.carry,
     )  # fmt: skip

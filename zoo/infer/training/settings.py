@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,13 @@ class Options:
 
     batch_size: int
     seed: int
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    optimizer: Callable[[Any], torch.optim.Optimizer]
     schedule: Callable[[torch.optim.Optimizer], Any] | None
     clip: float | None
     compile: bool
     drop_last: bool
+    groups: Mapping[str, Mapping[str, Any]] | None
+    average: float | None
 
 
 def settings_of(loss: nn.Module, batcher: Batcher, held_out: Batcher | None, args: tuple, options: Options) -> dict:
@@ -65,7 +67,7 @@ def describe(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [describe(v) for v in value]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(k): describe(v) for k, v in value.items()}
     if isinstance(value, torch.Tensor):
         return value.item() if value.numel() == 1 else f"tensor {list(value.shape)}"

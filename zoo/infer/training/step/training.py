@@ -1,18 +1,21 @@
 """The steps, records and checkpoints of a training. `zoo.infer.fit` is the loop over them."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zoo.infer import carry as carried
 from zoo.infer.objectives import Tempered
 from zoo.infer.terms import terms
 from zoo.infer.training.callbacks import Calls
 from zoo.infer.training.parallel import Parallel
+from zoo.infer.training.step.average import Average
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.nonfinite import culprit, data_rows, refuse_nonfinite_parameters
 from zoo.infer.training.step.parts import Parts, beside
@@ -58,6 +61,7 @@ class Training:
         settings: as config.json holds them.
         generator: of the batches' own randomness.
         calls: the callbacks.
+        average: of the parameters over the steps; None without.
         args, kwargs: the arguments of the latest batch.
         carry_form: any carry of the model, for its structure; None where no state goes on from batch to batch.
         carry: the state after the latest batch.
@@ -79,6 +83,7 @@ class Training:
     settings: dict[str, Any]
     generator: torch.Generator
     calls: Calls
+    average: Average | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     carry_form: Any = None
@@ -116,7 +121,9 @@ class Training:
                 self.call, self.stepper, max_norm=self.clip, error_if_nonfinite=False
             )
         self.stepper.step()
-        if self.scheduler is not None:
+        if self.average is not None:
+            self.average.update()
+        if self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         progress.step += 1
         progress.position += 1
@@ -146,6 +153,15 @@ class Training:
         if why or error is None:
             why = why or f"every site is finite when the step is repeated; its data {data_rows(index)}"
             raise FloatingPointError(f"the loss {said} at {at}: {why}") from error
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which the loss has the averages of its parameters, if the training has any."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def plateau(self, validation: float | None) -> None:
+        """Tells `ReduceLROnPlateau`, where that is the schedule, the validation loss of a whole epoch."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(math.inf if validation is None else validation)
 
     def record(self, progress: Progress) -> dict[str, Any]:
         """The record of the epoch under way, as in metrics.jsonl. The training's random streams do not move."""
@@ -212,6 +228,7 @@ class Training:
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.scheduler is None else self.scheduler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "objective_step": getattr(self.parts.objective, "step", None),
             "ranks": self.parallel.gather(mine),
             "progress": asdict(progress),
@@ -233,6 +250,8 @@ class Training:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(checkpoint["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
         if checkpoint["objective_step"] is not None:
             self.parts.objective.step = checkpoint["objective_step"]
         self.generator.set_state(mine["generator"])
