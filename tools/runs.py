@@ -57,6 +57,21 @@ def start(place: Place, options: list[str]) -> int:
     return code
 
 
+def run(todo: list[Place], jobs: int, options: list[str]) -> int:
+    """Runs rows, those that wait for another one after it; 0 if all ended well."""
+    codes = []
+    while todo:
+        ready = [place for place in todo if not place.waits]
+        if not ready:
+            print(*(f"{place.row.name}: waits for {place.waits}, which is not done" for place in todo), sep="\n")
+            return 1
+        # Threads: each waits for a process of its own.
+        with ThreadPoolExecutor(jobs) as pool:
+            codes += pool.map(start, ready, [options] * len(ready))
+        todo = [place for place in todo if place not in ready]
+    return int(any(codes))
+
+
 def status(place: Place) -> str:
     """A line: the state of a row, the last point of its curve, and the CPU minutes it has used."""
     found, last = place.read(), place.last()
@@ -64,7 +79,7 @@ def status(place: Place) -> str:
     if last:
         parts.append(f"epoch {last['epoch']}, validation {last['validation'] or float('nan'):.3f}")
     if "cpu_minutes" in found:
-        parts.append(f"{found['cpu_minutes']:g} of {found['budget_cpu_minutes']:g} CPU minutes")
+        parts.append(f"{found['cpu_minutes']:.1f} of {found['budget_cpu_minutes']:g} CPU minutes")
     return ", ".join(parts)
 
 
@@ -73,9 +88,9 @@ def commit(place: Place) -> None:
     changed = subprocess.run(["git", "status", "--porcelain", place.record], cwd=ROOT, check=True, capture_output=True)
     if place.done and changed.stdout:
         found = place.read()
-        said = f", ended by its {found['ended']} after {found['cpu_minutes']:g} CPU minutes" if "ended" in found else ""
+        end = "ended by its {ended} after {cpu_minutes:.1f} CPU minutes".format(**found) if "ended" in found else ""
         subprocess.run(["git", "add", place.record], cwd=ROOT, check=True)
-        message = f"Row {place.row.name}: trained and evaluated{said}"
+        message = f"Row {place.row.name}: trained and evaluated{end and ', '}{end}"
         subprocess.run(["git", "commit", "--quiet", "--message", message, "--", place.record], cwd=ROOT, check=True)
 
 
@@ -114,9 +129,7 @@ def main() -> None:
             if isinstance(place.row, Row):
                 print(plan(place.row), flush=True)
     elif args.run:
-        # Threads: each waits for a process of its own.
-        with ThreadPoolExecutor(args.jobs) as pool:
-            sys.exit(any(pool.map(start, todo, [options] * len(todo))))
+        sys.exit(run(todo, args.jobs, options))
     else:
         print(*(place.row.shown() for place in todo), sep="\n")
 

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,6 +68,12 @@ class Place:
         # A script records at its end alone, and says nothing of `ended`.
         found = self.read()
         return bool(found) and found.get("ended", "plan") is not None
+
+    @property
+    def waits(self) -> str:
+        """The name of the row that must be done before; empty where there is none."""
+        before = getattr(self.row, "after", None)
+        return before if before and not Place(replace(self.row, name=before), self.record.parent).done else ""
 
     @property
     def state(self) -> str:

@@ -51,6 +51,8 @@ class Row:
         schedule: constructor (optimizer, planned steps) -> LRScheduler, such as `partial(cosine, last=1e-5)`.
         settings: further arguments of `zoo.infer.fit`: clip, average, groups, patience, compile.
         facts: words of the tables, such as the data's name and the paper's number.
+        after: name of a row that must be done before, whose pair `build` starts from: `load_model(loss, cache() /
+            after)`, with `cache` of rows/place.py.
         note: a remark for the tables.
 
     Example:
@@ -85,6 +87,7 @@ class Row:
     schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    after: str | None = None
     note: str = ""
 
     def planned(self, splits: Splits) -> int:

@@ -69,7 +69,7 @@ class Recorder:
 
     def epoch_ended(self, now: Moment) -> bool:
         """Notes a point of the curve, looks, and writes the record."""
-        at = {"cpu_minutes": round(self.minutes, 3)}
+        at = {"cpu_minutes": round(self.minutes, 4)}
         self.curve.append({name: now.record[name] for name in CURVE} | at)
         due = now.epoch % self.row.every == 0
         if due and self.row.look is not None:
@@ -89,9 +89,9 @@ class Recorder:
             "name": row.name, "system": row.system, **row.facts,
             "figures": figures, "ended": ended, "epochs": last["epoch"], "best_epoch": kept["epoch"],
             "steps": last["step"], "planned_steps": planned, "lr": last["lr"],
-            "cpu_minutes": round(self.minutes, 2), "budget_cpu_minutes": row.minutes,
-            "evaluation_cpu_minutes": round(self.seconds["evaluation"] / 60, 2),
-            "wall_minutes": round(self.seconds["wall"] / 60, 2),
+            "cpu_minutes": round(self.minutes, 4), "budget_cpu_minutes": row.minutes,
+            "evaluation_cpu_minutes": round(self.seconds["evaluation"] / 60, 4),
+            "wall_minutes": round(self.seconds["wall"] / 60, 4),
             "command": f"python tools/runs.py --run --only {row.name}", "seed": row.seed, "versions": versions(),
             "hardware": f"cpu, {torch.get_num_threads()} thread(s) of {os.cpu_count()}, {platform.machine()}",
             "note": row.note, "date": time.strftime("%Y-%m-%d"), "looks": self.looks, "curve": self.curve,

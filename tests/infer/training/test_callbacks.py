@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 
 import pytest
 import torch
@@ -58,6 +59,7 @@ def test_callbacks_are_called_at_the_start_after_each_step_and_after_each_epoch(
         ("started", 0, 0), *steps[0], ("epoch_ended", 1, 3), *steps[1], ("epoch_ended", 2, 6)
     ]  # fmt: skip
     assert [now.record for now in moments] == result.history
+    assert json.loads((tmp_path / "config.json").read_text())["run"]["callbacks"] == ["Calls"]
     assert all((now.total, now.writes, now.folder) == (6, True, tmp_path) for now in moments)
 
 
@@ -94,15 +96,29 @@ def test_a_callback_may_end_the_training(answers, end, tmp_path):
     assert same(twin, straight)
 
 
-def test_an_error_at_the_end_of_an_epoch_does_not_lose_the_epoch(tmp_path):
+@pytest.mark.parametrize(("name", "step"), [("epoch_ended", 6), ("stepped", 6), ("stepped", 4)])
+def test_an_error_of_a_callback_loses_no_step(name, step, tmp_path):
     def fail(now):
-        if now.epoch == 2:
+        if now.step == step:
             raise KeyError("pictures")
 
     with pytest.raises(KeyError, match="pictures") as error:
-        quiet(pair(), X, epochs=3, batch_size=32, out=tmp_path, callbacks=[Calls(epoch_ended=fail)])
-    assert "at the end of epoch 2, which is saved" in error.value.__notes__[0]
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["progress"]["epoch"] == 2
+        quiet(pair(), X, epochs=3, batch_size=32, out=tmp_path, callbacks=[Calls(**{name: fail})])
+    assert error.value.__notes__ == [f"Raised by a callback after step {step}; the training is saved up to there."]
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["progress"]["step"] == step
+    resumed, straight = pair(), pair()
+    quiet(resumed, X, epochs=3, batch_size=32, out=tmp_path, resume=True)
+    history = quiet(straight, X, epochs=3, batch_size=32).history
+    assert same(resumed, straight)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(history) == 3
+
+
+def test_an_error_at_the_start_is_raised_there(tmp_path):
+    def fail(now):
+        raise KeyError("login")
+
+    with pytest.raises(KeyError, match="login"):
+        quiet(pair(), X, epochs=1, batch_size=32, callbacks=[Calls(started=fail)])
 
 
 class Counting(Calls):

@@ -4,8 +4,8 @@ There is no method for the end of a training, since `fit` returns then.
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -49,6 +49,8 @@ class Callback(Protocol):
     several processes all of them call their own callbacks, so that a changed KL weight changes everywhere; a callback
     that writes asks `now.writes`. One that asks for the end ends the training of all.
 
+    After an error of `stepped` or `epoch_ended` the training is saved, and then the error is raised.
+
     A callback with the methods `state_dict` and `load_state_dict` is saved in the checkpoints (after its call at the
     end of the epoch), and set back when the training is resumed; its state holds tensors, numbers, words, lists and
     dictionaries alone. Without these methods it begins anew.
@@ -77,10 +79,7 @@ class Callback(Protocol):
         """Called after each optimiser step. To end here ends the epoch too, with its record."""
 
     def epoch_ended(self, now: Moment) -> bool | None:
-        """Called at the end of each epoch, in evaluation mode, before its files are written.
-
-        The epoch is saved after an error of this method too.
-        """
+        """Called at the end of each epoch, in evaluation mode, before its files are written."""
 
 
 def check_callbacks(callbacks: Iterable[Any]) -> list[Callback]:
@@ -101,7 +100,12 @@ def check_callbacks(callbacks: Iterable[Any]) -> list[Callback]:
 
 
 class Calls:
-    """The callbacks of a training, and whether one of them has asked for the end.
+    """The callbacks of a training, and their answers.
+
+    Attributes:
+        asked: True once one of them has asked for the end.
+        error: the first error of one of them after a step or an epoch. It is kept, since the training is to be saved
+            before it is raised: an hour's steps are worth more than a picture of them.
 
     Args:
         callbacks: the caller's.
@@ -109,6 +113,7 @@ class Calls:
 
     def __init__(self, callbacks: list[Callback]) -> None:
         self.callbacks, self.asked = callbacks, False
+        self.error: Exception | None = None
 
     def __bool__(self) -> bool:
         return bool(self.callbacks)
@@ -116,32 +121,36 @@ class Calls:
     def started(self, now: Moment) -> None:
         """Calls `started` of each."""
         with self._apart(now):
-            self._note([callback.started(now) for callback in self.callbacks])
+            for callback in self.callbacks:
+                self._note(callback.started(now))
 
     def stepped(self, now: Moment) -> None:
         """Calls `stepped` of each."""
         # Without `aside`: to set the mode of each part of a deep pair would take longer than a small step.
-        with streams_kept(), torch.no_grad():
-            self._note([callback.stepped(now) for callback in self.callbacks])
+        with self._keeping_errors(now), streams_kept(), torch.no_grad():
+            for callback in self.callbacks:
+                self._note(callback.stepped(now))
 
-    def epoch_ended(self, now: Moment) -> Exception | None:
-        """Calls `epoch_ended` of each, and returns the error that one of them raised."""
-        # Returned, since the epoch is to be saved first: an hour's training is worth more than a picture of it.
+    def epoch_ended(self, now: Moment) -> None:
+        """Calls `epoch_ended` of each."""
+        with self._keeping_errors(now), self._apart(now):
+            for callback in self.callbacks:
+                self._note(callback.epoch_ended(now))
+
+    def _note(self, answer: bool | None) -> None:
+        self.asked = self.asked or bool(answer)
+
+    @contextmanager
+    def _keeping_errors(self, now: Moment) -> Iterator[None]:
         try:
-            with self._apart(now):
-                self._note([callback.epoch_ended(now) for callback in self.callbacks])
+            yield
         except Exception as error:
-            name = type(error).__name__
-            error.add_note(f"{name} of a callback at the end of epoch {now.epoch}, which is saved all the same.")
-            return error
-        return None
+            error.add_note(f"Raised by a callback after step {now.step}; the training is saved up to there.")
+            self.error = self.error or error
 
     def _apart(self, now: Moment) -> AbstractContextManager[None]:
         # Nothing to call needs nothing put back: an epoch of a toy is as short as that takes.
         return aside(now.loss) if self.callbacks else nullcontext()
-
-    def _note(self, answers: list[bool | None]) -> None:
-        self.asked = self.asked or any(answers)
 
     def state(self) -> dict[str, Any]:
         """Name -> state of those that have one."""

@@ -102,7 +102,8 @@ class Course:
     def _hear(self, interrupt: Interrupt | None = None) -> None:
         """Notes what the user, or a callback in any of the processes, has asked for."""
         parallel, calls = self.training.parallel, self.training.calls
-        seen, asked = parallel.sum(interrupt is not None and interrupt.seen, calls.asked)
+        broken = calls.error is not None or (interrupt is not None and interrupt.seen)
+        seen, asked = parallel.sum(broken, calls.asked)
         self.interrupted, self.stopped = seen > 0, self.stopped or asked > 0
 
     def _now(self, record: dict[str, Any] | None = None) -> Moment:
@@ -135,7 +136,7 @@ class Course:
             if self.interrupted:
                 # Without a validation loss of this point, the best model of an earlier epoch stays the one to keep.
                 latest = training.held_out is None or progress.best is None
-                return Ended(None, self._copy() if latest else None)
+                return Ended(None, self._copy() if latest else None, training.calls.error)
             record = training.record(progress)
             self.history.append(record)
             if progress.position == self.per_epoch:
@@ -145,10 +146,10 @@ class Course:
             better = training.held_out is None or progress.best is None or _score(record) < _score(progress.best)
             if better:
                 progress.best, self.best = record, self._copy()
-            error = training.calls.epoch_ended(self._now(record))
+            training.calls.epoch_ended(self._now(record))
         # All processes take part, also one whose callback raised an error.
         self._hear()
-        return Ended(record, self.best if better else None, error)
+        return Ended(record, self.best if better else None, training.calls.error)
 
     def _copy(self) -> dict[str, Tensor] | None:
         kept = self.folder is not None or self.training.held_out is not None

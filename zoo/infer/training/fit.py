@@ -17,7 +17,7 @@ from zoo.infer.training.output import Bar, Output
 from zoo.infer.training.parallel import Parallel
 from zoo.infer.training.preflight import check_arguments
 from zoo.infer.training.prepare import prepared
-from zoo.infer.training.settings import Options
+from zoo.infer.training.settings import Options, describe
 from zoo.infer.training.step.batches import Rows, rows_of
 from zoo.parts.aside import streams_kept
 
@@ -157,7 +157,8 @@ def fit(
     elif folder is not None and resume and parallel.rank == 0:
         print(f"{folder.last}: not there yet, starting at the beginning")
     output = Output(course, folder)
-    limits = {"epochs": epochs, "steps": steps, "patience": patience, "device": str(parallel.device)}
+    limits = {"epochs": epochs, "steps": steps, "patience": patience, "device": str(parallel.device),
+              "callbacks": describe(calls.callbacks)}  # fmt: skip
     output.start(limits, resumed=resumed, tensorboard=tensorboard)
 
     bar = Bar(course, shown=progress and parallel.rank == 0)

@@ -1,0 +1,216 @@
+"""The runner: rows are trained within their budget, go on after a kill, and are never run twice or mixed."""
+
+import fcntl
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
+sys.path[:0] = [str(ROOT / "tools"), str(HERE)]
+
+import runs  # noqa: E402
+from rows import ROWS  # noqa: E402
+from rows.place import Place, Refused  # noqa: E402
+from rows.row import Script  # noqa: E402
+from rows.train import plan, train  # noqa: E402
+from tiny_rows import ROW  # noqa: E402
+
+TIMES = {"cpu_minutes", "evaluation_cpu_minutes", "wall_minutes", "date"}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pyro-latent-zoo" / "runs"
+
+
+def here(folder, **changes):
+    """A row of two epochs, and its place below a folder."""
+    row = replace(ROW, **{"name": "row", "epochs": 2, "every": 1} | changes)
+    return row, Place(row, folder / "results")
+
+
+def without_times(record):
+    record = {name: value for name, value in record.items() if name not in TIMES}
+    for name in ("looks", "curve"):
+        record[name] = [{n: v for n, v in point.items() if n not in TIMES} for point in record[name]]
+    return record
+
+
+def test_a_row_leaves_its_record_and_its_folder(tmp_path, cache):
+    row, place = here(tmp_path)
+    assert (place.state, place.done) == ("not begun", False)
+    with place.taken():
+        assert train(row, place) == 0
+    record = json.loads((tmp_path / "results" / "row.json").read_text())
+    assert record["figures"].keys() == {"log_p", "draw"}
+    expected = {"name": "row", "system": "VAE", "data": "coins", "seed": 3, "ended": "plan", "epochs": 2, "steps": 8}
+    assert expected.items() <= record.items()
+    assert record["planned_steps"] == 8
+    assert record["lr"] == pytest.approx(1e-4, rel=1e-12), "the cosine is over the planned steps"
+    assert [point["epoch"] for point in record["curve"]] == [point["epoch"] for point in record["looks"]] == [1, 2]
+    assert {"train", "validation", "kl", "lr", "cpu_minutes"} <= record["curve"][0].keys()
+    assert 0 < record["cpu_minutes"] + record["evaluation_cpu_minutes"] < 1
+    assert record["versions"].keys() >= {"torch", "pyro"}
+    assert record["command"] == "python tools/runs.py --run --only row"
+    assert "1 thread" in record["hardware"]
+    assert {path.name for path in (cache / "row").iterdir()} >= {"model.safetensors", "config.json", "last.pt"}
+    assert place.state == "done"
+    assert runs.status(place).startswith("row: done, epoch 2, validation 4.")
+
+
+def test_the_budget_ends_a_row_within_an_epoch(tmp_path, cache):
+    row, place = here(tmp_path, minutes=1e-9, steps=7, epochs=None)
+    with place.taken():
+        train(row, place)
+    record = place.read()
+    assert (record["ended"], record["steps"], record["planned_steps"]) == ("budget", 1, 7)
+    assert record["figures"]["log_p"] < 0
+
+
+def test_patience_ends_a_row(tmp_path, cache):
+    row, place = here(tmp_path, epochs=9, settings={"patience": 1, "groups": {"*": {"lr": 0.0}}}, schedule=None)
+    with place.taken():
+        train(row, place)
+    assert (place.read()["ended"], place.read()["epochs"], place.read()["best_epoch"]) == ("patience", 2, 1)
+
+
+def test_the_budget_is_of_training_alone(tmp_path, cache):
+    def slow(model, guide, splits):
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+        return {}
+
+    row, place = here(tmp_path, look=slow, minutes=0.3 / 60)
+    with place.taken():
+        train(row, place)
+    record = place.read()
+    assert record["ended"] == "plan", "two looks of 0.3 s each, and milliseconds of training"
+    assert 60 * record["evaluation_cpu_minutes"] > 0.5
+
+
+def start(folder, name="tiny-vae"):
+    command = [sys.executable, ROOT / "tools" / "runs.py", "--rows", HERE / "tiny_rows.py", "--results", folder / "r"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, "--run", "--only", name], env=environment, stdout=subprocess.PIPE, text=True,
+                            start_new_session=True)  # fmt: skip
+
+
+@pytest.mark.thorough
+def test_a_killed_row_goes_on_to_the_same_figures(tmp_path):
+    """The runner and its row are killed; another runner starts, and one in parallel leaves the row alone."""
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    metrics = killed / "cache" / "pyro-latent-zoo" / "runs" / "tiny-vae" / "metrics.jsonl"
+    first = start(killed)
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 7:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    begun = json.loads((killed / "r" / "tiny-vae.json").read_text())
+    assert begun["ended"] is None
+    assert begun["figures"] is None
+    assert [point["epoch"] for point in begun["looks"]][:1] == [5]
+    second = start(killed)
+    assert "done" in second.communicate()[0]
+    assert "done" in start(straight).communicate()[0]
+    records = [json.loads((folder / "r" / "tiny-vae.json").read_text()) for folder in (killed, straight)]
+    assert without_times(records[0]) == without_times(records[1])
+    assert records[0]["epochs"] == 60
+    assert records[0]["cpu_minutes"] > begun["cpu_minutes"] > 0, "the time of both parts"
+    models = [next(folder.glob("cache/*/*/*/model.safetensors")).read_bytes() for folder in (killed, straight)]
+    assert models[0] == models[1]
+    assert start(killed).communicate()[0] == "", "a row that is done is not run again"
+
+
+def test_a_row_of_another_process_is_left_alone(tmp_path, cache):
+    _, place = here(tmp_path)
+    place.folder.mkdir(parents=True)
+    with place.log.open("a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert runs.start(place, []) == 0
+        assert place.state == "running"
+    assert place.state == "stopped"
+    assert not place.done
+
+
+def test_a_row_that_was_begun_with_other_arguments_is_refused(tmp_path, cache, capsys):
+    row, place = here(tmp_path)
+    with place.taken():
+        train(replace(row, epochs=1), place)
+    place.record.unlink()
+    for change in ({"epochs": 3}, {"minutes": 9}, {"seed": 4}, {"settings": {"clip": 1.0}}, {"batch_size": 25}):
+        _, other = here(tmp_path, **change)
+        assert runs.start(other, []) == 1
+        assert "begun with other arguments" in capsys.readouterr().out
+    _, renamed = here(tmp_path, system="another word", note="a remark", facts={})
+    with renamed.taken() as log:
+        assert log is not None
+    with pytest.raises(Refused, match=r"line.txt\): move .* away"), here(tmp_path, every=9)[1].taken():
+        pass
+
+
+def test_a_row_waits_for_the_one_that_it_starts_from(tmp_path, cache, capsys, monkeypatch):
+    started = []
+    monkeypatch.setattr(runs, "start", lambda place, options: started.append(place.row.name) or finish(place))
+
+    def finish(place):
+        place.save({"name": place.row.name, "ended": None if place.row.name == "never" else "plan"})
+        return 0
+
+    order = {"second": "first", "third": "second", "first": None, "never": None, "last": "never"}
+    places = [here(tmp_path, name=name, after=after)[1] for name, after in order.items()]
+    assert runs.run(places, 2, []) == 1
+    assert started[2:] == ["second", "third"]
+    assert set(started[:2]) == {"first", "never"}
+    assert "last: waits for never, which is not done" in capsys.readouterr().out
+
+
+def test_a_record_is_committed_once_and_only_when_done(tmp_path, cache, monkeypatch):
+    repository = tmp_path / "repository"
+    monkeypatch.setattr(runs, "ROOT", repository)
+    git = functools.partial(subprocess.run, cwd=repository, check=True, capture_output=True, text=True)
+    repository.mkdir()
+    git(["git", "init", "--quiet"])
+    git(["git", "config", "user.name", "a"])
+    git(["git", "config", "user.email", "a@b.c"])
+    _, place = here(repository)
+    record = {"name": "row", "ended": None, "cpu_minutes": 3.04}
+    for ended in (None, "budget", "budget"):
+        place.save(record | {"ended": ended})
+        (repository / "other.txt").write_text("another's work")
+        runs.commit(place)
+    log = git(["git", "log", "--format=%s", "--name-only"]).stdout.split("\n\n")
+    assert log == ["Row row: trained and evaluated, ended by its budget after 3.0 CPU minutes", "results/row.json\n"]
+
+
+def test_a_plan_says_how_many_epochs_fit(cache):
+    said = plan(replace(ROW, epochs=30), seconds=0.05)
+    assert said.startswith("tiny-vae: ")
+    assert said.endswith("planned are 120 steps, 30 epochs")
+    assert not cache.exists(), "nothing is left of it"
+
+
+def test_rows_of_scripts_keep_their_commands_and_their_records():
+    rows = {row.name: row for row in ROWS}
+    assert len(rows) == len(ROWS), "a name stands once"
+    recorded = {path.stem for path in (ROOT / "results").glob("*.json")}
+    scripts = [row for row in ROWS if isinstance(row, Script)]
+    for row in scripts:
+        place = Place(row, ROOT / "results")
+        assert place.done == (row.name in recorded), row.name
+        if place.done:
+            # Words in another order are the same arguments.
+            assert sorted(f"{row.shown()} --resume".split()) == sorted(place.read()["command"].split()), row.name
+    assert len(scripts) > 50
