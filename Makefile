@@ -43,7 +43,7 @@ bench-kalman: $(VENV)/.installed $(VENV)-kalman-peers/.installed    ## exact rec
 
 bench-kalman-peers: $(VENV)-kalman-peers/.installed     ## JAX and the other peers of benchmarks/kalman
 
-runs: $(VENV)/.installed        ## the rows of music and speech that are not there yet; hours, resumed
+runs: $(VENV)/.installed        ## the rows of results that are not there yet; hours, resumed
 	$(RUN) tools/runs.py --run --jobs 2
 
 table: $(VENV)/.installed       ## the tables of the pages, from tests/pairs.py and results/*.json

@@ -1,8 +1,10 @@
 """The runner: rows are trained within their budget, go on after a kill, and are never run twice or mixed."""
 
+import doctest
 import fcntl
 import functools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +20,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(HERE)]
 
 import runs  # noqa: E402
 from rows import ROWS  # noqa: E402
+from rows import row as row_module  # noqa: E402
 from rows.place import Place, Refused  # noqa: E402
 from rows.row import Script  # noqa: E402
 from rows.train import plan, train  # noqa: E402
@@ -193,6 +196,15 @@ def test_a_record_is_committed_once_and_only_when_done(tmp_path, cache, monkeypa
         runs.commit(place)
     log = git(["git", "log", "--format=%s", "--name-only"]).stdout.split("\n\n")
     assert log == ["Row row: trained and evaluated, ended by its budget after 3.0 CPU minutes", "results/row.json\n"]
+
+
+def test_the_example_of_a_row_is_a_row(tmp_path, cache):
+    found = doctest.DocTestFinder().find(row_module.Row, globs=vars(row_module))[0]
+    assert doctest.DocTestRunner().run(found, clear_globs=False).failed == 0
+    row = replace(found.globs["row"], epochs=None, steps=1)
+    with (place := Place(row, tmp_path)).taken():
+        train(row, place)
+    assert -64 * math.log(2) * 1.2 < place.read()["figures"]["log_p"] < 0, "about that of fair coins"
 
 
 def test_a_plan_says_how_many_epochs_fit(cache):
