@@ -147,6 +147,18 @@ def test_the_state_of_a_callback_is_resumed(tmp_path):
         quiet(pair(), X, callbacks=[Calls()], **options | {"epochs": 4})
 
 
+def test_a_checkpoint_from_before_callbacks_and_averages_goes_on(tmp_path):
+    straight, resumed = pair(), pair()
+    quiet(straight, X, epochs=2, batch_size=32)
+    quiet(pair(), X, epochs=1, batch_size=32, out=tmp_path)
+    checkpoint = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert not {"average", "groups", "drop_last"} & checkpoint["settings"].keys()
+    del checkpoint["average"], checkpoint["ranks"][0]["callbacks"]
+    torch.save(checkpoint, tmp_path / "last.pt")
+    quiet(resumed, X, epochs=2, batch_size=32, out=tmp_path, resume=True, callbacks=[Counting()])
+    assert same(straight, resumed)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

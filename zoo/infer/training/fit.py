@@ -120,7 +120,7 @@ def fit(
             A kill at any moment loses at most the current epoch. The files of an older training there are kept as
             `*.old`.
         resume: go on from `out`/last.pt if there is one; on a CPU the result is bit-equal to that of an uninterrupted
-            training. `epochs`, `steps` and `patience` may change, other settings must be the same.
+            training. `epochs`, `steps`, `patience` and `callbacks` may change, other settings must be the same.
         progress: show a bar, which has no influence on the result.
         tensorboard: also write the records to `out`/tensorboard.
 
