@@ -121,6 +121,24 @@ def test_groups_of_frozen_parameters():
         quiet(loss, X, steps=1, batch_size=16, groups={"guide.*": {"lr": 0.1}})
 
 
+class Scaled(torch.optim.SGD):
+    """An optimiser that wants more than its defaults to be made."""
+
+    def __init__(self, parameters, scale):
+        assert scale == 2.0
+        super().__init__(parameters, lr=0.05 * scale)
+
+
+@pytest.mark.parametrize("groups", [None, {"model.*": {"lr": 0.0}}])
+def test_an_optimiser_of_ones_own_takes_groups(groups):
+    loss, start, noting = pair(), pair(), Noting()
+    options = {"optimizer": lambda p: Scaled(p, 2.0), "groups": groups, "callbacks": [noting]}
+    history = quiet(loss, X, steps=2, batch_size=16, **options).history
+    assert history[-1]["lr"] == 0.1, "of the guide, which no pattern names, though the model comes first"
+    for (name, p), q in zip(loss.named_parameters(), start.parameters(), strict=True):
+        assert torch.equal(p, q) == (groups is not None and name.startswith("model.")), name
+
+
 def test_equal_values_of_two_patterns_are_one():
     quiet(pair(), X, steps=1, batch_size=16, groups={"guide.*": {"lr": 0.1}, "*.bias": {"lr": 0.1}})
 

@@ -79,7 +79,10 @@ class Callback(Protocol):
         """Called after each optimiser step. To end here ends the epoch too, with its record."""
 
     def epoch_ended(self, now: Moment) -> bool | None:
-        """Called at the end of each epoch, in evaluation mode, before its files are written."""
+        """Called in evaluation mode at the end of each epoch, before its files are written.
+
+        The part of an epoch that `steps` or a callback cuts off ends in the same way.
+        """
 
 
 def check_callbacks(callbacks: Iterable[Any]) -> list[Callback]:

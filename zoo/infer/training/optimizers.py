@@ -58,7 +58,9 @@ def groups_of(loss: nn.Module, groups: Mapping[str, Mapping[str, Any]] | None) -
             found.setdefault(patterns, []).append(parameter)
     for pattern, parameters in matched.items():
         _refuse_idle(pattern, parameters, [name for own in names.values() for name in own])
-    return [Group(key, ones, _merged(key, groups, names[ones[0]][0])) for key, ones in found.items()]
+    # Those that no pattern names come first: theirs is the learning rate that records show.
+    ordered = sorted(found.items(), key=lambda item: bool(item[0]))
+    return [Group(key, ones, _merged(key, groups, names[ones[0]][0])) for key, ones in ordered]
 
 
 def _refuse_idle(pattern: str, parameters: list[nn.Parameter], names: list[str]) -> None:
@@ -119,7 +121,8 @@ def optimizer_of(make: Any, groups: list[Group]) -> torch.optim.Optimizer:
             "draws of a guide are not; expected one that takes the gradient alone, such as Adam"
         )
     for group in groups:
-        _refuse_options(made, group)
+        if group.options:
+            _refuse_options(made, group)
     return made
 
 
@@ -131,10 +134,15 @@ def _refuse_options(optimizer: torch.optim.Optimizer, group: Group) -> None:
     for option in group.options:
         if option not in defaults:
             raise ValueError(f"{said}: {kind.__name__} has no option {option!r}; it has {', '.join(defaults)}")
-    known = inspect.signature(kind).parameters
-    options = {name: value for name, value in {**defaults, **group.options}.items() if name in known}
+    signature, alone = inspect.signature(kind), [nn.Parameter(torch.zeros(()))]
+    options = {name: value for name, value in {**defaults, **group.options}.items() if name in signature.parameters}
     try:
-        kind([nn.Parameter(torch.zeros(()))], **options)
+        signature.bind(alone, **options)
+    except TypeError:
+        # A class that wants more than its defaults to be made: its values stay unchecked.
+        return
+    try:
+        kind(alone, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{said}: {error}") from error
 
