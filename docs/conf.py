@@ -27,7 +27,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["guide", "[!i]*.md", "gallery.rst", "_build", "gallery/sg_execution_times.rst", "sg_execution_times.rst"]
+exclude_patterns = ["gallery.rst", "_build", "gallery/sg_execution_times.rst", "sg_execution_times.rst"]
 templates_path = ["templates"]
 
 html_theme = "furo"
