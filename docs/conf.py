@@ -45,6 +45,7 @@ myst_heading_anchors = 3
 highlight_language = "none"
 
 autodoc_typehints, autodoc_typehints_format = "description", "short"
+autodoc_preserve_defaults = True
 # `Raises`, `Returns` and arguments of which the docstring says nothing get no line of their own
 autodoc_typehints_description_target = "documented_params"
 autodoc_inherit_docstrings = False
