@@ -11,7 +11,7 @@ export MPLBACKEND ?= Agg
 demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
 	$(RUN) examples/vae.py
 
-test arviz1: export OMP_NUM_THREADS ?= 1   # a process for each core: more threads wait for each other
+test docs arviz1: export OMP_NUM_THREADS ?= 1  # a process for each core: more threads wait for each other
 
 test: $(VENV)/.installed        ## the tests
 	$(RUN) -m pytest -q -n auto

@@ -76,7 +76,7 @@ sphinx_gallery_conf = {
 
 
 def plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Lets a docstring's asterisks and bars stand as they are; a constant, whose class has the docstring, gets a line."""
+    """Lets a docstring's asterisks and bars stand as they are; a constant gets a line, not its class's docstring."""
     text = f"The constant ``{obj!r}``.\n" if what == "data" else gallery.escaped("\n".join(lines))
     lines[:] = text.split("\n")
 
@@ -93,9 +93,9 @@ def _is_ours(member: Any) -> bool:
 
 def sign(cls: type) -> None:
     """Gives a class the signature of its `__init__`, where its `__new__` takes anything."""
-    # a class that records its arguments does so in `__new__(cls, *args, **kwargs)`, where autodoc and inspect look first
+    # a class that records its arguments does so in `__new__(cls, *args, **kwargs)`, and autodoc would show that
     if isinstance(cls.__new__, FunctionType) and isinstance(cls.__init__, FunctionType):
-        first, *others = inspect.signature(cls.__init__).parameters.values()
+        _, *others = inspect.signature(cls.__init__).parameters.values()
         cls.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
 
 

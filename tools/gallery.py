@@ -57,8 +57,9 @@ def sources(folder: Path) -> None:
             name = path.stem
             _, docstring, code = text.split('"""', 2)
             if name not in RUN:
-                if not (PICTURES / f"{name}.png").exists():
-                    raise FileNotFoundError(f"{PICTURES / name}.png: run examples/{name}.py and store its picture there")
+                stored = PICTURES / f"{name}.png"
+                if not stored.exists():
+                    raise FileNotFoundError(f"{stored}: run examples/{name}.py and store its picture there")
                 code = f"\n# sphinx_gallery_thumbnail_path = 'pictures/{name}.png'{code}"
             text = f'r"""\n{rst(docstring, name)}\n"""{code}'
         (folder / path.name).write_text(text)

@@ -23,7 +23,7 @@ import gallery  # noqa: E402
 import table  # noqa: E402
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/guide/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 SCRIPTS = [path.relative_to(ROOT).as_posix() for path in PAGES if BLOCK.search(path.read_text())]
 LIBRARY = sorted([*ROOT.glob("zoo/**/*.py"), *ROOT.glob("guides/**/*.py")])
 
@@ -119,7 +119,7 @@ def test_the_gallery_has_every_example_and_no_part(tmp_path, monkeypatch):
     assert "'pictures/nile.png'" in (tmp_path / "nile.py").read_text()
     assert (tmp_path / "report.py").read_text() == (gallery.EXAMPLES / "report.py").read_text()
     monkeypatch.setattr(gallery, "PICTURES", tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="run examples/amortization_gap.py and store its picture"):
+    with pytest.raises(FileNotFoundError, match=r"run examples/amortization_gap\.py and store its picture"):
         gallery.sources(tmp_path)
 
 
