@@ -82,7 +82,10 @@ def plain_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
 
 
 def foreign(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leaves out members that Pyro or torch define: a page of a model tells of the model."""
+    """Leaves out members that Pyro or torch define, and fields of tuples, which stand among the attributes already."""
+    # this class of the standard library has no public name
+    if type(obj).__name__ == "_tuplegetter":
+        return True
     member = getattr(obj, "fget", obj)
     return True if callable(member) and not _is_ours(member) else None
 
