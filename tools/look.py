@@ -1,6 +1,6 @@
 """A look at the site of `make docs` in a headless Chromium: screenshots, and faults that a picture shows too late.
 
-Every page is opened at two widths: a picture that did not load, and a page wider than the window, are faults. The
+Every page is opened at three widths: a picture that did not load, and a page wider than the window, are faults. The
 search has to find a class. Screenshots of the pages named in SHOTS go to runs/site, to be looked at.
 
     apt-get install chromium; pip install playwright
@@ -17,7 +17,7 @@ from typing import Any
 from cells import ROOT
 
 SITE, OUT, CHROMIUM = ROOT / "build" / "docs", ROOT / "runs" / "site", "/usr/bin/chromium"
-WIDTHS = (1280, 400)
+WIDTHS = (1440, 1280, 400)
 SHOTS = (
     "index", "guide/contract", "guide/own", "questions", "results", "speed", "pairs", "notation", "gallery/index",
     "gallery/ball", "reference/infer", "reference/generated/guides.Amortized", "reference/generated/zoo.infer.fit",
