@@ -5,13 +5,13 @@ RUN = $(VENV)/bin/python
 INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test arviz1 slow lint types bench bench-sequences runs bench-peers bench-kalman bench-kalman-peers table
+.PHONY: demo test arviz1 slow lint types docs bench bench-sequences runs bench-peers bench-kalman bench-kalman-peers table
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
 	$(RUN) examples/vae.py
 
-test arviz1: export OMP_NUM_THREADS ?= 1   # a process for each core: more threads wait for each other
+test docs arviz1: export OMP_NUM_THREADS ?= 1  # a process for each core: more threads wait for each other
 
 test: $(VENV)/.installed        ## the tests
 	$(RUN) -m pytest -q -n auto
@@ -28,6 +28,10 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.installed-docs   ## the site, build/docs/index.html; warnings are errors
+	rm -rf build/docs docs/gallery docs/reference/generated
+	$(RUN) -m sphinx -q -W --keep-going -d build/doctrees docs build/docs
 
 bench: $(VENV)/.installed       ## speed beside hand-written PyTorch; writes results/speed_vae_step.json
 	$(RUN) -m benchmarks.vae_step
@@ -60,6 +64,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN) $(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(RUN) $(INSTALL) --editable '.[docs]'
 	@touch $@
 
 # beside the environment's own 0.2x: alone, so that nothing else changes with it; it says Python 3.12 and runs on 3.11

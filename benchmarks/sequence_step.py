@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--lengths", action="store_true")
     parser.add_argument("--pyro", type=Path, metavar="FILE", help="examples/dmm.py of Pyro: the row of that program")
     parser.add_argument("--out", type=Path, default=ROOT / "results/speed_sequence_step.json")
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs/sequence_speed.png")
+    parser.add_argument("--figure", type=Path, default=ROOT / "docs/pictures/sequence_speed.png")
     parser.add_argument("--size", help=argparse.SUPPRESS)
     parser.add_argument("--row", help=argparse.SUPPRESS)
     args = parser.parse_args()

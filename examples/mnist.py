@@ -1,4 +1,4 @@
-"""One row of the tables: a VAE on MNIST, test log p(x) by 5000 importance samples, written to results/<name>.json.
+"""A VAE on MNIST: one row of the tables, test log p(x) by 5000 importance samples, written to results/<name>.json.
 
 IWAE's one-layer architecture (Burda et al. 2016): 50 latents, 200-200 tanh in encoder and decoder. Dynamic binarisation
 (`--data mnist`, IWAE's split: 59,600 to train, 400 to validate) or the fixed one (`--data binarized_mnist`).
@@ -15,12 +15,13 @@ import torch
 import tyro
 import words
 from record import record
+from report import save
 from torch import nn
 
 import guides
 from zoo import VAE
 from zoo.data import Binarized, binarize, load
-from zoo.infer import Tempered, active_units, fit, load_model, log_likelihood
+from zoo.infer import Tempered, active_units, fit, load_model, log_likelihood, plot_reconstructions
 from zoo.parts.conditionals import Bernoulli
 
 
@@ -91,6 +92,10 @@ def main(
         "evaluation_seconds": round(time.time() - trained),
     }
     print(record(name, row, seed=seed, device=device, threads=threads, note=note, began=began))
+    with torch.no_grad():
+        z = {"decoded": guide.posterior(test[:10]).sample(), "samples": model.prior().sample((10,))}
+        images = {"data": test[:10]} | {label: model.likelihood(value).mean for label, value in z.items()}
+    save(plot_reconstructions(images, (28, 28)), Path("runs") / name / "digits.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One row of the table of sequences: music or speech under a deep state-space model, to results/<name>.json.
+"""Music or speech under a deep state-space model: one row of the table of sequences, to results/<name>.json.
 
 Model, guide and family are words. Data `<set>_srnn` are trained as SRNN trains: 16 streams, state carried from chunk to
 chunk, first frames given and not scored. They are evaluated twice: each song from the model's start, and as SRNN does,

@@ -1,4 +1,4 @@
-"""The demo: a VAE trained on real digits and evaluated, its posterior laid over NUTS draws and the exact posterior.
+"""A VAE of real digits, the demo: trained, evaluated, its posterior laid over NUTS draws and the exact posterior.
 
     p(x, z) = N(z; 0, I) prod_i Bernoulli(x_i; decoder(z)_i),    q(z | x) = family(z; encoder(x)).
 

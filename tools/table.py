@@ -23,6 +23,7 @@ REPORTED = {
 }
 REPORTED_EPOCHS = "3,280"
 TEST_IMAGES = 10_000
+WIDTH = 120
 
 
 def registry() -> tuple[Any, Any]:
@@ -41,12 +42,17 @@ def systems_table() -> str:
         # Constructor arguments and module paths are left to the long table.
         model, guide, family = (part.partition("(")[0].rpartition(".")[2] for part in pair.code)
         guides, families, systems = models.setdefault(model, ({}, {}, []))
-        guides |= {f"`{guide}`": None}
-        families |= {f"`{family}`": None} if family else {}
+        guides |= {guide: None}
+        families |= {family: None} if family else {}
         systems += [system.partition(" (")[0].partition("; ")[0] for system in pair.systems]
-    rows = [[f"`{model}`", ", ".join(guides), ", ".join(families), str(len(systems)), ", ".join(systems[:3])]
-            for model, (guides, families, systems) in models.items()]  # fmt: skip
-    return markdown(["model", "guides", "families", "systems", "such as"], rows)
+    head, rows = ["model", "guides", "families", "systems"], []
+    for model, (guides, families, systems) in models.items():
+        row = [f"`{model}`", ", ".join(guides), ", ".join(families), f"{len(systems)}"]
+        named = [[*row[:3], f"{row[3]}: {'; '.join(systems[:count])}"] for count in range(1, len(systems) + 1)]
+        # As many names as README's lines, 120 columns wide, have room for.
+        fits = [line for line in named if len(markdown(head, [line]).splitlines()[-1]) <= WIDTH]
+        rows.append(fits[-1] if fits else row)
+    return markdown(head, rows)
 
 
 def pairs_table() -> str:

@@ -253,7 +253,8 @@ def test_a_public_name_is_defined_once():
 def test_no_path_of_the_makers():
     """Folders of the machine it was made on stand in the runner's script and nowhere else."""
     own = re.compile("/" + r"work/|\.\./" + "shared")
-    files = [p for pattern in ("*.md", "*.toml", "Makefile", "docs/*.md", "results/*.json") for p in ROOT.glob(pattern)]
+    patterns = ("*.md", "*.toml", "Makefile", "docs/**/*.md", "results/*.json")
+    files = [path for pattern in patterns for path in ROOT.glob(pattern)]
     assert not [name_of(p) for p in [*LIBRARY, *SCRIPTS, *TESTS, *files] if own.search(p.read_text())]
 
 
