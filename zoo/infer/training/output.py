@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from zoo.infer.training.checkpoint import Folder, shapes_of
+from zoo.infer.training.checkpoint import Folder
 from zoo.infer.training.course import Course
 from zoo.infer.training.settings import versions
+from zoo.parts.recorded.files import shapes_of
+from zoo.parts.recorded.pair import description_of
 
 
 class Bar:
@@ -109,7 +111,8 @@ class Output:
             "versions": versions(),
             "parameters": shapes_of(training.loss.state_dict()),
         }
-        self.folder.start(config, self.course.history if resumed else None)
+        # Once, and not at each epoch: the pair is built a second time and compared.
+        self.folder.start(config, self.course.history if resumed else None, description_of(training.loss))
         self.board = Tensorboard(self.folder.path, self.course.progress.step) if tensorboard else None
 
     def save(self, record: dict[str, Any] | None, model: dict[str, Tensor] | None) -> None:

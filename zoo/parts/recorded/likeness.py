@@ -1,0 +1,132 @@
+"""The differences between a module and its twin, built again from the same arguments."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+from torch.distributions.constraints import Constraint
+
+from zoo.parts.recorded.arguments import arguments_of
+
+# Modes, hooks and registries, which every module has.
+_OWN = frozenset(vars(nn.Module()))
+_PLAIN = bool | int | float | str | bytes | None | torch.dtype | slice
+
+
+def unlike(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str]:
+    """A line for each part, tensor and plain attribute that differs: 'model.floor: 0.1 here, 0.0 built again'.
+
+    Attributes with a leading underscore are a class's own affair, such as a cache, and are not compared.
+    """
+    parts, twins = (dict(m.named_modules(remove_duplicate=False)) for m in (module, twin))
+    for name in [*parts, *(n for n in twins if n not in parts)]:
+        here, there = parts.get(name), twins.get(name)
+        where = f"{place}.{name}" if name else place
+        if here is None or there is None or not _same_class(here, there):
+            yield _line(where, type(here), type(there))
+        else:
+            yield from _unlike_attributes(here, there, where)
+    tensors, others = ({n: (t.dtype, tuple(t.shape)) for n, t in m.state_dict().items()} for m in (module, twin))
+    for name in [*tensors, *(n for n in others if n not in tensors)]:
+        if tensors.get(name) != others.get(name):
+            yield _line(f"{place}.{name}", tensors.get(name), others.get(name))
+
+
+def _line(place: str, here: Any, there: Any) -> str:
+    return f"{place}: {_shown(here)} here, {_shown(there)} when it is built again from its arguments"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, type):
+        return "absent" if value is type(None) else value.__name__
+    return "absent" if value is _ABSENT else f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+
+
+_ABSENT = object()
+
+
+def _unlike_attributes(here: nn.Module, there: nn.Module, place: str) -> Iterator[str]:
+    mine, other = _attributes(here), _attributes(there)
+    for name in [*mine, *(n for n in other if n not in mine)]:
+        a, b = mine.get(name, _ABSENT), other.get(name, _ABSENT)
+        if not same(a, b):
+            yield _line(f"{place}.{name}", a, b)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    found = {n: v for n, v in vars(module).items() if not n.startswith("_") and n not in _OWN}
+    # Pyro keeps constraints and priors apart from the attributes that they belong to
+    for own in ("_pyro_params", "_pyro_samples"):
+        found |= {f"{name} ({own.strip('_')})": value for name, value in vars(module).get(own, {}).items()}
+    return found
+
+
+def _same_class(a: Any, b: Any) -> bool:
+    # `PyroModule[nn.Linear]` makes classes of one name; else they are one object
+    return type(a) is type(b) or (type(a).__qualname__, type(a).__module__) == (type(b).__qualname__, type(b).__module__)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Tells whether two values are alike: plain values and tensors to the last bit, other objects by their class."""
+    if a is b:
+        return True
+    if not _same_class(a, b):
+        return False
+    if isinstance(a, _PLAIN):
+        # NaN is unlike itself
+        return a == b or (a != a and b != b)
+    if isinstance(a, Tensor):
+        return identical(a, b)
+    if isinstance(a, list | tuple | torch.Size):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict | OrderedDict | Mapping):
+        return [*a] == [*b] and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, set | frozenset):
+        return a == b
+    if is_dataclass(a):
+        return same(vars(a), vars(b))
+    return _same_function(a, b) and _same_density(a, b)
+
+
+def identical(a: Tensor, b: Tensor) -> bool:
+    """Tells whether two tensors have one dtype and shape, and the same values to the last bit."""
+    if a.dtype != b.dtype or a.shape != b.shape or a.layout != b.layout:
+        return False
+    if a.layout is not torch.strided or a.is_meta or a.is_quantized:
+        return True
+    a, b = a.detach().cpu(), b.detach().cpu()
+    return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _same_function(a: Any, b: Any) -> bool:
+    if isinstance(a, MethodType):
+        return _same_function(a.__func__, b.__func__)
+    if isinstance(a, partial):
+        return same(a.func, b.func) and same(a.args, b.args) and same(a.keywords, b.keywords)
+    if isinstance(a, FunctionType):
+        # a constructor may make a function anew at each call: the same code, over cells of the same content
+        cells = [[c.cell_contents for c in f.__closure__ or ()] for f in (a, b)]
+        return a is b or (a.__code__ is b.__code__ and same(*cells) and same(a.__defaults__, b.__defaults__))
+    return not isinstance(a, type) or a is b
+
+
+def _same_density(a: Any, b: Any) -> bool:
+    if not isinstance(a, Distribution | Transform | Constraint):
+        return True
+    try:
+        mine, other = (arguments_of(value) for value in (a, b))
+    except ValueError:
+        # of a kind that only its own constructor could have made: its class has to do
+        return True
+    # probabilities are divided by their sum once more when a distribution is made again, and may move by a rounding
+    pairs = zip((*mine.args, *mine.kwargs.values()), (*other.args, *other.kwargs.values()), strict=True)
+    return all(
+        torch.allclose(x, y, rtol=1e-5, equal_nan=True) if isinstance(x, Tensor) and isinstance(y, Tensor) else same(x, y)
+        for x, y in pairs
+    )

@@ -1,0 +1,60 @@
+"""The first call of Pyro's autoguides, in which they make their parameters: its form is saved, and not its data."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor
+
+_INPUT = "_INPUT"
+
+
+def form_of(guide: Any) -> dict[str, Any] | None:
+    """The arguments of an autoguide's first call: shape and dtype, and the site that observed each of them.
+
+    Raises:
+        ValueError: an argument is neither a tensor nor a plain value.
+    """
+    trace = guide.prototype_trace if isinstance(guide, AutoGuide) else None
+    if trace is None:
+        return None
+    observed = {id(site["value"]): name for name, site in trace.nodes.items() if site.get("is_observed")}
+    given = trace.nodes[_INPUT]
+    return {
+        "args": [_form(value, observed, f"argument {i + 1}") for i, value in enumerate(given["args"])],
+        "kwargs": {name: _form(value, observed, name) for name, value in given["kwargs"].items()},
+    }
+
+
+def _form(value: Any, observed: dict[int, str], name: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if not isinstance(value, Tensor):
+        raise ValueError(f"guide: its parameters were made at a call with {name} = {type(value).__name__}, no tensor")
+    form = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    return form | ({"site": observed[id(value)]} if id(value) in observed else {})
+
+
+def run_once(guide: AutoGuide, model: Any, form: dict[str, Any]) -> None:
+    """Calls a guide once, on data of the saved form that the model has drawn, so that it makes its parameters."""
+    args = [_like(value) for value in form["args"]]
+    kwargs = {name: _like(value) for name, value in form["kwargs"].items()}
+    # drawn by the model, since zeros may lie outside the support of what it observes
+    with torch.no_grad(), poutine.block():
+        nodes = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs).nodes
+    args = [_drawn(value, given, nodes) for value, given in zip(form["args"], args, strict=True)]
+    kwargs = {name: _drawn(form["kwargs"][name], given, nodes) for name, given in kwargs.items()}
+    with poutine.block(), pyro.validation_enabled(False):
+        guide(*args, **kwargs)
+
+
+def _like(value: Any) -> Any:
+    # ones: a mask in which everything is observed
+    return torch.ones(value["shape"], dtype=getattr(torch, value["dtype"])) if isinstance(value, dict) else value
+
+
+def _drawn(value: Any, given: Any, nodes: Any) -> Any:
+    drawn = nodes[value["site"]]["value"] if isinstance(value, dict) and value.get("site") in nodes else None
+    return given if drawn is None or drawn.shape != given.shape else drawn.to(given.dtype)
