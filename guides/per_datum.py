@@ -30,7 +30,8 @@ class PerDatum(Guide):
     pass them on.
 
     Raises:
-        ValueError: `family` is a family with a head; a batch comes without row numbers, with another number of them, or, on a CPU, with one out of range.
+        ValueError: `family` is a family with a head; a batch comes without row numbers, with another number of them, or,
+            on a CPU, with one out of range.
 
     Example:
         >>> import torch, guides
@@ -44,8 +45,8 @@ class PerDatum(Guide):
     ) -> None:
         super().__init__(model)
         if isinstance(family, Family) and not isinstance(family.head, nn.Identity):
-            raise ValueError("PerDatum: family: expected a constructor, or a family made with context=0, got one with a "
-                             "head, which a table of parameters leaves nothing to do")  # fmt: skip
+            raise ValueError("PerDatum: family: expected a constructor, or a family made with context=0, got one with "
+                             "a head")  # fmt: skip
         self.site = site
         # context 0: without a head, the family takes its parameters from the table
         self.family = family if isinstance(family, Family) else family(model.latent_dim, 0)

@@ -54,7 +54,7 @@ def save_pair(
         if not isinstance(half, nn.Module):
             raise TypeError(f"save_pair: {name} is a module, got {type(half).__name__}")
     if (folder / "last.pt").exists():
-        raise ValueError(f"save_pair: {folder} holds a training, which keeps its pair there itself: take another folder")
+        raise ValueError(f"save_pair: {folder} holds a training, which keeps its own pair there: take another folder")
     try:
         description = described(pair)
         state, dtypes = _stored(state_of(pair), stored)
@@ -89,11 +89,11 @@ def load_pair(
     config = read_config(folder)
     entry = config.get("pair")
     if not isinstance(entry, dict):
-        raise ValueError(f"{folder / CONFIG}: expected an entry 'pair', found none: written before there was one; build "
-                         "the pair as then, and use zoo.infer.load_model")  # fmt: skip
+        raise ValueError(f"{folder / CONFIG}: expected an entry 'pair', found none: written before there was one; "
+                         "build the pair as then, and use zoo.infer.load_model")  # fmt: skip
     if "unbuilt" in entry:
-        raise ValueError(f"{folder / CONFIG}: the pair cannot be built again, since {entry['unbuilt']}; build it by its "
-                         "script, and use zoo.infer.load_model")  # fmt: skip
+        raise ValueError(f"{folder / CONFIG}: the pair cannot be built again, since {entry['unbuilt']}; build it by "
+                         "its script, and use zoo.infer.load_model")  # fmt: skip
     tensors = read_tensors(folder / TENSORS, config.get("sha256"))
     try:
         tensors |= {key: tensors[key].to(getattr(torch, dtype)) for key, dtype in config.get("dtypes", {}).items()}

@@ -188,8 +188,8 @@ class Folder:
             for path in (self.last, self.metrics, self.path / TENSORS):
                 if path.exists():
                     os.replace(path, path.with_name(path.name + ".old"))
-        # The parameters follow at the end of each epoch, so the file has no digest of them: a kill between the two files
-        # must leave a folder that can be loaded. Tensors of constructors go into every one of these files.
+        # The parameters follow at the end of each epoch, so this file has no digest of them: a kill between the two
+        # must leave a folder that can be loaded. Tensors of constructors go into each file of parameters.
         self.constants = pair.tensors
         if "unbuilt" in pair.entry:
             print(f"{self.path}: zoo.load_pair will not build this pair, since {pair.entry['unbuilt']}; "

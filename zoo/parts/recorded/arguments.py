@@ -29,7 +29,7 @@ class Given(NamedTuple):
     """Arguments of a constructor."""
 
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = {}  # noqa: RUF012
+    kwargs: Mapping[str, Any] = {}
 
 
 def has_arguments(value: Any) -> bool:
@@ -51,9 +51,9 @@ def arguments_of(value: Any, model: Any = None) -> Given:
     if isinstance(value, Recorded):
         return _recorded(value)
     if isinstance(value, AutoGuide):
-        own = model if value._model is None else value.model
+        own: Any = model if value._model is None else value.model
         # `AutoNormal` and its like wrap the model in a handler that starts its sites; a handler of the user's stays
-        while isinstance(own, partial) and own.func.args and isinstance(own.func.args[0], InitMessenger):
+        while isinstance(getattr(own, "func", None), partial) and isinstance(own.func.args[0], InitMessenger):
             own = own.func.args[1]
         return Given((), {"model": own} | _read(value, ("model",)))
     if isinstance(value, nn.Module):
@@ -82,7 +82,7 @@ def _recorded(value: Any) -> Given:
         return Given(bound.args, bound.kwargs)
     # by name wherever that is possible: a person reads the file, and an argument may change its place
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    free = next((bound.arguments[p.name] for p in parameters if p.kind is p.VAR_KEYWORD), {})
+    free: dict[str, Any] = next((bound.arguments[p.name] for p in parameters if p.kind is p.VAR_KEYWORD), {})
     return Given((), {name: bound.arguments[name] for name in names} | free)
 
 

@@ -59,8 +59,8 @@ class Decoder:
     def _made(self, node: Any, place: str) -> Any:
         # an argument may have the name of any tag, but none is called `class`, which is a word of Python
         match node:
-            case {"class": path, **rest}:
-                return self._instance(path, rest, place)
+            case {"class": path}:
+                return self._instance(path, {n: v for n, v in node.items() if n != "class"}, place)
             case {"import": path}:
                 return self._resolved(path, place)
             case {"partial": function, "args": args, "keywords": keywords}:
@@ -113,7 +113,7 @@ class Decoder:
     def _instance(self, path: Any, rest: dict[str, Any], place: str) -> Any:
         made = self._resolved(path, place)
         if not is_part(made):
-            raise ValueError(f"{place}: {path} is no class of modules, distributions or plain values, and is not called")
+            raise ValueError(f"{place}: {path} is no class of modules, densities or plain values, and is not called")
         args = self._all(rest.pop("*", []), place)
         kwargs = self._named(rest, place, ".{}")
         try:

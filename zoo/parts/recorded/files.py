@@ -55,8 +55,8 @@ def json_of(value: Any) -> bytes:
     """The bytes of a JSON file that people can read."""
     text = json.dumps(value, indent=2, allow_nan=False)
     # a list of numbers or words on one line; a line break of the text itself is escaped, so that none is touched
-    text = re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", lambda found: f"[{re.sub(r',\n\s+', ', ', found[1])}]", text)
-    return text.encode() + b"\n"
+    flat = re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", lambda found: "[" + re.sub(r",\n\s+", ", ", found[1]) + "]", text)
+    return flat.encode() + b"\n"
 
 
 def write_pair(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -112,10 +112,8 @@ def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path}: there is no such file")
     content = next((c for c in contents if digest is None or hashlib.sha256(c).hexdigest() == digest), None)
     if content is None:
-        raise ValueError(
-            f"{path}: expected sha256 {digest}, as config.json has it, found {hashlib.sha256(contents[0]).hexdigest()}: "
-            "damaged, or of another pair"
-        )
+        found = hashlib.sha256(contents[0]).hexdigest()
+        raise ValueError(f"{path}: expected sha256 {digest} by config.json, found {found}: damaged, or another pair's")
     try:
         return safetensors.torch.load(content)
     except SafetensorError as error:

@@ -43,9 +43,11 @@ def _line(place: str, here: Any, there: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, type):
-        return "absent" if value is type(None) else value.__name__
-    return "absent" if value is _ABSENT else f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
+    if value is _ABSENT or value is type(None):
+        return "absent"
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    return value.__name__ if isinstance(value, type) else repr(value)[:80]
 
 
 _ABSENT = object()
@@ -68,8 +70,9 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def _same_class(a: Any, b: Any) -> bool:
-    # `PyroModule[nn.Linear]` makes classes of one name; else they are one object
-    return type(a) is type(b) or (type(a).__qualname__, type(a).__module__) == (type(b).__qualname__, type(b).__module__)
+    # a constructor may make a class anew at each call, as parametrisations of torch do
+    first, second = type(a), type(b)
+    return first is second or (first.__module__, first.__qualname__) == (second.__module__, second.__qualname__)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -126,7 +129,8 @@ def _same_density(a: Any, b: Any) -> bool:
         return True
     # probabilities are divided by their sum once more when a distribution is made again, and may move by a rounding
     pairs = zip((*mine.args, *mine.kwargs.values()), (*other.args, *other.kwargs.values()), strict=True)
-    return all(
-        torch.allclose(x, y, rtol=1e-5, equal_nan=True) if isinstance(x, Tensor) and isinstance(y, Tensor) else same(x, y)
-        for x, y in pairs
-    )
+    return all(_close(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else same(x, y) for x, y in pairs)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a.cpu(), b.to("cpu", a.dtype), rtol=1e-5, equal_nan=True)

@@ -21,10 +21,10 @@ CLOSED = (
     "zoo.infer", "zoo.data", "zoo.plots", "zoo.folders", "zoo.pretrained", "zoo.__main__", "zoo.parts.recorded"
 )  # fmt: skip
 # Functions of `torch` itself that serve as nonlinearities; those of `torch.nn.functional` are all free of side effects.
-ACTIVATIONS = frozenset(
-    "abs asinh atan celu cos erf exp expm1 log1p log_softmax prelu relu rrelu selu sigmoid sin sinc softmax square "
-    "tanh".split()
-)
+ACTIVATIONS = (
+    "abs", "asinh", "atan", "celu", "cos", "erf", "exp", "expm1", "log1p", "log_softmax", "prelu", "relu", "rrelu",
+    "selu", "sigmoid", "sin", "sinc", "softmax", "square", "tanh",
+)  # fmt: skip
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 

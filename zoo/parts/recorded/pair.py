@@ -70,8 +70,8 @@ def written(pair: Mapping[str, nn.Module]) -> tuple[Description, Encoder]:
     except RecursionError as error:
         raise ValueError("the arguments hold one another without end") from error
     entry["dtype"] = {name: str(_dtype_of(half)).removeprefix("torch.") for name, half in pair.items()}
-    entry["frozen"] = [key for name, half in pair.items()
-                       for key, p in half.named_parameters(name, remove_duplicate=False) if not p.requires_grad]  # fmt: skip
+    parameters = [p for name, half in pair.items() for p in half.named_parameters(name, remove_duplicate=False)]
+    entry["frozen"] = [key for key, parameter in parameters if not parameter.requires_grad]
     form = form_of(pair.get("guide"))
     if form is not None:
         entry["prototype"] = form
@@ -136,7 +136,8 @@ def built(
         wrong = changes(entry.get("model"), mine.entry["model"], "model")
         wrong += differences(_shapes(tensors, "model."), shapes_of(copied(model, "model.")))
         if wrong:
-            raise ValueError(f"model: another architecture than the folder's (in the folder, here): {'; '.join(wrong[:4])}")
+            shown = "; ".join(wrong[:4])
+            raise ValueError(f"model: another architecture than the folder's (in the folder, here): {shown}")
         given = {place: value for value, place in encoder.known.values()}
     try:
         pair, _ = _built(entry, tensors, given, Trust(trust))
@@ -189,7 +190,7 @@ def _dtype_of(half: nn.Module) -> torch.dtype:
 def _states(pair: Mapping[str, nn.Module], encoder: Encoder) -> dict[str, dict[str, str]]:
     """The keys of tensors of modules that are arguments and stay outside the pair, such as a guide's other model."""
     owned = {id(t) for half in pair.values() for t in half.state_dict(keep_vars=True).values()}
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for value, place in [*encoder.known.values()]:
         if isinstance(value, nn.Module):
             outside = {n: t for n, t in value.state_dict(keep_vars=True).items() if id(t) not in owned}
@@ -238,23 +239,17 @@ def another_architecture(entry: Any, loss: nn.Module) -> list[str]:
     if not isinstance(entry, dict) or "unbuilt" in entry:
         return []
     model, guide = (getattr(loss, name, None) for name in _HALVES)
-    paired = isinstance(model, nn.Module) and isinstance(guide, nn.Module)
     try:
-        if paired:
-            names, mine = _HALVES, written(halves(model, guide))[0].entry
-        elif _is_guide(loss):
-            names, mine = ("guide",), written(halves(arguments_of(loss).kwargs["model"], loss))[0].entry
+        if isinstance(model, nn.Module) and isinstance(guide, nn.Module):
+            pair = halves(model, guide)
+            compared = [*pair]
         else:
-            names, mine = ("model",), written({"model": loss})[0].entry
+            # a guide is known by its argument; the model that it was made for is not part of the comparison
+            model = arguments_of(loss).kwargs.get("model")
+            pair = halves(model, loss) if isinstance(model, nn.Module) else {"model": loss}
+            compared = [[*pair][-1]]
+        mine = written(pair)[0].entry
     except ValueError:
         # nothing is known of arguments that cannot be written
         return []
-    return [line for name in names if name in entry for line in changes(entry[name], mine[name], name)]
-
-
-def _is_guide(half: nn.Module) -> bool:
-    """Tells whether a module is a guide whose argument `model` is known."""
-    try:
-        return isinstance(arguments_of(half).kwargs.get("model"), nn.Module)
-    except ValueError:
-        return False
+    return [line for name in compared if name in entry for line in changes(entry[name], mine[name], name)]

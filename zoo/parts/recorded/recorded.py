@@ -42,9 +42,8 @@ class Arguments:
         return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Arguments":
-        return Arguments(
-            tuple(_copied(a, memo) for a in self.args), {n: _copied(v, memo) for n, v in self.kwargs.items()}, self.dtype
-        )
+        kwargs = {name: _copied(value, memo) for name, value in self.kwargs.items()}
+        return Arguments(tuple(_copied(a, memo) for a in self.args), kwargs, self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         # A module pickles without the lambdas that its constructor was given, and has to do so with its record.
