@@ -30,8 +30,8 @@ class PerDatum(Guide):
     pass them on.
 
     Raises:
-        ValueError: `family` is a family with a head; a batch comes without row numbers, with another number of them, or,
-            on a CPU, with one out of range.
+        ValueError: `family` is a family with a head; a batch comes without row numbers, with another number of them,
+            or, on a CPU, with one out of range.
 
     Example:
         >>> import torch, guides

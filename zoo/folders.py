@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.parts.recorded.files import CONFIG, TENSORS, read_config, read_tensors, shapes_of, write_pair
+from zoo.parts.recorded.names import Trust
 from zoo.parts.recorded.pair import built, described, halves, state_of
 
 
@@ -68,9 +69,7 @@ def save_pair(
     write_pair(folder, config, {**state, **description.tensors})
 
 
-def load_pair(
-    folder: str | Path, *, model: nn.Module | None = None, trust: Sequence[str] = ()
-) -> tuple[Any, Any]:
+def load_pair(folder: str | Path, *, model: nn.Module | None = None, trust: Sequence[str] = ()) -> tuple[Any, Any]:
     """The model and the guide in a folder of `save_pair` or of `fit(out=)`, on the CPU; the guide may be None.
 
     Args:
@@ -81,11 +80,12 @@ def load_pair(
             constraints and autoguides of Pyro.
 
     Raises:
+        TypeError: `trust` is a string.
         FileNotFoundError: the folder lacks a file.
         ValueError: a file is damaged, of another pair or of a newer zoo; an import path is not trusted; a constructor
             takes other arguments than it did; `model` is of another architecture. Names folder and argument.
     """
-    folder = Path(folder)
+    folder, trusted = Path(folder), Trust(trust)
     config = read_config(folder)
     entry = config.get("pair")
     if not isinstance(entry, dict):
@@ -97,8 +97,8 @@ def load_pair(
     tensors = read_tensors(folder / TENSORS, config.get("sha256"))
     try:
         tensors |= {key: tensors[key].to(getattr(torch, dtype)) for key, dtype in config.get("dtypes", {}).items()}
-        return built(entry, tensors, trust, model)
-    except (ValueError, KeyError, AttributeError) as error:
+        return built(entry, tensors, trusted, model)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
 
 

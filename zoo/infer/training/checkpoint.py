@@ -194,6 +194,10 @@ class Folder:
         if "unbuilt" in pair.entry:
             print(f"{self.path}: zoo.load_pair will not build this pair, since {pair.entry['unbuilt']}; "
                   "zoo.infer.load_model takes its parameters as ever")  # fmt: skip
+        kept = self.path / TENSORS
+        if history is not None and kept.exists():
+            # An earlier part of the training may have written other constants, or none, and kept its best model.
+            save_model({**own_tensors(read_tensors(kept)), **self.constants}, kept)
         write(self.path / CONFIG, json_of({**config, "pair": pair.entry}))
         write(self.metrics, b"".join(json.dumps(record).encode() + b"\n" for record in history or []))
 

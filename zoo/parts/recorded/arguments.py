@@ -19,7 +19,7 @@ from zoo.parts.recorded.recorded import Arguments, Recorded
 # Arguments that are no part of an object: tensors are put in place with the dtype and device that they have.
 _LEFT_OUT = ("device", "dtype", "validate_args", "_weight", "_bias", "_freeze")
 # Names under which the constructor's argument stands in the object.
-_STORED_AS = {"base_distribution": "base_dist", "batch_shape": "_batch_shape"}
+_STORED_AS = {"base_distribution": "base_dist", "batch_shape": "_batch_shape", "mask": "_mask"}
 # Forms of one parameter, of which a distribution takes one; a property computes the others when it is asked for them.
 _FORMS = (("probs", "logits"), ("covariance_matrix", "precision_matrix", "scale_tril"))
 _ABSENT = object()
@@ -130,7 +130,7 @@ def _read(value: Any, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
             parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD
         ):  # fmt: skip
             continue
-        held = next((h for n in (name, f"_{name}", _STORED_AS.get(name, name))
+        held = next((h for n in (_STORED_AS.get(name, name), f"_{name}")
                      if (h := getattr(value, n, _ABSENT)) is not _ABSENT), _ABSENT)  # fmt: skip
         if held is _ABSENT and parameter.default is parameter.empty:
             raise ValueError(f"{type(value).__name__} does not keep its argument {name}, which is therefore not known")

@@ -21,6 +21,7 @@ from numbers import Integral, Real
 from types import MethodType
 from typing import Any
 
+import numpy
 import torch
 from pyro.nn import PyroParam, PyroSample
 from torch import Tensor, nn
@@ -57,6 +58,8 @@ class Encoder:
         Raises:
             ValueError: of a kind that another process could not make again; begins with the place.
         """
+        if isinstance(value, numpy.generic):
+            value = value.item()
         if value is None or isinstance(value, bool | str):
             return value
         if isinstance(value, Lost) or value is Lost:
@@ -160,7 +163,9 @@ def _importable(value: Any, place: str) -> str:
 
 def _described(value: Any) -> str:
     """An object in words."""
-    name = getattr(value, "__qualname__", "")
+    if not (isinstance(value, type | MethodType) or is_function(value)):
+        return f"an object of class {type(value).__module__}.{type(value).__qualname__}"
+    name = value.__qualname__
     if isinstance(value, MethodType):
         return f"the bound method {name}"
     if name.endswith("<lambda>"):
@@ -168,6 +173,4 @@ def _described(value: Any) -> str:
     if "<locals>" in name:
         kind = "class" if isinstance(value, type) else "function"
         return f"the local {kind} {name.rpartition('.')[2]}"
-    if isinstance(value, type) or is_function(value):
-        return f"{value.__module__}.{name}"
-    return f"an object of class {type(value).__module__}.{type(value).__qualname__}"
+    return f"{value.__module__}.{name}"

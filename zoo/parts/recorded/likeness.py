@@ -7,6 +7,7 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
@@ -19,23 +20,27 @@ _OWN = frozenset(vars(nn.Module()))
 _PLAIN = bool | int | float | str | bytes | None | torch.dtype | slice
 
 
-def unlike(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str]:
-    """A line for each part, tensor and plain attribute that differs: 'model.floor: 0.1 here, 0.0 built again'.
+def unlike_parts(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str]:
+    """A line for each part of another class: 'model.decoder.1: Tanh here, ReLU when it is built again'."""
+    parts, twins = (dict(m.named_modules(prefix=place, remove_duplicate=False)) for m in (module, twin))
+    for name in [*parts, *(n for n in twins if n not in parts)]:
+        here, there = parts.get(name), twins.get(name)
+        if here is None or there is None or not _same_class(here, there):
+            yield _line(name, type(here), type(there))
+
+
+def unlike_attributes(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str]:
+    """A line for each plain attribute of a part that differs: 'model.floor: 0.1 here, 0.0 when it is built again'.
 
     Attributes with a leading underscore are a class's own affair, such as a cache, and are not compared.
     """
-    parts, twins = (dict(m.named_modules(remove_duplicate=False)) for m in (module, twin))
-    for name in [*parts, *(n for n in twins if n not in parts)]:
-        here, there = parts.get(name), twins.get(name)
-        where = f"{place}.{name}" if name else place
-        if here is None or there is None or not _same_class(here, there):
-            yield _line(where, type(here), type(there))
-        else:
-            yield from _unlike_attributes(here, there, where)
-    tensors, others = ({n: (t.dtype, tuple(t.shape)) for n, t in m.state_dict().items()} for m in (module, twin))
-    for name in [*tensors, *(n for n in others if n not in tensors)]:
-        if tensors.get(name) != others.get(name):
-            yield _line(f"{place}.{name}", tensors.get(name), others.get(name))
+    twins = dict(twin.named_modules(prefix=place))
+    for path, part in module.named_modules(prefix=place):
+        mine, other = _attributes(part), _attributes(twins[path])
+        for name in [*mine, *(n for n in other if n not in mine)]:
+            a, b = mine.get(name, _ABSENT), other.get(name, _ABSENT)
+            if not same(a, b):
+                yield _line(f"{path}.{name}", a, b)
 
 
 def _line(place: str, here: Any, there: Any) -> str:
@@ -51,14 +56,6 @@ def _shown(value: Any) -> str:
 
 
 _ABSENT = object()
-
-
-def _unlike_attributes(here: nn.Module, there: nn.Module, place: str) -> Iterator[str]:
-    mine, other = _attributes(here), _attributes(there)
-    for name in [*mine, *(n for n in other if n not in mine)]:
-        a, b = mine.get(name, _ABSENT), other.get(name, _ABSENT)
-        if not same(a, b):
-            yield _line(f"{place}.{name}", a, b)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
@@ -77,6 +74,8 @@ def _same_class(a: Any, b: Any) -> bool:
 
 def same(a: Any, b: Any) -> bool:
     """Tells whether two values are alike: plain values and tensors to the last bit, other objects by their class."""
+    # a constructor's argument may be a number of numpy, and comes back as one of Python
+    a, b = (value.item() if isinstance(value, numpy.generic) else value for value in (a, b))
     if a is b:
         return True
     if not _same_class(a, b):

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from zoo.parts.recorded.arguments import arguments_of
 from zoo.parts.recorded.decode import Decoder, put
 from zoo.parts.recorded.encode import Encoder
 from zoo.parts.recorded.files import copied, differences, shapes_of
-from zoo.parts.recorded.likeness import identical, unlike
+from zoo.parts.recorded.likeness import identical, unlike_attributes, unlike_parts
 from zoo.parts.recorded.names import Trust
 from zoo.parts.recorded.prototype import form_of, run_once
 from zoo.parts.recorded.recorded import Recorded
@@ -31,9 +31,9 @@ class Description:
     """A pair in JSON's types, and the tensors beside them that are no part of its state dict.
 
     Attributes:
-        entry: `format`, `model`, `guide`, `dtype` (of each half: torch's default when it was made), `frozen` parameters;
-            `prototype`, the form of an autoguide's first call; `states`, the tensors of modules that the pair reads and
-            does not own.
+        entry: `format`, `model`, `guide`, `dtype` (of each half: torch's default when it was made), names of `frozen`
+            parameters; `prototype`, the form of an autoguide's first call; `states`, the tensors of modules that the
+            pair reads and does not own.
         tensors: `argument.N`, and `buffer.*` for buffers outside the state dict that moved after the constructor.
     """
 
@@ -92,15 +92,20 @@ def described(pair: Mapping[str, nn.Module]) -> Description:
     with warnings.catch_warnings():
         # of constructors, which have warned when the pair was made
         warnings.simplefilter("ignore")
-        twins, decoder = _built(description.entry, tensors, {}, Trust(None))
+        twins, decoder = _built(description.entry, tensors, {}, Trust(None), pair)
     for name, half in pair.items():
         description.tensors.update(_moved(half, twins[name], f"buffer.{name}."))
-    hidden = {place: value for value, place in encoder.known.values() if isinstance(value, nn.Module)}
-    for place, module in {**hidden, **pair}.items():
-        wrong = next(unlike(module, decoder.known[place], place), None)
-        if wrong is not None:
-            raise ValueError(f"{wrong}: was it changed after its constructor? Give the value to the constructor")
+    # arguments too: a module that a guide looks at is no part of the pair
+    for module, place in encoder.known.values():
+        if isinstance(module, nn.Module):
+            _refuse_changed(unlike_parts(module, decoder.known[place], place))
+            _refuse_changed(unlike_attributes(module, decoder.known[place], place))
     return description
+
+
+def _refuse_changed(lines: Iterator[str]) -> None:
+    for line in lines:
+        raise ValueError(f"{line}: was it changed after its constructor? Give the value to the constructor")
 
 
 def description_of(loss: nn.Module) -> Description:
@@ -115,13 +120,13 @@ def description_of(loss: nn.Module) -> Description:
 
 
 def built(
-    entry: Mapping[str, Any], tensors: Mapping[str, Tensor], trust: Sequence[str] = (), model: nn.Module | None = None
+    entry: Mapping[str, Any], tensors: Mapping[str, Tensor], trust: Trust, model: nn.Module | None = None
 ) -> tuple[Any, Any]:
     """The model and the guide of a description.
 
     Args:
         entry, tensors: as in `Description`, with the state dict among the tensors.
-        trust: further packages whose objects the description may name.
+        trust: the packages whose objects the description may name.
         model: taken instead of the description's own; the guide is built for it.
 
     Raises:
@@ -140,14 +145,18 @@ def built(
             raise ValueError(f"model: another architecture than the folder's (in the folder, here): {shown}")
         given = {place: value for value, place in encoder.known.values()}
     try:
-        pair, _ = _built(entry, tensors, given, Trust(trust))
+        pair, _ = _built(entry, tensors, given, trust)
     except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
         raise ValueError(f"the description of the pair is damaged ({type(error).__name__}: {error})") from error
     return pair.get("model"), pair.get("guide")
 
 
 def _built(
-    entry: Mapping[str, Any], tensors: Mapping[str, Tensor], given: dict[str, Any], trust: Trust
+    entry: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    given: dict[str, Any],
+    trust: Trust,
+    originals: Mapping[str, nn.Module] | None = None,
 ) -> tuple[dict[str, nn.Module], Decoder]:
     decoder = Decoder(tensors, trust, entry.get("states"))
     decoder.known.update(given)
@@ -159,6 +168,9 @@ def _built(
                 raise ValueError(f"{name}: expected a module, found {type(half).__name__}")
             if isinstance(half, AutoGuide) and entry.get("prototype") is not None:
                 run_once(half, half.model, entry["prototype"])
+        if originals is not None:
+            # before the tensors are put in place, where a changed part would show as tensors that do not fit
+            _refuse_changed(unlike_parts(originals[name], half, name))
         _filled(half, tensors, name, frozen=entry["frozen"])
         pair[name] = half
     return pair, decoder

@@ -208,9 +208,7 @@ class ARIMA:
         )
 
 
-def arima(
-    p: int, d: int = 0, q: int = 0, seasonal: tuple[int, int, int, int] = (0, 0, 0, 0)
-) -> ARIMA:
+def arima(p: int, d: int = 0, q: int = 0, seasonal: tuple[int, int, int, int] = (0, 0, 0, 0)) -> ARIMA:
     """(1 - L)^d y_t = w_t, w_t = intercept + sum_i ar_i w_{t-i} + e_t + sum_j ma_j e_{t-j}, e_t ~ N(0, variance).
 
     Harvey's representation; the states are, in this order, those that sum the differences up again, started at
