@@ -365,6 +365,23 @@ def added_part(model, guide):
     guide.more = nn.Linear(1, 1)
 
 
+def added_hook(model, guide):
+    model.decoder.register_forward_hook(lambda module, args, out: 2 * out)
+
+
+def tied_parameters(model, guide):
+    model.emission.log_scale = model.emission.loc.bias
+
+
+def parameter_made_a_buffer(model, guide):
+    del model.emission.log_scale
+    model.emission.register_buffer("log_scale", torch.zeros(DATA))
+
+
+def replaced_method(model, guide):
+    model.likelihood = model.prior
+
+
 CHANGED = {
     changed_prior: r"model\.prior: MixturePrior here, StandardNormal when",
     changed_floor: r"model\.emission\.floor: 0\.1 here, 0\.0 when",
@@ -372,6 +389,10 @@ CHANGED = {
     changed_shape: r"tensors other than those of the pair .*model\.emission\.loc\.bias",
     added_tensor: r"model\.extra: a tensor \(2,\) here, absent when",
     changed_site: r"guide\.site: 'y' here, 'z' when",
+    added_hook: r"model\.decoder\._forward_hooks: 1 here, 0 when",
+    tied_parameters: r"model\.emission\.loc\.bias: 'parameter model\.emission\.log_scale' here, .*loc\.bias' when",
+    parameter_made_a_buffer: r"model\.emission\.log_scale: 'buffer .*' here, 'parameter .*' when",
+    replaced_method: r"model\.likelihood: StandardNormal here, absent when",
     added_part: r"guide\.more: Linear here, absent when",
 }
 
@@ -694,6 +715,22 @@ def test_positions_names_and_defaults_of_arguments(tmp_path):
     zoo.save_pair(tmp_path, zoo.VAE(3, 2))
     model = json.loads((tmp_path / "config.json").read_text())["pair"]["model"]
     assert [*model.items()][:4] == [("class", "zoo.VAE"), ("data_dim", 3), ("latent_dim", 2), ("hidden", [400])]
+
+
+class Lenient(Recorded, nn.Module):
+    """A default that no file can hold."""
+
+    def __init__(self, size=2, function=lambda x: x, *, holder=None):
+        super().__init__()
+        self.size, self.function, self.holder = size, function, holder
+
+
+def test_defaults_that_cannot_be_written_are_left_to_the_class(tmp_path):
+    zoo.save_pair(tmp_path, Lenient(3, holder=Lenient()))
+    found = zoo.load_pair(tmp_path, trust=(HERE,))[0]
+    assert (found.size, found.function(5), found.holder.size) == (3, 5, 2)
+    with pytest.raises(ValueError, match=r"model\.function: a lambda"):
+        zoo.save_pair(tmp_path, Lenient(3, lambda x: x))
 
 
 def test_signatures_are_those_of_the_constructors():

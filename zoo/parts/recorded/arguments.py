@@ -26,10 +26,11 @@ _ABSENT = object()
 
 
 class Given(NamedTuple):
-    """Arguments of a constructor."""
+    """Arguments of a constructor; `defaults` names those that the caller left to it."""
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = {}
+    defaults: frozenset[str] = frozenset()
 
 
 def has_arguments(value: Any) -> bool:
@@ -83,7 +84,8 @@ def _recorded(value: Any) -> Given:
     # by name wherever that is possible: a person reads the file, and an argument may change its place
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     free: dict[str, Any] = next((bound.arguments[p.name] for p in parameters if p.kind is p.VAR_KEYWORD), {})
-    return Given((), {name: bound.arguments[name] for name in names} | free)
+    given = {*names[: len(kept.args)], *kept.kwargs}
+    return Given((), {name: bound.arguments[name] for name in names} | free, frozenset(names) - given)
 
 
 def _of_module(value: nn.Module) -> Given:

@@ -140,7 +140,15 @@ class Encoder:
         node: dict[str, Any] = {"class": path}
         if given.args:
             node["*"] = [self.encode(item, f"{place}[{i}]") for i, item in enumerate(given.args)]
-        node |= {name: self.encode(item, f"{place}.{name}") for name, item in given.kwargs.items()}
+        for name, item in given.kwargs.items():
+            known, tensors = dict(self.known), dict(self.tensors)
+            try:
+                node[name] = self.encode(item, f"{place}.{name}")
+            except ValueError:
+                # a default that cannot be written, such as a lambda, is the class's own in the other process as well
+                if name not in given.defaults:
+                    raise
+                self.known, self.tensors = known, tensors
         if isinstance(value, nn.Module):
             # From here on the module is complete, and an argument may be a part of it that it has made itself.
             for name, part in [*value.named_modules(), *value.named_parameters(), *value.named_buffers()]:

@@ -43,6 +43,25 @@ def unlike_attributes(module: nn.Module, twin: nn.Module, place: str) -> Iterato
                 yield _line(f"{path}.{name}", a, b)
 
 
+def unlike_tensors(pair: Mapping[str, nn.Module], twins: Mapping[str, nn.Module]) -> Iterator[str]:
+    """A line for each tensor that is a parameter in one pair and a buffer in the other, or is shared in one alone."""
+    mine, other = _roles(pair), _roles(twins)
+    for name, role in mine.items():
+        if role != other.get(name):
+            yield _line(name, role, other.get(name, _ABSENT))
+
+
+def _roles(pair: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Name of a tensor -> its kind, and the first name under which it stands."""
+    first: dict[int, str] = {}
+    roles = {}
+    for place, half in pair.items():
+        for kind, named in (("parameter", half.named_parameters), ("buffer", half.named_buffers)):
+            for name, tensor in named(place, remove_duplicate=False):
+                roles[name] = f"{kind} {first.setdefault(id(tensor), name)}"
+    return roles
+
+
 def _line(place: str, here: Any, there: Any) -> str:
     return f"{place}: {_shown(here)} here, {_shown(there)} when it is built again from its arguments"
 
@@ -60,6 +79,8 @@ _ABSENT = object()
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     found = {n: v for n, v in vars(module).items() if not n.startswith("_") and n not in _OWN}
+    # the hooks themselves are often closures over their module; one more or less changes the program
+    found |= {name: len(vars(module)[name]) for name in ("_forward_hooks", "_forward_pre_hooks")}
     # Pyro keeps constraints and priors apart from the attributes that they belong to
     for own in ("_pyro_params", "_pyro_samples"):
         found |= {f"{name} ({own.strip('_')})": value for name, value in vars(module).get(own, {}).items()}

@@ -15,7 +15,7 @@ from zoo.parts.recorded.arguments import arguments_of
 from zoo.parts.recorded.decode import Decoder, put
 from zoo.parts.recorded.encode import Encoder
 from zoo.parts.recorded.files import copied, differences, shapes_of
-from zoo.parts.recorded.likeness import identical, unlike_attributes, unlike_parts
+from zoo.parts.recorded.likeness import identical, unlike_attributes, unlike_parts, unlike_tensors
 from zoo.parts.recorded.names import Trust
 from zoo.parts.recorded.prototype import form_of, run_once
 from zoo.parts.recorded.recorded import Recorded
@@ -95,6 +95,7 @@ def described(pair: Mapping[str, nn.Module]) -> Description:
         twins, decoder = _built(description.entry, tensors, {}, Trust(None), pair)
     for name, half in pair.items():
         description.tensors.update(_moved(half, twins[name], f"buffer.{name}."))
+    _refuse_changed(unlike_tensors(pair, twins))
     # arguments too: a module that a guide looks at is no part of the pair
     for module, place in encoder.known.values():
         if isinstance(module, nn.Module):
