@@ -138,7 +138,7 @@ class Decoder:
     def _tensor(self, key: Any, place: str) -> Tensor:
         if key not in self.tensors:
             raise ValueError(f"{place}: expected a tensor {key!r} in the safetensors, found none")
-        # a copy: the constructor may keep the tensor, and what it does with it is not to be seen elsewhere
+        # a copy: the constructor may keep the tensor and write to it
         return self.tensors[key].clone()
 
 

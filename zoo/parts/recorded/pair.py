@@ -178,7 +178,7 @@ def _built(
 
 
 def _filled(half: nn.Module, tensors: Mapping[str, Tensor], name: str, *, frozen: Sequence[str]) -> None:
-    """Puts the saved tensors into a half, and freezes what was frozen."""
+    """Puts the saved tensors into a half, and freezes the parameters that were frozen."""
     wrong = differences(_shapes(tensors, f"{name}."), shapes_of(half.state_dict(prefix=f"{name}.")))
     if wrong:
         raise ValueError(f"tensors other than those of the pair (in the file, as built): {'; '.join(wrong[:4])}")

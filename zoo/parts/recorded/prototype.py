@@ -41,7 +41,7 @@ def run_once(guide: AutoGuide, model: Any, form: dict[str, Any]) -> None:
     """Calls a guide once, on data of the saved form that the model has drawn, so that it makes its parameters."""
     args = [_like(value) for value in form["args"]]
     kwargs = {name: _like(value) for name, value in form["kwargs"].items()}
-    # drawn by the model, since zeros may lie outside the support of what it observes
+    # drawn by the model, since other values may lie outside the support of an observed site
     with torch.no_grad(), poutine.block():
         nodes = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs).nodes
     args = [_drawn(value, given, nodes) for value, given in zip(form["args"], args, strict=True)]
