@@ -8,7 +8,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from zoo.parts.recorded.files import CONFIG, TENSORS, read_config, read_tensors, shapes_of, write_pair
+from zoo.parts.recorded.files import CONFIG, TENSORS, json_of, read_config, read_tensors, shapes_of, write_pair
 from zoo.parts.recorded.names import Trust
 from zoo.parts.recorded.pair import built, described, halves, state_of
 
@@ -37,7 +37,7 @@ def save_pair(
             when they are loaded.
 
     Raises:
-        TypeError: model or guide is no module.
+        TypeError: model or guide is no module; `about` has a value that JSON has not.
         ValueError: an argument cannot be written (a lambda, a local class, an open file, ...), the pair was changed
             after its constructor, `stored` would overflow, or the folder holds a training; names the place.
         OSError: the folder cannot be written to.
@@ -54,6 +54,10 @@ def save_pair(
     for name, half in pair.items():
         if not isinstance(half, nn.Module):
             raise TypeError(f"save_pair: {name} is a module, got {type(half).__name__}")
+    try:
+        json_of(about)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"save_pair: about: expected values of JSON's types ({error})") from error
     if (folder / "last.pt").exists():
         raise ValueError(f"save_pair: {folder} holds a training, which keeps its own pair there: take another folder")
     try:

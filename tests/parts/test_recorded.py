@@ -421,6 +421,9 @@ def test_what_is_no_pair_is_refused(tmp_path):
         zoo.save_pair(tmp_path, double)
     with pytest.raises(TypeError, match=r"trust: expected a tuple of packages such as \(\"mine\",\), got 'zoo'"):
         zoo.load_pair(tmp_path, trust="zoo")
+    for about in ({"tensor": torch.ones(1)}, {"figure": math.nan}):
+        with pytest.raises(TypeError, match="save_pair: about: expected values of JSON's types"):
+            zoo.save_pair(tmp_path, vae(), about=about)
     with pytest.raises(ValueError, match=r"its constructor's arguments are not known \(.*: was it made past it\?"):
         zoo.save_pair(tmp_path, Holder(Holder.__new__(Holder)))
 
@@ -905,6 +908,8 @@ def test_the_halves_of_a_pair(tmp_path):
     save_model(model, alone)
     load_model(other, alone)
     assert load_file(alone).keys() == model.state_dict().keys()
+    with pytest.raises(ValueError, match=r"decoder\.0\.bias: \[5\], \[6\]; .* decoder\.2\.weight: absent"):
+        load_model(zoo.VAE(DATA, LATENT, (6, 3)), tmp_path / "model.safetensors")
 
 
 class Twin(RootModule):
@@ -935,7 +940,9 @@ def test_another_architecture_of_equal_shapes_is_refused_by_the_argument(tmp_pat
     with pytest.raises(ValueError, match=r"model: another architecture .*model\.decoder\.0\.bias: \[5\], \[6\]"):
         zoo.load_pair(tmp_path / "pair", model=zoo.VAE(DATA, LATENT, (6,)))
     for loss in (other, ELBO()(other, guides.Amortized(other, hidden=(5,)))):
-        with pytest.raises(ValueError, match=rf"config\.json: arguments of another model and guide .*{said}"):
+        with pytest.raises(
+            ValueError, match=rf"config\.json: arguments of another model and guide .*{said}; .*shapes alone"
+        ):
             load_model(loss, tmp_path / "pair")
         load_model(loss, tmp_path / "pair" / "model.safetensors")  # a bare file knows shapes alone
     theirs = guides.Amortized(model, hidden=(5,), activation=nn.Tanh)
@@ -968,7 +975,14 @@ def test_a_training_can_be_loaded_without_its_script(tmp_path, capsys):
         train(ELBO()(other, guides.Amortized(other, hidden=(5,))), tmp_path, 3, resume=True)
     # the mean of the data is where a bias starts; a training that goes on has the bias itself
     other = vae(likelihood=partial(Bernoulli, mean=torch.full((DATA,), 0.5)))
-    train(ELBO()(other, guides.Amortized(other, hidden=(5,))), tmp_path, 3, resume=True)
+    loss = ELBO()(other, guides.Amortized(other, hidden=(5,)))
+    train(loss, tmp_path, 3, resume=True)
+
+    # a folder from before there were descriptions has one as soon as its training goes on, be it already at its end
+    (tmp_path / "config.json").unlink()
+    save_model(loss, tmp_path / "model.safetensors")
+    train(loss, tmp_path, 3, resume=True)
+    assert scores(*zoo.load_pair(tmp_path), x).equal(scores(loss.model, loss.guide, x))
 
 
 def test_a_pair_that_cannot_be_built_again_trains_as_ever(tmp_path, capsys):

@@ -59,7 +59,8 @@ def load_model(loss: nn.Module, path: str | Path) -> None:
     if path.is_dir():
         # folders from before there were descriptions may lack the file
         config = read_config(path) if (path / CONFIG).exists() else {}
-        refuse_others(another_architecture(config.get("pair"), loss), path / CONFIG, "arguments")
+        hint = f"; {TENSORS} itself, given as the path, goes by shapes alone"
+        refuse_others(another_architecture(config.get("pair"), loss), path / CONFIG, "arguments", hint)
         path = path / TENSORS
     tensors = own_tensors(read_tensors(path, config.get("sha256")))
     refuse_foreign(loss, tensors := _half(loss, tensors), path)
@@ -69,14 +70,13 @@ def load_model(loss: nn.Module, path: str | Path) -> None:
 def _half(loss: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a pair's file that belong to a model or a guide alone; all for a pair."""
     names = set(loss.state_dict())
-    if names == set(tensors):
-        return tensors
     parts = [{name.removeprefix(p): t for name, t in tensors.items() if name.startswith(p)} for p in PREFIXES]
+    model, guide = (len(names & set(part)) for part in parts)
+    if names & set(tensors) or not (model or guide):
+        return tensors
     # A half is known by its names, and where both halves have the same ones, by its root's name.
-    fitting = [part for part in parts if part and set(part) == names]
-    if len(fitting) > 1:
-        return fitting[str(getattr(loss, "_pyro_name", "")).startswith("guide")]
-    return fitting[0] if fitting else tensors
+    named = str(getattr(loss, "_pyro_name", "")).startswith("guide")
+    return parts[guide > model or (guide == model and named)]
 
 
 def refuse_foreign(loss: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

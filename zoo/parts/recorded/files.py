@@ -115,7 +115,8 @@ def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
         found = hashlib.sha256(contents[0]).hexdigest()
         raise ValueError(f"{path}: expected sha256 {digest} by config.json, found {found}: damaged, or another pair's")
     try:
-        return safetensors.torch.load(content)
+        # safetensors gives them in an order that differs from call to call, which errors would show
+        return dict(sorted(safetensors.torch.load(content).items()))
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
 
@@ -145,17 +146,19 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-def refuse_others(wrong: list[str], path: Path, of: str) -> None:
+def refuse_others(wrong: list[str], path: Path, of: str, hint: str = "") -> None:
     """Refuses a file that differs from the objects at hand.
 
     Args:
         wrong: a line 'name: in the file, here' for each difference.
         path: the file.
         of: the things that differ, in words.
+        hint: the end of the error.
 
     Raises:
         ValueError: there are differences; names the first few.
     """
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise ValueError(f"{path}: {of} of another model and guide (in the file, here): {'; '.join(wrong[:4])}{more}")
+        shown = f"{'; '.join(wrong[:4])}{more}{hint}"
+        raise ValueError(f"{path}: {of} of another model and guide (in the file, here): {shown}")

@@ -140,7 +140,7 @@ def built(
     if model is not None:
         mine, encoder = written({"model": model})
         wrong = changes(entry.get("model"), mine.entry["model"], "model")
-        wrong += differences(_shapes(tensors, "model."), shapes_of(copied(model, "model.")))
+        wrong += differences(_shapes(tensors, "model."), shapes_of(model.state_dict(prefix="model.")))
         if wrong:
             shown = "; ".join(wrong[:4])
             raise ValueError(f"model: another architecture than the folder's (in the folder, here): {shown}")
@@ -168,7 +168,7 @@ def _built(
             if not isinstance(half, nn.Module):
                 raise ValueError(f"{name}: expected a module, found {type(half).__name__}")
             if isinstance(half, AutoGuide) and entry.get("prototype") is not None:
-                run_once(half, half.model, entry["prototype"])
+                run_once(half, pair["model"], entry["prototype"])
         if originals is not None:
             # before the tensors are put in place, where a changed part would show as tensors that do not fit
             _refuse_changed(unlike_parts(originals[name], half, name))

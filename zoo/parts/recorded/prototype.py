@@ -6,7 +6,9 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
-from torch import Tensor
+from torch import Tensor, nn
+
+from zoo.parts.aside import buffers_kept
 
 _INPUT = "_INPUT"
 
@@ -37,22 +39,26 @@ def _form(value: Any, observed: dict[int, str], name: str) -> Any:
     return form | ({"site": observed[id(value)]} if id(value) in observed else {})
 
 
-def run_once(guide: AutoGuide, model: Any, form: dict[str, Any]) -> None:
+def run_once(guide: AutoGuide, model: nn.Module, form: dict[str, Any]) -> None:
     """Calls a guide once, on data of the saved form that the model has drawn, so that it makes its parameters."""
-    args = [_like(value) for value in form["args"]]
-    kwargs = {name: _like(value) for name, value in form["kwargs"].items()}
+    # a model of the caller's may be anywhere; its buffers stay as they are
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    args = [_like(value, device) for value in form["args"]]
+    kwargs = {name: _like(value, device) for name, value in form["kwargs"].items()}
     # drawn by the model, since other values may lie outside the support of an observed site
-    with torch.no_grad(), poutine.block():
+    with buffers_kept(model), torch.no_grad(), poutine.block():
         nodes = poutine.trace(poutine.uncondition(model)).get_trace(*args, **kwargs).nodes
     args = [_drawn(value, given, nodes) for value, given in zip(form["args"], args, strict=True)]
     kwargs = {name: _drawn(form["kwargs"][name], given, nodes) for name, given in kwargs.items()}
-    with poutine.block(), pyro.validation_enabled(False):
+    with buffers_kept(model), poutine.block(), pyro.validation_enabled(False):
         guide(*args, **kwargs)
 
 
-def _like(value: Any) -> Any:
+def _like(value: Any, device: torch.device) -> Any:
+    if not isinstance(value, dict):
+        return value
     # ones: a mask in which everything is observed
-    return torch.ones(value["shape"], dtype=getattr(torch, value["dtype"])) if isinstance(value, dict) else value
+    return torch.ones(value["shape"], dtype=getattr(torch, value["dtype"]), device=device)
 
 
 def _drawn(value: Any, given: Any, nodes: Any) -> Any:
