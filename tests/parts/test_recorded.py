@@ -477,6 +477,21 @@ def test_no_folder_names_anything_else(form, path, tmp_path, monkeypatch):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_packages_that_are_trusted_and_cannot_be_imported(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    (tmp_path / "halved.py").write_text("from zoo import nothing_of_this_name")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = {
+        "broken.Thing": r"broken\.Thing: cannot be imported \(No module named 'nothing_of_this_name'\)",
+        "halved.Thing": r"halved\.Thing: cannot be imported \(cannot import name",
+        "nowhere.to.be.found": r"nowhere\.to\.be\.found: there is no module nowhere",
+    }
+    for path, message in said.items():
+        folder = edited(tmp_path / "pair", setting("pair", "model", "likelihood", value={"import": path}))
+        with pytest.raises(ValueError, match=rf"model\.likelihood: {message}"):
+            zoo.load_pair(folder, trust=("broken", "halved", "nowhere"))
+
+
 def edited(folder, change):
     """A saved pair whose description a hand has changed."""
     zoo.save_pair(folder, *pair())
@@ -772,6 +787,19 @@ def test_autoguides_come_back(guide, tmp_path):
     pyro.clear_param_store()
     torch.manual_seed(0)
     assert torch.equal(q(x)["z"], first["z"])
+
+
+def test_an_autoguide_that_was_first_called_by_keywords(tmp_path):
+    model, x = zoo.PPCA(DATA, LATENT), torch.randn(3, DATA)
+    guide = AutoNormal(model)
+    pyro.clear_param_store()
+    guide(x, mask=x > 0)
+    zoo.save_pair(tmp_path, model, guide)
+    assert json.loads((tmp_path / "config.json").read_text())["pair"]["prototype"]["kwargs"] == {
+        "mask": {"shape": [3, DATA], "dtype": "bool"}
+    }
+    found = zoo.load_pair(tmp_path)[1].state_dict()
+    assert same(dict(found), dict(guide.state_dict()))
 
 
 def test_an_autoguide_of_another_program_is_refused(tmp_path):
