@@ -14,9 +14,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "tools")]
 
 import music  # noqa: E402
-from words import LIKELIHOODS, MODELS, SEQUENCE_FAMILIES, SEQUENCE_GUIDES  # noqa: E402
-
 import runs  # noqa: E402
+from words import LIKELIHOODS, MODELS, SEQUENCE_FAMILIES, SEQUENCE_GUIDES  # noqa: E402
 
 FEW = "--epochs 2 --seed 1"
 SMALL = (

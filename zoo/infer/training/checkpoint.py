@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from zoo.parts.recorded.files import (
     CONFIG,
     TENSORS,
-    copied,
     differences,
     json_of,
     read_config,
     read_tensors,
     refuse_others,
     shapes_of,
+    tensors_of,
     write,
 )
 from zoo.parts.recorded.pair import PREFIXES, Description, another_architecture, own_tensors
@@ -38,7 +38,7 @@ _KEYS = {"format", "settings", "loss", "optimizer", "schedule", "objective_step"
 
 def save_model(loss: nn.Module | Mapping[str, Tensor], path: str | Path) -> None:
     """Writes the state dict of a pair, `objective(model, guide)`, as safetensors."""
-    tensors = copied(loss) if isinstance(loss, nn.Module) else dict(loss)
+    tensors = tensors_of(loss) if isinstance(loss, nn.Module) else dict(loss)
     write(Path(path), safetensors.torch.save(tensors))
 
 

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from zoo.infer.training.checkpoint import Folder, load_model
+from zoo.infer.training.checkpoint import Folder, load_model, tensors_of
 from zoo.infer.training.interrupt import Interrupt
 from zoo.infer.training.step.nonfinite import refuse_nonfinite_parameters
 from zoo.infer.training.step.training import Progress, Training
-from zoo.parts.recorded.files import copied
 
 
 class Ended(NamedTuple):
@@ -127,7 +126,7 @@ class Course:
         return Ended(record, self.best)
 
     def _copy(self) -> dict[str, Tensor] | None:
-        return copied(self.training.loss) if self.keeps_models else None
+        return tensors_of(self.training.loss) if self.keeps_models else None
 
     def take_best(self, folder: Folder | None) -> None:
         """Gives the loss the parameters of the epoch with the lowest validation loss; without validation the latest."""

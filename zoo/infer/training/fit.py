@@ -96,7 +96,7 @@ def fit(
         device: where to train, such as "cuda"; by default where the loss is.
         out: folder for config.json, metrics.jsonl, model.safetensors and last.pt, written at the end of each epoch.
             A kill at any moment loses at most the current epoch. The files of an older training there are kept as
-            `*.old`. `zoo.load_pair(out)` builds the pair again; a line says why where it cannot.
+            `*.old`.
         resume: go on from `out`/last.pt if there is one; on a CPU the result is bit-equal to that of an uninterrupted
             training. `epochs`, `steps` and `patience` may change, other settings must be the same.
         progress: show a bar, which has no influence on the result.

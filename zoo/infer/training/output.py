@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from zoo.infer.training.checkpoint import Folder
+from zoo.infer.training.checkpoint import Folder, shapes_of
 from zoo.infer.training.course import Course
 from zoo.infer.training.settings import versions
-from zoo.parts.recorded.files import shapes_of
 from zoo.parts.recorded.pair import description_of
 
 

@@ -121,7 +121,7 @@ def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
 
 
-def copied(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+def tensors_of(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     """A copy of the state dict on the CPU."""
     # Copied one by one: safetensors refuses tensors that share memory, and parameters that model and guide share stand
     # under both names.

@@ -14,7 +14,7 @@ from zoo.parts.aside import built_beside
 from zoo.parts.recorded.arguments import arguments_of
 from zoo.parts.recorded.decode import Decoder, put
 from zoo.parts.recorded.encode import Encoder
-from zoo.parts.recorded.files import copied, differences, shapes_of
+from zoo.parts.recorded.files import differences, shapes_of, tensors_of
 from zoo.parts.recorded.likeness import identical, unlike_attributes, unlike_parts, unlike_tensors
 from zoo.parts.recorded.names import Trust
 from zoo.parts.recorded.prototype import form_of, run_once
@@ -48,7 +48,7 @@ def halves(model: Any, guide: Any) -> dict[str, nn.Module]:
 
 def state_of(pair: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """A copy of the state dict, keys `model.*` and `guide.*`."""
-    return {key: tensor for name, half in pair.items() for key, tensor in copied(half, f"{name}.").items()}
+    return {key: tensor for name, half in pair.items() for key, tensor in tensors_of(half, f"{name}.").items()}
 
 
 def own_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
