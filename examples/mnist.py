@@ -48,7 +48,7 @@ def main(
 
     Args:
         warm_up: epochs in which the KL weight rises to 1.
-        start: a model.safetensors to fine-tune.
+        start: the folder of a training, or a model.safetensors, to fine-tune.
     """
     torch.set_num_threads(threads)
     pyro.set_rng_seed(seed)
@@ -72,7 +72,7 @@ def main(
     )  # fmt: skip
     trained = time.time()
     # The best epoch by validation.
-    load_model(loss, Path("runs") / name / "model.safetensors")
+    load_model(loss, Path("runs") / name)
     test = test.to(device)
     value = log_likelihood(model, guide, test, num_particles=5000, seed=123)
     units = active_units(guide, test)["z"].active.sum().item()

@@ -83,7 +83,7 @@ def main(
         device=device, out=folder, resume=resume,
     )  # fmt: skip
     # The best epoch by validation.
-    load_model(loss, folder / "model.safetensors")
+    load_model(loss, folder)
     file, cut_of = next(iter(music.sha256)).split("/")[0], f", cut to {longest} frames" if cut_test else ""
     value = evaluate(p, q, test, f"{data} test ({file}{cut_of})", streams=streams, num_particles=num_particles,
                      device=device)  # fmt: skip

@@ -1,6 +1,5 @@
 """Traditional variational inference: every data point has variational parameters of its own."""
 
-import copy
 from collections.abc import Callable
 
 import pyro
@@ -23,7 +22,7 @@ class PerDatum(Guide):
     Args:
         model: any model with `latent_dim`.
         num_data: number of data points N.
-        family: constructor `(features, context) -> Family`.
+        family: constructor `(features, context) -> Family`; or a family made with `context=0`, to be taken over.
         site: name of the latent site in the model.
 
     Sites: `z` (batch, latent_dim) in `pyro.plate("data", batch)`. `forward(x, index=...)` takes the row numbers of the
@@ -31,7 +30,8 @@ class PerDatum(Guide):
     pass them on.
 
     Raises:
-        ValueError: a batch comes without row numbers, with another number of them, or, on a CPU, with one out of range.
+        ValueError: `family` is a family with a head; a batch comes without row numbers, with another number of them,
+            or, on a CPU, with one out of range.
 
     Example:
         >>> import torch, guides
@@ -41,12 +41,15 @@ class PerDatum(Guide):
     """
 
     def __init__(
-        self, model, num_data: int, *, family: Callable[[int, int], Family] = Diagonal, site: str = "z"
+        self, model, num_data: int, *, family: Callable[[int, int], Family] | Family = Diagonal, site: str = "z"
     ) -> None:
         super().__init__(model)
+        if isinstance(family, Family) and not isinstance(family.head, nn.Identity):
+            raise ValueError("PerDatum: family: expected a constructor, or a family made with context=0, got one with "
+                             "a head")  # fmt: skip
         self.site = site
         # context 0: without a head, the family takes its parameters from the table
-        self.family = family(model.latent_dim, 0)
+        self.family = family if isinstance(family, Family) else family(model.latent_dim, 0)
         self.table = nn.Parameter(torch.zeros(num_data, self.family.num_parameters))
 
     @classmethod
@@ -59,12 +62,8 @@ class PerDatum(Guide):
             parameters: one row for each data point, `(num_data, num_parameters)`.
             site: name of the latent site in the model.
         """
-        # past the constructor, which would build a family anew instead of taking over the trained weights
-        guide = cls.__new__(cls)
-        Guide.__init__(guide, model)
-        guide.site = site
-        guide.family = copy.deepcopy(family)
-        guide.family.head = nn.Identity()
+        guide = cls(model, len(parameters), family=family.headless(), site=site)
+        # rows of the dtype and on the device of the parameters, and not of the defaults
         guide.table = nn.Parameter(parameters.detach().clone())
         return guide
 

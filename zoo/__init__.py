@@ -1,6 +1,7 @@
 """Deep latent variable models as Pyro model/guide pairs."""
 
 from zoo.dmm import DMM
+from zoo.folders import load_pair, save_pair
 from zoo.lgssm import LGSSM
 from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
@@ -22,4 +23,6 @@ __all__ = [
     "FullCovariance",
     "GaussianMixture",
     "TiedCovariance",
+    "load_pair",
+    "save_pair",
 ]

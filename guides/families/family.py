@@ -4,17 +4,20 @@ A family is a head, context -> parameters, and a density, parameters -> distribu
 `(batch, num_parameters)` serve samples `(particles, batch, features)`, by `expand` or by `rsample((particles,))`.
 """
 
+import copy
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from zoo.parts.networks import start_small
+from zoo.parts.recorded import Recorded
+from zoo.parts.recorded.recorded import recorded_with
 
 
-class Family(nn.Module, ABC):
+class Family(Recorded, nn.Module, ABC):
     """q(z | prior, context) (abstract): `family(prior, *context)` is a reparameterised distribution over z.
 
     To write a family, call this constructor and define `density`, such that all-zero parameters give a density near
@@ -73,6 +76,13 @@ class Family(nn.Module, ABC):
                 f"got {parameters.shape[-1]}"
             )
         return self.density(parameters, prior)
+
+    def headless(self) -> Self:
+        """A copy without a head, as if made with `context=0`: it is called with the parameters themselves."""
+        family = copy.deepcopy(self)
+        family.head = nn.Identity()
+        recorded_with(family, context=0)
+        return family
 
     @abstractmethod
     def density(self, parameters: Tensor, prior: Any) -> TorchDistribution:

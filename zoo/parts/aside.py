@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from torch import nn
 
@@ -81,6 +82,23 @@ def streams_kept(seed: int | None = None) -> Iterator[None]:
 def seeded(seed: int | None) -> AbstractContextManager[None]:
     """`streams_kept` with a seed; with None the caller's own streams go on."""
     return nullcontext() if seed is None else streams_kept(seed)
+
+
+@contextmanager
+def built_beside(dtype: torch.dtype) -> Iterator[None]:
+    """Modules made within are those of another process: on the CPU, of this default dtype, with an empty store.
+
+    Streams, default dtype, device, gradient mode and Pyro's parameter store are the caller's again afterwards.
+    """
+    before = torch.get_default_dtype()
+    # a module that is made in inference mode could never be trained
+    modes = torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"), pyro.get_param_store().scope()
+    with streams_kept(), modes[0], modes[1], modes[2], modes[3]:
+        try:
+            torch.set_default_dtype(dtype)
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from pyro.poutine.messenger import Messenger
 
+from zoo.parts.recorded import Recorded
+
 # Numbers the roots (outermost modules) of the process. Pyro's store outlives every module in it, so no key may ever be
 # given out twice; `id` will not do, as Python gives the id of a dead module to a later one.
 _NUMBERS = count(1)
@@ -52,7 +54,7 @@ class _Numbered(_Context):
             self.site_names.__exit__(*exception)
 
 
-class RootModule(PyroModule):
+class RootModule(Recorded, PyroModule):
     """A PyroModule with store keys of its own, also after a copy, a pickle and a load: `model#3.weight`.
 
     Site names bear no number: `model.weight`. As part of another PyroModule the module takes its keys and site names

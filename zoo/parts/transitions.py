@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from zoo.parts.distributions import DiagonalNormal
 from zoo.parts.networks import mlp
+from zoo.parts.recorded import Recorded
 
 # added to every variance or standard deviation that a network puts out: softplus of a very negative number is 0 in
 # floating point, and a density of scale 0 has no bound
 FLOOR = 1e-4
 
 
-class GatedTransition(nn.Module):
+class GatedTransition(Recorded, nn.Module):
     """N((1 - g) * (W z + b) + g * h, diag(v)), g = sigmoid(MLP(z)), h = MLP(z), v = softplus(V relu(h) + c).
 
     The gate g mixes, for each coordinate, a linear step with a nonlinear one, h; W starts as the identity.
@@ -48,7 +49,7 @@ class GatedTransition(nn.Module):
         return DiagonalNormal(loc, log_scale=0.5 * variance.log())
 
 
-class LinearTransition(nn.Module):
+class LinearTransition(Recorded, nn.Module):
     """N(A z + b, diag(s)^2): with it a DMM whose emission is linear too is an `LGSSM`.
 
     Args:
@@ -66,7 +67,7 @@ class LinearTransition(nn.Module):
         return DiagonalNormal(self.linear(z), log_scale=self.log_scale)
 
 
-class NormalTransition(nn.Module):
+class NormalTransition(Recorded, nn.Module):
     """N(m, diag(softplus(r) + 1e-4)^2), (m, r) = MLP(h): the transition of VRNN and SRNN.
 
     Args:

@@ -1,8 +1,9 @@
 """Files of a training. Each is written to a temporary file and renamed, so that a kill leaves the old or the new one.
 
-config.json          settings, parameter names and shapes, versions: for people and for tables of results
+config.json          settings, the pair's description (`zoo.load_pair`), parameter names and shapes, versions
 metrics.jsonl        one line for each epoch
-model.safetensors    state dict of the pair (keys `model.*`, `guide.*`): the best by validation, or the latest
+model.safetensors    state dict of the pair (keys `model.*`, `guide.*`): the best by validation, or the latest; and
+                     tensors that the constructors were given
 last.pt              the state from which a training is resumed; `torch.load(weights_only=True)` reads it
 """
 
@@ -10,55 +11,29 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from zoo.parts.recorded.files import (
+    CONFIG,
+    TENSORS,
+    differences,
+    json_of,
+    read_config,
+    read_tensors,
+    refuse_others,
+    shapes_of,
+    tensors_of,
+    write,
+)
+from zoo.parts.recorded.pair import PREFIXES, Description, another_architecture, own_tensors
+
 _KEYS = {"format", "settings", "loss", "optimizer", "schedule", "objective_step", "ranks", "progress"}
-
-
-def write(path: Path, content: bytes | Callable[[BinaryIO], Any]) -> None:
-    """Writes a file whole or not at all.
-
-    Args:
-        content: the bytes, or a function that writes them to an open file.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written to. The old file stays.
-    """
-    # In the same folder, since a rename is atomic within one file system only; flushed to the disk before the rename,
-    # since some file systems put the rename there first, and a power cut then leaves an empty file.
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content) if isinstance(content, bytes) else content(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except RuntimeError as error:
-        # torch's zip writer reports a full disk in this way.
-        raise OSError(f"{path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":
-        # The rename is an entry of the folder, which must reach the disk as well.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def tensors_of(loss: nn.Module) -> dict[str, Tensor]:
-    """A copy of the state dict on the CPU."""
-    # Copied one by one: safetensors refuses tensors that share memory, and parameters that model and guide share stand
-    # under both names.
-    return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in loss.state_dict().items()}
 
 
 def save_model(loss: nn.Module | Mapping[str, Tensor], path: str | Path) -> None:
@@ -68,30 +43,40 @@ def save_model(loss: nn.Module | Mapping[str, Tensor], path: str | Path) -> None
 
 
 def load_model(loss: nn.Module, path: str | Path) -> None:
-    """Loads the parameters that `save_model` or `fit` wrote into a pair that was built like the one saved.
+    """Loads the parameters that `save_model`, `save_pair` or `fit` wrote into a pair that was built like the one saved.
 
     Args:
-        loss: the pair, `objective(model, guide)`. Autoguides create their parameters at their first call: evaluate
-            `loss` on a batch before loading.
-        path: the file, or the folder of a training.
+        loss: the pair, `objective(model, guide)`; or the model or the guide alone, which takes its half of a pair's
+            file. Autoguides create their parameters at their first call: evaluate `loss` on a batch before loading.
+        path: the file; or the folder of a pair or a training, whose config.json tells the architecture.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a safetensors file, or one of another pair; names the parameters that differ.
+        ValueError: not a safetensors file, a damaged one, or one of another pair: names the parameters that differ, or
+            the constructor's arguments.
     """
-    path = Path(path)
-    path = path / "model.safetensors" if path.is_dir() else path
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
-    refuse_foreign(loss, tensors, path)
+    path, config = Path(path), {}
+    if path.is_dir():
+        # folders from before there were descriptions may lack the file
+        config = read_config(path) if (path / CONFIG).exists() else {}
+        hint = f"; {TENSORS} itself, given as the path, goes by shapes alone"
+        refuse_others(another_architecture(config.get("pair"), loss), path / CONFIG, "arguments", hint)
+        path = path / TENSORS
+    tensors = own_tensors(read_tensors(path, config.get("sha256")))
+    refuse_foreign(loss, tensors := _half(loss, tensors), path)
     loss.load_state_dict(tensors)
 
 
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Name -> shape, as config.json holds it."""
-    return {name: list(t.shape) for name, t in tensors.items()}
+def _half(loss: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a pair's file that belong to a model or a guide alone; all for a pair."""
+    names = set(loss.state_dict())
+    parts = [{name.removeprefix(p): t for name, t in tensors.items() if name.startswith(p)} for p in PREFIXES]
+    model, guide = (len(names & set(part)) for part in parts)
+    if names & set(tensors) or not (model or guide):
+        return tensors
+    # A half is known by its names, and where both halves have the same ones, by its root's name.
+    named = str(getattr(loss, "_pyro_name", "")).startswith("guide")
+    return parts[guide > model or (guide == model and named)]
 
 
 def refuse_foreign(loss: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -100,23 +85,7 @@ def refuse_foreign(loss: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     Raises:
         ValueError: names the first few.
     """
-    wrong = differences(shapes_of(tensors), shapes_of(loss.state_dict()))
-    if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        shown = "; ".join(wrong[:4])
-        raise ValueError(f"{path}: parameters of another model and guide (in the file, here): {shown}{more}")
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """A line 'name.of.the.entry: old, new' for every entry of two nested dictionaries that differs."""
-    found = []
-    for name in [*old, *(n for n in new if n not in old)]:
-        a, b = old.get(name, "absent"), new.get(name, "absent")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{name}.")
-        elif a != b:
-            found.append(f"{prefix}{name}: {a}, {b}")
-    return found
+    refuse_others(differences(shapes_of(tensors), shapes_of(loss.state_dict())), path, "parameters")
 
 
 class Folder:
@@ -131,6 +100,8 @@ class Folder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        # Tensors that are written beside the parameters: arguments of constructors.
+        self.constants: Mapping[str, Tensor] = {}
         self.last, self.metrics = self.path / "last.pt", self.path / "metrics.jsonl"
         # The epoch and step saved in last.pt, in words, for messages.
         self.saved = ""
@@ -181,7 +152,7 @@ class Folder:
                     file.flush()
                     os.fsync(file.fileno())
             if model is not None:
-                save_model(model, self.path / "model.safetensors")
+                save_model({**model, **self.constants}, self.path / TENSORS)
             write(self.last, lambda file: torch.save(checkpoint, file))
         except OSError as error:
             raise OSError(
@@ -205,17 +176,30 @@ class Folder:
                 history.append(record)
         return history
 
-    def start(self, config: dict[str, Any], history: list[dict[str, Any]] | None) -> None:
+    def start(
+        self, config: dict[str, Any], history: list[dict[str, Any]] | None, pair: Description
+    ) -> None:
         """Writes config.json and metrics.jsonl.
 
         Args:
+            pair: the description of the loss's pair, for config.json.
             history: the records to go on from; None starts anew, and renames the files of an older training `*.old`.
         """
         if history is None:
-            for path in (self.last, self.metrics, self.path / "model.safetensors"):
+            for path in (self.last, self.metrics, self.path / TENSORS):
                 if path.exists():
                     os.replace(path, path.with_name(path.name + ".old"))
-        write(self.path / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+        # The parameters follow at the end of each epoch, so this file has no digest of them: a kill between the two
+        # must leave a folder that can be loaded. Tensors of constructors go into each file of parameters.
+        self.constants = pair.tensors
+        if "unbuilt" in pair.entry:
+            print(f"{self.path}: zoo.load_pair will not build this pair, since {pair.entry['unbuilt']}; "
+                  "zoo.infer.load_model takes its parameters as ever")  # fmt: skip
+        kept = self.path / TENSORS
+        if history is not None and kept.exists():
+            # An earlier part of the training may have written other constants, or none, and kept its best model.
+            save_model({**own_tensors(read_tensors(kept)), **self.constants}, kept)
+        write(self.path / CONFIG, json_of({**config, "pair": pair.entry}))
         write(self.metrics, b"".join(json.dumps(record).encode() + b"\n" for record in history or []))
 
     @property
@@ -247,6 +231,8 @@ class Folder:
         missing = _KEYS - set(checkpoint) if isinstance(checkpoint, dict) else _KEYS
         if missing:
             raise ValueError(f"{self.last}: not a checkpoint of zoo.infer.fit, it lacks {', '.join(sorted(missing))}")
+        config = read_config(self.path) if (self.path / CONFIG).exists() else {}
+        refuse_others(another_architecture(config.get("pair"), loss), self.path / CONFIG, "arguments")
         refuse_foreign(loss, checkpoint["loss"], self.last)
         wrong = differences(checkpoint["settings"], settings)
         if wrong:

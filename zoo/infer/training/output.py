@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from zoo.infer.training.checkpoint import Folder, shapes_of
 from zoo.infer.training.course import Course, Ended
 from zoo.infer.training.settings import versions
+from zoo.parts.recorded.pair import description_of
 
 
 class Bar:
@@ -108,7 +109,8 @@ class Output:
             "versions": versions(),
             "parameters": shapes_of(training.loss.state_dict()),
         }
-        self.folder.start(config, self.course.history if resumed else None)
+        # Once, and not at each epoch: the pair is built a second time and compared.
+        self.folder.start(config, self.course.history if resumed else None, description_of(training.loss))
         self.board = Tensorboard(self.folder.path, self.course.progress.step) if tensorboard else None
 
     def save(self, ended: Ended) -> None:

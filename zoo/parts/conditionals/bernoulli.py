@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.parts.distributions import IndependentBernoulli
+from zoo.parts.recorded import Recorded
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(Recorded, nn.Module):
     """p(x | h) = prod_i Bernoulli(x_i; sigmoid(W h + b)_i), x in {0, 1}^data_dim.
 
     References: Burda, Grosse and Salakhutdinov 2015 (IWAE), for the start of b.

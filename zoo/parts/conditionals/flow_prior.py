@@ -11,6 +11,7 @@ from zoo.parts.checks import widths
 from zoo.parts.distributions import UnitNormal
 from zoo.parts.distributions.vector import no_closed_form
 from zoo.parts.networks import start_small
+from zoo.parts.recorded import Recorded
 
 
 class FlowDensity(TransformedDistribution):
@@ -28,7 +29,7 @@ class FlowDensity(TransformedDistribution):
         no_closed_form("FlowPrior", "entropy")
 
 
-class FlowPrior(nn.Module):
+class FlowPrior(Recorded, nn.Module):
     """p(z) = N(f^{-1}(z); 0, I) |det df^{-1}/dz|, f a stack of affine couplings.
 
     Every coupling moves the second part of z by an affine map that depends on the first part; the features are then

@@ -6,9 +6,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from zoo.parts.distributions import IndependentDiscretizedLogistic
+from zoo.parts.recorded import Recorded
 
 
-class Categorical(nn.Module):
+class Categorical(Recorded, nn.Module):
     """p(x | h) = prod_i Categorical(x_i; softmax(W_i h + b_i)), x in {0, ..., levels - 1}^data_dim.
 
     Every level has logits of its own, so that nothing is assumed about the order of the levels.
@@ -28,7 +29,7 @@ class Categorical(nn.Module):
         return PyroCategorical(logits=self.logits(h).unflatten(-1, (-1, self.levels))).to_event(1)
 
 
-class DiscretizedLogistic(nn.Module):
+class DiscretizedLogistic(Recorded, nn.Module):
     """p(x | h) = prod_i integral of a logistic density over the bin of x_i, x in {0, ..., levels - 1}^data_dim.
 
     The location is linear in h; the log scale is learned, one for each coordinate. Levels next to each other have

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 
 from zoo.parts.distributions import MixtureOfNormalsDensity
+from zoo.parts.recorded import Recorded
 
 
-class MixturePrior(nn.Module):
+class MixturePrior(Recorded, nn.Module):
     """p(z) = sum_k pi_k N(z; mu_k, diag(s_k)^2), every pi_k, mu_k and s_k learned.
 
     Args:

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.parts.distributions import DiagonalNormal, MixtureOfNormalsDensity
+from zoo.parts.recorded import Recorded
 
 
-class Normal(nn.Module):
+class Normal(Recorded, nn.Module):
     """p(x | h) = N(x; W h + b, diag(s)^2), the standard deviation s learned: one for each coordinate.
 
     Args:
@@ -52,7 +53,7 @@ class Normal(nn.Module):
         return DiagonalNormal(self.loc(h), log_scale=log_scale)
 
 
-class MixtureOfNormals(nn.Module):
+class MixtureOfNormals(Recorded, nn.Module):
     """p(x | h) = sum_k pi_k(h) N(x; m_k(h), diag(s_k(h))^2): whole frames choose their component; for speech.
 
     log pi and m are linear in h; s = softplus(linear) + 1e-4, as in VRNN's code.

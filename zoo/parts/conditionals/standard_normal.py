@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.parts.distributions import UnitNormal
+from zoo.parts.recorded import Recorded
 
 
-class StandardNormal(nn.Module):
+class StandardNormal(Recorded, nn.Module):
     """p(z) = N(0, I), z of length latent_dim."""
 
     like: Tensor

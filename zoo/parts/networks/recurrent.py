@@ -6,8 +6,10 @@ from operator import index
 import torch
 from torch import Tensor, nn
 
+from zoo.parts.recorded import Recorded
 
-class GRU(nn.Module):
+
+class GRU(Recorded, nn.Module):
     """h_t = GRU(v_t, h_{t-1}): over a whole sequence in one fused call, or one step of it.
 
     References: Cho et al. 2014. The recurrent weights start orthogonal, gate by gate, as SRNN's do.
@@ -43,7 +45,7 @@ class GRU(nn.Module):
         return torch.gru_cell(v, h, *self.fused.all_weights[0]).reshape(*lead, self.hidden)
 
 
-class Dropped(nn.Module):
+class Dropped(Recorded, nn.Module):
     """A recurrent network with dropout of its input and of its output, drawn anew at each frame, in training mode.
 
     As `recurrence=partial(Dropped, probability=0.1)` it keeps a guide from overfitting its sequences.

@@ -2,6 +2,8 @@
 
 from zoo.parts.structural.components import (
     APPROXIMATE_DIFFUSE,
+    ARIMA,
+    Seasonal,
     arima,
     ball,
     local_level,
@@ -9,4 +11,4 @@ from zoo.parts.structural.components import (
     seasonal,
 )
 
-__all__ = ["APPROXIMATE_DIFFUSE", "arima", "ball", "local_level", "local_linear_trend", "seasonal"]
+__all__ = ["APPROXIMATE_DIFFUSE", "ARIMA", "Seasonal", "arima", "ball", "local_level", "local_linear_trend", "seasonal"]

@@ -13,7 +13,7 @@ the 100 years of the Nile for example (log p -632.55 at variances 15098.5 of the
 `initial_variance=1e12` with `burn=1` on all years, or `initial_mean=x_1, initial_variance=None` on the last 99.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +111,27 @@ def local_linear_trend(
     return _series(transition, variances, [one, nil], observation_variance, initial_mean, initial_variance)
 
 
-def seasonal(period: int) -> Callable[..., Parameters]:
+@dataclass(frozen=True)
+class Seasonal:
+    """The parameters of a seasonal pattern: `seasonal(period)`, called with its variances."""
+
+    period: int
+
+    def __call__(
+        self,
+        seasonal_variance: Tensor,
+        observation_variance: Tensor | None = None,
+        initial_mean: Tensor | None = None,
+        initial_variance: Tensor | float = APPROXIMATE_DIFFUSE,
+    ) -> Parameters:
+        one, nil = torch.ones_like(seasonal_variance), torch.zeros_like(seasonal_variance)
+        size = self.period - 1
+        transition = [[-one] * size] + [[one if j == i else nil for j in range(size)] for i in range(size - 1)]
+        variances, design = [seasonal_variance] + [nil] * (size - 1), [one] + [nil] * (size - 1)
+        return _series(transition, variances, design, observation_variance, initial_mean, initial_variance)
+
+
+def seasonal(period: int) -> Seasonal:
     """s_t = -s_{t-1} - ... - s_{t-period+1} + N(0, seasonal_variance): a pattern of `period` frames that sums to 0.
 
     Returns:
@@ -120,49 +140,20 @@ def seasonal(period: int) -> Callable[..., Parameters]:
     """
     if period < 2:
         raise ValueError(f"seasonal: expected period >= 2, got {period}")
-
-    def build(
-        seasonal_variance: Tensor,
-        observation_variance: Tensor | None = None,
-        initial_mean: Tensor | None = None,
-        initial_variance: Tensor | float = APPROXIMATE_DIFFUSE,
-    ) -> Parameters:
-        one, nil = torch.ones_like(seasonal_variance), torch.zeros_like(seasonal_variance)
-        size = period - 1
-        transition = [[-one] * size] + [[one if j == i else nil for j in range(size)] for i in range(size - 1)]
-        variances, design = [seasonal_variance] + [nil] * (size - 1), [one] + [nil] * (size - 1)
-        return _series(transition, variances, design, observation_variance, initial_mean, initial_variance)
-
-    return build
+    return Seasonal(period)
 
 
-def arima(
-    p: int, d: int = 0, q: int = 0, seasonal: tuple[int, int, int, int] = (0, 0, 0, 0)
-) -> Callable[..., Parameters]:
-    """(1 - L)^d y_t = w_t, w_t = intercept + sum_i ar_i w_{t-i} + e_t + sum_j ma_j e_{t-j}, e_t ~ N(0, variance).
+@dataclass(frozen=True)
+class ARIMA:
+    """The parameters of an ARIMA model: `arima(p, d, q, seasonal)`, called with its variance and coefficients."""
 
-    Harvey's representation; the states are, in this order, those that sum the differences up again, started at
-    N(0, initial_variance), and the ARMA part, started at its stationary distribution. The latter exists for
-    stationary `ar` only: learn it as `PyroParam(..., constraint=stationary)`, and `ma` as `invertible`
-    (`zoo.parts.stationary`).
+    p: int
+    d: int
+    q: int
+    seasonal: tuple[int, int, int, int]
 
-    Args:
-        p, d, q: orders.
-        seasonal: P, D, Q, s: the orders of a second set of polynomials, in L^s, which multiply the first set.
-
-    Returns:
-        A function of `variance` `(...)`; `ar` `(..., p)`, `ma` `(..., q)`, `seasonal_ar` `(..., P)`, `seasonal_ma`
-        `(..., Q)`, each given exactly if its order is not 0; and, if wanted, `intercept`, `observation_variance` and
-        `initial_variance`, `(...)`.
-    """
-    P, D, Q, s = seasonal
-    if min(p, d, q, *seasonal) < 0 or (max(P, D, Q) > 0 and s < 2):
-        raise ValueError(f"arima: expected orders >= 0 and a season of at least 2, got {(p, d, q)} and {seasonal}")
-    orders = {"ar": p, "ma": q, "seasonal_ar": P, "seasonal_ma": Q}
-    differences, size = d + s * D, max(p + s * P, q + s * Q + 1)
-    total = differences + size
-
-    def build(
+    def __call__(
+        self,
         variance: Tensor,
         ar: Tensor | None = None,
         ma: Tensor | None = None,
@@ -172,12 +163,16 @@ def arima(
         observation_variance: Tensor | None = None,
         initial_variance: Tensor | float = APPROXIMATE_DIFFUSE,
     ) -> Parameters:
+        p, d, q, (P, D, Q, s) = self.p, self.d, self.q, self.seasonal
+        orders = {"ar": p, "ma": q, "seasonal_ar": P, "seasonal_ma": Q}
+        differences, size = d + s * D, max(p + s * P, q + s * Q + 1)
+        total = differences + size
         coefficients = {"ar": ar, "ma": ma, "seasonal_ar": seasonal_ar, "seasonal_ma": seasonal_ma}
         for name, value in coefficients.items():
             found = 0 if value is None else value.shape[-1]
             if found != orders[name]:
                 raise ValueError(f"{name}: expected {orders[name]} coefficients for arima{(p, d, q)}, "
-                                 f"seasonal={seasonal}, got {found}")  # fmt: skip
+                                 f"seasonal={self.seasonal}, got {found}")  # fmt: skip
         # the ARMA part (Harvey 1989): the first column of the transition holds the lags of the product polynomial, the
         # first column of the noise's root the shocks
         one = torch.ones_like(variance).unsqueeze(-1)
@@ -212,7 +207,28 @@ def arima(
             transition_bias=None if bias is None else (bias if bias.ndim == 1 else bias.unsqueeze(-2)),
         )
 
-    return build
+
+def arima(p: int, d: int = 0, q: int = 0, seasonal: tuple[int, int, int, int] = (0, 0, 0, 0)) -> ARIMA:
+    """(1 - L)^d y_t = w_t, w_t = intercept + sum_i ar_i w_{t-i} + e_t + sum_j ma_j e_{t-j}, e_t ~ N(0, variance).
+
+    Harvey's representation; the states are, in this order, those that sum the differences up again, started at
+    N(0, initial_variance), and the ARMA part, started at its stationary distribution. The latter exists for
+    stationary `ar` only: learn it as `PyroParam(..., constraint=stationary)`, and `ma` as `invertible`
+    (`zoo.parts.stationary`).
+
+    Args:
+        p, d, q: orders.
+        seasonal: P, D, Q, s: the orders of a second set of polynomials, in L^s, which multiply the first set.
+
+    Returns:
+        A function of `variance` `(...)`; `ar` `(..., p)`, `ma` `(..., q)`, `seasonal_ar` `(..., P)`, `seasonal_ma`
+        `(..., Q)`, each given exactly if its order is not 0; and, if wanted, `intercept`, `observation_variance` and
+        `initial_variance`, `(...)`.
+    """
+    P, D, Q, s = seasonal
+    if min(p, d, q, *seasonal) < 0 or (max(P, D, Q) > 0 and s < 2):
+        raise ValueError(f"arima: expected orders >= 0 and a season of at least 2, got {(p, d, q)} and {seasonal}")
+    return ARIMA(p, d, q, (P, D, Q, s))
 
 
 def _series(

@@ -1,0 +1,144 @@
+"""The constructor arguments of an object: as recorded, or read back from its attributes."""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.nn import PyroModule
+from torch import nn
+from torch.distributions import Distribution, Transform
+from torch.distributions.constraints import Constraint
+
+from zoo.parts.recorded.recorded import Arguments, Recorded
+
+# Arguments that are no part of an object: tensors are put in place with the dtype and device that they have.
+_LEFT_OUT = ("device", "dtype", "validate_args", "_weight", "_bias", "_freeze")
+# Names under which the constructor's argument stands in the object.
+_STORED_AS = {"base_distribution": "base_dist", "batch_shape": "_batch_shape", "mask": "_mask"}
+# Forms of one parameter, of which a distribution takes one; a property computes the others when it is asked for them.
+_FORMS = (("probs", "logits"), ("covariance_matrix", "precision_matrix", "scale_tril"))
+_ABSENT = object()
+
+
+class Given(NamedTuple):
+    """Arguments of a constructor; `defaults` names those that the caller left to it."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+    defaults: frozenset[str] = frozenset()
+
+
+def has_arguments(value: Any) -> bool:
+    """Tells whether `arguments_of` knows the kind of the object."""
+    known = nn.Module | Distribution | Transform | Constraint
+    return isinstance(value, known) or is_dataclass(value) or (isinstance(value, tuple) and hasattr(value, "_fields"))
+
+
+def arguments_of(value: Any, model: Any = None) -> Given:
+    """The arguments with which its class makes this object again.
+
+    Args:
+        value: a module, a distribution, transform or constraint, a dataclass or a NamedTuple.
+        model: taken as that of an autoguide which has lost its own, as Pyro's do when they are copied.
+
+    Raises:
+        ValueError: they are not known; says why.
+    """
+    if isinstance(value, Recorded):
+        return _recorded(value)
+    if isinstance(value, AutoGuide):
+        own: Any = model if value._model is None else value.model
+        # `AutoNormal` and its like wrap the model in a handler that starts its sites; a handler of the user's stays
+        while isinstance(getattr(own, "func", None), partial) and isinstance(own.func.args[0], InitMessenger):
+            own = own.func.args[1]
+        return Given((), {"model": own} | _read(value, ("model",)))
+    if isinstance(value, nn.Module):
+        return _of_module(value)
+    if is_dataclass(value):
+        return Given((), {f.name: getattr(value, f.name) for f in fields(value) if f.init})
+    if hasattr(value, "_fields"):
+        return Given((), value._asdict())
+    if hasattr(value, "_unbroadcasted_scale_tril") and not hasattr(value, "_unbroadcasted_cov_factor"):
+        # the one form that every MultivariateNormal computes with, to the last bit
+        return Given((), {"loc": value.loc, "scale_tril": value._unbroadcasted_scale_tril})
+    return Given((), _read(value, _other_forms(value)))
+
+
+def _recorded(value: Any) -> Given:
+    kept: Arguments = value._arguments
+    try:
+        bound = kept.bound(type(value))
+    except TypeError as error:
+        # a method that calls `cls.__new__` by itself has gone past the record
+        raise ValueError(f"its constructor's arguments are not known ({error}): was it made past it?") from error
+    parameters = inspect.signature(type(value)).parameters.values()
+    by_position = any(p.kind is p.POSITIONAL_ONLY or (p.kind is p.VAR_POSITIONAL and bound.arguments.get(p.name))
+                      for p in parameters)  # fmt: skip
+    if by_position:
+        return Given(bound.args, bound.kwargs)
+    # by name wherever that is possible: a person reads the file, and an argument may change its place
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    free: dict[str, Any] = next((bound.arguments[p.name] for p in parameters if p.kind is p.VAR_KEYWORD), {})
+    given = {*names[: len(kept.args)], *kept.kwargs}
+    return Given((), {name: bound.arguments[name] for name in names} | free, frozenset(names) - given)
+
+
+def _of_module(value: nn.Module) -> Given:
+    if isinstance(value, nn.Sequential):
+        named = OrderedDict(value.named_children())
+        return Given(tuple(value) if [*named] == [*map(str, range(len(named)))] else (named,))
+    if isinstance(value, nn.ModuleList | nn.ParameterList):
+        return Given((list(value),))
+    if isinstance(value, nn.ModuleDict | nn.ParameterDict):
+        return Given((dict(value.items()),))
+    if isinstance(value, nn.RNNBase):
+        # these take `*args`, so their signature says nothing
+        names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+        names += ["nonlinearity"] * isinstance(value, nn.RNN) + ["proj_size"] * isinstance(value, nn.LSTM)
+        return Given((), {name: getattr(value, name) for name in names})
+    if type(value).__module__.startswith("torch.nn.modules."):
+        return Given((), _read(value))
+    if type(value).__init__ in (nn.Module.__init__, PyroModule.__init__):
+        return Given()
+    if not inspect.signature(type(value)).parameters:
+        return Given()
+    raise ValueError(
+        f"{type(value).__name__} does not record its constructor's arguments: "
+        f"class {type(value).__name__}(zoo.parts.recorded.Recorded, {type(value).__mro__[1].__name__}) does"
+    )
+
+
+def _other_forms(value: Any) -> tuple[str, ...]:
+    """The forms of a parameter that the distribution was not given."""
+    found: list[str] = []
+    for forms in _FORMS:
+        # both are there once the other has been asked for; `_param` is the one that the distribution computes with
+        there = [form for form in forms if form in vars(value)]
+        used = [form for form in there if vars(value)[form] is getattr(value, "_param", None)] or there
+        found += [form for form in forms if there and form != used[0]]
+    return tuple(found)
+
+
+def _read(value: Any, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Arguments by the attributes that bear their names."""
+    found = {}
+    for name, parameter in inspect.signature(type(value)).parameters.items():
+        if name in _LEFT_OUT or name in left_out or parameter.kind in (
+            parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD
+        ):  # fmt: skip
+            continue
+        held = next((h for n in (_STORED_AS.get(name, name), f"_{name}")
+                     if (h := getattr(value, n, _ABSENT)) is not _ABSENT), _ABSENT)  # fmt: skip
+        if held is _ABSENT and parameter.default is parameter.empty:
+            raise ValueError(f"{type(value).__name__} does not keep its argument {name}, which is therefore not known")
+        if isinstance(value, nn.Module) and (isinstance(held, nn.Parameter) or (name == "bias" and held is None)):
+            # a layer is asked for a bias by True, and holds it, or None, under the same name
+            held = held is not None
+        if held is not _ABSENT:
+            found[name] = held
+    return found
