@@ -118,7 +118,7 @@ def fit(
             The first process writes; resuming, all read.
         out: folder for config.json, metrics.jsonl, model.safetensors and last.pt, written at the end of each epoch.
             A kill at any moment loses at most the current epoch. The files of an older training there are kept as
-            `*.old`.
+            `*.old`. `zoo.load_pair(out)` builds the pair again without its script; a line says so where it cannot.
         resume: go on from `out`/last.pt if there is one; on a CPU the result is bit-equal to that of an uninterrupted
             training. `epochs`, `steps`, `patience` and `callbacks` may change, other settings must be the same.
         progress: show a bar, which has no influence on the result.
