@@ -366,6 +366,7 @@ quiet(pair(), data(), epochs=100_000, batch_size=16, out=sys.argv[1])
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_training_resumes_bit_equal(tmp_path):
     here = os.path.dirname(__file__)
     child = subprocess.Popen(

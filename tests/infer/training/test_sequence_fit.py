@@ -209,6 +209,7 @@ def test_the_state_before_a_known_first_frame_is_learned(rows):
 # Buckets
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("analytic", [False, True])
 def test_a_dmm_learns_from_buckets(analytic):
     torch.manual_seed(0)
