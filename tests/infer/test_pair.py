@@ -385,6 +385,7 @@ def test_warm_up_moves_with_gradient_evaluations_only():
     assert steps[4] == 0
 
 
+@pytest.mark.thorough
 def test_compiled_takes_a_pair_that_was_never_run_and_refuses_what_a_graph_does_not_hold(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     model = VAE(2, 1, (3,), likelihood=Normal)
@@ -767,6 +768,7 @@ def normed():
     return ELBO()(stock, guides.Amortized(stock, hidden=(3,)))
 
 
+@pytest.mark.thorough
 def test_a_capture_leaves_buffers_alone_and_training_on_it_moves_them_as_without(monkeypatch):
     by_aot(monkeypatch)
     losses, x = [normed(), normed()], torch.randn(20, 2)

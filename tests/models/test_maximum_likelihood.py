@@ -140,7 +140,7 @@ def test_restarts_find_the_higher_of_two_maxima():
         assert_maximum_on_the_half_line(model, x)
 
 
-@pytest.mark.parametrize("start", [1.0, 1e-8, 1e8])
+@pytest.mark.parametrize("start", [1.0, 1e-8, pytest.param(1e8, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("name", ["white noise", "random walk"])
 def test_a_variance_of_zero_is_found_where_it_is_right(name, start):
     """The maximum at the bound has the value of the model without that variance, of which there is one number left."""
@@ -185,7 +185,10 @@ KINDS = {  # constraint -> what makes a variance of its value, and starts, at an
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+OTHERS = ("standard deviation", "softplus", "greater than", "less than", "unit interval")  # maps much like the rest
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.thorough] * (k in OTHERS)) for k in KINDS])
 def test_every_kind_of_constraint_is_left_by_its_bounds(kind, best_of_nile):
     constraint, variance, starts = KINDS[kind]
     matrix = kind in ("positive definite", "Cholesky")
@@ -354,10 +357,8 @@ def test_where_there_is_no_maximum_the_value_and_its_slope_are_named():
     assert model.log_prob(torch.zeros(1, 1, 1)).item() > 5  # the best that was seen is kept
 
 
-@pytest.mark.parametrize(
-    "constraint",
-    [constraints.positive_definite, pytest.param(constraints.lower_cholesky, marks=pytest.mark.thorough)],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("constraint", [constraints.positive_definite, constraints.lower_cholesky])
 def test_the_slope_by_a_matrix_is_named(constraint):
     """x = 0 for certain, as far as the data say: the density has no bound as R goes to 0."""
     zero, one = torch.zeros(1, 1), torch.eye(1)

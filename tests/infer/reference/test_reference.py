@@ -422,7 +422,7 @@ def test_divergences_are_counted():
 
     with pytest.raises(NotAReference, match="transitions diverged"):
         hmc_reference(
-            funnel, torch.zeros(64, 1), num_samples=40, warmup=40, max_leapfrog=6, seed=0, max_rhat=99, min_ess=0
+            funnel, torch.zeros(16, 1), num_samples=40, warmup=40, max_leapfrog=6, seed=0, max_rhat=99, min_ess=0
         )
 
 
