@@ -17,13 +17,13 @@ test: $(VENV)/.installed        ## the tests that are quick: at most three minut
 	$(RUN) -m pytest -q -n auto
 
 test-all: $(VENV)/.installed    ## those and the thorough ones: at most twenty minutes on two cores, as CI runs them
-	$(RUN) -m pytest -q -n auto -m 'not slow'
+	$(RUN) -m pytest -q -n auto -m 'not slow' --durations=10
 
 arviz1: $(VENV)-arviz/.installed    ## the module that knows arviz, and what takes its containers, under arviz 1.x
-	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q tests/infer/reference/test_inference_data.py \
+	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q -m 'not slow' tests/infer/reference/test_inference_data.py \
 	  tests/infer/reference/test_fingerprint.py tests/infer/reference/test_compare.py
 
-slow: $(VENV)/.installed        ## NUTS references and training to a target: hours
+slow: $(VENV)/.installed        ## NUTS references and training to a target
 	$(RUN) -m pytest -q -m slow
 
 lint: $(VENV)/.installed-dev
