@@ -299,7 +299,10 @@ def test_closed_form_kl_needs_a_closed_form():
         ELBO(analytic_kl=True).loss(model, mixture_guide, X)
 
 
-@pytest.mark.parametrize("objective", [ELBO(), IWELBO(4), RenyiELBO(0.5, 4), IWELBO(4, gradient="doubly")])
+OTHERS = (IWELBO(4), RenyiELBO(0.5, 4), IWELBO(4, gradient="doubly"))
+
+
+@pytest.mark.parametrize("objective", [ELBO(), *(pytest.param(o, marks=pytest.mark.thorough) for o in OTHERS)])
 def test_autoguides_in_the_plate_work_unchanged(objective):
     pyro.set_rng_seed(0)
     loss = objective(model, AutoNormal(model))
