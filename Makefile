@@ -13,11 +13,14 @@ demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digit
 
 test test-all arviz1: export OMP_NUM_THREADS ?= 1   # a process for each core: more threads wait for each other
 
+# neighbours share fixtures and imports, so each process takes a stretch of the list and steals at the end
+SHARED = -n auto --dist worksteal
+
 test: $(VENV)/.installed        ## the tests that are quick: at most three minutes on two cores
-	$(RUN) -m pytest -q -n auto
+	$(RUN) -m pytest -q $(SHARED)
 
 test-all: $(VENV)/.installed    ## those and the thorough ones: at most twenty minutes on two cores, as CI runs them
-	$(RUN) -m pytest -q -n auto -m 'not slow' --durations=10
+	$(RUN) -m pytest -q $(SHARED) -m 'not slow' --durations=10
 
 arviz1: $(VENV)-arviz/.installed    ## the module that knows arviz, and what takes its containers, under arviz 1.x
 	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q -m 'not slow' tests/infer/reference/test_inference_data.py \
