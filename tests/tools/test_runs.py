@@ -18,14 +18,13 @@ import pytest
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 sys.path[:0] = [str(ROOT / "tools"), str(HERE)]
 
+import runs  # noqa: E402
 from rows import ROWS  # noqa: E402
 from rows import row as row_module  # noqa: E402
 from rows.place import Place, Refused  # noqa: E402
 from rows.row import Script  # noqa: E402
 from rows.train import plan, train  # noqa: E402
 from tiny_rows import ROW  # noqa: E402
-
-import runs  # noqa: E402
 
 TIMES = {"cpu_minutes", "evaluation_cpu_minutes", "wall_minutes", "date"}
 
