@@ -15,6 +15,10 @@ from guides.families import (
     Spline,
 )
 from guides.guide import Guide
+from guides.levels.bottom_up import BottomUp
+from guides.levels.hierarchy_guide import HierarchyGuide
+from guides.levels.ladder import Ladder
+from guides.levels.top_down import TopDown
 from guides.per_datum import PerDatum
 from guides.sequences.sequence_guide import SequenceGuide
 from guides.sequences.sequential import Filter, MeanField, Smoother
@@ -22,12 +26,15 @@ from guides.sequences.sequential import Filter, MeanField, Smoother
 __all__ = [
     "IAF",
     "Amortized",
+    "BottomUp",
     "Diagonal",
     "Exact",
     "Family",
     "Filter",
     "FullRank",
     "Guide",
+    "HierarchyGuide",
+    "Ladder",
     "MeanField",
     "Mixture",
     "PerDatum",
@@ -38,4 +45,5 @@ __all__ = [
     "SequenceGuide",
     "Smoother",
     "Spline",
+    "TopDown",
 ]

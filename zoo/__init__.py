@@ -1,6 +1,7 @@
 """Deep latent variable models as Pyro model/guide pairs."""
 
 from zoo.dmm import DMM
+from zoo.hierarchical import Hierarchical
 from zoo.lgssm import LGSSM
 from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
@@ -21,5 +22,6 @@ __all__ = [
     "DiagonalCovariance",
     "FullCovariance",
     "GaussianMixture",
+    "Hierarchical",
     "TiedCovariance",
 ]
