@@ -1,5 +1,6 @@
 """Deep latent variable models as Pyro model/guide pairs."""
 
+from zoo.biva import BIVA
 from zoo.dmm import DMM
 from zoo.hierarchical import Hierarchical
 from zoo.lgssm import LGSSM
@@ -12,6 +13,7 @@ from zoo.vae import VAE
 from zoo.vrnn import VRNN
 
 __all__ = [
+    "BIVA",
     "DMM",
     "LGSSM",
     "PPCA",

@@ -1,18 +1,14 @@
 """The generative model of hierarchical and ladder variational autoencoders."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.parts.conditionals import Bernoulli, Normal, StandardNormal
-from zoo.parts.hierarchy import Hierarchy
+from zoo.parts.conditionals import Bernoulli, StandardNormal
+from zoo.parts.hierarchy import GAUSSIAN, Hierarchy
 from zoo.parts.networks.stages import StageArgument, build_stage, stage_arguments
 from zoo.parts.once import once
-
-#: p(z_l | h_l) = N(z_l; W h_l + b, diag(exp(V h_l + c))^2)
-GAUSSIAN = partial(Normal, heteroscedastic=True)
 
 
 class Hierarchical(Hierarchy):

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyro
@@ -11,7 +12,11 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from zoo.parts.checks import check_counts, check_rows, parameter_of
+from zoo.parts.conditionals import Normal
 from zoo.parts.store_keys import RootModule
+
+#: p(z_l | h_l) = N(z_l; W h_l + b, diag(exp(V h_l + c))^2), of models that do not say otherwise
+GAUSSIAN = partial(Normal, heteroscedastic=True)
 
 
 class Hierarchy(RootModule):
