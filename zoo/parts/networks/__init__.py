@@ -5,7 +5,7 @@ from zoo.parts.networks.mlp import mlp, start_kaiming, start_small
 from zoo.parts.networks.multi_input import MultiInput
 from zoo.parts.networks.recurrent import GRU, Dropped
 from zoo.parts.networks.residual import ResidualStage, ToPicture
-from zoo.parts.networks.stages import DenseStage
+from zoo.parts.networks.stages import DenseStage, RescaledStage
 
 __all__ = [
     "GRU",
@@ -13,6 +13,7 @@ __all__ = [
     "Dropped",
     "Maps",
     "MultiInput",
+    "RescaledStage",
     "ResidualStage",
     "ToPicture",
     "mlp",

@@ -5,6 +5,7 @@ leading axes broadcast; its attribute `size` is the length of its output. Settin
 `partial(DenseStage, hidden=(512, 512), activation=nn.ELU)`. `MultiInput` is a stage, too, a linear one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -71,6 +72,33 @@ class DenseStage(nn.Module):
         return self.rest(self.inputs(*inputs))
 
 
+class RescaledStage(nn.Module):
+    """Another stage, whose first input v comes as (v - shift) / scale: grey levels 0..255, say, about 0 and of size 1.
+
+    Deep networks start for inputs of size 1; levels of 255 would overflow in the exponential of a log scale.
+
+    Args:
+        sizes: lengths of the inputs.
+        stage: constructor of the other stage.
+        shift, scale: numbers, of all entries.
+
+    Raises:
+        ValueError: a scale that is not positive.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], stage: Callable[[Sequence[int]], nn.Module], *, shift: float, scale: float
+    ) -> None:
+        super().__init__()
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale: expected a finite number > 0, got {scale}")
+        self.shift, self.scale, self.stage = shift, scale, stage(sizes)
+        self.size: Any = self.stage.size
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        return self.stage((first - self.shift) / self.scale, *others)
+
+
 def per_level(name: str, given: Any, depth: int) -> tuple[Any, ...]:
     """An argument that has an entry for each level, as a tuple.
 
@@ -111,7 +139,7 @@ def build_stage(stage: StageArgument, sizes: Sequence[int], activation: Callable
         # the trial tells of sizes that do not meet here, and not in the middle of a program
         with trial(built):
             found = built(*(torch.zeros(1, n) for n in sizes)).shape
-    except (ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: no stage of inputs of sizes {tuple(sizes)}: {error}") from error
     if found != (1, getattr(built, "size", None)):
         raise ValueError(f"{name}: {type(built).__name__} says size = {getattr(built, 'size', None)}, and makes "
