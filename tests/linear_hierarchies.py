@@ -1,4 +1,4 @@
-"""Linear-Gaussian hierarchies in float64: log p(x), the posterior and L^{>k} are known exactly, and guides are set to it."""
+"""Linear-Gaussian hierarchies in float64: log p(x), posterior and L^{>k} are exact, and guides are set to them."""
 
 from functools import partial
 
