@@ -205,7 +205,12 @@ def test_path_gradients_are_exact_in_expectation(name, path, objective, K, nodes
             patch.setattr(torch, "randn", lambda *_, **__: noise_of(next(sites)))
             bound = (mass * objective.bound(run())).sum()
         found = torch.autograd.grad(bound, parameters, allow_unused=True)
-        return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)])  # noqa: E501
+        return torch.cat(
+            [
+                torch.zeros_like(p).flatten() if g is None else g.flatten()
+                for p, g in zip(parameters, found, strict=True)
+            ]
+        )
 
     estimated = gradient(lambda: path(model, guide, (x,), {}, K, registered=False))
     plain = gradient(lambda: terms(model, guide, x, num_particles=K))
@@ -310,9 +315,7 @@ def test_sites_by_name_of_any_pair():
     x = torch.randn(5, 1)
     run = terms(model, guides.PriorBelow(guide, sites=["a"], model=model), x, num_particles=4)
     assert (run.log_ratios["a"] == 0).all()
-    torch.testing.assert_close(
-        run.log_ratios["b"].shape, torch.Size([4, 5])
-    )
+    torch.testing.assert_close(run.log_ratios["b"].shape, torch.Size([4, 5]))
     assert (run.latents["a"][0] != run.latents["a"][1]).all()
 
 

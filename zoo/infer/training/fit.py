@@ -28,7 +28,7 @@ class Fit:
     Attributes:
         history: one record for each epoch, as in metrics.jsonl: `epoch`, `step`, `train` and `validation` (loss in
             nats per datum; None without validation), `kl` (site -> nats per datum, one draw on the epoch's last
-            batch), `beta` (KL weight; None without), `lr`, `seconds` (so far).
+            batch), `beta` (KL weight, or site -> weight; None without), `lr`, `seconds` (so far).
         best: the record with the lowest validation loss; without validation the latest.
         epochs: number of completed epochs.
         step: number of optimiser steps.
