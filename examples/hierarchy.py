@@ -57,7 +57,7 @@ def overlay(found: dict[str, InferenceData], drawn: dict[str, Tensor]) -> Figure
             ax.plot([], [], color=colour, label=name)
         ax.set(xlabel="first entry of z_1", ylabel="first entry of z_2" if row == 0 else "", title=f"digit {row}")
         plain(ax)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class PerDatumLevels(Guide):
     """The q of a guide of hierarchies, with an offset lambda_nl of the parameters of q(z_l | ...) for each datum n.
 
-    A level whose network reads x (`BottomUp`: the first) has an offset, and what its network says of x is held fixed,
-    so that the offset sets the parameters free. All that a level makes of other latents is a copy of the guide's
-    networks, which the data points share, and which is trained with the offsets.
+    A level whose network reads x (`BottomUp`: the first) has offsets: what the network says of x is set free for each
+    datum. What a level makes of other latents is a copy of the guide's networks, shared by the data points and frozen.
+    The offsets start at 0, at the guide's own densities.
 
     References: Cremer, Li and Duvenaud 2018.
 
@@ -35,15 +35,13 @@ class PerDatumLevels(Guide):
 
     def __init__(self, guide: "HierarchyGuide", num_data: int) -> None:
         super().__init__(guide.model)
-        # the copy sees the same model, which is not copied
-        self.shared: Any = copy.deepcopy(guide, {id(guide.model): guide.model})
+        # The copy sees the same model, which is not copied. It is frozen: trained with the offsets, at a learning rate
+        # that suits a table, the networks between the levels lose more than the data points gain.
+        self.shared: Any = copy.deepcopy(guide, {id(guide.model): guide.model}).requires_grad_(False)
         self.num_data = num_data
         read: Any = self.shared.parts if guide.sees_data else self.shared.parts[:1]
         like: Any = parameter_of(guide)
         self.offsets = nn.ParameterList(like.new_zeros(num_data, part.family.num_parameters) for part in read)
-        for part in read:
-            for held in (part.stage, part.head.layers[0]):
-                held.requires_grad_(False)
 
     def forward(self, x: Tensor, *, index: Tensor | None = None) -> dict[str, Tensor]:
         """Samples the levels; returns site -> draw."""
