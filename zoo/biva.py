@@ -55,6 +55,7 @@ class BIVA(Hierarchy):
         prior: nn.Module | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
+        # twice each but the top: a level for z_l^BU and one for z_l^TD
         super().__init__(data_dim, [size for size in latent_dims[:-1] for _ in "bt"] + [*latent_dims[-1:]])
         depth = len(latent_dims)
         self.layers = (*((f"z_{n}_bu", f"z_{n}_td") for n in range(1, depth)), (f"z_{depth}",))
@@ -71,7 +72,7 @@ class BIVA(Hierarchy):
             stages.insert(0, build_stage(arguments[n], entering, activation, f"hidden[{n}]"))
         self.stages, self.above_dims = nn.ModuleList(stages), tuple(above_dims)
         self.top = StandardNormal(latent_dims[-1]) if prior is None else prior
-        # the path in front of each pair: what its two conditionals see
+        # widths of the path in front of each pair: all that its two conditionals see
         self.paths = tuple(stage.size for stage in stages[1:])
         sizes = [pair for pair in zip(self.paths, latent_dims, strict=False) for _ in "bt"]
         self.conditionals = nn.ModuleList(conditional(path, size) for path, size in sizes)

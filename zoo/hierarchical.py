@@ -72,6 +72,7 @@ class Hierarchical(Hierarchy):
         self.stages = nn.ModuleList(stages)
         self.above_dims = (*(stage.size for stage in stages[1:]), 0)
         self.top = StandardNormal(self.latent_dims[-1]) if prior is None else prior
+        # constructors, not modules: only here are the widths of the features known
         self.conditionals = nn.ModuleList(map(conditional, self.above_dims[:-1], self.latent_dims[:-1]))
         self.emission = likelihood(path, data_dim)
 

@@ -64,6 +64,7 @@ class Bidirectional(HierarchyGuide):
         drawn: tuple[Any, ...] = ()
         through: tuple[Any, ...] = ()
         beside: tuple[Any, ...] = ()
+        # x enters at the foot of each path, where the path has nothing of its own yet
         for level in range(1, len(self.sites) + 1):
             if level in self.bottom_up:
                 features, z = step(level, *(drawn or (x,)), *through, *beside)

@@ -14,8 +14,8 @@ from zoo.parts.networks.stages import StageArgument
 class BottomUp(HierarchyGuide):
     """q(z | x) = q(z_1 | x) prod_{l<L} q(z_{l+1} | z_l): each level is drawn before the level above it.
 
-    The posterior of a chain of latents factorises in the same way. But z_1 is drawn before anything is known of what
-    the levels above expect of it, and deep hierarchies hardly learn to use their upper levels so (Sonderby et al.
+    The posterior of a chain of latents factorises in the same way. But z_1 is drawn before the levels
+    above say which z_1 they expect, and deep hierarchies hardly learn to use their upper levels so (Sonderby et al.
     2016). Families that look at p(z_l | h_l) are refused, and a closed-form KL is of the top level alone.
 
     References: Rezende, Mohamed and Wierstra 2014; Burda, Grosse and Salakhutdinov 2016 (two levels). Arguments:

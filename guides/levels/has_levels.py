@@ -43,6 +43,7 @@ def levels_of(model: Any, guide: str) -> Levels:
         if not hasattr(model, needed):
             raise ValueError(f"{guide}: {name} has no {needed}; guides of hierarchies need a model with data_dim, "
                              "latent_dims and prior(level, above)")  # fmt: skip
+    # looked up by name: a user's model need not inherit anything, nor state more than three parts
     dims = tuple(model.latent_dims)
     found = Levels(dims, tuple(getattr(model, "above_dims", (*dims[1:], 0))),
                    tuple(getattr(model, "sites", [f"z_{level}" for level in range(1, len(dims) + 1)])))  # fmt: skip

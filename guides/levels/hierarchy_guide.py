@@ -74,6 +74,7 @@ class HierarchyGuide(Guide):
             self.parts.append(Level(stage, families[level - 1](size, 0), told, before=site if late else None))
             return stage.size, size
 
+        # the wiring is stated once, for sizes and for vectors
         self.climb(model.data_dim, build)
 
     @abstractmethod

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class PerDatumLevels(Guide):
     """The q of a guide of hierarchies, with an offset lambda_nl of the parameters of q(z_l | ...) for each datum n.
 
-    A level whose network reads x (`BottomUp`: the first) has offsets: what the network says of x is set free for each
-    datum. What a level makes of other latents is a copy of the guide's networks, shared by the data points and frozen.
-    The offsets start at 0, at the guide's own densities.
+    A level whose network reads x (`BottomUp`: the first) has offsets, which set its view of x free for each datum. The
+    networks are a copy of the guide's, shared by the data points and frozen. The offsets start at 0, at the guide's own
+    densities.
 
     References: Cremer, Li and Duvenaud 2018.
 

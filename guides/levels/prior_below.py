@@ -14,8 +14,8 @@ from guides.guide import Guide
 class PriorBelow(Guide):
     """q(z_{>k} | x) p(z_{<=k} | z_{>k}): a guide's view of the upper levels, and the model's own of the levels below.
 
-    With it the ELBO is L^{>k} <= log p(x), L^{>0} that of the guide: x has to be explained by what its upper levels say
-    of it. Data unlike those of the training may be copied by the lowest level, and be told apart by L^{>k} (BIVA) or by
+    With it the ELBO is L^{>k} <= log p(x), L^{>0} that of the guide: x has to be explained by its upper levels alone.
+    Data unlike those of the training may be copied by the lowest level, and be told apart by L^{>k} (BIVA) or by
     L - L^{>k} (Havtorn et al.); `zoo.infer.log_likelihood` gives both datum by datum. The guide draws its lower levels
     all the same, as upper ones may depend on them (`BottomUp`, `Bidirectional`). Those draws are hidden, and the sites
     are drawn anew from the model's conditionals (marked `from_model`): log p - log q is exactly 0 there.
@@ -63,6 +63,7 @@ class PriorBelow(Guide):
             raise ValueError(f"PriorBelow: the guide samples no site {sorted(missing)}, but {sorted(inferred.values)}")
         upper = {name: value for name, value in inferred.values.items() if name not in self.below}
         program = _program(self.model)
+        # row numbers are for the guide alone, unless the model asks for them
         if "index" not in inspect.signature(program).parameters:
             kwargs.pop("index", None)
         with _Hiding(lambda name: name not in self.below, upper) as generated:

@@ -98,6 +98,7 @@ def _ratios_by_unit(model: Any, guide: Any, *args: Any, num_particles: int, **kw
     for name in call.layout.latents:
         value = q[name]["value"]
         drawn = name in call.layout.from_model
+        # a site that the guide draws from the model has no ratio to speak of, not even one that rounds to zero
         ratio = torch.zeros_like(value) if drawn else _by_unit(p[name], value) - _by_unit(q[name], value)
         ratios[name] = ratio if num_particles > 1 else ratio.unsqueeze(0)
     return ratios

@@ -82,6 +82,7 @@ class Tempered(Objective):
         return number
 
     def _weigh(self) -> None:
+        # in place: a captured graph reads this very tensor
         now = self.kl_weight_now
         if isinstance(now, dict):
             self.weight.copy_(torch.tensor([*now.values()]))

@@ -30,6 +30,7 @@ class Maps(int):
 
     def __new__(cls, height: int, width: int, channels: int = 1) -> "Maps":
         check_counts(height=height, width=width, channels=channels)
+        # attributes of an int: networks that know nothing of pictures go on to see a length
         maps = super().__new__(cls, height * width * channels)
         maps.height, maps.width, maps.channels = height, width, channels
         return maps
@@ -43,6 +44,7 @@ class Maps(int):
 
 def as_maps(v: Tensor, maps: Maps) -> Tensor:
     """`(..., length)` as `(n, channels, height, width)`, in channels_last, all leading axes being one."""
+    # a view whose strides are those of channels_last: the convolution takes it as it is
     return v.reshape(-1, maps.height, maps.width, maps.channels).permute(0, 3, 1, 2)
 
 

@@ -162,6 +162,7 @@ class ResidualStage(nn.Module):
         super().__init__()
         self.inputs: Any = nn.ModuleList(ToMaps(size, maps) for size in sizes)
         self.size = maps
+        # the outputs are added: each entrance starts with its share of the variance
         start_kaiming(*(entrance.layer for entrance in self.inputs), inputs=len(sizes))
         if weight_norm:
             entrance: Any
@@ -169,6 +170,7 @@ class ResidualStage(nn.Module):
                 entrance.layer = with_weight_norm(entrance.layer)
         options: dict[str, Any] = {"activation": activation, "norm": norm, "weight_norm": weight_norm}
         width = maps.channels if inner is None else inner
+        # the blocks start as nothing, so that a deep stage starts as its entrances alone
         self.blocks = nn.Sequential(*(ResidualBlock(maps.channels, width, **options) for _ in range(blocks)))
         self.last = activation()
 

@@ -59,6 +59,7 @@ class DenseStage(nn.Module):
         self.size = hidden[-1]
         self.inputs = MultiInput(sizes, hidden[0])
         layers = [nn.Linear(before, width) for before, width in pairwise(hidden)]
+        # before weight norm, which takes the start of a layer's weights apart
         start_kaiming(*self.inputs.layers, inputs=len(sizes))
         start_kaiming(*layers)
         if weight_norm:
