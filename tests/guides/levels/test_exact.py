@@ -73,17 +73,15 @@ def test_a_closed_form_kl_is_refused_where_it_is_wrong(name, site):
 @pytest.mark.parametrize("name", ["top-down", "top-down with skips", "top-down on BIVA", "ladder"])
 def test_a_closed_form_kl_is_that_of_the_draws_on_average(name):
     model, guide, joint = case(name)
-    x = joint.sample(1)["x"].expand(1000, -1)
-    values = []
-    for make in (lambda: ELBO(20), lambda: ELBO(20, analytic_kl=True)):
-        objective = make()
-        loss = objective(model, guide)
-        with torch.no_grad():
-            values.append(torch.stack([-loss(x) / len(x) for _ in range(20)]))
-    # the sampled ELBO is log p for every draw here, so all of the error is that of the other
-    error = values[1].std() / math.sqrt(20)
+    x = joint.sample(1)["x"].expand(400, -1)
+    loss = ELBO(5, analytic_kl=True)(model, guide)
+    with torch.no_grad():
+        values = torch.stack([-loss(x) / len(x) for _ in range(20)])
+    # the sampled ELBO is log p for every draw here, and its closed form is so on average; 20 means of 2000 draws each
+    error = values.std() / math.sqrt(20)
     assert error > 1e-6
-    assert (values[1].mean() - joint.log_prob(x[:1])).abs() < Z_MAX * error
+    # Student's t with 19 degrees of freedom: beyond 6.4 with a probability below 1e-5
+    assert (values.mean() - joint.log_prob(x[:1])).abs() < 6.4 * error
 
 
 @every_case
@@ -113,7 +111,7 @@ def test_gaps_are_zero_at_the_posterior_and_close_from_beside_it():
     with torch.no_grad():
         for part in guide.parts:
             part.head.layers[0].bias[:2] += 0.3
-    found = gaps(model, guide, x, log_p=joint.log_prob(x), steps=300, num_particles=2000, seed=0)
+    found = gaps(model, guide, x, log_p=joint.log_prob(x), steps=100, num_particles=1000, seed=0)
     assert found.total.mean() > 0.1
     assert (found.approximation.abs() < 0.01 + Z_MAX * found.approximation_error).all()
     assert ((found.amortization - found.total).abs() < 0.01 + Z_MAX * found.amortization_error).all()

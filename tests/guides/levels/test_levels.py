@@ -59,7 +59,9 @@ def test_fit_records_weights_by_site(tmp_path, capsys):
 
 def test_a_graph_follows_the_weights_of_each_site(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    model, guide = pair()
+    torch.manual_seed(0)
+    model = Hierarchical(6, (2, 1), ((3,), (3,)))
+    guide = guides.BottomUp(model, hidden=((3,), (3,)))
     loss = Tempered(ELBO(), kl_weight={"z_1": lambda step: float(step)})(model, guide)
     graph = compiled(loss, X)
     values = []
