@@ -41,6 +41,25 @@ class Hierarchy(RootModule):
     Raises:
         TypeError: a subclass leaves one of the three methods open.
         ValueError: no level, or a size below 1. At each call: x is not `(N, data_dim)`, or of another dtype.
+
+    Example:
+        >>> import guides, torch
+        >>> from pyro.distributions import Normal
+        >>> from zoo.parts.hierarchy import Hierarchy
+        >>> from zoo.parts.once import once
+        >>> class Walk(Hierarchy):
+        ...     def prior(self, level, above):
+        ...         return Normal(torch.zeros(2) if above is None else above, 1.0).to_event(1)
+        ...     @once
+        ...     def descend(self, level, above, z):
+        ...         return z.tanh()
+        ...     def likelihood(self, above):
+        ...         return Normal(above, 0.1).to_event(1)
+        >>> model = Walk(2, (2, 2, 2))
+        >>> model.generate(5)[1].shape
+        torch.Size([5, 2])
+        >>> list(guides.TopDown(model)(torch.zeros(3, 2)))
+        ['z_3', 'z_2', 'z_1']
     """
 
     def __init__(self, data_dim: int, latent_dims: Sequence[int]) -> None:

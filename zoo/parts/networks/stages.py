@@ -41,6 +41,13 @@ class DenseStage(nn.Module):
 
     Raises:
         ValueError: no width, or one below 1.
+
+    Example:
+        >>> import torch
+        >>> from zoo.parts.networks import DenseStage
+        >>> stage = DenseStage((8, 4), (32, 16))
+        >>> stage.size, stage(torch.zeros(5, 8), torch.zeros(3, 1, 4)).shape
+        (16, torch.Size([3, 5, 16]))
     """
 
     def __init__(
