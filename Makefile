@@ -5,7 +5,8 @@ RUN = $(VENV)/bin/python
 INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences runs bench-peers bench-kalman bench-kalman-peers table
+.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies runs bench-peers bench-kalman \
+  bench-kalman-peers table
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
@@ -45,6 +46,9 @@ bench: $(VENV)/.installed       ## speed beside hand-written PyTorch; writes res
 bench-sequences: $(VENV)/.installed     ## a step of DMM and SRNN, also over T; writes results/speed_sequence_*.json
 	$(RUN) -m benchmarks.sequence_step
 	$(RUN) -m benchmarks.sequence_step --sizes --lengths --out results/speed_sequence_lengths.json
+
+bench-hierarchies: $(VENV)/.installed   ## a step of a ladder, LVAE+ and BIVA; writes results/speed_hierarchy_step.json
+	$(RUN) -m benchmarks.hierarchy_step
 
 bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
 

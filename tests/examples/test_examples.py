@@ -37,6 +37,7 @@ RUNS = {
     "flow_posteriors": f"flow_posteriors.py {FEW} --families diagonal planar --num-test 4 --num-shown 2",
     "gradients": "gradients.py --replicates 20 --max-particles 2",
     "amortization_gap": f"amortization_gap.py {FEW} --families diagonal spline --widths 5 --num-test 5 --steps 3",
+    "hierarchy": f"hierarchy.py {FEW} --num-checked 2 --draws 20",
     "own_model": f"own_model.py {FEW} --num-checked 2",
     "own_model-per-datum": f"own_model.py {FEW} --guide per-datum --num-checked 2",
     "music": f"music.py --name short {SMALL} --rows 10 --family residual --l2 0.01 --dropout 0.1",

@@ -556,6 +556,8 @@ def test_plates_of_different_names_are_named():
         ({"free_bits": float("nan")}, "finite and >= 0"),
         ({"kl_weight": float("nan")}, "kl_weight must be finite"),
         ({"kl_weight": lambda step: -1.0}, "at step 0"),
+        ({"kl_weight": {"zz": 1.0}}, r"kl_weight names \['zz'\], the latent sites are \['z'\]"),
+        ({"kl_weight": {"z": -1.0}}, r"kl_weight\['z'\] must be finite and >= 0, got -1.0 at step 0"),
     ],
 )
 def test_tempered_refuses_numbers_and_sites_that_make_no_sense(settings, message):
