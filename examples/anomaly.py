@@ -1,16 +1,15 @@
 """Anomaly detection by a hierarchy: images that its upper levels do not explain.
 
 L^{>k} is the bound of a guide whose levels 1..k come from the model: x has to be explained by the levels above k alone.
-BIVA's authors find strange images by a small L^{>k}, Havtorn et al. by a large L - L^{>k}; plain log p(x) is known to
-be high for some of them. The table holds the area under the ROC curve of each score, 0.5 being chance: the share of
-pairs of a strange and a familiar test image in which the score orders them rightly. The picture has the histograms.
+BIVA finds strange images by a small L^{>k}, Havtorn et al. 2021 by a large L - L^{>k}; log p(x) is high for some. The
+table has the area under the ROC curve of each score, the share of pairs of a strange and a familiar image that it
+orders rightly; the picture has the histograms.
 
     python examples/anomaly.py
     python examples/anomaly.py --data mnist --trained '~/.cache/pyro-latent-zoo/runs/mnist-5-top-down'
 """
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,68 +27,59 @@ import guides
 from zoo import Hierarchical, load_pair
 from zoo.data import Binarized, load
 from zoo.infer import ELBO, Tempered, fit, log_likelihood
-from zoo.parts.conditionals import Bernoulli
-from zoo.plots.look import CYCLE, plain
+from zoo.plots.look import CYCLE, HIDDEN, plain
 
-WIDTHS = ((64, 64), (32, 32), (16, 16))
-Bounds = dict[str, Tensor]
+COLOURS = (*CYCLE, HIDDEN)
 
 
 def short_training(data: str, epochs: int, seed: int) -> tuple[Any, Any]:
     """A pair of three levels, trained on bits for a minute or so."""
     train = load(NAMES[data]).train
-    likelihood = partial(Bernoulli, mean=train.images.mean(0))
-    downwards = tuple(widths[::-1] for widths in WIDTHS)
-    model = Hierarchical(train.images.shape[1], (8, 4, 2), downwards, likelihood=likelihood)
-    guide = guides.TopDown(model, hidden=WIDTHS)
+    model = Hierarchical(train.levels.shape[1], (8, 4, 2), ((64,), (32,), (16,)))
+    guide = guides.TopDown(model, hidden=((64,), (32,), (16,)))
     # Free bits keep the upper levels open: a level that carries nothing explains nothing.
     loss = Tempered(ELBO(), free_bits=1.0)(model, guide)
     fit(loss, Binarized(train), epochs=epochs, batch_size=64, seed=seed, progress=False)
     return model, guide
 
 
-def bounds_of(model: Any, guide: Any, x: Tensor, num_particles: int, seed: int) -> Bounds:
+def bounds_of(model: Any, guide: Any, x: Tensor, num_particles: int, seed: int) -> dict[str, Tensor]:
     """Name -> its values for the rows of x: log p(x), L, and for each k L^{>k} and L - L^{>k}."""
     found = log_likelihood(model, guide, x, num_particles=num_particles, seed=seed)
-    upper = {}
+    upper, differences = {}, {}
     for k in range(1, len(model.layers)):
         below = guides.PriorBelow(guide, k)
-        upper[k] = log_likelihood(model, below, x, num_particles=num_particles, seed=seed).elbo
-    differences = {f"L - L>{k}": found.elbo - bound for k, bound in upper.items()}
-    return {"log p": found.per_datum, "L": found.elbo} | {f"L>{k}": v for k, v in upper.items()} | differences
+        upper[f"L>{k}"] = log_likelihood(model, below, x, num_particles=num_particles, seed=seed).elbo
+        differences[f"L - L>{k}"] = found.elbo - upper[f"L>{k}"]
+    return {"log p": found.per_datum, "L": found.elbo} | upper | differences
 
 
-def areas(familiar: Bounds, strange: Bounds) -> dict[str, float]:
+def areas(familiar: dict[str, Tensor], strange: dict[str, Tensor]) -> dict[str, float]:
     """The area under the ROC curve of each score; a bound is a score by its negative."""
     labels = [0] * len(familiar["L"]) + [1] * len(strange["L"])
-    return {
-        name: roc_auc_score(labels, torch.cat([values, strange[name]]) * (1 if " - " in name else -1))
-        for name, values in familiar.items()
-    }
+    signs = {name: 1 if " - " in name else -1 for name in familiar}
+    return {n: roc_auc_score(labels, sign * torch.cat([familiar[n], strange[n]])) for n, sign in signs.items()}
 
 
-def histograms(found: dict[str, Bounds]) -> Figure:
-    """A panel for each bound: L^{>k} in the upper row, L - L^{>k} in the lower, the familiar set filled."""
+def histograms(found: dict[str, dict[str, Tensor]]) -> Figure:
+    """Panels of L^{>k}, and below them of L - L^{>k}; the familiar set is filled."""
     names = [name for name in next(iter(found.values())) if name != "log p"]
     columns = (len(names) + 1) // 2
-    figure = Figure(figsize=(2.5 * columns, 4.2), layout="constrained")
-    axes = figure.subplots(2, columns, squeeze=False).T.flatten()
-    # The lower left corner, L - L, has no panel: the legend stands there.
-    order = [names[0], None, *(name for pair in zip(names[1:columns], names[columns:], strict=True) for name in pair)]
-    for ax, name in zip(axes, order, strict=True):
-        if name is None:
-            ax.set_axis_off()
-            ax.legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False, fontsize=8)
-            continue
+    figure = Figure(figsize=(2.3 * columns, 4.0), layout="constrained")
+    axes = figure.subplots(2, columns)
+    # L - L^{>0} is 0: the legend stands in its place.
+    for ax, name in zip([*axes[0], *axes[1, 1:]], names, strict=True):
         pooled = torch.cat([bounds[name] for bounds in found.values()])
         # A few images lie far out, and would press all others into one bar.
         low, high = pooled.quantile(0.01).item(), pooled.quantile(0.99).item()
         for number, (label, bounds) in enumerate(found.items()):
-            style = {"histtype": "stepfilled", "alpha": 0.35} if number == 0 else {"histtype": "step", "linewidth": 1.3}
-            values = bounds[name].clamp(low, high).numpy()
-            ax.hist(values, bins=40, range=(low, high), density=True, color=CYCLE[number], label=label, **style)
+            style = {"histtype": "step", "linewidth": 1.3} if number else {"histtype": "stepfilled", "alpha": 0.35}
+            values = bounds[name].clamp(low, high)
+            ax.hist(values, bins=40, range=(low, high), density=True, color=COLOURS[number], label=label, **style)
         ax.set(title=name, yticks=[])
         plain(ax)
+    axes[1, 0].set_axis_off()
+    axes[1, 0].legend(*axes[0, 0].get_legend_handles_labels(), loc="center", frameon=False, fontsize=7)
     figure.supxlabel("nats per image", fontsize=9)
     return figure
 
@@ -97,7 +87,7 @@ def histograms(found: dict[str, Bounds]) -> Figure:
 def main(
     *, data: Literal["digits", "mnist", "notmnist", "cifar10"] = "digits", trained: Path | None = None,
     name: str | None = None, epochs: int = 60, num_images: int = 500, num_particles: int = 50, seed: int = 0,
-    out: Path = Path("runs/anomaly"), note: str = "",
+    out: Path = Path("runs/anomaly"),
 ) -> None:  # fmt: skip
     """Scores the familiar and the strange images, prints the table, draws the histograms.
 
@@ -115,18 +105,15 @@ def main(
     found = {label: bounds_of(model, guide, x, num_particles, seed) for label, x in images.items()}
     familiar, *strange = found
     auroc = {label: areas(found[familiar], found[label]) for label in strange}
-    width = max(map(len, found))
-    print(f"{'trained on ' + familiar:{width}}", *(f"{score:>9}" for score in found[familiar]))
-    for label, row in auroc.items():
-        print(f"{label:{width}}", *(f"{area:9.3f}" for area in row.values()))
+    print(f"{'trained on ' + familiar:22}", *(f"{score:>9}" for score in found[familiar]))
+    print(*(" ".join([f"{label:22}", *(f"{a:9.3f}" for a in row.values())]) for label, row in auroc.items()), sep="\n")
     save(histograms(found), out / f"{name or 'anomaly'}.png")
     if name is not None:
-        values = {
-            "anomaly": familiar, "pair": f"{type(model).__name__} + {type(guide).__name__}",
-            "trained": trained.name if trained else f"here, {epochs} epochs", "num_particles": num_particles,
-            "num_images": {label: len(x) for label, x in images.items()}, "auroc": auroc,
-        }  # fmt: skip
-        record(name, values, seed=seed, device="cpu", threads=1, note=note, began=began)
+        pair, place = f"{type(model).__name__} + {type(guide).__name__}", trained.name if trained else "here"
+        counts = {label: len(x) for label, x in images.items()}
+        values = {"anomaly": familiar, "pair": pair, "trained": place, "num_images": counts, "auroc": auroc}
+        values |= {"num_particles": num_particles}
+        record(name, values, seed=seed, device="cpu", threads=1, note="", began=began)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
+from hierarchy_tables import anomaly_table, hierarchies_table, hierarchy_pictures
 from sequence_tables import cost, sequence_speed_table, sequences_table, speech_table
 
 # The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
@@ -192,7 +193,10 @@ def kalman_speed_table(folder: Path = RESULTS) -> str:
 PAGES = {
     "README.md": {"systems": systems_table},
     "docs/pairs.md": {"pairs": pairs_table},
-    "docs/results.md": {"results": results_table, "sequences": sequences_table, "speech": speech_table},
+    "docs/results.md": {
+        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
+        "hierarchy-pictures": hierarchy_pictures, "sequences": sequences_table, "speech": speech_table,
+    },
     "docs/speed.md": {
         "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "sequence-speed": sequence_speed_table,
         "kalman-speed": kalman_speed_table,

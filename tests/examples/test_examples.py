@@ -13,10 +13,17 @@ import pytest
 import torch
 from matplotlib import pyplot
 
+import guides
+import zoo
+from zoo.data import load
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "tools")]
 
+import anomaly  # noqa: E402
 import music  # noqa: E402
+import strange  # noqa: E402
+import table  # noqa: E402
 from rows.music import ROWS  # noqa: E402
 from words import LIKELIHOODS, MODELS, SEQUENCE_FAMILIES, SEQUENCE_GUIDES  # noqa: E402
 
@@ -38,6 +45,7 @@ RUNS = {
     "gradients": "gradients.py --replicates 20 --max-particles 2",
     "amortization_gap": f"amortization_gap.py {FEW} --families diagonal spline --widths 5 --num-test 5 --steps 3",
     "hierarchy": f"hierarchy.py {FEW} --num-checked 2 --draws 20",
+    "anomaly": "anomaly.py --epochs 1 --num-images 10 --num-particles 2",
     "own_model": f"own_model.py {FEW} --num-checked 2",
     "own_model-per-datum": f"own_model.py {FEW} --guide per-datum --num-checked 2",
     "music": f"music.py --name short {SMALL} --rows 10 --family residual --l2 0.01 --dropout 0.1",
@@ -51,7 +59,7 @@ RUNS = {
     "airline": "airline.py",
 }
 # what the quick tests run is enough to see that scripts, words and pictures go together
-QUICK = ("vae-per-datum", "vae-auto", "flow_posteriors", "gradients", "music", "ppca", "ball")
+QUICK = ("vae-per-datum", "vae-auto", "flow_posteriors", "gradients", "anomaly", "music", "ppca", "ball")
 
 
 @pytest.fixture
@@ -100,7 +108,58 @@ def test_the_long_run_leaves_its_row(run, tmp_path):
     assert "mnist.py --name short" in row
 
 
+def test_a_score_of_strange_images_is_a_small_bound_or_a_large_difference():
+    familiar = {"L": torch.tensor([0.0, -1.0]), "L - L>1": torch.tensor([1.0, 2.0])}
+    strange_ones = {"L": torch.tensor([-0.5, -3.0]), "L - L>1": torch.tensor([3.0, 4.0])}
+    assert anomaly.areas(familiar, strange_ones) == {"L": 0.75, "L - L>1": 1.0}
+
+
+def test_scores_of_a_trained_pair_are_recorded_and_tabled(run, tmp_path):
+    """A pair that ignores its two levels gives both bounds the same value, so that L - L^{>1} tells nothing."""
+    torch.manual_seed(0)
+    model = zoo.Hierarchical(64, (2, 2), ((4,), (4,)))
+    guide = guides.TopDown(model, hidden=((4,), (4,)))
+    with torch.no_grad():
+        for parameter in [*model.parameters(), *guide.parameters()]:
+            parameter.zero_()
+    zoo.save_pair(tmp_path / "flat", model, guide)
+    printed = run("anomaly.py --trained flat --name flat-row --num-images 6 --num-particles 1")
+    row = json.loads((tmp_path / "results" / "flat-row.json").read_text())
+    assert (row["anomaly"], row["trained"], row["num_images"]["digits, turned"]) == ("digits", "flat", 6)
+    assert row["auroc"].keys() == {"digits, turned", "digits, inverted"}
+    assert row["auroc"]["digits, turned"] == dict.fromkeys(("log p", "L", "L>1", "L - L>1"), 0.5)
+    assert "0.500" in printed
+    assert "**Trained on digits** (flat: Hierarchical + TopDown)" in table.anomaly_table(tmp_path / "results")
+    assert (tmp_path / "runs" / "anomaly" / "flat-row.png").exists()
+
+
+def test_colours_need_a_trained_pair(run):
+    with pytest.raises(SystemExit, match=r"cifar10: --trained FOLDER, of python tools/runs.py"):
+        run("anomaly.py --data cifar10")
+
+
 needs_files = pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the GPS tracks are looked for in $ZOO_DATA")
+
+
+@needs_files
+def test_strange_images_have_the_familiar_size_and_levels():
+    mnist, letters, colours = (strange.images_of(data, 7) for data in ("mnist", "notmnist", "cifar10"))
+    assert [*mnist] == ["mnist", "mnist, turned", "mnist, inverted", "notmnist", "omniglot"]
+    assert [*letters] == ["notmnist", "notmnist, turned", "notmnist, inverted", "mnist", "omniglot"]
+    assert {tuple(x.shape) for x in mnist.values()} == {(7, 784)}
+    assert {tuple(x.shape) for x in colours.values()} == {(7, 3072)}
+    assert torch.cat([*mnist.values(), *letters.values()]).unique().tolist() == [0, 1]
+    for label, x in colours.items():
+        assert torch.equal(x, x.round().clamp(0, 255)), label
+    pictures = {label: x.unflatten(1, (32, 32, 3)) for label, x in colours.items()}
+    assert torch.equal(pictures["cifar10, constant"][:, 0, 0], pictures["cifar10"].mean((1, 2)).round())
+    assert pictures["cifar10, constant"].var((1, 2)).max() == 0
+    change = {label: pictures[label].diff(dim=2).abs().mean().item() for label in ("cifar10", "cifar10, blurred")}
+    assert change["cifar10, blurred"] < change["cifar10"] / 2
+    tile = load("photos").train.levels[0].float().unflatten(-1, (64, 64, 3))
+    quarters = strange.images_of("cifar10", 1000)["photos"]
+    assert (quarters == tile[:32, 32:].flatten()).all(1).any(), "a quarter of a tile, as it is"
+    assert pictures["faces"].var(-1).max() == 0
 
 
 @needs_files

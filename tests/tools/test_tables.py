@@ -183,3 +183,80 @@ def test_speech_is_tabled_over_seeds_and_its_order_told(tmp_path):
     (tmp_path / "again.json").write_text(json.dumps(spoken | row))
     with pytest.raises(ValueError, match="are not seeds of one run"):
         table.speech_table(tmp_path)
+
+
+HIERARCHY = {
+    "name": "mnist-5-ladder",
+    "system": "Hierarchical + Ladder (LVAE)",
+    "data": "mnist, dynamic bits",
+    "figures": {"L_1": -90.123, "L_1000": -85.5, "error": 0.21, "monte_carlo_error": 0.01, "num_test": 10_000,
+                "kl": {"z_2": 3.0, "z_1": 20.25}},
+    "ended": "plan", "epochs": 240, "best_epoch": 231, "steps": 110_000, "planned_steps": 110_000,
+    "cpu_minutes": 59.6, "command": "python tools/runs.py --run --only mnist-5-ladder", "seed": 0,
+    "versions": {"torch": "2.10"}, "hardware": "2 abaci", "note": "",
+    # nine tenths of a fast rise, and in the last a nat a minute but for one of three points
+    "curve": [{"cpu_minutes": t, "validation": 100.0 - t} for t in (1.0, 5.0, 8.0)]
+    + [{"cpu_minutes": 9.0 + t, "validation": 80.0 - t - (0.3 if t == 0.5 else 0.0)} for t in (0.0, 0.5, 1.0)],
+}  # fmt: skip
+
+
+def test_hierarchies_are_tabled_with_how_far_they_came(tmp_path):
+    assert table.hierarchies_table(tmp_path).startswith("No row is recorded yet")
+    rows = {
+        "a": {},
+        "better": {"name": "better", "figures": HIERARCHY["figures"] | {"L_1000": -84.0}, "ended": "budget",
+                   "curve": HIERARCHY["curve"][:1], "steps": 55_000, "note": "a remark"},
+        "static": {"data": "binarized_mnist", "name": "static-maps-biva"},
+        "colour": {"data": "cifar", "name": "c", "figures": HIERARCHY["figures"] | {"L_1": -13000.0, "bits_per_dim": 6.1}},
+        "in training": {"figures": None, "ended": None, "name": "unfinished"},
+        "another": {"figures": {"log_p": 1.0}, "name": "of another table"},
+    }  # fmt: skip
+    for name, changes in rows.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(HIERARCHY | changes))
+    shown = table.hierarchies_table(tmp_path)
+    # least squares by hand: points (0, 0), (0.5, 0.8), (1, 1), slope 1, residuals 0.1 of the line 0.1 + t
+    error = (0.06 / 1 / 0.5) ** 0.5
+    for part in (
+        "**mnist, dynamic bits**: 10,000 test images.",
+        "| mnist-5-ladder | Hierarchical + Ladder (LVAE) | -90.12 | -85.50 ± 0.21 (L_1000) | z_1 20.25, z_2 3.00 |",
+        "| -81.74 (L_5000, fine-tuned with 10 samples), reported, quoted by others | 240 (best 231) | 60 |",
+        f"| +1.000 ± {error:.3f} | `python tools/runs.py --run --only mnist-5-ladder` |",
+        "| 240 (best 231), 50% of the plan | 60 | – |",
+        "- better: a remark",
+        "**binarized_mnist**",
+        "-78.59 (L_1000)",
+        "| -13,000.00 (6.10 bits per dimension) |",
+        "2 abaci; torch 2.10; seed 0.",
+    ):
+        assert part in shown, part
+    assert shown.index("| better |") < shown.index("| mnist-5-ladder |"), "the best first"
+    assert "unfinished" not in shown
+    assert "another" not in shown
+
+
+def test_areas_of_strange_images_are_tabled(tmp_path):
+    assert table.anomaly_table(tmp_path).startswith("No row is recorded yet")
+    auroc = {"omniglot": {"log p": 0.51234, "L": 0.5, "L>1": 1.0, "L - L>1": 0.25}}
+    run = {"anomaly": "mnist", "pair": "Hierarchical + TopDown", "trained": "mnist-5-top-down", "num_particles": 50,
+           "num_images": {"mnist": 500, "omniglot": 100}, "auroc": auroc, "command": "python examples/anomaly.py",
+           "hardware": "an abacus", "versions": {"torch": "2.10"}, "note": "few images"}  # fmt: skip
+    (tmp_path / "x.json").write_text(json.dumps(run))
+    shown = table.anomaly_table(tmp_path)
+    for part in (
+        "**Trained on mnist** (mnist-5-top-down: Hierarchical + TopDown). Images: 500 mnist, 100 omniglot; 50 draws ",
+        "each; standard error of an area at most 0.050.",
+        "| strange images | log p | L | L^{>1} | L - L^{>1} |",
+        "| omniglot | 0.512 | 0.500 | 1.000 | 0.250 |",
+        "few images",
+        "`python examples/anomaly.py`; an abacus; torch 2.10.",
+    ):
+        assert part in shown, part
+    assert table.hierarchies_table(tmp_path).startswith("No row"), "another table"
+
+
+def test_a_page_shows_the_pictures_that_are_stored(tmp_path):
+    assert table.hierarchy_pictures(tmp_path).startswith("No picture is stored yet")
+    (tmp_path / "hierarchy_levels.png").touch()
+    shown = table.hierarchy_pictures(tmp_path)
+    assert shown.startswith("![Draws of each level given test images, by class](pictures/hierarchy_levels.png)\n\n*D")
+    assert shown.count("](") == 1

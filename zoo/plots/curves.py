@@ -1,7 +1,9 @@
-"""Figures of single numbers: bounds over training, KL by site."""
+"""Figures of single numbers: bounds over training, KL by site and over training."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -9,7 +11,10 @@ from torch import Tensor
 
 from zoo.plots.look import CYCLE, GUIDE, plain
 
-__all__ = ["plot_elbo_history", "plot_kl"]
+__all__ = ["plot_elbo_history", "plot_kl", "plot_kl_history"]
+
+# Nats per datum; a site that carries less is shut, and how shut it is would fill the axis.
+SHUT = 1e-2
 
 
 def plot_elbo_history(
@@ -68,4 +73,40 @@ def plot_kl(kl: Mapping[str, Tensor | float], *, title: str | None = None) -> Fi
     ax.margins(x=0.14)
     ax.set(xlabel="KL, nats per datum", title=title)
     plain(ax)
+    return figure
+
+
+def plot_kl_history(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """KL of each site over a training, in nats per datum on a logarithmic axis: which levels of a hierarchy open, when.
+
+    References: Sonderby et al. 2016, figure 4; Maaloe et al. 2019, figure 2 (both of units, on a logarithmic scale).
+
+    Args:
+        histories: label of a panel -> `Fit.history`, or other records with `epoch` and `kl`, site -> nats per datum.
+            Values below 0.01 are drawn there. Of more than 100 epochs the lines are running means.
+
+    Example:
+        >>> from zoo.plots import plot_kl_history
+        >>> history = [{"epoch": n, "kl": {"z_1": 9.0, "z_2": 0.1 * n}} for n in range(1, 4)]
+        >>> [line.get_label() for line in plot_kl_history({"two levels": history}).axes[0].lines]
+        ['z_2', 'z_1']
+    """
+    figure = Figure(figsize=(3.1 * len(histories) + 0.4, 3.0), layout="constrained")
+    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
+    for ax, (label, history) in zip(panels, histories.items(), strict=True):
+        # The top of a hierarchy stands first in the legend, as it does in a drawing of the model.
+        sites = sorted({site for record in history for site in record["kl"]}, reverse=True)
+        for number, site in enumerate(sites):
+            epochs, values = np.array([(r["epoch"], r["kl"][site]) for r in history if site in r["kl"]], dtype=float).T
+            # The history's KL is of one draw and one batch: over a long training its noise hides its course.
+            width = max(1, len(values) // 50) if len(values) > 100 else 1
+            smooth = np.convolve(values, np.ones(width) / width, mode="valid").clip(min=SHUT)
+            # Shades, not the cycle's colours: sites of a hierarchy have an order.
+            shade = matplotlib.colormaps["viridis"](0.9 * number / max(len(sites) - 1, 1))
+            ax.plot(epochs[width - 1 :], smooth, color=shade, linewidth=1.4, label=site)
+        ax.set(yscale="log", xlabel="epoch", title=label)
+        plain(ax)
+        ax.title.set_size(9)
+        ax.legend(frameon=False, fontsize=7, ncols=1 + (len(sites) > 5))
+    panels[0].set_ylabel("KL, nats per datum")
     return figure

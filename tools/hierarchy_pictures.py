@@ -1,0 +1,116 @@
+"""Pictures of hierarchies for docs/results.md, from the rows' records and trained pairs.
+
+    python tools/hierarchy_pictures.py
+    python tools/hierarchy_pictures.py --samples mnist-5-skip
+
+Rows without a record, or whose folder is not here, are left out.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from cells import RESULTS, ROOT
+from hierarchy_tables import bound
+from matplotlib.figure import Figure
+from rows.hierarchies import ROWS
+from rows.place import Place
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from zoo import load_pair
+from zoo.data import binarize, load
+from zoo.infer import plot_kl_history, plot_reconstructions
+from zoo.parts.aside import seeded
+
+#: rows whose course is shown, and those whose levels are: LVAE's figures have its own and the guide from below
+COURSES = ("mnist-5-bottom-up", "mnist-5-top-down", "mnist-5-ladder", "mnist-5-skip", "mnist-5-biva", "mnist-5-plain")
+LEVELS = ("mnist-5-bottom-up", "mnist-5-ladder")
+TEMPERATURES = (0.0, 0.4, 0.7, 1.0)
+COLUMNS = 12
+
+
+def recorded(names: tuple[str, ...], results: Path) -> dict[str, dict[str, Any]]:
+    """Row -> its record, of those that have their figures."""
+    places = {row.name: Place(row, results) for row in ROWS if row.name in names}
+    return {name: places[name].read() for name in names if places[name].done}
+
+
+def pair_of(name: str, results: Path) -> tuple[Any, Any] | None:
+    """The trained pair of a row; None where its folder is not here."""
+    place = next(Place(row, results) for row in ROWS if row.name == name)
+    return load_pair(place.folder) if (place.folder / "config.json").exists() else None
+
+
+def levels(pairs: dict[str, tuple[Any, Any]], images: Tensor, labels: Tensor) -> Figure:
+    """A row of panels for each pair: a draw of every level given each image, its first two principal components."""
+    depth = max(len(model.sites) for model, _ in pairs.values())
+    figure = Figure(figsize=(1.9 * depth, 2.0 * len(pairs) + 0.3), layout="constrained")
+    axes = figure.subplots(len(pairs), depth, squeeze=False)
+    for row, (name, (model, guide)) in zip(axes, pairs.items(), strict=True):
+        with torch.no_grad():
+            drawn = guide(images)
+        row[0].set_ylabel(name.removeprefix("mnist-5-"), fontsize=9)
+        for ax, site in zip(row, model.sites, strict=False):
+            # components of variance alone: an axis has no unit
+            first = PCA(2).fit_transform(drawn[site].numpy())
+            shown = ax.scatter(*first.T, c=labels, cmap="tab10", s=2.5, linewidths=0)
+            ax.set(title=site, xticks=[], yticks=[])
+            ax.title.set_size(9)
+        for ax in row[len(model.sites) :]:
+            ax.set_axis_off()
+    figure.legend(*shown.legend_elements(), loc="outside right center", frameon=False, fontsize=8, handletextpad=0)
+    return figure
+
+
+@torch.no_grad()
+def means(model: Any, latents: dict[str, Tensor]) -> Tensor:
+    """The means of p(x | z)."""
+    above: Any = None
+    for level in range(len(model.sites), 0, -1):
+        above = model.descend(level, above, latents[model.sites[level - 1]])
+    return model.likelihood(above).mean
+
+
+def samples(model: Any, seed: int = 0) -> Figure:
+    """Rows of new images: by temperature; then one draw, of which ever more levels, from the top, are held."""
+    rows = {}
+    with seeded(seed):
+        for temperature in TEMPERATURES:
+            rows[f"temperature {temperature:g}"] = means(model, model.generate(COLUMNS, temperature)[0])
+        first = {site: z[0] for site, z in model.generate(1)[0].items()}
+        for held in range(1, len(model.sites)):
+            fixed = {site: first[site] for site in model.sites[-held:]}
+            label = f"{model.sites[-held]} and above held" if held > 1 else f"{model.sites[-1]} held"
+            rows[label] = means(model, model.generate(COLUMNS, fixed=fixed)[0])
+    return plot_reconstructions(rows, (28, 28))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", metavar="FOLDER")
+    parser.add_argument("--samples", metavar="ROW", help="the row that new images are drawn from; the best without")
+    parser.add_argument("--num-images", type=int, default=2000)
+    args = parser.parse_args()
+    figures, courses = {}, recorded(COURSES, args.results)
+    if courses:
+        histories = {name.removeprefix("mnist-5-"): record["curve"] for name, record in courses.items()}
+        figures["hierarchy_kl"] = plot_kl_history(histories)
+    pairs = {name: pair for name in LEVELS if (pair := pair_of(name, args.results))}
+    if pairs:
+        test = load("mnist").test.shuffled(123)[: args.num_images]
+        with seeded(0):
+            figures["hierarchy_levels"] = levels(pairs, binarize(test, seed=123), test.labels)
+    best = args.samples or max(courses, key=lambda name: bound(courses[name]["figures"])[1], default=None)
+    if best and (pair := pair_of(best, args.results)):
+        figures["hierarchy_samples"] = samples(pair[0])
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(args.out / f"{name}.png", dpi=110)
+        print(f"wrote {args.out / name}.png")
+
+
+if __name__ == "__main__":
+    main()

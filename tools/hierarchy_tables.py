@@ -1,0 +1,133 @@
+"""Tables of hierarchies, from the records of rows (tools/rows) and of `examples/anomaly.py`; and their pictures."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from cells import RESULTS, ROOT, markdown, provenance, records
+from scipy import stats
+
+# Row -> the paper's number, and the work that quotes it where it could be checked. Sonderby et al. 2016 (LVAE), Burda
+# et al. 2016 (IWAE), Maaloe et al. 2019 (BIVA), on the same binarisation and after 1,000 and more epochs.
+REPORTED = {
+    "mnist-5-ladder": ("-81.74 (L_5000, fine-tuned with 10 samples)", "quoted by others"),
+    "mnist-5-biva": ("-80.60 (L_1, feature maps)", "quoted by others"),
+    "static-maps-biva": ("-80.47 (L_1), -78.59 (L_1000), six layers", "the first quoted by others"),
+    "mnist-iwae-2-1": ("-85.33 (L_5000)", ""),
+    "mnist-iwae-2-50": ("-82.90 (L_5000)", "quoted by others"),
+}
+# The last part of a run by CPU time, whose slope says how far its curve had come.
+LAST = 0.1
+
+PICTURES = {
+    "hierarchy_kl": "KL of each level over epochs: the levels that open, and when (as in LVAE's figure 4, BIVA's "
+    "figure 2). A level at the free bits carries as much as it is not charged for.",
+    "hierarchy_levels": "Draws of each level given test images, by class: the first two principal components (LVAE's "
+    "figure 6).",
+    "hierarchy_samples": "Means of p(x | z) for new latents, by temperature; and with the upper levels held and those "
+    "below drawn anew.",
+    **{f"anomaly-{data}": f"Bounds of test images of {data}, on which the pair was trained, and of others (in BIVA's "
+       "paper histograms of L^{>k})." for data in ("mnist", "notmnist", "cifar10")},
+}  # fmt: skip
+
+
+def paper(name: str) -> str:
+    """The cell of a row's number in print."""
+    if name not in REPORTED:
+        return "–"
+    number, quoted = REPORTED[name]
+    return f"{number}, reported, {quoted or 'unverified'}"
+
+
+def bound(figures: dict[str, Any]) -> tuple[str, float]:
+    """The name and the value of a row's importance-weighted bound, L_K."""
+    return next((name, value) for name, value in figures.items() if name.startswith("L_") and name != "L_1")
+
+
+def levels(kl: dict[str, float]) -> str:
+    """KL by level, from the data upwards."""
+    return ", ".join(f"{site} {kl[site]:.2f}" for site in sorted(kl))
+
+
+def slope(curve: list[dict[str, Any]]) -> str:
+    """Nats per CPU minute by which the validation bound rose over the last part of a run, with its standard error."""
+    points = [(point["cpu_minutes"], -point["validation"]) for point in curve if point["validation"] is not None]
+    last = [point for point in points if point[0] >= (1 - LAST) * points[-1][0]]
+    # a line through fewer points has no error to speak of
+    if len(last) < 3:
+        return "–"
+    found = stats.linregress(*zip(*last, strict=True))
+    return f"{found.slope:+.3f} ± {found.stderr:.3f}"
+
+
+def course(row: dict[str, Any]) -> str:
+    """The epochs of a row, the best of them, and how much of its plan it came to."""
+    done = "" if row["ended"] != "budget" else f", {row['steps'] / row['planned_steps']:.0%} of the plan"
+    return f"{row['epochs']:,} (best {row['best_epoch']:,}){done}"
+
+
+def hierarchies_table(folder: Path = RESULTS) -> str:
+    """A table for each data set, the best bound first; rows that are still being trained have no line."""
+    rows = [row for row in records(folder) if "L_1" in (row.get("figures") or {})]
+    parts = []
+    for data in sorted({row["data"] for row in rows}):
+        group = [row for row in rows if row["data"] == data]
+        cells = []
+        for row in sorted(group, key=lambda row: -bound(row["figures"])[1]):
+            figures, (name, value) = row["figures"], bound(row["figures"])
+            bits = f" ({figures['bits_per_dim']:.2f} bits per dimension)" if "bits_per_dim" in figures else ""
+            cells.append([
+                row["name"],
+                row["system"],
+                f"{figures['L_1']:,.2f}{bits}",
+                f"{value:,.2f} ± {figures['error']:.2f} ({name})",
+                levels(figures["kl"]),
+                paper(row["name"]),
+                course(row),
+                f"{row['cpu_minutes']:.0f}",
+                slope(row["curve"]),
+                f"`{row['command']}`",
+            ])  # fmt: skip
+        head = "row, system, L_1, log p, KL by level, paper, epochs, CPU minutes, nats a minute at the end, command"
+        tested = sorted({f"{row['figures']['num_test']:,}" for row in group})
+        line = f"**{data}**: {', '.join(tested)} test images."
+        notes = [f"- {row['name']}: {row['note']}" for row in group if row["note"]]
+        shown = markdown(head.split(", "), cells)
+        parts.append("\n".join([line, "", shown, *([""] if notes else []), *notes, "", *machines(group)]))
+    return "\n\n".join(parts) or "No row is recorded yet; `python tools/runs.py --run --only mnist-5` trains some."
+
+
+def machines(rows: list[dict[str, Any]]) -> list[str]:
+    """The machines, versions and seeds of some rows."""
+    return sorted({
+        f"{row['hardware']}; {', '.join(f'{name} {version}' for name, version in row['versions'].items())}; seed "
+        f"{row['seed']}." for row in rows
+    })  # fmt: skip
+
+
+def anomaly_table(folder: Path = RESULTS) -> str:
+    """A table for each trained pair: the area under the ROC curve of every score, for every strange set."""
+    parts = []
+    for run in (run for run in records(folder) if "anomaly" in run):
+        scores = list(next(iter(run["auroc"].values())))
+        # as on paper; on a command line braces are noise
+        head = ["strange images", *(f"{name.replace('L>', 'L^{>')}}}" if ">" in name else name for name in scores)]
+        cells = [[label, *(f"{area:.3f}" for area in row.values())] for label, row in run["auroc"].items()]
+        least = min(run["num_images"].values())
+        # the variance of an area is at most A (1 - A) / n for any two distributions
+        error = math.sqrt(0.25 / least)
+        images = ", ".join(f"{count:,} {label}" for label, count in run["num_images"].items())
+        parts.append("\n\n".join([
+            f"**Trained on {run['anomaly']}** ({run['trained']}: {run['pair']}). Images: {images}; "
+            f"{run['num_particles']} draws each; standard error of an area at most {error:.3f}.",
+            markdown(head, cells), *([run["note"]] if run["note"] else []), provenance(run),
+        ]))  # fmt: skip
+    return "\n\n".join(parts) or "No row is recorded yet; `python examples/anomaly.py --name anomaly` records one."
+
+
+def hierarchy_pictures(folder: Path = ROOT / "docs" / "pictures") -> str:
+    """The stored pictures of `tools/hierarchy_pictures.py` and `examples/anomaly.py`, each with its caption."""
+    # A page may not show a picture that is not there: those of rows in training are left out.
+    stored = {name: caption for name, caption in PICTURES.items() if (folder / f"{name}.png").exists()}
+    shown = [f"![{caption.partition(':')[0]}](pictures/{name}.png)\n\n*{caption}*" for name, caption in stored.items()]
+    return "\n\n".join(shown) or "No picture is stored yet; `python tools/hierarchy_pictures.py` makes them."
