@@ -207,7 +207,8 @@ def test_hierarchies_are_tabled_with_how_far_they_came(tmp_path):
         "better": {"name": "better", "figures": HIERARCHY["figures"] | {"L_1000": -84.0}, "ended": "budget",
                    "curve": HIERARCHY["curve"][:1], "steps": 55_000, "note": "a remark"},
         "static": {"data": "binarized_mnist", "name": "static-maps-biva"},
-        "colour": {"data": "cifar", "name": "c", "figures": HIERARCHY["figures"] | {"L_1": -13000.0, "bits_per_dim": 6.1}},
+        "colour": {"data": "cifar", "name": "c",
+                   "figures": HIERARCHY["figures"] | {"L_1": -13000.0, "bits_per_dim": 6.1}},
         "in training": {"figures": None, "ended": None, "name": "unfinished"},
         "another": {"figures": {"log_p": 1.0}, "name": "of another table"},
     }  # fmt: skip

@@ -95,7 +95,7 @@ def plot_kl_history(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
     panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
     for ax, (label, history) in zip(panels, histories.items(), strict=True):
         # The top of a hierarchy stands first in the legend, as it does in a drawing of the model.
-        sites = sorted({site for record in history for site in record["kl"]}, reverse=True)
+        sites = sorted({site for record in history for site in record["kl"]}, key=_numbered, reverse=True)
         for number, site in enumerate(sites):
             epochs, values = np.array([(r["epoch"], r["kl"][site]) for r in history if site in r["kl"]], dtype=float).T
             # The history's KL is of one draw and one batch: over a long training its noise hides its course.
@@ -107,6 +107,12 @@ def plot_kl_history(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
         ax.set(yscale="log", xlabel="epoch", title=label)
         plain(ax)
         ax.title.set_size(9)
-        ax.legend(frameon=False, fontsize=7, ncols=1 + (len(sites) > 5))
+        if sites:
+            ax.legend(frameon=False, fontsize=7, ncols=1 + (len(sites) > 5))
     panels[0].set_ylabel("KL, nats per datum")
     return figure
+
+
+def _numbered(site: str) -> list[str]:
+    # z_10 after z_9, and not after z_1
+    return [part.zfill(3) for part in site.split("_")]
