@@ -62,21 +62,22 @@ def areas(familiar: dict[str, Tensor], strange: dict[str, Tensor]) -> dict[str, 
 
 
 def histograms(found: dict[str, dict[str, Tensor]]) -> Figure:
-    """Panels of L^{>k}, and below them of L - L^{>k}; the familiar set is filled."""
+    """Panels of L^{>k}, and below them of L - L^{>k}; the familiar set, the first, is filled."""
     names = [name for name in next(iter(found.values())) if name != "log p"]
     columns = (len(names) + 1) // 2
     figure = Figure(figsize=(2.3 * columns, 4.0), layout="constrained")
     axes = figure.subplots(2, columns)
     # L - L^{>0} is 0: the legend stands in its place.
     for ax, name in zip([*axes[0], *axes[1, 1:]], names, strict=True):
-        pooled = torch.cat([bounds[name] for bounds in found.values()])
-        # A few images lie far out, and would press all others into one bar.
-        low, high = pooled.quantile(0.01).item(), pooled.quantile(0.99).item()
+        # Strange images may lie thousands of nats out: they stand in the outermost bars, whose tops are cut.
+        low, high = next(iter(found.values()))[name].quantile(torch.tensor([0.05, 0.95]).double()).tolist()
+        window = (3 * low - 2 * high, 3 * high - 2 * low)
         for number, (label, bounds) in enumerate(found.items()):
             style = {"histtype": "step", "linewidth": 1.3} if number else {"histtype": "stepfilled", "alpha": 0.35}
-            values = bounds[name].clamp(low, high)
-            ax.hist(values, bins=40, range=(low, high), density=True, color=COLOURS[number], label=label, **style)
-        ax.set(title=name, yticks=[])
+            values = bounds[name].clamp(*window)
+            ax.hist(values, bins=30, range=window, density=True, color=COLOURS[number], label=label, **style)
+        ax.set(title=name, yticks=[], ylim=(0, 1.8 * ax.patches[0].get_xy()[:, 1].max()))
+        ax.locator_params(axis="x", nbins=4)
         plain(ax)
     axes[1, 0].set_axis_off()
     axes[1, 0].legend(*axes[0, 0].get_legend_handles_labels(), loc="center", frameon=False, fontsize=7)
@@ -110,9 +111,8 @@ def main(
     save(histograms(found), out / f"{name or 'anomaly'}.png")
     if name is not None:
         pair, place = f"{type(model).__name__} + {type(guide).__name__}", trained.name if trained else "here"
-        counts = {label: len(x) for label, x in images.items()}
-        values = {"anomaly": familiar, "pair": pair, "trained": place, "num_images": counts, "auroc": auroc}
-        values |= {"num_particles": num_particles}
+        values = {"anomaly": familiar, "pair": pair, "trained": place, "auroc": auroc, "num_particles": num_particles}
+        values["num_images"] = {label: len(x) for label, x in images.items()}
         record(name, values, seed=seed, device="cpu", threads=1, note="", began=began)
 
 

@@ -7,6 +7,7 @@ Rows without a record, or whose folder is not here, are left out.
 """
 
 import argparse
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from cells import RESULTS, ROOT
 from hierarchy_tables import bound
 from matplotlib.figure import Figure
+from PIL import Image
 from rows.hierarchies import ROWS
 from rows.place import Place
 from sklearn.decomposition import PCA
@@ -78,13 +80,20 @@ def samples(model: Any, seed: int = 0) -> Figure:
     rows = {}
     with seeded(seed):
         for temperature in TEMPERATURES:
-            rows[f"temperature {temperature:g}"] = means(model, model.generate(COLUMNS, temperature)[0])
+            rows[f"T = {temperature:g}"] = means(model, model.generate(COLUMNS, temperature)[0])
         first = {site: z[0] for site, z in model.generate(1)[0].items()}
         for held in range(1, len(model.sites)):
             fixed = {site: first[site] for site in model.sites[-held:]}
-            label = f"{model.sites[-held]} and above held" if held > 1 else f"{model.sites[-1]} held"
+            label = f"{model.sites[-held]}..{model.sites[-1]} held" if held > 1 else f"{model.sites[-1]} held"
             rows[label] = means(model, model.generate(COLUMNS, fixed=fixed)[0])
     return plot_reconstructions(rows, (28, 28))
+
+
+def store(figure: Figure, path: Path) -> None:
+    """Writes a figure in 64 colours, which a page loads three times as fast."""
+    full = BytesIO()
+    figure.savefig(full, format="png", dpi=100)
+    Image.open(full).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
@@ -92,7 +101,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", metavar="FOLDER")
     parser.add_argument("--samples", metavar="ROW", help="the row that new images are drawn from; the best without")
-    parser.add_argument("--num-images", type=int, default=2000)
+    parser.add_argument("--num-images", type=int, default=1000)
     args = parser.parse_args()
     figures, courses = {}, recorded(COURSES, args.results)
     if courses:
@@ -108,7 +117,7 @@ def main() -> None:
         figures["hierarchy_samples"] = samples(pair[0])
     args.out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(args.out / f"{name}.png", dpi=110)
+        store(figure, args.out / f"{name}.png")
         print(f"wrote {args.out / name}.png")
 
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from cells import RESULTS, ROOT, markdown, provenance, records
@@ -24,8 +25,8 @@ PICTURES = {
     "figure 2). A level at the free bits carries as much as it is not charged for.",
     "hierarchy_levels": "Draws of each level given test images, by class: the first two principal components (LVAE's "
     "figure 6).",
-    "hierarchy_samples": "Means of p(x | z) for new latents, by temperature; and with the upper levels held and those "
-    "below drawn anew.",
+    "hierarchy_samples": "Means of p(x | z) for new latents: at four temperatures T, and with the upper levels of one "
+    "draw held and those below drawn anew.",
     **{f"anomaly-{data}": f"Bounds of test images of {data}, on which the pair was trained, and of others (in BIVA's "
        "paper histograms of L^{>k})." for data in ("mnist", "notmnist", "cifar10")},
 }  # fmt: skip
@@ -54,6 +55,7 @@ def slope(curve: list[dict[str, Any]]) -> str:
     points = [(point["cpu_minutes"], -point["validation"]) for point in curve if point["validation"] is not None]
     last = [point for point in points if point[0] >= (1 - LAST) * points[-1][0]]
     # a line through fewer points has no error to speak of
+    last = last if len(last) >= 3 else points[-3:]
     if len(last) < 3:
         return "–"
     found = stats.linregress(*zip(*last, strict=True))
@@ -112,7 +114,8 @@ def anomaly_table(folder: Path = RESULTS) -> str:
         scores = list(next(iter(run["auroc"].values())))
         # as on paper; on a command line braces are noise
         head = ["strange images", *(f"{name.replace('L>', 'L^{>')}}}" if ">" in name else name for name in scores)]
-        cells = [[label, *(f"{area:.3f}" for area in row.values())] for label, row in run["auroc"].items()]
+        rows = run["auroc"] | {"mean": {name: mean(row[name] for row in run["auroc"].values()) for name in scores}}
+        cells = [[label, *(f"{area:.3f}" for area in row.values())] for label, row in rows.items()]
         least = min(run["num_images"].values())
         # the variance of an area is at most A (1 - A) / n for any two distributions
         error = math.sqrt(0.25 / least)

@@ -22,6 +22,15 @@ def test_levels_are_drawn_from_the_top_each_with_its_course():
     figure.canvas.draw()
 
 
+@pytest.mark.parametrize(("number", "lines"), [(1, 1), (3, 1), (4, 2), (6, 2)])
+def test_panels_stand_in_lines_of_three(number, lines):
+    figure = plot_kl_history({f"run {n}": [{"epoch": 1, "kl": {"z": 1.0}}] for n in range(number)})
+    shown = [ax for ax in figure.axes if ax.axison]
+    assert [ax.get_title() for ax in shown] == [f"run {n}" for n in range(number)]
+    assert len({ax.get_subplotspec().rowspan.start for ax in shown}) == lines
+    assert len({ax.get_ylim() for ax in shown}) == 1, "one scale, so that panels compare"
+
+
 @pytest.mark.parametrize(("epochs", "width"), [(100, 1), (300, 6)])
 def test_a_long_course_is_a_running_mean(epochs, width):
     values = np.random.default_rng(0).uniform(1, 2, epochs)

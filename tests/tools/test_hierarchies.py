@@ -57,8 +57,8 @@ def test_samples_hold_the_levels_that_they_say():
     model, _ = small()
     figure = hierarchy_pictures.samples(model)
     labels = [ax.get_ylabel() for ax in figure.axes]
-    assert labels[:4] == ["temperature 0", "temperature 0.4", "temperature 0.7", "temperature 1"]
-    assert labels[4:] == ["z_3 held", "z_2 and above held"]
+    assert labels[:4] == ["T = 0", "T = 0.4", "T = 0.7", "T = 1"]
+    assert labels[4:] == ["z_3 held", "z_2..z_3 held"]
     coldest, hottest = (figure.axes[n].images[0].get_array() for n in (0, 3))
     # images of 28 pixels, one pixel apart
     assert (coldest[:, :28] == coldest[:, 29:57]).all(), "at temperature 0 all images are the same"

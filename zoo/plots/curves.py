@@ -91,9 +91,13 @@ def plot_kl_history(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
         >>> [line.get_label() for line in plot_kl_history({"two levels": history}).axes[0].lines]
         ['z_2', 'z_1']
     """
-    figure = Figure(figsize=(3.1 * len(histories) + 0.4, 3.0), layout="constrained")
-    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
-    for ax, (label, history) in zip(panels, histories.items(), strict=True):
+    columns = min(len(histories), 3)
+    lines = -(-len(histories) // columns)
+    figure = Figure(figsize=(3.3 * columns + 0.3, 2.7 * lines + 0.2), layout="constrained")
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for ax in panels.flat[len(histories) :]:
+        ax.set_axis_off()
+    for ax, (label, history) in zip(panels.flat, histories.items(), strict=False):
         # The top of a hierarchy stands first in the legend, as it does in a drawing of the model.
         sites = sorted({site for record in history for site in record["kl"]}, key=_numbered, reverse=True)
         for number, site in enumerate(sites):
@@ -108,8 +112,9 @@ def plot_kl_history(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fig
         plain(ax)
         ax.title.set_size(9)
         if sites:
-            ax.legend(frameon=False, fontsize=7, ncols=1 + (len(sites) > 5))
-    panels[0].set_ylabel("KL, nats per datum")
+            # Beside the panel: the lines of a deep hierarchy leave no corner free.
+            ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1)
+    figure.supylabel("KL, nats per datum", fontsize=10)
     return figure
 
 
