@@ -3,10 +3,11 @@
     python tools/hierarchy_pictures.py
     python tools/hierarchy_pictures.py --samples mnist-5-skip
 
-Rows without a record, or whose folder is not here, are left out.
+Rows that are not done, or whose folder is not here, are left out.
 """
 
 import argparse
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,16 @@ TEMPERATURES = (0.0, 0.4, 0.7, 1.0)
 COLUMNS = 12
 
 
-def recorded(names: tuple[str, ...], results: Path) -> dict[str, dict[str, Any]]:
+def recorded(names: Sequence[str], results: Path) -> dict[str, dict[str, Any]]:
     """Row -> its record, of those that have their figures."""
     places = {row.name: Place(row, results) for row in ROWS if row.name in names}
     return {name: places[name].read() for name in names if places[name].done}
 
 
-def pair_of(name: str, results: Path) -> tuple[Any, Any] | None:
-    """The trained pair of a row; None where its folder is not here."""
-    place = next(Place(row, results) for row in ROWS if row.name == name)
-    return load_pair(place.folder) if (place.folder / "config.json").exists() else None
+def pairs_of(names: Iterable[str], results: Path) -> dict[str, tuple[Any, Any]]:
+    """Row -> its trained pair, of those whose folder is here."""
+    folders = {row.name: Place(row, results).folder for row in ROWS}
+    return {name: load_pair(folders[name]) for name in names if (folders[name] / "config.json").exists()}
 
 
 def levels(pairs: dict[str, tuple[Any, Any]], images: Tensor, labels: Tensor) -> Figure:
@@ -100,21 +101,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", metavar="FOLDER")
-    parser.add_argument("--samples", metavar="ROW", help="the row that new images are drawn from; the best without")
+    parser.add_argument("--samples", choices=[row.name for row in ROWS], metavar="ROW",
+                        help="the row that new images are drawn from; the best without")  # fmt: skip
     parser.add_argument("--num-images", type=int, default=1000)
     args = parser.parse_args()
     figures, courses = {}, recorded(COURSES, args.results)
     if courses:
         histories = {name.removeprefix("mnist-5-"): record["curve"] for name, record in courses.items()}
         figures["hierarchy_kl"] = plot_kl_history(histories)
-    pairs = {name: pair for name in LEVELS if (pair := pair_of(name, args.results))}
-    if pairs:
+    if pairs := pairs_of(recorded(LEVELS, args.results), args.results):
         test = load("mnist").test.shuffled(123)[: args.num_images]
         with seeded(0):
             figures["hierarchy_levels"] = levels(pairs, binarize(test, seed=123), test.labels)
     best = args.samples or max(courses, key=lambda name: bound(courses[name]["figures"])[1], default=None)
-    if best and (pair := pair_of(best, args.results)):
-        figures["hierarchy_samples"] = samples(pair[0])
+    for model, _ in pairs_of([best] if best else [], args.results).values():
+        figures["hierarchy_samples"] = samples(model)
     args.out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         store(figure, args.out / f"{name}.png")

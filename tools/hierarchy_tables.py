@@ -8,14 +8,14 @@ from typing import Any
 from cells import RESULTS, ROOT, markdown, provenance, records
 from scipy import stats
 
-# Row -> the paper's number, and the work that quotes it where it could be checked. Sonderby et al. 2016 (LVAE), Burda
-# et al. 2016 (IWAE), Maaloe et al. 2019 (BIVA), on the same binarisation and after 1,000 and more epochs.
+# Row -> the paper's number, and the words for those that another work quotes; the rest is from memory. Sonderby et al.
+# 2016 (LVAE), Burda et al. 2016 (IWAE), Maaloe et al. 2019 (BIVA), on the same binarisation, 1,000 and more epochs.
 REPORTED = {
-    "mnist-5-ladder": ("-81.74 (L_5000, fine-tuned with 10 samples)", "quoted by others"),
-    "mnist-5-biva": ("-80.60 (L_1, feature maps)", "quoted by others"),
-    "static-maps-biva": ("-80.47 (L_1), -78.59 (L_1000), six layers", "the first quoted by others"),
+    "mnist-5-ladder": ("-81.74 (L_5000, fine-tuned with 10 samples)", "as quoted elsewhere"),
+    "mnist-5-biva": ("-80.60 (L_1, feature maps)", "as quoted elsewhere"),
+    "static-maps-biva": ("-80.47 (L_1), -78.59 (L_1000), six layers", "the first as quoted elsewhere"),
     "mnist-iwae-2-1": ("-85.33 (L_5000)", ""),
-    "mnist-iwae-2-50": ("-82.90 (L_5000)", "quoted by others"),
+    "mnist-iwae-2-50": ("-82.90 (L_5000)", "as quoted elsewhere"),
 }
 # The last part of a run by CPU time, whose slope says how far its curve had come.
 LAST = 0.1

@@ -220,7 +220,7 @@ def test_hierarchies_are_tabled_with_how_far_they_came(tmp_path):
     for part in (
         "**mnist, dynamic bits**: 10,000 test images.",
         "| mnist-5-ladder | Hierarchical + Ladder (LVAE) | -90.12 | -85.50 ± 0.21 (L_1000) | z_1 20.25, z_2 3.00 |",
-        "| -81.74 (L_5000, fine-tuned with 10 samples), reported, quoted by others | 240 (best 231) | 60 |",
+        "| -81.74 (L_5000, fine-tuned with 10 samples), reported, as quoted elsewhere | 240 (best 231) | 60 |",
         f"| +1.000 ± {error:.3f} | `python tools/runs.py --run --only mnist-5-ladder` |",
         "| 240 (best 231), 50% of the plan | 60 | – |",
         "- better: a remark",
