@@ -17,7 +17,6 @@ A JSON list is a tuple; numbers, strings, true, false and null are themselves.
 import math
 from collections import OrderedDict
 from functools import partial
-from numbers import Integral, Real
 from types import MethodType
 from typing import Any
 
@@ -60,14 +59,13 @@ class Encoder:
         """
         if isinstance(value, numpy.generic):
             value = value.item()
-        if value is None or isinstance(value, bool | str):
+        # of these very classes: an enumeration may be a number or a word as well, and would come back as no more
+        if value is None or type(value) in (bool, int, str):
             return value
+        if type(value) is float:
+            return value if math.isfinite(value) else {"number": str(value)}
         if isinstance(value, Lost) or value is Lost:
             raise ValueError(f"{place}: {getattr(value, 'description', 'a function')} was lost when it was pickled")
-        if isinstance(value, Integral):
-            return int(value)
-        if isinstance(value, Real):
-            return float(value) if math.isfinite(value) else {"number": str(float(value))}
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}
         if isinstance(value, type) or is_function(value):
@@ -141,6 +139,8 @@ class Encoder:
         if given.args:
             node["*"] = [self.encode(item, f"{place}[{i}]") for i, item in enumerate(given.args)]
         for name, item in given.kwargs.items():
+            if name in ("class", "*"):
+                raise ValueError(f"{place}: an argument named {name!r} would be taken for a part of the file's form")
             known, tensors = dict(self.known), dict(self.tensors)
             try:
                 node[name] = self.encode(item, f"{place}.{name}")
@@ -163,7 +163,7 @@ def _importable(value: Any, place: str) -> str:
         raise ValueError(f"{place}: {_described(value)} has no import path: put it into a module, by a name of its own")
     # the zoo's own training, data and pictures are closed to folders, as when they are loaded
     try:
-        resolve(path, Trust(None))
+        resolve(path, Trust(everything=True))
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
     return path

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy
 import torch
+from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
@@ -79,6 +80,9 @@ _ABSENT = object()
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     found = {n: v for n, v in vars(module).items() if not n.startswith("_") and n not in _OWN}
+    if isinstance(module, ConditionalAutoRegressiveNN):
+        # of an order that its constructor draws; its layers hold them as buffers, which are saved
+        found = {name: value for name, value in found.items() if name not in ("masks", "mask_skip")}
     # the hooks themselves are often closures over their module; one more or less changes the program
     found |= {name: len(vars(module)[name]) for name in ("_forward_hooks", "_forward_pre_hooks")}
     # Pyro keeps constraints and priors apart from the attributes that they belong to

@@ -1,5 +1,6 @@
 """A model and a guide as one description: written, compared with another, and built again."""
 
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from zoo.parts.aside import built_beside
 from zoo.parts.recorded.arguments import arguments_of
 from zoo.parts.recorded.decode import Decoder, put
 from zoo.parts.recorded.encode import Encoder
-from zoo.parts.recorded.files import differences, shapes_of, tensors_of
+from zoo.parts.recorded.files import differences, json_of, shapes_of, tensors_of
 from zoo.parts.recorded.likeness import identical, unlike_attributes, unlike_parts, unlike_tensors
 from zoo.parts.recorded.names import Trust
 from zoo.parts.recorded.prototype import form_of, run_once
@@ -92,7 +93,9 @@ def described(pair: Mapping[str, nn.Module]) -> Description:
     with warnings.catch_warnings():
         # of constructors, which have warned when the pair was made
         warnings.simplefilter("ignore")
-        twins, decoder = _built(description.entry, tensors, {}, Trust(None), pair)
+        # of the file's own words, where a number of numpy or a list within a tuple may have become another value
+        entry = json.loads(json_of(description.entry))
+        twins, decoder = _built(entry, tensors, {}, Trust(everything=True), pair)
     for name, half in pair.items():
         description.tensors.update(_moved(half, twins[name], f"buffer.{name}."))
     _refuse_changed(unlike_tensors(pair, twins))
@@ -106,7 +109,9 @@ def described(pair: Mapping[str, nn.Module]) -> Description:
 
 def _refuse_changed(lines: Iterator[str]) -> None:
     for line in lines:
-        raise ValueError(f"{line}: was it changed after its constructor? Give the value to the constructor")
+        raise ValueError(
+            f"{line}: was it changed after its constructor, or drawn in it? Give the value to the constructor"
+        )
 
 
 def description_of(loss: nn.Module) -> Description:
@@ -134,8 +139,9 @@ def built(
         ValueError: the description is damaged, names objects that are not trusted, or does not fit the tensors; `model`
             is of another architecture.
     """
-    if not isinstance(entry.get("format"), int) or entry["format"] > FORMAT:
+    if entry.get("format") not in range(1, FORMAT + 1) or entry["format"] is True:
         raise ValueError(f"format: expected at most {FORMAT}, found {entry.get('format')!r}: written by a newer zoo")
+    _refuse_unread(entry, tensors)
     given: dict[str, Any] = {}
     if model is not None:
         mine, encoder = written({"model": model})
@@ -147,9 +153,26 @@ def built(
         given = {place: value for value, place in encoder.known.values()}
     try:
         pair, _ = _built(entry, tensors, given, trust)
-    except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # whatever torch and Pyro make of values that a hand has changed
         raise ValueError(f"the description of the pair is damaged ({type(error).__name__}: {error})") from error
     return pair.get("model"), pair.get("guide")
+
+
+def _refuse_unread(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuses unknown names of a description, and tensors of a half that the description lacks.
+
+    Raises:
+        ValueError: names them.
+    """
+    unknown = entry.keys() - {"format", *_HALVES, "dtype", "frozen", "prototype", "states"}
+    if unknown:
+        raise ValueError(f"{min(unknown)}: no entry of the description of a pair: changed by hand?")
+    there = tuple(f"{name}." for name in _HALVES if entry.get(name) is not None)
+    foreign = [key for key in own_tensors(tensors) if not key.startswith(there)]
+    if foreign:
+        raise ValueError(f"tensors of no half that the description has: {', '.join(foreign[:4])}")
 
 
 def _built(
@@ -168,24 +191,37 @@ def _built(
             if not isinstance(half, nn.Module):
                 raise ValueError(f"{name}: expected a module, found {type(half).__name__}")
             if isinstance(half, AutoGuide) and entry.get("prototype") is not None:
-                run_once(half, pair["model"], entry["prototype"])
-        if originals is not None:
-            # before the tensors are put in place, where a changed part would show as tensors that do not fit
-            _refuse_changed(unlike_parts(originals[name], half, name))
-        _filled(half, tensors, name, frozen=entry["frozen"])
+                run_once(half, decoder.known[f"{name}.model"], entry["prototype"])
+            if originals is not None:
+                # before the tensors are put in place, where a changed part would show as tensors that do not fit
+                _refuse_changed(unlike_parts(originals[name], half, name))
+            _filled(half, tensors, name)
         pair[name] = half
+    _freeze(pair, [name for name in pair if name not in given], entry["frozen"])
+    lost = decoder.states.keys() - decoder.known.keys()
+    if lost:
+        raise ValueError(f"states: {min(lost)} is no place of the description")
     return pair, decoder
 
 
-def _filled(half: nn.Module, tensors: Mapping[str, Tensor], name: str, *, frozen: Sequence[str]) -> None:
-    """Puts the saved tensors into a half, and freezes the parameters that were frozen."""
+def _filled(half: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Puts the saved tensors into a half."""
     wrong = differences(_shapes(tensors, f"{name}."), shapes_of(half.state_dict(prefix=f"{name}.")))
     if wrong:
         raise ValueError(f"tensors other than those of the pair (in the file, as built): {'; '.join(wrong[:4])}")
     for prefix in (f"{name}.", f"buffer.{name}."):
         put(half, {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}, name)
-    for key, parameter in half.named_parameters(name, remove_duplicate=False):
-        parameter.requires_grad_(key not in frozen)
+
+
+def _freeze(pair: Mapping[str, nn.Module], built_now: Sequence[str], frozen: Any) -> None:
+    """Freezes the parameters that were frozen, and those alone."""
+    parameters = {key: (name, parameter) for name, half in pair.items()
+                  for key, parameter in half.named_parameters(name, remove_duplicate=False)}  # fmt: skip
+    if not isinstance(frozen, list) or not all(key in parameters for key in frozen):
+        raise ValueError(f"frozen: expected a list of parameters of the pair, found {str(frozen)[:120]}")
+    for key, (name, parameter) in parameters.items():
+        if name in built_now:
+            parameter.requires_grad_(key not in frozen)
 
 
 def _shapes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, list[int]]:
