@@ -38,7 +38,8 @@ def save_pair(
             when they are loaded.
 
     Raises:
-        TypeError: model or guide is no module; `about` has a value that JSON has not.
+        TypeError: model or guide is no module, or neither is given; `about` is no mapping, or has a value that JSON
+            has not.
         ValueError: an argument cannot be written (a lambda, a local class, an open file, ...), the pair was changed
             after its constructor, `stored` would overflow, or the folder holds a training; names the place.
         OSError: the folder cannot be written to.
@@ -56,8 +57,10 @@ def save_pair(
     for name, half in given.items():
         if not isinstance(half, nn.Module):
             raise TypeError(f"save_pair: {name} is a module, got {type(half).__name__}")
+    if about is not None and not isinstance(about, Mapping):
+        raise TypeError(f"save_pair: about: expected names and values, got {type(about).__name__}")
     try:
-        json_of(None if about is None else dict(about))
+        json_of({**(about or {})})
     except (TypeError, ValueError) as error:
         raise TypeError(f"save_pair: about: expected values of JSON's types ({error})") from error
     if (folder / "last.pt").exists():

@@ -372,6 +372,30 @@ def test_names_of_arguments_that_a_file_cannot_hold(name, tmp_path):
         zoo.save_pair(tmp_path, Holder(1, **{name: 2}))
 
 
+@dataclass
+class Doubled:
+    """A value that its own constructor changes."""
+
+    width: int
+
+    def __post_init__(self):
+        self.width *= 2
+
+
+class Hidden(Recorded, nn.Module):
+    """A module that keeps its argument under a name of its own."""
+
+    def __init__(self, value):
+        super().__init__()
+        self._value = value
+
+
+def test_an_argument_that_would_come_back_as_another_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.value: Doubled\(width=6\) here, Doubled\(width=12\) when"):
+        zoo.save_pair(tmp_path, Hidden(Doubled(3)))
+    zoo.save_pair(tmp_path, Hidden(Setting(3)))
+
+
 class Drawn(Recorded, nn.Module):
     """A constructor that keeps a number of its own."""
 
@@ -474,7 +498,10 @@ def test_what_is_no_pair_is_refused(tmp_path):
             zoo.load_pair(tmp_path, trust=trust)
     with pytest.raises(TypeError, match="load_pair: model is a module, got int"):
         zoo.load_pair(tmp_path, model=5)
-    for about in ({"tensor": torch.ones(1)}, {"figure": math.nan}, "words", [1], 5):
+    for about in ("words", [1], 5):
+        with pytest.raises(TypeError, match="save_pair: about: expected names and values, got"):
+            zoo.save_pair(tmp_path, vae(), about=about)
+    for about in ({"tensor": torch.ones(1)}, {"figure": math.nan}):
         with pytest.raises(TypeError, match="save_pair: about: expected values of JSON's types"):
             zoo.save_pair(tmp_path, vae(), about=about)
     with pytest.raises(ValueError, match=r"its constructor's arguments are not known \(.*: was it made past it\?"):

@@ -30,7 +30,16 @@ def unlike_parts(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str
             yield _line(name, type(here), type(there))
 
 
-def unlike_attributes(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str]:
+def unlike_values(value: Any, twin: Any, place: str) -> Iterator[str]:
+    """A line for each difference between two values: of modules for each part and attribute."""
+    if isinstance(value, nn.Module):
+        yield from unlike_parts(value, twin, place)
+        yield from _unlike_attributes(value, twin, place)
+    elif not same(value, twin):
+        yield _line(place, value, twin)
+
+
+def _unlike_attributes(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str]:
     """A line for each plain attribute of a part that differs: 'model.floor: 0.1 here, 0.0 when it is built again'.
 
     Attributes with a leading underscore are a class's own affair, such as a cache, and are not compared.

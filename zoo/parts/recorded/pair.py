@@ -16,7 +16,7 @@ from zoo.parts.recorded.arguments import arguments_of
 from zoo.parts.recorded.decode import Decoder, put
 from zoo.parts.recorded.encode import Encoder
 from zoo.parts.recorded.files import differences, json_of, shapes_of, tensors_of
-from zoo.parts.recorded.likeness import identical, unlike_attributes, unlike_parts, unlike_tensors
+from zoo.parts.recorded.likeness import identical, unlike_parts, unlike_tensors, unlike_values
 from zoo.parts.recorded.names import Trust
 from zoo.parts.recorded.prototype import form_of, run_once
 from zoo.parts.recorded.recorded import Recorded
@@ -99,11 +99,9 @@ def described(pair: Mapping[str, nn.Module]) -> Description:
     for name, half in pair.items():
         description.tensors.update(_moved(half, twins[name], f"buffer.{name}."))
     _refuse_changed(unlike_tensors(pair, twins))
-    # arguments too: a module that a guide looks at is no part of the pair
-    for module, place in encoder.known.values():
-        if isinstance(module, nn.Module):
-            _refuse_changed(unlike_parts(module, decoder.known[place], place))
-            _refuse_changed(unlike_attributes(module, decoder.known[place], place))
+    # arguments too: a module that a guide looks at is no part of the pair, and a value may be kept under a hidden name
+    for value, place in encoder.known.values():
+        _refuse_changed(unlike_values(value, decoder.known[place], place))
     return description
 
 
