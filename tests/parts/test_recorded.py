@@ -766,7 +766,17 @@ def test_parts_that_are_shared_stay_shared(tmp_path):
     assert q.tensors[0] is q.start
     assert q.tensors[1] is p.emission.logits.bias
     mine = vae(prior=MixturePrior(LATENT))
+    mine.decoder.requires_grad_(False)
+    with torch.no_grad():
+        for p in mine.parameters():
+            p.add_(1.0)
+    before = {name: t.clone() for name, t in mine.state_dict().items()}
     _, q = zoo.load_pair(tmp_path, model=mine, trust=(HERE,))
+    # the guide holds them too, and has values for them
+    assert same(before, dict(mine.state_dict()))
+    assert [name for name, p in mine.named_parameters() if not p.requires_grad] == [
+        "decoder.0.weight", "decoder.0.bias"
+    ]  # fmt: skip
     assert q.model is mine
     assert q.parts[0] is mine.prior
 

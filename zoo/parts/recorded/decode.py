@@ -2,7 +2,7 @@
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -142,8 +142,11 @@ class Decoder:
         return self.tensors[key].clone()
 
 
-def put(module: nn.Module, tensors: Mapping[str, Tensor], place: str = "") -> None:
+def put(module: nn.Module, tensors: Mapping[str, Tensor], place: str = "", kept: Collection[int] = ()) -> None:
     """Puts tensors in the place of a module's parameters and buffers, each with its own dtype.
+
+    Args:
+        kept: `id` of parameters and buffers that stay as they are.
 
     Raises:
         ValueError: the module has no such tensor, or one of another shape or kind of number.
@@ -159,5 +162,7 @@ def put(module: nn.Module, tensors: Mapping[str, Tensor], place: str = "") -> No
             raise ValueError(f"{place}.{name}: the folder has shape {tuple(new.shape)}, the module built of it {found}")
         if (old.is_floating_point(), old.is_complex()) != (new.is_floating_point(), new.is_complex()):
             raise ValueError(f"{place}.{name}: the folder has {new.dtype}, the module built of it {old.dtype}")
+        if id(old) in kept:
+            continue
         # `data`, so that a parameter stays the object that several modules and optimisers hold
         old.data = new.detach().to(old.device, copy=True)

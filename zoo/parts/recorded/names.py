@@ -41,10 +41,10 @@ class Trust:
 
     def __init__(self, packages: Iterable[str] = (), *, everything: bool = False) -> None:
         # None is refused too: it could mean nothing as well as everything
-        names = [*packages] if isinstance(packages, Iterable) and not isinstance(packages, str) else [None]
+        names: list[Any] = [*packages] if isinstance(packages, Iterable) and not isinstance(packages, str) else [None]
         if not all(isinstance(name, str) and _PATH.fullmatch(name) for name in names):
             raise TypeError(f'trust: expected a tuple of packages such as ("mine",), got {packages!r}')
-        self.packages, self.everything = tuple(packages), everything
+        self.packages, self.everything = tuple(names), everything
 
     def covers(self, path: str) -> bool:
         """Tells whether a path lies in one of the packages."""

@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,6 +182,9 @@ def _built(
 ) -> tuple[dict[str, nn.Module], Decoder]:
     decoder = Decoder(tensors, trust, entry.get("states"))
     decoder.known.update(given)
+    # the caller's own model stays as it is, also where the guide holds a part of it
+    mine = given.get("model", nn.Module())
+    kept = {id(t) for t in (*mine.parameters(), *mine.buffers())}
     pair: dict[str, nn.Module] = {name: given[name] for name in _HALVES if name in given}
     for name in [n for n in _HALVES if entry.get(n) is not None and n not in pair]:
         with built_beside(getattr(torch, entry["dtype"][name])):
@@ -193,32 +196,32 @@ def _built(
             if originals is not None:
                 # before the tensors are put in place, where a changed part would show as tensors that do not fit
                 _refuse_changed(unlike_parts(originals[name], half, name))
-            _filled(half, tensors, name)
+            _filled(half, tensors, name, kept)
         pair[name] = half
-    _freeze(pair, [name for name in pair if name not in given], entry["frozen"])
+    _freeze(pair, entry["frozen"], kept)
     lost = decoder.states.keys() - decoder.known.keys()
     if lost:
         raise ValueError(f"states: {min(lost)} is no place of the description")
     return pair, decoder
 
 
-def _filled(half: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Puts the saved tensors into a half."""
+def _filled(half: nn.Module, tensors: Mapping[str, Tensor], name: str, kept: Collection[int]) -> None:
+    """Puts the saved tensors into a half, but for those whose `id` is kept."""
     wrong = differences(_shapes(tensors, f"{name}."), shapes_of(half.state_dict(prefix=f"{name}.")))
     if wrong:
         raise ValueError(f"tensors other than those of the pair (in the file, as built): {'; '.join(wrong[:4])}")
     for prefix in (f"{name}.", f"buffer.{name}."):
-        put(half, {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}, name)
+        put(half, {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}, name, kept)
 
 
-def _freeze(pair: Mapping[str, nn.Module], built_now: Sequence[str], frozen: Any) -> None:
-    """Freezes the parameters that were frozen, and those alone."""
-    parameters = {key: (name, parameter) for name, half in pair.items()
+def _freeze(pair: Mapping[str, nn.Module], frozen: Any, kept: Collection[int]) -> None:
+    """Freezes the parameters that were frozen, and those alone; one whose `id` is kept stays as it is."""
+    parameters = {key: parameter for name, half in pair.items()
                   for key, parameter in half.named_parameters(name, remove_duplicate=False)}  # fmt: skip
     if not isinstance(frozen, list) or not all(key in parameters for key in frozen):
         raise ValueError(f"frozen: expected a list of parameters of the pair, found {str(frozen)[:120]}")
-    for key, (name, parameter) in parameters.items():
-        if name in built_now:
+    for key, parameter in parameters.items():
+        if id(parameter) not in kept:
             parameter.requires_grad_(key not in frozen)
 
 
