@@ -91,6 +91,15 @@ class Setting:
     scale: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    width: int
+
+
+class Kept(torch.Tensor):
+    """A tensor of a class of its own."""
+
+
 class Choice(IntEnum):
     FIRST = 1
 
@@ -156,7 +165,7 @@ VALUES = {
     ),
     "NamedTuple": Pair(torch.ones(2), Pair(1)),
     "kalman.Parameters": Parameters(*[torch.eye(2)] * 6),
-    "dataclasses": (Setting(3, torch.zeros(1)), zoo.FullCovariance(0.1), zoo.DiagonalCovariance()),
+    "dataclasses": (Setting(3, torch.zeros(1)), Slotted(3), zoo.FullCovariance(0.1), zoo.DiagonalCovariance()),
     "structural": (seasonal(4), arima(1, 1, 2, (1, 0, 0, 12))),
     "distributions": (
         dist.Normal(0.0, 1.0),
@@ -353,6 +362,12 @@ REFUSED = {
         lambda: dist.MaskedMixture(torch.tensor(True), dist.Normal(0.0, 1.0), dist.Normal(1.0, 1.0)),
         r"MaskedMixture does not keep its argument mask",
     ),
+    "a tensor of another class": (
+        lambda: torch.ones(2).as_subclass(Kept), r"model\.value: .*Kept would come back as a plain tensor"
+    ),
+    "a parameter without a shape": (
+        lambda: nn.ParameterList([nn.UninitializedParameter()]), r"UninitializedParameter would come back"
+    ),
     "a random generator": (lambda: torch.Generator(), r"an object of class torch\._C\.Generator"),
 }
 
@@ -533,6 +548,8 @@ PATHS = [
     "os.system", "builtins.eval", "subprocess.Popen", "torch.load", "torch.hub.load",
     "torch.nn.parallel.DataParallel", "torch.nn.utils.parametrize.register_parametrization",
     "torch.nn.functional.os.system", "torch.nn.functional.math", "torch.distributions.utils.lazy_property",
+    "pyro.distributions.transforms.torch.load", "pyro.distributions.transforms.biject_to",
+    "pyro.distributions.transforms.spline.torch.load", "pyro.distributions.transforms.planar.partial",
     "pyro.infer.SVI", "pyro.distributions.util.broadcast_shape", "zoo.vae.torch.load", "zoo.vae.pyro.sample",
     "zoo.infer.fit", "zoo.infer.training.checkpoint.os.system", "zoo.data.load", "zoo.plots.plot_bands",
     "zoo.save_pair", "zoo.load_pair", "zoo.folders.save_pair", "zoo.parts.recorded.files.write",

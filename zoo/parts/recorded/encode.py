@@ -91,6 +91,9 @@ class Encoder:
         return key
 
     def _tensor(self, value: Tensor, place: str) -> dict[str, Any]:
+        if type(value) not in (Tensor, nn.Parameter):
+            # a class of the user's, or a parameter that waits for its shape
+            raise ValueError(f"{place}: {_described(value)} would come back as a plain tensor")
         if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_complex():
             raise ValueError(f"{place}: a dense tensor of real numbers was expected, got {value.layout}, {value.dtype}")
         if not isinstance(value, nn.Parameter):

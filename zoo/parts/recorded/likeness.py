@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -126,7 +126,10 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, set | frozenset):
         return a == b
     if is_dataclass(a):
-        return same(vars(a), vars(b))
+        # of one with slots, the fields are all that there is
+        mine, other = ({f.name: getattr(v, f.name, _ABSENT) for f in fields(v)} | getattr(v, "__dict__", {})
+                       for v in (a, b))  # fmt: skip
+        return same(mine, other)
     return _same_function(a, b) and _same_density(a, b)
 
 
