@@ -15,6 +15,7 @@ import gallery  # noqa: E402
 FACES = [
     "zoo", "zoo.infer", "zoo.data", "guides", "zoo.parts.conditionals", "zoo.parts.networks", "zoo.parts.transitions",
     "zoo.parts.trajectory", "zoo.parts.kalman", "zoo.parts.structural", "zoo.parts.distributions",
+    "zoo.parts.recorded",
 ]  # fmt: skip
 
 project, author = "pyro-latent-zoo", "The pyro-latent-zoo developers"
@@ -54,6 +55,7 @@ autodoc_default_options = {"members": True, "inherited-members": True}
 napoleon_numpy_docstring, napoleon_use_ivar = False, True
 # names that differ by a capital alone would share a file where the file system does not tell capitals apart
 autosummary_filename_map = {f"zoo.infer.{name}": f"zoo.infer.{name}-class" for name in ("Fit", "Gaps", "Terms")}
+autosummary_filename_map |= {f"zoo.parts.structural.{name}": f"zoo.parts.structural.{name}-class" for name in ("ARIMA", "Seasonal")}
 
 EXAMPLES = ROOT / "build" / "examples"
 sphinx_gallery_conf = {
