@@ -54,8 +54,9 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": True}
 napoleon_numpy_docstring, napoleon_use_ivar = False, True
 # names that differ by a capital alone would share a file where the file system does not tell capitals apart
-autosummary_filename_map = {f"zoo.infer.{name}": f"zoo.infer.{name}-class" for name in ("Fit", "Gaps", "Terms")}
-autosummary_filename_map |= {f"zoo.parts.structural.{name}": f"zoo.parts.structural.{name}-class" for name in ("ARIMA", "Seasonal")}
+ALIKE = ["zoo.infer.Fit", "zoo.infer.Gaps", "zoo.infer.Terms", "zoo.parts.structural.ARIMA",
+         "zoo.parts.structural.Seasonal"]  # fmt: skip
+autosummary_filename_map = {name: f"{name}-class" for name in ALIKE}
 
 EXAMPLES = ROOT / "build" / "examples"
 sphinx_gallery_conf = {

@@ -168,7 +168,7 @@ class SplineNetwork(ConditionalAutoRegressiveNN):
 
 
 class Spline(Family):
-    """Flow f(x)_i = rational-quadratic spline of x_i, knots = network(x_1..x_{i-1}; h), h linear in the context.
+    """f(x)_i = monotone rational-quadratic spline of x_i, knots = network(x_1..x_{i-1}; h), h linear in the context.
 
     Outside [-bound, bound] every f is the identity, so that it maps R^D onto R^D.
 
