@@ -5,22 +5,29 @@ RUN = $(VENV)/bin/python
 INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test arviz1 slow lint types docs bench bench-sequences runs bench-peers bench-kalman bench-kalman-peers table
+.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies runs bench-peers bench-kalman \
+  bench-kalman-peers table
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
 	$(RUN) examples/vae.py
 
-test docs arviz1: export OMP_NUM_THREADS ?= 1  # a process for each core: more threads wait for each other
+test test-all docs arviz1: export OMP_NUM_THREADS ?= 1  # a process for each core: more threads wait for each other
 
-test: $(VENV)/.installed        ## the tests
-	$(RUN) -m pytest -q -n auto
+# neighbours share fixtures and imports, so each process takes a stretch of the list and steals at the end
+SHARED = -n auto --dist worksteal
+
+test: $(VENV)/.installed        ## the tests that are quick: at most three minutes on two cores
+	$(RUN) -m pytest -q $(SHARED)
+
+test-all: $(VENV)/.installed    ## those and the thorough ones: at most twenty minutes on two cores, as CI runs them
+	$(RUN) -m pytest -q $(SHARED) -m 'not slow' --durations=10
 
 arviz1: $(VENV)-arviz/.installed    ## the module that knows arviz, and what takes its containers, under arviz 1.x
-	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q tests/infer/reference/test_inference_data.py \
+	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q -m 'not slow' tests/infer/reference/test_inference_data.py \
 	  tests/infer/reference/test_fingerprint.py tests/infer/reference/test_compare.py
 
-slow: $(VENV)/.installed        ## NUTS references, training to a target
+slow: $(VENV)/.installed        ## NUTS references and training to a target
 	$(RUN) -m pytest -q -m slow
 
 lint: $(VENV)/.installed-dev
@@ -39,6 +46,9 @@ bench: $(VENV)/.installed       ## speed beside hand-written PyTorch; writes res
 bench-sequences: $(VENV)/.installed     ## a step of DMM and SRNN, also over T; writes results/speed_sequence_*.json
 	$(RUN) -m benchmarks.sequence_step
 	$(RUN) -m benchmarks.sequence_step --sizes --lengths --out results/speed_sequence_lengths.json
+
+bench-hierarchies: $(VENV)/.installed   ## a step of a ladder, LVAE+ and BIVA; writes results/speed_hierarchy_step.json
+	$(RUN) -m benchmarks.hierarchy_step
 
 bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
 

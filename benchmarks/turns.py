@@ -32,7 +32,7 @@ def turns() -> Iterator[None]:
         if request.strip() == "memory":
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
                 yield from [None] * 3
-            answer = {"peak": _peak(profiler)}
+            answer = {"peak": peak_of(profiler)}
         else:
             wall, cpu = time.perf_counter(), time.process_time()
             yield from [None] * int(request)
@@ -66,7 +66,7 @@ def serve(prepare: Callable[[Any], tuple[Callable[[], Any] | None, dict[str, Any
         print(json.dumps(answer), file=replies, flush=True)
 
 
-def _peak(profiler: profile) -> int:
+def peak_of(profiler: profile) -> int:
     """The most bytes held at once, of those that torch's CPU allocator gave within the profile."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"

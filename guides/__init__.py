@@ -15,6 +15,12 @@ from guides.families import (
     Spline,
 )
 from guides.guide import Guide
+from guides.levels.bidirectional import Bidirectional
+from guides.levels.bottom_up import BottomUp
+from guides.levels.hierarchy_guide import HierarchyGuide
+from guides.levels.ladder import Ladder
+from guides.levels.prior_below import PriorBelow
+from guides.levels.top_down import TopDown
 from guides.per_datum import PerDatum
 from guides.sequences.sequence_guide import SequenceGuide
 from guides.sequences.sequential import Filter, MeanField, Smoother
@@ -22,20 +28,26 @@ from guides.sequences.sequential import Filter, MeanField, Smoother
 __all__ = [
     "IAF",
     "Amortized",
+    "Bidirectional",
+    "BottomUp",
     "Diagonal",
     "Exact",
     "Family",
     "Filter",
     "FullRank",
     "Guide",
+    "HierarchyGuide",
+    "Ladder",
     "MeanField",
     "Mixture",
     "PerDatum",
     "Planar",
     "PrecisionWeighted",
+    "PriorBelow",
     "Radial",
     "Residual",
     "SequenceGuide",
     "Smoother",
     "Spline",
+    "TopDown",
 ]

@@ -73,19 +73,31 @@ class PerDatum(Guide):
 
     # no argument is refused: the bound fits lambda_n to all of them, and q reads none, not even the values of x
     def forward(self, x: Tensor, *args: object, index: Tensor | None = None, **kwargs: object) -> Tensor:
-        if index is None and len(x) != len(self.table):
-            raise ValueError(
-                f"PerDatum: a batch of {len(x)} rows out of {len(self.table)} data points needs row numbers: index="
-            )
-        if index is not None and len(index) != len(x):
-            raise ValueError(f"PerDatum: index must name the {len(x)} rows of x, got {len(index)} numbers")
-        # on a GPU a look at the values would wait for the device at every step
-        if index is not None and not index.is_cuda:
-            low, high = (int(end) for end in index.aminmax())
-            # a negative number would name a row from the end, without a word
-            if low < 0 or high >= len(self.table):
-                raise ValueError(f"PerDatum: index has row {low if low < 0 else high} of {len(self.table)} data points")
-        parameters = self.table if index is None else self.table[index]
+        rows = own_rows("PerDatum", len(self.table), x, index)
+        parameters = self.table if rows is None else self.table[rows]
         prior = self.model.prior() if self.family.uses_prior else None
         with pyro.plate("data", len(x)):
             return pyro.sample(self.site, self.family(prior, parameters))
+
+
+def own_rows(guide: str, num_data: int, x: Tensor, index: Tensor | None) -> Tensor | None:
+    """The row numbers of a batch, for a guide with parameters for each data point; None: x is all of the data.
+
+    Args:
+        guide: name of the guide, for errors.
+        num_data: number of data points N.
+
+    Raises:
+        ValueError: a batch comes without row numbers, with another number of them, or, on a CPU, with one out of range.
+    """
+    if index is None and len(x) != num_data:
+        raise ValueError(f"{guide}: a batch of {len(x)} rows out of {num_data} data points needs row numbers: index=")
+    if index is not None and len(index) != len(x):
+        raise ValueError(f"{guide}: index must name the {len(x)} rows of x, got {len(index)} numbers")
+    # on a GPU a look at the values would wait for the device at every step
+    if index is not None and not index.is_cuda:
+        low, high = (int(end) for end in index.aminmax())
+        # a negative number would name a row from the end, without a word
+        if low < 0 or high >= num_data:
+            raise ValueError(f"{guide}: index has row {low if low < 0 else high} of {num_data} data points")
+    return index

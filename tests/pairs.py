@@ -16,7 +16,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import guides
-from zoo import DMM, LGSSM, SRNN, STORN, VAE, VRNN
+from zoo import BIVA, DMM, LGSSM, SRNN, STORN, VAE, VRNN, Hierarchical
 from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
 from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixtureOfNormals, MixturePrior, Normal
@@ -203,6 +203,26 @@ def deep(
     )
 
 
+def levels_of_latents(
+    guide: Callable[..., guides.HierarchyGuide],
+    family: str,
+    systems: Mapping[str, str],
+    refused: frozenset[str] = frozenset(),
+    *,
+    skip: bool = False,
+) -> Pair:
+    """A chain of latents on bits, three levels."""
+    hidden, name = ((7,), (6,), (5,)), "Hierarchical(skip=True)" if skip else "Hierarchical"
+    return Pair(
+        partial(Hierarchical, DATA, (LATENT, 2, 2), hidden, skip),
+        partial(guide, hidden=hidden, family=getattr(guides, family)),
+        bits,
+        (name, guide.__name__, family),
+        systems,
+        refused,
+    )
+
+
 ROWS = torch.tensor([7, 2, 5, 0, 8])  # of the data set, for guides with own parameters for each datum
 
 PAIRS: Mapping[str, Pair] = {
@@ -279,6 +299,39 @@ PAIRS: Mapping[str, Pair] = {
         ("VAE", "pyro.infer.autoguide.AutoNormal", ""),
         {"Mean-field ADVI (Kucukelbir et al. 2017)": "ELBO()"},
         builds_itself=False,
+    ),
+    "hierarchical-bottom-up": levels_of_latents(
+        guides.BottomUp,
+        "Diagonal",
+        {
+            "Hierarchical VAE (Rezende et al. 2014; Sønderby et al. 2016)": "ELBO()",
+            "Two-layer IWAE (Burda et al. 2016)": "IWELBO(50)",
+        },
+        NO_CLOSED_KL,
+    ),
+    "hierarchical-top-down": levels_of_latents(
+        guides.TopDown,
+        "Diagonal",
+        {"Top-down hierarchical VAE (Kingma et al. 2016)": "ELBO(analytic_kl=True)"},
+    ),
+    "hierarchical-ladder": levels_of_latents(
+        guides.Ladder,
+        "PrecisionWeighted",
+        {
+            "Ladder VAE (Sønderby et al. 2016)": "Tempered(ELBO(), kl_weight=lambda step: min(1, step / 1e4))",
+            "Ladder VAE with free bits for each level": "Tempered(ELBO(), free_bits=0.5)",
+        },
+    ),
+    "hierarchical-skip-top-down": levels_of_latents(
+        guides.TopDown, "Diagonal", {"LVAE+ (Maaløe et al. 2019)": "Tempered(ELBO(), free_bits=2.0)"}, skip=True
+    ),
+    "biva": Pair(
+        partial(BIVA, DATA, (LATENT, 2), ((7,), (6,))),
+        partial(guides.Bidirectional, hidden=((7,), (7,), (6,))),
+        bits,
+        ("BIVA", "Bidirectional", "Diagonal"),
+        {"BIVA (Maaløe et al. 2019)": "Tempered(ELBO(), free_bits=2.0)"},
+        NO_CLOSED_KL,
     ),
     "ppca-exact": Pair(
         partial(PPCA, DATA, LATENT),

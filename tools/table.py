@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
-from sequence_tables import sequence_speed_table, sequences_table, speech_table
+from sequence_tables import cost, sequence_speed_table, sequences_table, speech_table
 
 # The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
 # VR-max: Li and Turner 2016). From memory: the tables could not be read again when this was written.
@@ -139,6 +139,23 @@ def speed_table(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
+def hierarchy_speed_table(folder: Path = RESULTS) -> str:
+    """A training step of hierarchies beside PyTorch written by hand, from `benchmarks/hierarchy_step.py`."""
+    runs = [run for run in records(folder) if "hierarchy_steps" in run]
+    if not runs:
+        return "No timing is recorded yet; `make bench-hierarchies` records one."
+    parts = []
+    for run in runs:
+        sizes = run["hierarchy_steps"]
+        rows = dict.fromkeys(row for size in sizes.values() for row in size)
+        cells = [
+            [row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" if row in size else "" for size in sizes.values())]
+            for row in rows
+        ]
+        parts += [markdown(["one training step", *sizes], cells), provenance(run)]
+    return "\n\n".join(parts)
+
+
 def kalman_speed_table(folder: Path = RESULTS) -> str:
     """The exact linear-Gaussian recursions beside their peers, from the summary of `benchmarks/kalman`."""
     runs = [run for run in records(folder) if "geometric_means" in run.get("summary", {})]
@@ -177,7 +194,8 @@ PAGES = {
     "docs/pairs.md": {"pairs": pairs_table},
     "docs/results.md": {"results": results_table, "sequences": sequences_table, "speech": speech_table},
     "docs/speed.md": {
-        "speed": speed_table, "sequence-speed": sequence_speed_table, "kalman-speed": kalman_speed_table,
+        "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "sequence-speed": sequence_speed_table,
+        "kalman-speed": kalman_speed_table,
     },
 }  # fmt: skip
 

@@ -1,7 +1,9 @@
 """Deep latent variable models as Pyro model/guide pairs."""
 
+from zoo.biva import BIVA
 from zoo.dmm import DMM
 from zoo.folders import load_pair, save_pair
+from zoo.hierarchical import Hierarchical
 from zoo.lgssm import LGSSM
 from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
@@ -12,6 +14,7 @@ from zoo.vae import VAE
 from zoo.vrnn import VRNN
 
 __all__ = [
+    "BIVA",
     "DMM",
     "LGSSM",
     "PPCA",
@@ -22,6 +25,7 @@ __all__ = [
     "DiagonalCovariance",
     "FullCovariance",
     "GaussianMixture",
+    "Hierarchical",
     "TiedCovariance",
     "load_pair",
     "save_pair",

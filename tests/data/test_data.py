@@ -522,6 +522,7 @@ def test_mnist_downloads(server, monkeypatch):
     assert len(server.requests) == 4
 
 
+@pytest.mark.thorough
 @real_files
 def test_binarized_mnist_builds_from_the_public_texts(server, monkeypatch):
     mine = load("binarized_mnist", REAL)

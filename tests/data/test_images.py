@@ -168,6 +168,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.thorough
 @real_files
 @pytest.mark.parametrize("name", IMAGES)
 def test_build_from_the_public_files(name, tmp_path, monkeypatch):

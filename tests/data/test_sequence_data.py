@@ -171,6 +171,7 @@ def built(source, pack, tmp_path, contents):
             assert file[part].dtype == real[part].dtype, part
 
 
+@pytest.mark.thorough
 @real_files
 def test_songs_build_from_the_mat_files(tmp_path):
     from scipy.io import savemat
@@ -191,6 +192,7 @@ def test_songs_build_from_the_mat_files(tmp_path):
     built(music.POLYPHONIC_MUSIC, music._pack_songs, tmp_path, contents)
 
 
+@pytest.mark.thorough
 @real_files
 def test_streams_build_from_srnns_files(tmp_path):
     contents = {}
@@ -209,6 +211,7 @@ def test_streams_build_from_srnns_files(tmp_path):
     built(music.POLYPHONIC_MUSIC_SRNN, music._pack_streams, tmp_path, contents)
 
 
+@pytest.mark.thorough
 @real_files
 def test_digits_build_from_the_archive(tmp_path):
     parts = fetch(speech.FREE_SPOKEN_DIGITS)

@@ -76,6 +76,7 @@ def test_nile(diffuse, expected):
         assert (*parameters.round(1), round(model.log_prob(x).item(), 2)) == expected
 
 
+@pytest.mark.thorough
 def test_co2():
     values, years = co2.monthly(load("co2_weekly").train)
     assert len(values) == 526
@@ -97,6 +98,7 @@ def test_co2():
     assert_maximum_of(exact, parameters)
 
 
+@pytest.mark.thorough
 def test_airline():
     x = load("air_passengers").train.values.log()
     model = airline.model().maximum_likelihood(x)

@@ -4,11 +4,14 @@ import inspect
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from matplotlib import pyplot
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "tools")]
@@ -34,6 +37,7 @@ RUNS = {
     "flow_posteriors": f"flow_posteriors.py {FEW} --families diagonal planar --num-test 4 --num-shown 2",
     "gradients": "gradients.py --replicates 20 --max-particles 2",
     "amortization_gap": f"amortization_gap.py {FEW} --families diagonal spline --widths 5 --num-test 5 --steps 3",
+    "hierarchy": f"hierarchy.py {FEW} --num-checked 2 --draws 20",
     "own_model": f"own_model.py {FEW} --num-checked 2",
     "own_model-per-datum": f"own_model.py {FEW} --guide per-datum --num-checked 2",
     "music": f"music.py --name short {SMALL} --rows 10 --family residual --l2 0.01 --dropout 0.1",
@@ -46,32 +50,51 @@ RUNS = {
     "co2": "co2.py",
     "airline": "airline.py",
 }
+# what the quick tests run is enough to see that scripts, words and pictures go together
+QUICK = ("vae-per-datum", "vae-auto", "flow_posteriors", "gradients", "music", "ppca", "ball")
 
 
-def run(command: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess:
-    script, *arguments = command.split()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / script), *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=check,
-    )
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs an example as the main program, in a folder of its own, and returns its output.
+
+    In this process: one of its own spends three seconds on the imports of torch and Pyro. Warnings are errors all the
+    same.
+    """
+
+    def main(command: str) -> str:
+        script, *arguments = command.split()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    threads = torch.get_num_threads()
+    yield main
+    torch.set_num_threads(threads)
+    pyplot.close("all")
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_example_runs_and_leaves_its_pictures(name, tmp_path):
-    done = run(RUNS[name], tmp_path, check=False)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.thorough] * (n not in QUICK)) for n in RUNS])
+def test_example_runs_and_leaves_its_pictures(name, run, tmp_path):
+    printed = run(RUNS[name])
+    assert list(tmp_path.glob("runs/*/*.png")), printed
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("script", sorted({command.split()[0] for command in RUNS.values()} | {"gps.py", "mnist.py"}))
+def test_every_example_starts_in_a_process_of_its_own(script, tmp_path):
+    """There no other test has imported anything; warnings are errors at the imports too."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / script), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert list(tmp_path.glob("runs/*/*.png")), done.stdout
+    assert "--out" in done.stdout or "--name" in done.stdout
 
 
 @pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the MNIST files are looked for in $ZOO_DATA")
-def test_the_long_run_leaves_its_row(tmp_path):
+def test_the_long_run_leaves_its_row(run, tmp_path):
     few = "--epochs 1 --train-rows 200 --num-test 3 --warm-up 1"
-    run(f"mnist.py --name short {few} --objective iwelbo --num-particles 2", tmp_path)
+    run(f"mnist.py --name short {few} --objective iwelbo --num-particles 2")
     row = (tmp_path / "results" / "short.json").read_text()
     assert '"log_p"' in row
     assert "mnist.py --name short" in row
@@ -81,30 +104,33 @@ needs_files = pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the GPS t
 
 
 @needs_files
-def test_gps_runs_on_a_few_tracks(tmp_path):
-    assert " of 3\n" in run("gps.py --num-tracks 3", tmp_path).stdout
+@pytest.mark.thorough
+def test_gps_runs_on_a_few_tracks(run, tmp_path):
+    assert " of 3\n" in run("gps.py --num-tracks 3")
     assert (tmp_path / "runs" / "gps" / "gps.png").exists()
 
 
 @needs_files
-def test_gps_bands_hold_what_they_say(tmp_path):
+@pytest.mark.thorough
+def test_gps_bands_hold_what_they_say(run):
     """85 to 95 % of the fixes dropped from all tracks lie in their bands of 90 %, however they are dropped."""
-    rows = [line.split() for line in run("gps.py", tmp_path).stdout.splitlines() if line.endswith(" of 63")]
+    rows = [line.split() for line in run("gps.py").splitlines() if line.endswith(" of 63")]
     assert len(rows) == 4
     for row in rows:
         assert int(row[-7]) > 1000, "fixes"
         assert 85 <= float(row[-5]) <= 95, row
 
 
-def test_the_control_makes_the_ball_predictable(tmp_path):
+def test_the_control_makes_the_ball_predictable(run):
     """With it the regions of 90 % hold 90 % of 1000 throws, within 4.5 standard errors; without it hardly any."""
-    rows = run("ball.py", tmp_path).stdout.splitlines()
+    rows = run("ball.py").splitlines()
     shares = {name: [int(share) / 100 for share in re.findall(r"(\d+) %", line)] for line in rows
               for name in ("with the control", "without  ") if line.startswith(name)}  # fmt: skip
     assert all(abs(share - 0.9) < 4.5 * (0.9 * 0.1 / 1000) ** 0.5 + 0.005 for share in shares["with the control"])
     assert max(shares["without  "][1:]) < 0.1
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the files are looked for in $ZOO_DATA")
 @pytest.mark.parametrize(
     ("arguments", "left"),
@@ -113,10 +139,10 @@ def test_the_control_makes_the_ball_predictable(tmp_path):
         ("--data spoken_digits --model vrnn --guide filter --likelihood mixture --first-weight 0.0", "forecast.wav"),
     ],
 )
-def test_music_and_speech_leave_their_rows_and_sounds(arguments, left, tmp_path):
-    done = run(f"music.py --name short {SMALL} {arguments} --rows 32", tmp_path)
+def test_music_and_speech_leave_their_rows_and_sounds(arguments, left, run, tmp_path):
+    printed = run(f"music.py --name short {SMALL} {arguments} --rows 32")
     row = json.loads((tmp_path / "results" / "short.json").read_text())
-    assert row["convention"] in done.stdout
+    assert row["convention"] in printed
     assert {"a", "b", "c", "evaluated"} <= row.keys()
     assert row["resampled"]["a"] != row["a"]
     assert (tmp_path / "runs" / "short" / left).stat().st_size > 1000
@@ -124,10 +150,10 @@ def test_music_and_speech_leave_their_rows_and_sounds(arguments, left, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the files are looked for in $ZOO_DATA")
-def test_srnn_reaches_its_papers_jsb(tmp_path):
+def test_srnn_reaches_its_papers_jsb(run, tmp_path):
     """c <= 4.74 nats a frame on SRNN's own file (Fraccaro et al. 2016), by the very run of README's table."""
     name = "jsb_srnn-srnn-smoother-residual"
-    run(f"music.py --name {name} {LINES[name]}", tmp_path)
+    run(f"music.py --name {name} {LINES[name]}")
     row = json.loads((tmp_path / "results" / f"{name}.json").read_text())
     assert row["num_frames"] == 9396, "the first frames are not scored"
     assert row["c"] <= 4.74
@@ -165,7 +191,7 @@ def test_settings_that_would_not_be_used_are_refused(arguments, message):
         ("--data digit", "Did you mean 'digits'?"),
     ],
 )
-def test_a_wrong_word_names_the_nearest(arguments, message, tmp_path):
-    done = run(f"vae.py {arguments}", tmp_path, check=False)
-    assert done.returncode != 0
-    assert message in done.stderr
+def test_a_wrong_word_names_the_nearest(arguments, message, run):
+    with pytest.raises((SystemExit, ValueError)) as ended:
+        run(f"vae.py {arguments}")
+    assert message in str(ended.value)

@@ -412,11 +412,13 @@ def gap_of(model, guide, num=2000, num_particles=20):
     return gap.mean().item(), gap.std().item() / num**0.5
 
 
+@pytest.mark.thorough
 def test_smoother_reaches_the_evidence():
     gap, error = gap_of(*trained("smoother", 300, sticking=True))
     assert -Z_MAX * error < gap < 0.01
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["filter", "mean field"])
 def test_other_guides_stay_behind_by_what_is_computed(kind):
     """No nearer to the evidence than the best of their kind, and within 0.01 nats for a frame of that."""

@@ -4,6 +4,7 @@ Each test lists all offenders at once. `tools/house.py` prints the same counts.
 """
 
 import ast
+import functools
 import importlib
 import os
 import re
@@ -11,8 +12,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -29,6 +28,12 @@ def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
+@functools.cache  # parsing the house takes a second, and four tests read the same files
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path):
     """Every module that a file imports, at its top or later; imports that only a type checker sees are left out."""
 
@@ -51,7 +56,7 @@ def imports(path):
                 self.found.append(inner if file.is_dir() or file.with_suffix(".py").exists() else node.module)
 
     visitor = Visitor()
-    visitor.visit(ast.parse(path.read_text()))
+    visitor.visit(tree_of(path))
     return visitor.found
 
 
@@ -134,15 +139,12 @@ def test_torchvision_nowhere_and_arviz_behind_its_adapter():
     assert not [name_of(p) for p in LIBRARY if p != adapter and any(inside(m, ["arviz"]) for m in imports(p))]
 
 
-def run(script):
-    command = [sys.executable, "-W", "error", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0, done.stderr
-
-
 def test_importing_has_no_side_effect():
-    """In a process of its own, warnings being errors: nothing global is touched that a user may have set."""
-    run("""
+    """In a process of its own, warnings being errors: nothing global is touched that a user may have set.
+
+    Figures choose no backend.
+    """
+    script = """
 import random, sys, warnings
 import numpy, pyro, torch
 import pyro.distributions as dist
@@ -166,18 +168,17 @@ changed = [key for key in before if before[key] != after[key]]
 assert not changed, changed
 slow = {"arviz", "pandas", "sklearn", "matplotlib", "numba"} & set(sys.modules)
 assert not slow, slow
-""")
 
-
-def test_figures_choose_no_backend():
-    run("""
-import matplotlib, sys
+import matplotlib
 before = dict.__getitem__(matplotlib.rcParams, "backend")
 import zoo.plots
 from zoo.infer import plot_overlay
 assert before == dict.__getitem__(matplotlib.rcParams, "backend")
 assert "matplotlib.pyplot" not in sys.modules
-""")
+"""
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
 
 
 # --- budgets and names -----------------------------------------------------------------------------------------------
@@ -185,6 +186,11 @@ assert "matplotlib.pyplot" not in sys.modules
 NAMELESS = ("utils", "common", "helpers", "base")
 # functions over the budget -> reason
 LOOPS = {"_fill_group": "compiled loops over matrix entries; split, a pass of a small model takes 10 to 20 % longer"}
+
+
+@functools.cache
+def counts():
+    return house.count(LIBRARY)
 
 
 def budget(path):
@@ -206,8 +212,7 @@ def test_folders_hold_at_most_twelve_files():
 
 
 def test_functions_keep_their_budgets():
-    found = house.count(LIBRARY).functions
-    assert not [place for place in found if place.split(": ")[1].split(" has")[0] not in LOOPS]
+    assert not [place for place in counts().functions if place.split(": ")[1].split(" has")[0] not in LOOPS]
 
 
 def test_no_override_is_hidden_from_the_type_checker():
@@ -217,7 +222,7 @@ def test_no_override_is_hidden_from_the_type_checker():
 def test_names_have_docstrings():
     bare = []
     for path in LIBRARY:
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         public = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
         bare += [f"{name_of(path)}: {node.name}" for node in public if not ast.get_docstring(node)]
         bare += [name_of(path)] if tree.body and not ast.get_docstring(tree) else []
@@ -226,17 +231,19 @@ def test_names_have_docstrings():
 
 def test_prose():
     """Docstrings begin with a thing or a verb; "what" is rare; reasons stand above the code that they explain."""
-    found = house.count(LIBRARY)
+    found = counts()
     assert not found.openings
     assert 1000 * found.whats / found.words <= 0.5
     assert 1000 * found.comments / found.code >= 40
 
 
-@pytest.mark.parametrize("package", ["zoo", "zoo.infer", "zoo.data", "guides"])
-def test_public_names_exist_once(package):
-    module = importlib.import_module(package)
-    assert sorted(set(module.__all__)) == sorted(module.__all__)
-    assert all(hasattr(module, name) for name in module.__all__)
+def test_public_names_exist_once():
+    wrong = []
+    for package in ("zoo", "zoo.infer", "zoo.data", "guides"):
+        module = importlib.import_module(package)
+        names = module.__all__
+        wrong += [f"{package}.{n}" for n in set(names) if names.count(n) > 1 or not hasattr(module, n)]
+    assert not wrong
 
 
 def test_a_public_name_is_defined_once():
@@ -244,7 +251,7 @@ def test_a_public_name_is_defined_once():
     places: dict[str, list[str]] = {}
     for path in LIBRARY:
         if path.parent.name != "engines":
-            for node in ast.parse(path.read_text()).body:
+            for node in tree_of(path).body:
                 if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                     places.setdefault(node.name, []).append(name_of(path))
     assert not {name: found for name, found in places.items() if len(found) > 1}

@@ -299,7 +299,10 @@ def test_closed_form_kl_needs_a_closed_form():
         ELBO(analytic_kl=True).loss(model, mixture_guide, X)
 
 
-@pytest.mark.parametrize("objective", [ELBO(), IWELBO(4), RenyiELBO(0.5, 4), IWELBO(4, gradient="doubly")])
+OTHERS = (IWELBO(4), RenyiELBO(0.5, 4), IWELBO(4, gradient="doubly"))
+
+
+@pytest.mark.parametrize("objective", [ELBO(), *(pytest.param(o, marks=pytest.mark.thorough) for o in OTHERS)])
 def test_autoguides_in_the_plate_work_unchanged(objective):
     pyro.set_rng_seed(0)
     loss = objective(model, AutoNormal(model))
@@ -385,6 +388,7 @@ def test_warm_up_moves_with_gradient_evaluations_only():
     assert steps[4] == 0
 
 
+@pytest.mark.thorough
 def test_compiled_takes_a_pair_that_was_never_run_and_refuses_what_a_graph_does_not_hold(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     model = VAE(2, 1, (3,), likelihood=Normal)
@@ -552,6 +556,8 @@ def test_plates_of_different_names_are_named():
         ({"free_bits": float("nan")}, "finite and >= 0"),
         ({"kl_weight": float("nan")}, "kl_weight must be finite"),
         ({"kl_weight": lambda step: -1.0}, "at step 0"),
+        ({"kl_weight": {"zz": 1.0}}, r"kl_weight names \['zz'\], the latent sites are \['z'\]"),
+        ({"kl_weight": {"z": -1.0}}, r"kl_weight\['z'\] must be finite and >= 0, got -1.0 at step 0"),
     ],
 )
 def test_tempered_refuses_numbers_and_sites_that_make_no_sense(settings, message):
@@ -767,6 +773,7 @@ def normed():
     return ELBO()(stock, guides.Amortized(stock, hidden=(3,)))
 
 
+@pytest.mark.thorough
 def test_a_capture_leaves_buffers_alone_and_training_on_it_moves_them_as_without(monkeypatch):
     by_aot(monkeypatch)
     losses, x = [normed(), normed()], torch.randn(20, 2)

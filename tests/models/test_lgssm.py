@@ -519,7 +519,7 @@ def test_em_ignores_padding():
             torch.testing.assert_close(total, sum(getattr(getattr(part, name), field) for part in parts))
 
 
-@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("missing", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_em_climbs_to_the_maximum_of_the_likelihood(missing):
     """Every step climbs, and the end is where L-BFGS ends too."""
     model = with_learned("transition_matrix", "emission_covariance", "emission_bias")
@@ -659,6 +659,7 @@ def test_nuts_samples_a_prior_through_the_marginal_likelihood():
     assert abs((draws.mean() - mean) / (sd / ess.sqrt())) < Z_MAX
 
 
+@pytest.mark.thorough
 def test_the_latent_form_under_nuts_agrees_with_the_smoother():
     """20 frames, some missing, of a noisy trend: means and variances of every state, after R-hat, ESS, divergences."""
     T = 20

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.infer.em import EMError, EMModel, EMResult, em
 from zoo.infer.evaluation.gaps import Gaps, gaps
-from zoo.infer.evaluation.latents import active_units, kl_per_site
+from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
 from zoo.infer.evaluation.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from zoo.infer.evaluation.particle_filter import smc_log_likelihood
 from zoo.infer.evaluation.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
@@ -76,6 +76,7 @@ __all__ = [
     "grid_reference",
     "hmc_reference",
     "kl_per_site",
+    "kl_per_unit",
     "load_model",
     "log_likelihood",
     "mask_of",

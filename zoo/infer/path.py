@@ -193,8 +193,8 @@ def _refuse_no_path(call: Call) -> None:
         # a hundredth of a nat: dropout moves log q by far more, rounding by far less
         if not torch.allclose(log_prob, drawn[name], rtol=1e-2, atol=1e-2):
             raise ValueError(
-                f"site {name!r}: the guide is another density when it is run again (dropout?), so `sticking` and "
-                "`doubly` give no bound. Use eval mode or the plain estimator"
+                f"site {name!r}: the guide is another density when it is run again (dropout, hidden draws?), so "
+                "`sticking` and `doubly` give no bound. Use eval mode or the plain estimator"
             )
 
 

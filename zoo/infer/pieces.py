@@ -13,7 +13,6 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from zoo.infer.call import Terms
 from zoo.infer.pair import look_at
 from zoo.infer.sites.programs import check_num_particles, takes_index
 from zoo.infer.terms import terms
@@ -24,11 +23,14 @@ MAX_BYTES = 2**25
 
 
 class Piece(NamedTuple):
-    """Terms of the data rows `rows` for one chunk of particles; `particles` counts those of this chunk."""
+    """Terms of the data rows `rows` for one chunk of particles; `particles` counts those of this chunk.
+
+    `terms` is the result of `evaluate` where that is another function.
+    """
 
     rows: slice
     particles: int
-    terms: Terms
+    terms: Any
 
 
 @torch.no_grad()
@@ -41,12 +43,16 @@ def pieces(
     *,
     num_particles: int,
     max_bytes: int = MAX_BYTES,
+    evaluate: Callable[..., Any] = terms,
 ) -> Iterator[Piece]:
     """`terms` of the whole of x with `num_particles` particles, without gradients, in pieces of about `max_bytes`.
 
     Particles are kept together where possible, because each piece runs the guide's network once for its rows. A guide
     that takes `index` is given the row numbers; one of Pyro's autoguides holds parameters for all rows, so only the
     particles are split.
+
+    Args:
+        evaluate: a function of the arguments of `terms`, called in its place.
 
     Raises:
         ValueError: `num_particles` or `max_bytes` below 1, an empty x, or an error of `terms`, with the rows of x.
@@ -66,7 +72,7 @@ def pieces(
         for done in range(0, num_particles, particles):
             now = min(particles, num_particles - done)
             with _noted(rows):
-                run = terms(model, guide, *inputs, num_particles=now, **keywords)
+                run = evaluate(model, guide, *inputs, num_particles=now, **keywords)
             yield Piece(rows, now, run)
 
 

@@ -42,7 +42,7 @@ def model():
     return LinearGaussian(scale=0.5)
 
 
-@pytest.mark.parametrize("find", [exact_reference, grid, hmc, nuts])
+@pytest.mark.parametrize("find", [exact_reference, grid, hmc, pytest.param(nuts, marks=pytest.mark.thorough)])
 def test_a_reference_of_other_data_or_of_a_model_that_was_trained_on(model, find):
     x, guide = model.data(4), Given(model)
     reference = find(model, x)

@@ -320,6 +320,7 @@ def test_pyros_autoguides_keep_their_rows():
             fit(loss, x, epochs=1, **options)
 
 
+@pytest.mark.thorough
 def test_whole_sequences_train_on_a_captured_graph(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     torch.manual_seed(0)
@@ -366,6 +367,7 @@ quiet(pair(), data(), epochs=100_000, batch_size=16, out=sys.argv[1])
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_training_resumes_bit_equal(tmp_path):
     here = os.path.dirname(__file__)
     child = subprocess.Popen(
@@ -747,6 +749,7 @@ def check_compiled(steps):
     return eager
 
 
+@pytest.mark.thorough
 def test_captured_graph_has_the_gradients_of_the_loss(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     check_compiled(steps=3)

@@ -15,6 +15,8 @@ from guides import Amortized
 from zoo import VAE
 from zoo.infer import ELBO, fit
 
+pytestmark = pytest.mark.thorough  # two processes are started, and import torch and Lightning
+
 quiet = functools.partial(fit, progress=False)
 sgd = functools.partial(torch.optim.SGD, lr=0.1)
 adam = functools.partial(torch.optim.Adam, lr=0.01)

@@ -411,7 +411,9 @@ def single(given: Problem, dtype: torch.dtype) -> Problem:
     return Problem(Parameters(*parameters), given.x.float().to(dtype), u, given.mask)
 
 
-@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize(
+    "batch", [pytest.param(b, marks=[pytest.mark.thorough] * (b in ("alone", "outer"))) for b in BATCHES]
+)
 def test_float32_is_float64_rounded(batch):
     """Large numbers do not hurt: not even D u + d is rounded to float32 before it is subtracted from x.
 

@@ -121,7 +121,9 @@ CASES = {
     "data offset 1e4, P_1 = 1e6": make(A=DRIFT, C=np.ones((2, 4)), P=1e6, start=[1e4, 0, 0, 0], bound=1e-12),
 }
 SHORT = [name for name in CASES if name != "T = 10,000"]
+EACH = [pytest.param(name, marks=[pytest.mark.thorough] * (name not in SHORT)) for name in CASES]
 PAIRS = [(name, dtype) for dtype in DTYPES for name in CASES if (name, dtype) != ("rho = 1.2, T = 180", torch.float32)]
+PAIRS = [pytest.param(*pair, marks=[pytest.mark.thorough] * (pair[0] not in SHORT)) for pair in PAIRS]
 
 
 @cache
@@ -181,7 +183,7 @@ def test_marginal_loglik(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH)
 def test_no_nan_and_no_negative_variance(name, dtype):
     case = CASES[name]
     filtered = kalman.filter(case.parameters(dtype), *case.data(dtype))
@@ -198,7 +200,7 @@ def test_no_nan_and_no_negative_variance(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EACH)
 def test_gradients_are_finite(name, dtype):
     """Of the likelihood by everything, and of a functional of the smoother's moments."""
     case = CASES[name]

@@ -1,6 +1,6 @@
-"""Evaluation of each latent site: its KL divergence from the prior, and its active units.
+"""Evaluation of each latent site: its KL divergence from the prior, whole or by unit, and its active units.
 
-References: Burda, Grosse and Salakhutdinov 2016 (active units).
+References: Burda, Grosse and Salakhutdinov 2016 (active units); Sonderby et al. 2016 (KL by unit).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,12 +13,16 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
+from zoo.infer.call import Call, alone
 from zoo.infer.pieces import MAX_BYTES, batch_rows, pieces, with_index
 from zoo.infer.sites.programs import program
+from zoo.infer.sites.refusals import name_of
 from zoo.parts.aside import held, seeded
+from zoo.parts.distributions import DiagonalNormal, UnitNormal
 
-__all__ = ["ActiveUnits", "active_units", "kl_per_site"]
+__all__ = ["ActiveUnits", "active_units", "kl_per_site", "kl_per_unit"]
 
 # rows of one run of a guide, which takes the memory of rows times particles
 ROWS = 256
@@ -49,6 +53,68 @@ def kl_per_site(
                 site = out.setdefault(name, torch.zeros(len(x), dtype=torch.double, device=x.device))
                 site[rows] -= ratio.double().sum(0) / num_particles
     return out
+
+
+def kl_per_unit(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    *args: Any,
+    num_particles: int = 100,
+    max_bytes: int = MAX_BYTES,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> dict[str, Tensor]:
+    """E_q[log q(z_li | ...) - log p(z_li | ...)] of each unit i, by Monte Carlo: site -> `(batch, *event)`, nats.
+
+    The units of a site add up to its entry of `kl_per_site`, on the same draws for the same seed.
+
+    Args:
+        model, guide, x, *args, **kwargs, num_particles, max_bytes, seed: as in `log_likelihood`.
+
+    Raises:
+        ValueError: a density of the guide or of the model that is no product over the units; names the site.
+    """
+    out: dict[str, Tensor] = {}
+    with held(model, guide), seeded(seed):
+        for rows, _, run in pieces(
+            model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes, evaluate=_ratios_by_unit
+        ):
+            for name, ratio in run.items():
+                shape = (len(x), *ratio.shape[2:])
+                site = out.setdefault(name, torch.zeros(shape, dtype=torch.double, device=x.device))
+                site[rows] -= ratio.double().sum(0) / num_particles
+    return out
+
+
+def _ratios_by_unit(model: Any, guide: Any, *args: Any, num_particles: int, **kwargs: Any) -> dict[str, Tensor]:
+    """log p - log q of each unit: site -> `(K, batch, *event)`."""
+    with alone():
+        call = Call(model, guide, args, kwargs, num_particles)
+        with call.shared():
+            q = call.record(call.guide, call.kwargs)
+            p = call.run_model(q, {name: site["value"] for name, site in q.items()})
+    ratios = {}
+    for name in call.layout.latents:
+        value = q[name]["value"]
+        drawn = name in call.layout.from_model
+        # a site that the guide draws from the model has no ratio to speak of, not even one that rounds to zero
+        ratio = torch.zeros_like(value) if drawn else _by_unit(p[name], value) - _by_unit(q[name], value)
+        ratios[name] = ratio if num_particles > 1 else ratio.unsqueeze(0)
+    return ratios
+
+
+def _by_unit(site: Any, value: Tensor) -> Tensor:
+    """The log densities of a site's units at a value, in its shape."""
+    fn = site["fn"]
+    if isinstance(fn, DiagonalNormal | UnitNormal):
+        return Normal(fn.mean, fn.variance.sqrt(), validate_args=False).log_prob(value)
+    if isinstance(fn, Independent) and not fn.base_dist.event_shape:
+        return fn.base_dist.log_prob(value)
+    raise ValueError(
+        f"site {site['name']!r}: {name_of(fn)} is no product over the units, so that they have no KL each; kl_per_site "
+        "gives that of the whole site"
+    )
 
 
 class ActiveUnits(NamedTuple):

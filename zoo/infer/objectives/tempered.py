@@ -11,18 +11,21 @@ from zoo.infer.objectives.elbo import ELBO
 from zoo.infer.objectives.iwelbo import IWELBO
 from zoo.infer.objectives.objective import Objective
 
+Weight = float | Callable[[int], float]
+
 
 class Tempered(Objective):
-    """Another objective on tempered weights: log p(x | z) + kl_weight sum_l min(log p - log q of site l, -free_bits).
+    """Another objective on tempered weights: log p(x | z) + sum_l kl_weight_l min(log p - log q of site l, -free_bits).
 
     The value is the tempered bound; evaluate a model with the untempered one (`.objective`).
 
     Args:
         objective: the objective that is tempered; it keeps its particles and, where they stay unbiased, its gradient
             estimator.
-        kl_weight: a number (beta-VAE: Higgins et al. 2017), or a function of the step (warm-up: Sonderby et al. 2016).
-            The step counts this objective's gradient evaluations, from 0 (take a new objective for a new training);
-            `fit` saves and restores it.
+        kl_weight: a number (beta-VAE: Higgins et al. 2017), or a function of the step (warm-up: Sonderby et al. 2016),
+            for all sites; or a mapping from site to number or function, 1 for sites that it does not name. The step
+            counts this objective's gradient evaluations, from 0 (take a new objective for a new training); `fit` saves
+            and restores it.
         free_bits: nats per latent site (a sequence's whole z is one) below which its KL costs nothing; a number for all
             sites, or a mapping from site to number.
             Each draw's log ratio is compared, as in BIVA's code; with `analytic_kl` it is the KL itself.
@@ -31,13 +34,13 @@ class Tempered(Objective):
 
     Attributes:
         step: the number of gradient evaluations so far.
-        weight: the KL weight of the latest gradient evaluation, a tensor.
+        weight: the KL weight of the latest gradient evaluation, a tensor; of a mapping, an entry for each of its sites.
     """
 
     def __init__(
         self,
         objective: Objective,
-        kl_weight: float | Callable[[int], float] = 1.0,
+        kl_weight: Weight | Mapping[str, Weight] = 1.0,
         free_bits: float | Mapping[str, float] = 0.0,
         batch_mean: bool = False,
     ) -> None:
@@ -62,33 +65,52 @@ class Tempered(Objective):
         self.point_mass, self.quantity = objective.point_mass, objective.quantity
         self.step = 0
         # a tensor that `advance` changes in place: a captured graph reads it, and so follows the schedule
-        self.weight = torch.tensor(self.kl_weight_now)
+        self.weight = torch.empty(len(kl_weight) if isinstance(kl_weight, Mapping) else ())
+        self._weigh()
 
     @property
-    def kl_weight_now(self) -> float:
-        """The weight of the next gradient evaluation."""
-        weight = float(self.kl_weight(self.step) if callable(self.kl_weight) else self.kl_weight)
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"Tempered: kl_weight must be finite and >= 0, got {weight} at step {self.step}")
-        return weight
+    def kl_weight_now(self) -> float | dict[str, float]:
+        """The weight of the next gradient evaluation; of a mapping, site -> weight."""
+        if isinstance(self.kl_weight, Mapping):
+            return {site: self._number(weight, f"kl_weight[{site!r}]") for site, weight in self.kl_weight.items()}
+        return self._number(self.kl_weight, "kl_weight")
+
+    def _number(self, weight: Weight, name: str) -> float:
+        number = float(weight(self.step) if callable(weight) else weight)
+        if not (math.isfinite(number) and number >= 0):
+            raise ValueError(f"Tempered: {name} must be finite and >= 0, got {number} at step {self.step}")
+        return number
+
+    def _weigh(self) -> None:
+        # in place: a captured graph reads this very tensor
+        now = self.kl_weight_now
+        if isinstance(now, dict):
+            self.weight.copy_(torch.tensor([*now.values()]))
+        else:
+            self.weight.fill_(now)
 
     def advance(self) -> None:
-        self.weight.fill_(self.kl_weight_now)
+        self._weigh()
         self.step += 1
 
     def temper(self, terms: Terms) -> Terms:
         """The terms with weighted log ratios, each cut off at its free bits."""
-        if isinstance(self.free_bits, Mapping) and (unknown := set(self.free_bits) - set(terms.log_ratios)):
-            raise ValueError(f"Tempered: free_bits names {sorted(unknown)}, the latent sites are {[*terms.log_ratios]}")
+        for argument in ("free_bits", "kl_weight"):
+            given = getattr(self, argument)
+            if isinstance(given, Mapping) and (unknown := set(given) - set(terms.log_ratios)):
+                sites = [*terms.log_ratios]
+                raise ValueError(f"Tempered: {argument} names {sorted(unknown)}, the latent sites are {sites}")
         # copied: backward needs the weight of this evaluation, and the next one overwrites the tensor
         ratios, weight = {}, self.weight.to(terms.log_likelihood, copy=True)
+        of_site = dict(zip(self.kl_weight, weight, strict=True)) if isinstance(self.kl_weight, Mapping) else {}
+        others = 1.0 if isinstance(self.kl_weight, Mapping) else weight
         for name, ratio in terms.log_ratios.items():
             free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
             if free and self.batch_mean:
                 ratio = torch.where(ratio.mean() < -free, ratio, ratio.new_tensor(-free))
             elif free:
                 ratio = ratio.clamp(max=-free)
-            ratios[name] = ratio * weight
+            ratios[name] = ratio * of_site.get(name, others)
         return terms._replace(log_ratios=ratios)
 
     def bound(self, terms: Terms) -> Tensor:

@@ -181,8 +181,11 @@ class Course:
         said = [f"{mean:.3f} nats" if quantity == "bound" else f"{quantity} {-mean:.3f} nats"]
         if self.history and self.history[-1]["kl"]:
             said.append(f"KL {sum(self.history[-1]['kl'].values()):.2f}")
-        if self.training.kl_weight is not None:
-            said.append(f"beta {self.training.kl_weight:.3g}")
+        weight = self.training.kl_weight
+        if isinstance(weight, dict):
+            said.append("beta " + ", ".join(f"{number:.3g} of {site}" for site, number in weight.items()))
+        elif weight is not None:
+            said.append(f"beta {weight:.3g}")
         return ", ".join(said)
 
 

@@ -65,11 +65,12 @@ class Tensorboard:
 
     def write(self, record: dict[str, Any]) -> None:
         """Writes the record of an epoch."""
-        for name in ("train", "validation", "beta", "lr"):
-            if record[name] is not None:
-                self.writer.add_scalar(name, record[name], record["step"])
-        for site, nats in record["kl"].items():
-            self.writer.add_scalar(f"kl/{site}", nats, record["step"])
+        for name in ("train", "validation", "beta", "lr", "kl"):
+            # a number, or one for each site
+            numbers = record[name] if isinstance(record[name], dict) else {"": record[name]}
+            for site, number in numbers.items():
+                if number is not None:
+                    self.writer.add_scalar(f"{name}/{site}" if site else name, number, record["step"])
 
 
 class Output:

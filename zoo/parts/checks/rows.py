@@ -19,7 +19,8 @@ def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | No
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
     if x.ndim == 0 or x.shape[-1] != data_dim:
-        raise ValueError(f"x: expected shape (..., {data_dim}), got {tuple(x.shape)}")
+        hint = "; x.flatten(1) makes vectors of pictures" if x.ndim > 2 and x[:1].numel() == data_dim else ""
+        raise ValueError(f"x: expected shape (..., {data_dim}), got {tuple(x.shape)}{hint}")
     if x.numel() == 0:
         raise ValueError(f"x: expected at least one row, got shape {tuple(x.shape)}")
     # torch's own error comes from inside a linear layer and names neither x nor the parameters

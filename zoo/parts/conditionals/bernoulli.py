@@ -1,5 +1,8 @@
 """The likelihood of bits."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,15 +19,25 @@ class Bernoulli(Recorded, nn.Module):
         in_features: size of h.
         data_dim: size of x.
         mean: the data's mean `(data_dim,)`, in [0, 1]. b starts at its logit; None: b starts as in torch.
+        layer: constructor `(in_features, data_dim) -> Module` of W h + b, b being its `bias`: `nn.Linear`, for feature
+            maps `zoo.parts.networks.ToPicture`.
     """
 
-    def __init__(self, in_features: int, data_dim: int, *, mean: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        data_dim: int,
+        *,
+        mean: Tensor | None = None,
+        layer: Callable[[int, int], nn.Module] = nn.Linear,
+    ) -> None:
         super().__init__()
-        self.logits = nn.Linear(in_features, data_dim)
+        self.logits = layer(in_features, data_dim)
         if mean is not None:
+            bias: Any = self.logits.bias
             with torch.no_grad():
                 # the logit of a pixel that is never set is -inf
-                self.logits.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
+                bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
 
     def forward(self, h: Tensor) -> IndependentBernoulli:
         return IndependentBernoulli(self.logits(h))

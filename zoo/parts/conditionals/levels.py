@@ -1,5 +1,7 @@
 """Likelihoods of data with a few ordered levels, such as the 256 grey values of a pixel."""
 
+from collections.abc import Callable
+
 import torch
 from pyro.distributions import Categorical as PyroCategorical
 from pyro.distributions import TorchDistribution
@@ -41,12 +43,21 @@ class DiscretizedLogistic(Recorded, nn.Module):
         in_features: size of h.
         data_dim: size of x.
         levels: number of levels, at least 2.
+        layer: constructor `(in_features, data_dim) -> Module` of the linear map: `nn.Linear`, for feature maps
+            `zoo.parts.networks.ToPicture`.
     """
 
-    def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        data_dim: int,
+        *,
+        levels: int = 256,
+        layer: Callable[[int, int], nn.Module] = nn.Linear,
+    ) -> None:
         super().__init__()
         self.levels = _at_least_two("DiscretizedLogistic", levels)
-        self.loc = nn.Linear(in_features, data_dim)
+        self.loc = layer(in_features, data_dim)
         self.log_scale = nn.Parameter(torch.full((data_dim,), levels / 16.0).log())
 
     def forward(self, h: Tensor) -> IndependentDiscretizedLogistic:

@@ -1,6 +1,8 @@
 """Likelihoods of real vectors: a Normal, and a mixture of Normals."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,8 @@ class Normal(Recorded, nn.Module):
         heteroscedastic: makes log s a linear function of h.
         floor: least standard deviation; its square is added to the variance. Without a floor the likelihood is
             unbounded where a coordinate is met exactly. For z-scored speech of 16 bits, 1e-3 is two or three levels.
+        layer: constructor `(in_features, data_dim) -> Module` of W h + b: `nn.Linear`, for feature maps
+            `zoo.parts.networks.ToPicture`.
 
     Raises:
         ValueError: scale is not positive, floor is negative, or one of them is infinite.
@@ -33,12 +37,13 @@ class Normal(Recorded, nn.Module):
         scale: float = 1.0,
         heteroscedastic: bool = False,
         floor: float = 0.0,
+        layer: Callable[[int, int], nn.Module] = nn.Linear,
     ) -> None:
         super().__init__()
         if not (0 < scale < math.inf and 0 <= floor < math.inf):
             raise ValueError(f"Normal: expected scale > 0 and floor >= 0, got {scale} and {floor}")
         self.floor = floor
-        self.loc = nn.Linear(in_features, data_dim)
+        self.loc: Any = layer(in_features, data_dim)
         self.log_scale = nn.Parameter(torch.full((data_dim,), float(scale)).log())
         # zeros: the heteroscedastic likelihood starts as the other one
         self.scale_weight = nn.Parameter(torch.zeros(data_dim, in_features)) if heteroscedastic else None

@@ -1,6 +1,22 @@
 """Networks that map the last axis and broadcast all others."""
 
-from zoo.parts.networks.mlp import mlp, start_small
+from zoo.parts.networks.maps import Maps
+from zoo.parts.networks.mlp import mlp, start_kaiming, start_small
+from zoo.parts.networks.multi_input import MultiInput
 from zoo.parts.networks.recurrent import GRU, Dropped
+from zoo.parts.networks.residual import ResidualStage, ToPicture
+from zoo.parts.networks.stages import DenseStage, RescaledStage
 
-__all__ = ["GRU", "Dropped", "mlp", "start_small"]
+__all__ = [
+    "GRU",
+    "DenseStage",
+    "Dropped",
+    "Maps",
+    "MultiInput",
+    "RescaledStage",
+    "ResidualStage",
+    "ToPicture",
+    "mlp",
+    "start_kaiming",
+    "start_small",
+]

@@ -1,6 +1,7 @@
-"""Multilayer perceptrons, and the start of a layer near zero."""
+"""Multilayer perceptrons, and how layers start."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,3 +49,21 @@ def start_small(*parameters: Tensor, but: slice = slice(0)) -> None:
         for parameter in parameters:
             kept = parameter[but].clone()
             parameter.mul_(0.1)[but] = kept
+
+
+def start_kaiming(*layers: Any, inputs: int = 1) -> None:
+    """Draws the weights of layers anew, N(0, 2 / (fan_in * inputs)), and sets their biases to zero.
+
+    A signal then keeps its size through any number of layers with rectifiers.
+
+    References: He et al. 2015.
+
+    Args:
+        layers: linear layers or convolutions.
+        inputs: number of the layers whose outputs are added up.
+    """
+    with torch.no_grad():
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight).mul_(inputs**-0.5)
+            if layer.bias is not None:
+                layer.bias.zero_()

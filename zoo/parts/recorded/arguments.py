@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
 
+from zoo.parts.recorded.names import is_rich_number
 from zoo.parts.recorded.recorded import Arguments, Recorded
 
 # Arguments that are no part of an object: tensors are put in place with the dtype and device that they have.
@@ -36,14 +37,15 @@ class Given(NamedTuple):
 def has_arguments(value: Any) -> bool:
     """Tells whether `arguments_of` knows the kind of the object."""
     known = nn.Module | Distribution | Transform | Constraint
-    return isinstance(value, known) or is_dataclass(value) or (isinstance(value, tuple) and hasattr(value, "_fields"))
+    named = isinstance(value, tuple) and hasattr(value, "_fields")
+    return isinstance(value, known) or is_dataclass(value) or named or is_rich_number(type(value))
 
 
 def arguments_of(value: Any, model: Any = None) -> Given:
     """The arguments with which its class makes this object again.
 
     Args:
-        value: a module, a distribution, transform or constraint, a dataclass or a NamedTuple.
+        value: a module, a distribution, transform or constraint, a dataclass, a NamedTuple or a rich number.
         model: taken as that of an autoguide which has lost its own, as Pyro's do when they are copied.
 
     Raises:
@@ -63,6 +65,8 @@ def arguments_of(value: Any, model: Any = None) -> Given:
         return Given((), {f.name: getattr(value, f.name) for f in fields(value) if f.init})
     if hasattr(value, "_fields"):
         return Given((), value._asdict())
+    if is_rich_number(type(value)):
+        return Given((), inspect.signature(type(value)).bind(*value.__getnewargs__()).arguments)
     if hasattr(value, "_unbroadcasted_scale_tril") and not hasattr(value, "_unbroadcasted_cov_factor"):
         # the one form that every MultivariateNormal computes with, to the last bit
         return Given((), {"loc": value.loc, "scale_tril": value._unbroadcasted_scale_tril})

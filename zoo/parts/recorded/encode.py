@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from zoo.parts.recorded.arguments import arguments_of, has_arguments
-from zoo.parts.recorded.names import Trust, is_function, is_part, path_of, resolve
+from zoo.parts.recorded.names import Trust, is_function, is_part, is_rich_number, path_of, resolve
 from zoo.parts.recorded.recorded import Lost
 
 
@@ -64,9 +64,9 @@ class Encoder:
             return value
         if isinstance(value, Lost) or value is Lost:
             raise ValueError(f"{place}: {getattr(value, 'description', 'a function')} was lost when it was pickled")
-        if isinstance(value, Integral):
+        if isinstance(value, Integral) and not is_rich_number(type(value)):
             return int(value)
-        if isinstance(value, Real):
+        if isinstance(value, Real) and not isinstance(value, Integral):
             return float(value) if math.isfinite(value) else {"number": str(float(value))}
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}

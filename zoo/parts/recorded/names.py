@@ -137,7 +137,14 @@ def is_part(value: Any) -> bool:
     if not isinstance(value, type):
         return False
     named = issubclass(value, tuple) and hasattr(value, "_fields")
-    return issubclass(value, nn.Module | Distribution | Transform | Constraint) or is_dataclass(value) or named
+    kinds = nn.Module | Distribution | Transform | Constraint
+    return issubclass(value, kinds) or is_dataclass(value) or named or is_rich_number(value)
+
+
+def is_rich_number(value: Any) -> bool:
+    """Tells whether a value is a class of integers that know more than their value, such as `Maps`."""
+    # `copy` and `pickle` make such an object again by the same method
+    return isinstance(value, type) and issubclass(value, int) and value.__getnewargs__ is not int.__getnewargs__
 
 
 def _any_kind(value: Any) -> bool:

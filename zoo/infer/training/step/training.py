@@ -188,8 +188,8 @@ class Training:
             return {site: -ratio.mean().item() for site, ratio in ratios.items()}
 
     @property
-    def kl_weight(self) -> float | None:
-        """The KL weight of the step to come; None without."""
+    def kl_weight(self) -> float | dict[str, float] | None:
+        """The KL weight of the step to come, or of each site; None without."""
         return self.parts.objective.kl_weight_now if isinstance(self.parts.objective, Tempered) else None
 
     def validate(self, held_out: Batcher) -> float | None:

@@ -1,0 +1,1 @@
+"""Guides of hierarchies of latents."""

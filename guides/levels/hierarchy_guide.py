@@ -1,0 +1,120 @@
+"""The guide of hierarchies that all others derive from: the levels z_1..z_L of each data point, up and down."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import pyro
+from torch import Tensor, nn
+
+from guides.families import Diagonal, Family
+from guides.guide import Guide
+from guides.levels.has_levels import HasLevels, levels_of
+from guides.levels.level import Level
+from guides.levels.per_datum_levels import PerDatumLevels
+from zoo.parts.checks import check_rows, parameter_of
+from zoo.parts.networks.stages import StageArgument, build_stage, per_level, stage_arguments
+
+Families = Callable[[int, int], Family] | Sequence[Callable[[int, int], Family]]
+
+
+class HierarchyGuide(Guide):
+    """q(z_1..z_L | x) of any hierarchy: networks climb from x to the top, then draws come down (abstract).
+
+    A subclass states `climb`, the inputs of each level's network, and the levels that are drawn on the way up. All
+    others are drawn on the way down, given h_l, the model's summary of the levels above. The parameters of
+    q(z_l | ...) are linear in the features of the level's network, and in h_l where `told_above` says so.
+
+    Args:
+        model: any model with `data_dim`, `latent_dims` and `prior(level, above)` (protocol `HasLevels`).
+        family: constructor `(features, context) -> Family`, or one for each level.
+        hidden: for each level the widths of its network, from x towards the top, or the constructor of a stage
+            (`zoo.parts.networks`); None: one layer of 400 for each level.
+        activation: constructor of the nonlinearity of stages given by widths.
+
+    Sites: those of the model, `z_l` (N, latent_dims[l - 1]), in `pyro.plate("data", N)`.
+
+    Raises:
+        TypeError: an entry of `hidden` is neither widths nor a constructor.
+        ValueError: as `levels_of`; `hidden` or `family` has another number of entries; a stage does not take the sizes
+            that enter it; a family looks at a prior that is not known yet. At each call: x is not `(N, data_dim)`, or
+            there is a second argument.
+    """
+
+    # declared by a subclass, so that all guides share one constructor
+    told_above: ClassVar[bool] = True  # h_l enters the parameters, and not only p(z_l | h_l), which families may read
+    sees_data: ClassVar[bool] = True  # levels above the first see x, and not only the draw below them
+
+    def __init__(
+        self,
+        model: HasLevels,
+        *,
+        family: Families = Diagonal,
+        hidden: Sequence[StageArgument] | None = None,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        bottom_up: Iterable[int] | None = (),
+    ) -> None:
+        super().__init__(model)
+        name = type(self).__name__
+        if getattr(type(self).climb, "__isabstractmethod__", False):
+            raise TypeError(f"HierarchyGuide: abstract; {name} does not state climb")
+        self.latent_dims, above_dims, self.sites = levels_of(model, name)
+        depth = len(self.sites)
+        self.bottom_up = frozenset(range(1, depth + 1) if bottom_up is None else bottom_up)
+        # the way down ends here; it does not begin where all levels are drawn on the way up
+        self.lowest = min({*range(1, depth + 1)} - self.bottom_up, default=depth + 1)
+        families = (family,) * depth if callable(family) else per_level("family", family, depth)
+        networks = stage_arguments(hidden, depth)
+        self.parts: Any = nn.ModuleList()
+
+        def build(level: int, *sizes: int) -> tuple[int, int]:
+            site, size, late = self.sites[level - 1], self.latent_dims[level - 1], level in self.bottom_up
+            stage = build_stage(networks[level - 1], sizes, activation, f"hidden[{level - 1}]")
+            told = above_dims[level - 1] if self.told_above and not late else 0
+            self.parts.append(Level(stage, families[level - 1](size, 0), told, before=site if late else None))
+            return stage.size, size
+
+        # the wiring is stated once, for sizes and for vectors
+        self.climb(model.data_dim, build)
+
+    @abstractmethod
+    def climb(self, x: Any, step: Callable[..., tuple[Any, Any]]) -> None:
+        """Calls `step(level, *inputs)` for each level from 1 up, which returns the level's features and its draw.
+
+        The constructor climbs with sizes in place of vectors. Only a level of `bottom_up` has a draw.
+        """
+
+    def draw(self, x: Tensor, offsets: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """Samples every site, within the plate; offsets of the parameters by level."""
+        features: dict[int, Tensor] = {}
+        drawn: dict[str, Tensor] = {}
+
+        def sample(level: int, above: Tensor | None = None) -> Tensor:
+            site, part = self.sites[level - 1], self.parts[level - 1]
+            prior = self.model.prior(level, above) if part.family.uses_prior else None
+            drawn[site] = pyro.sample(site, part.density(prior, features[level], above, offsets.get(level)))
+            return drawn[site]
+
+        def step(level: int, *inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+            features[level] = self.parts[level - 1].stage(*inputs)
+            return features[level], sample(level) if level in self.bottom_up else None
+
+        self.climb(x, step)
+        descend = getattr(self.model, "descend", None)
+        above = None
+        for level in range(len(self.sites), self.lowest - 1, -1):
+            z = drawn[self.sites[level - 1]] if level in self.bottom_up else sample(level, above)
+            if level > self.lowest:
+                above = z if descend is None else descend(level, above, z)
+        return drawn
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Samples the levels; returns site -> draw."""
+        self.refuse_arguments(args, kwargs, "Write a guide of your own for it")
+        check_rows(x, self.model.data_dim, parameter_of(self))
+        with pyro.plate("data", len(x)):
+            return self.draw(x, {})
+
+    def per_datum(self, x: Tensor) -> PerDatumLevels:
+        """A guide of the same family with parameters of its own for each row of x, started at this guide's."""
+        return PerDatumLevels(self, len(x))

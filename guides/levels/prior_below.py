@@ -1,0 +1,120 @@
+"""A guide's upper levels alone, the lower ones being drawn from the model: the bound L^{>k}."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from guides.guide import Guide
+
+
+class PriorBelow(Guide):
+    """q(z_{>k} | x) p(z_{<=k} | z_{>k}): a guide's view of the upper levels, and the model's own of the levels below.
+
+    With it the ELBO is L^{>k} <= log p(x), L^{>0} that of the guide: x has to be explained by its upper levels alone.
+    Data unlike those of the training may be copied by the lowest level, and be told apart by L^{>k} (BIVA) or by
+    L - L^{>k} (Havtorn et al.); `zoo.infer.log_likelihood` gives both datum by datum. The guide draws its lower levels
+    all the same, as upper ones may depend on them (`BottomUp`, `Bidirectional`). Those draws are hidden, and the sites
+    are drawn anew from the model's conditionals (marked `from_model`): log p - log q is exactly 0 there.
+
+    References: Maaloe, Fraccaro, Lievin and Winther 2019, section 3; Havtorn et al. 2021.
+
+    Args:
+        guide: a guide of a model with several latent sites.
+        k: number of lower levels z_1..z_k that the model draws (in `BIVA` both latents of each), of hierarchies.
+        sites: the names of the sites that the model draws, of any pair; in place of k.
+        model: the model; None: that of the guide.
+
+    Sites: those of the guide.
+
+    Raises:
+        ValueError: no model is known; neither or both of k and `sites`; k out of range. At each call: the guide does
+            not sample a site of these names.
+
+    Example:
+        >>> import torch, guides
+        >>> from zoo import Hierarchical
+        >>> from zoo.infer import log_likelihood
+        >>> model = Hierarchical(784, (8, 4), hidden=((200,), (100,)))
+        >>> upper = guides.PriorBelow(guides.TopDown(model, hidden=((200,), (100,))), 1)
+        >>> log_likelihood(model, upper, torch.zeros(3, 784), num_particles=10).elbo.shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self, guide: Any, k: int | None = None, *, sites: Sequence[str] | None = None, model: Any = None
+    ) -> None:
+        model = getattr(guide, "model", None) if model is None else model
+        if model is None:
+            raise ValueError(f"PriorBelow: {getattr(guide, '__name__', type(guide).__name__)} knows no model: model=")
+        super().__init__(model)
+        if (k is None) == (sites is None):
+            raise ValueError(f"PriorBelow: expected k or sites, one of the two, got k = {k} and sites = {sites}")
+        self.guide, self.below = guide, frozenset(_lowest(guide, model, k) if sites is None else sites)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Samples the sites; returns site -> draw."""
+        with _Hiding(lambda name: name in self.below) as inferred:
+            _program(self.guide)(x, *args, **kwargs)
+        if missing := self.below - inferred.values.keys():
+            raise ValueError(f"PriorBelow: the guide samples no site {sorted(missing)}, but {sorted(inferred.values)}")
+        upper = {name: value for name, value in inferred.values.items() if name not in self.below}
+        program = _program(self.model)
+        # row numbers are for the guide alone, unless the model asks for them
+        if "index" not in inspect.signature(program).parameters:
+            kwargs.pop("index", None)
+        with _Hiding(lambda name: name not in self.below, upper) as generated:
+            program(x, *args, **kwargs)
+        return upper | {name: generated.values[name] for name in self.below}
+
+
+def _lowest(guide: Any, model: Any, k: Any) -> Collection[str]:
+    """The sites of the k lowest layers."""
+    layers = getattr(model, "layers", None) or [(site,) for site in getattr(guide, "sites", ())]
+    if isinstance(k, bool) or k not in range(len(layers)):
+        least = "sites=, as the guide states no levels" if not layers else f"a number of levels, 0 to {len(layers) - 1}"
+        raise ValueError(f"k: expected {least}, got {k!r}")
+    return [site for layer in layers[:k] for site in layer]
+
+
+SUFFIX = " (hidden)"
+
+
+class _Hiding(Messenger):
+    """Renames sites, and takes them out of every score, so that handlers outside see no site of the name.
+
+    Args:
+        hides: tells for a site's name.
+        given: values for sites; the sites that are not hidden are then marked as drawn from the model.
+    """
+
+    # `poutine.block` would keep these sites from the plate of particles outside too: all particles would share one draw
+    def __init__(self, hides: Callable[[str], bool], given: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.hides, self.given = hides, given
+        self.values: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if site_is_subsample(msg):
+            # the second program opens the plate of the first again, and only one of the two may be seen
+            msg["stop"] = self.given is not None
+        elif self.hides(name):
+            if self.given is not None and name in self.given:
+                msg["value"], msg["done"] = self.given[name], True
+            msg["name"], msg["mask"] = f"{name}{SUFFIX}", False
+            msg["infer"] = {**msg["infer"], "_deterministic": True, "is_auxiliary": True}
+        elif self.given is not None:
+            msg["infer"] = {**msg["infer"], "from_model": True}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg):
+            self.values[msg["name"].removesuffix(SUFFIX)] = msg["value"]
+
+
+def _program(fn: Any) -> Callable:
+    # without the parameter store, as part of this guide's own call
+    return fn.forward if isinstance(fn, nn.Module) else fn
