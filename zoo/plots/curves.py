@@ -15,7 +15,7 @@ __all__ = ["plot_elbo_history", "plot_kl"]
 def plot_elbo_history(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, unit: str = "step", skip: float = 0.02
 ) -> Figure:
-    """Bounds over training.
+    """A figure of bounds over training, one curve for each label.
 
     Args:
         curves: label -> (steps or epochs, nats per datum). A curve of more than 200 points is drawn pale, with a

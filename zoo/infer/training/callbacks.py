@@ -18,7 +18,7 @@ from zoo.parts.aside import aside, streams_kept
 
 @dataclass(frozen=True)
 class Moment:
-    """The point of a training at which a callback is called.
+    """The state of a training, as a callback sees it: loss, optimiser, epoch, step, the record of the epoch.
 
     Attributes:
         loss: the module that is trained, `objective(model, guide)`. At the end of an epoch of a training with
@@ -43,7 +43,9 @@ class Moment:
 
 @runtime_checkable
 class Callback(Protocol):
-    """Code of the user's that `fit` calls. Each method may return True, which ends the training.
+    """Code of the user's that `fit` calls at the start, after each step and at the end of each epoch.
+
+    Each method may return True, which ends the training.
 
     Random numbers that a callback draws do not move the streams of the training, and gradients are switched off. With
     several processes all of them call their own callbacks, so that a changed KL weight changes everywhere; a callback

@@ -24,7 +24,7 @@ from zoo.parts.aside import streams_kept
 
 @dataclass
 class Fit:
-    """The outcome of a training.
+    """The outcome of `fit`: the records of all epochs, the best of them, the length of the training.
 
     Attributes:
         history: one record for each epoch, as in metrics.jsonl: `epoch`, `step`, `train` and `validation` (loss in
