@@ -166,8 +166,7 @@ def fit(
     output.start(describe(limits), resumed=resumed, tensorboard=tensorboard)
 
     bar = Bar(course, shown=progress and parallel.rank == 0)
-    saying, giving = output.naming_the_checkpoint(), course.giving_averages()
-    with saying, giving, Interrupt(shared=parallel.world > 1) as interrupt, bar:
+    with output.naming_the_checkpoint(), course.giving_averages(), bar, Interrupt(parallel.world > 1) as interrupt:
         course.start()
         while not course.finished:
             for batch in course.rest_of_epoch(interrupt):
