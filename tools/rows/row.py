@@ -40,9 +40,11 @@ class Row:
         system: the pair in words, for the tables.
         data: the splits; called once for each start.
         build: the loss, `objective(model, guide)`, from the splits; the generators are seeded before.
-        evaluate: the figures of the best model by validation, from (model, guide, splits), once at the end. The
-            generators are seeded before, so that a resumed row has the figures of an uninterrupted one.
-        minutes: the budget of the training's CPU minutes. Evaluations do not count, and are recorded.
+        evaluate: the figures of the best model by validation, from (model, guide, splits), once at the end: numbers,
+            tensors and words. The generators are seeded before, so that a resumed row has the figures of an
+            uninterrupted one; an evaluation that was killed, or has failed, is made again without the training.
+        minutes: the budget of the training's CPU minutes. Evaluations do not count, and are recorded. A row that its
+            budget has ended goes on when it is given a larger one.
         epochs, steps: the plan, one of the two.
         look: figures along the way, from (model, guide, splits): fewer and cheaper than those of `evaluate`. The
             validation loss and each site's KL are on the curve anyway.
@@ -100,8 +102,8 @@ class Row:
     @property
     def arguments(self) -> str:
         """All that a resumed row must share with the one that was begun."""
-        # Words of the tables may change; they change no figure.
-        names = [f.name for f in fields(self) if f.name not in ("name", "system", "facts", "note")]
+        # Words of the tables may change, since they change no figure, and the budget, which changes no step.
+        names = [f.name for f in fields(self) if f.name not in ("name", "system", "facts", "note", "minutes")]
         return str({name: describe(getattr(self, name)) for name in names})
 
     def command(self, options: list[str]) -> list[str]:
