@@ -68,6 +68,8 @@ def test_a_row_leaves_its_record_and_its_folder(tmp_path, cache):
     assert 0 < record["cpu_minutes"] + record["evaluation_cpu_minutes"] < 1
     assert record["versions"].keys() >= {"torch", "pyro"}
     assert record["command"] == "python tools/runs.py --run --only row"
+    for file, said in ((HERE / "tiny_rows.py", "tests/tools/tiny_rows.py"), (Path("/rows.py"), "/rows.py")):
+        assert Place(row, tmp_path, file).command == f"python tools/runs.py --run --rows {said} --only row"
     assert "1 thread" in record["hardware"]
     assert {path.name for path in (cache / "row").iterdir()} >= {"model.safetensors", "config.json", "last.pt"}
     assert place.state == "done"

@@ -29,10 +29,14 @@ class Place:
     Args:
         row: the row.
         results: folder of the records.
+        file: the file of rows that it stands in; None: tools/rows.
     """
 
-    def __init__(self, row: Row | Script, results: Path) -> None:
+    def __init__(self, row: Row | Script, results: Path, file: Path | None = None) -> None:
         self.row, self.record = row, results / f"{row.name}.json"
+        # as a user types it in the repository, for the record
+        shown = file.relative_to(ROOT) if file is not None and file.is_relative_to(ROOT) else file
+        self.command = f"python tools/runs.py --run{f' --rows {shown}' if shown else ''} --only {row.name}"
         self.folder = (cache() if isinstance(row, Row) else ROOT / "runs") / row.name
         self.log = self.folder / "log.txt"
 

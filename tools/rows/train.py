@@ -95,7 +95,7 @@ class Recorder:
             "cpu_minutes": round(self.minutes, 4), "budget_cpu_minutes": row.minutes,
             "evaluation_cpu_minutes": round(self.seconds["evaluation"] / 60, 4),
             "wall_minutes": round(self.seconds["wall"] / 60, 4),
-            "command": f"python tools/runs.py --run --only {row.name}", "seed": row.seed, "versions": versions(),
+            "command": self.place.command, "seed": row.seed, "versions": versions(),
             "hardware": f"cpu, {torch.get_num_threads()} thread(s) of {os.cpu_count()}, {platform.machine()}",
             "note": row.note, "date": time.strftime("%Y-%m-%d"), "looks": self.looks, "curve": self.curve,
         })  # fmt: skip
