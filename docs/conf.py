@@ -15,7 +15,7 @@ import gallery  # noqa: E402
 FACES = [
     "zoo", "zoo.infer", "zoo.data", "guides", "zoo.parts.conditionals", "zoo.parts.networks", "zoo.parts.transitions",
     "zoo.parts.trajectory", "zoo.parts.kalman", "zoo.parts.structural", "zoo.parts.distributions",
-    "zoo.parts.hierarchy",
+    "zoo.parts.hierarchy", "zoo.parts.recorded",
 ]  # fmt: skip
 
 project, author = "pyro-latent-zoo", "The pyro-latent-zoo developers"
@@ -54,7 +54,9 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": True}
 napoleon_numpy_docstring, napoleon_use_ivar = False, True
 # names that differ by a capital alone would share a file where the file system does not tell capitals apart
-autosummary_filename_map = {f"zoo.infer.{name}": f"zoo.infer.{name}-class" for name in ("Fit", "Gaps", "Terms")}
+ALIKE = ["zoo.infer.Fit", "zoo.infer.Gaps", "zoo.infer.Terms", "zoo.parts.structural.ARIMA",
+         "zoo.parts.structural.Seasonal"]  # fmt: skip
+autosummary_filename_map = {name: f"{name}-class" for name in ALIKE}
 
 EXAMPLES = ROOT / "build" / "examples"
 sphinx_gallery_conf = {

@@ -1,7 +1,7 @@
 """Signal-to-noise ratios of the gradient estimators over the number of particles, in a model of known gradients.
 
 z ~ N(theta, I), x ~ N(z, I) in D dimensions, q(z) = N(m, s^2 I) with m and theta a little off their optimum (Rainforth
-et al. 2018, Tucker et al. 2018). Every row of the batch is one replicate with parameters of its own, so one backward
+et al. 2018, Tucker et al. 2019). Every row of the batch is one replicate with parameters of its own, so one backward
 pass gives as many independent gradients as there are rows. The exact gradient of the ELBO is printed beside the
 estimates' means. Under the importance-weighted bound the model's ratio dips where its expected gradient changes sign.
 

@@ -104,16 +104,17 @@ def arguments() -> argparse.Namespace:
     action.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX")
-    parser.add_argument("--rows", type=Path, metavar="FILE")
+    # Whole, since the process of a row starts in the repository.
+    parser.add_argument("--rows", type=lambda path: Path(path).resolve(), metavar="FILE")
     parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="FOLDER")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    rows = ROWS if args.rows is None else rows_in(args.rows.resolve())
-    options = ["--results", str(args.results.resolve()), *(["--rows", str(args.rows.resolve())] if args.rows else [])]
-    places = {row.name: Place(row, args.results.resolve()) for row in rows}
+    rows = ROWS if args.rows is None else rows_in(args.rows)
+    options = ["--results", str(args.results.resolve()), *(["--rows", str(args.rows)] if args.rows else [])]
+    places = {row.name: Place(row, args.results.resolve(), args.rows) for row in rows}
     if args.row:
         sys.exit(train(places[args.row].row, places[args.row]))
     # A dict keeps the order and drops a name that two prefixes choose.

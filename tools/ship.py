@@ -1,9 +1,10 @@
 """Makes a trained pair ready to ship: zoo/weights/NAME, of a row of results and the folder of its training.
 
     python tools/ship.py results/mnist-short.json runs/mnist-short
+    python tools/ship.py results/mnist-5-ladder.json          # a row of tools/rows: its folder is in the user's cache
 
-The pair is scored on the row's test data, and must give the row's figure. It is stored in half precision if that moves
-the figure by less than its error.
+The pair is scored on the row's test data, and must give the row's figure, or for a row of tools/rows that of its
+`check`. It is stored in half precision if that moves the score by less than the figure's error.
 """
 
 import argparse
@@ -15,6 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 from cells import ROOT
+from rows import ROWS
+from rows.place import cache
+from rows.row import Row
 from torch import nn
 
 import zoo
@@ -23,13 +27,20 @@ from zoo.infer import log_likelihood, sequence_log_likelihood
 
 
 class Figure(NamedTuple):
-    """The figure of a row: its name and convention, its value and error, and the function that scores a pair."""
+    """The figure of a row, and the score by which a pair is told to be that of the row.
+
+    Attributes:
+        name, convention, value, error: of the figure.
+        score: of a pair, and the number that it must give, within `tolerance`.
+    """
 
     name: str
     convention: str
     value: float
     error: float
     score: Callable[[nn.Module, nn.Module], float]
+    expected: float
+    tolerance: float
 
 
 def of_images(row: dict[str, Any]) -> Figure:
@@ -41,6 +52,7 @@ def of_images(row: dict[str, Any]) -> Figure:
         f"5000 importance samples, {len(x)} test images, bits drawn once with seed 123",
         row["log_p"], row["log_p_error"],
         lambda model, guide: log_likelihood(model, guide, x, num_particles=5000, seed=123).mean,
+        row["log_p"], row["monte_carlo_error"],
     )  # fmt: skip
 
 
@@ -55,17 +67,31 @@ def of_sequences(row: dict[str, Any]) -> Figure:
         lambda model, guide: sequence_log_likelihood(
             model, guide, test.values, None, test.mask, data=row["data"], num_particles=row["num_particles"], seed=123
         ).a,
+        row["a"], row["monte_carlo_error"],
     )  # fmt: skip
 
 
-def ship(row: dict[str, Any], trained: Path, target: Path) -> dict[str, Any]:
+def of_runner(record: dict[str, Any], row: Row) -> Figure:
+    """The main figure of a row of tools/rows, told by its cheaper `check`."""
+    if row.check is None:
+        raise SystemExit(f"{row.name}: the row states no check, by which its pair could be told")
+    splits, found = row.data(), record["figures"]
+    name, score = row.check
+    return Figure(
+        f"{row.figure}, nats per datum", f"{row.system}; {record['data']}, {found['num_test']} test data",
+        found[row.figure], found["error"], lambda model, guide: score(model, guide, splits),
+        found[name], found["error"],
+    )  # fmt: skip
+
+
+def ship(row: dict[str, Any], trained: Path, target: Path, figure: Figure | None = None) -> dict[str, Any]:
     """Scores the pair in full and in half precision, and writes it; returns the facts that it wrote."""
-    figure = of_images(row) if "log_p" in row else of_sequences(row)
+    figure = figure or (of_images(row) if "log_p" in row else of_sequences(row))
     model, guide = zoo.load_pair(trained)
     before = figure.score(model, guide)
     # The same draws on the same machine give the same number; another machine may differ in the last digits.
-    if abs(before - figure.value) > row["monte_carlo_error"]:
-        raise SystemExit(f"{row['name']}: the row has {figure.value}, the pair in {trained} gives {before}")
+    if abs(before - figure.expected) > figure.tolerance:
+        raise SystemExit(f"{row['name']}: the row has {figure.expected}, the pair in {trained} gives {before}")
     with tempfile.TemporaryDirectory() as folder:
         zoo.save_pair(folder, model, guide, stored=torch.float16)
         moved = figure.score(*zoo.load_pair(folder)) - before
@@ -82,8 +108,13 @@ def ship(row: dict[str, Any], trained: Path, target: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("row", type=Path, help="a file of results")
-    parser.add_argument("trained", type=Path, help="the folder of the training, with config.json and model.safetensors")
+    parser.add_argument("trained", type=Path, nargs="?", help="the folder of the training")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     record = json.loads(chosen.row.read_text())
-    print(json.dumps(ship(record, chosen.trained, ROOT / "zoo" / "weights" / record["name"]), indent=1))
+    row = next((row for row in ROWS if row.name == record["name"] and isinstance(row, Row)), None)
+    if row is None and chosen.trained is None:
+        parser.error(f"{record['name']} is no row of tools/rows: say the folder of its training")
+    shown = ship(record, chosen.trained or cache() / record["name"], ROOT / "zoo" / "weights" / record["name"],
+                 None if row is None else of_runner(record, row))  # fmt: skip
+    print(json.dumps(shown, indent=1))

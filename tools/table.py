@@ -46,7 +46,7 @@ def systems_table() -> str:
         guides |= {guide: None}
         families |= {family: None} if family else {}
         systems += [system.partition(" (")[0].partition("; ")[0] for system in pair.systems]
-    head, rows = ["model", "guides", "families", "systems"], []
+    head, rows = ["model", "guides", "families", "systems, such as"], []
     for model, (guides, families, systems) in models.items():
         row = [f"`{model}`", ", ".join(guides), ", ".join(families), f"{len(systems)}"]
         named = [[*row[:3], f"{row[3]}: {'; '.join(systems[:count])}"] for count in range(1, len(systems) + 1)]

@@ -15,7 +15,7 @@ from zoo.parts.recorded.pair import built, described, halves, state_of
 
 def save_pair(
     folder: str | Path,
-    model: nn.Module,
+    model: nn.Module | None,
     guide: nn.Module | None = None,
     *,
     about: Mapping[str, Any] | None = None,
@@ -30,14 +30,16 @@ def save_pair(
     Args:
         folder: made where it does not exist.
         model: a model of the zoo, or of your own: a class with constructor arguments inherits
-            `zoo.parts.recorded.Recorded`, which `RootModule`, `StateSpace`, `Guide` and `Family` do.
+            `zoo.parts.recorded.Recorded`, which `RootModule`, `StateSpace`, `Guide` and `Family` do; None saves the
+            guide alone, with the model that it was made for as its argument.
         guide: a guide of the zoo, of your own, or one of Pyro's autoguides; None saves the model alone.
         about: facts to keep in config.json, in JSON's types: data, command, figures.
         stored: `torch.float16` halves the file; floating tensors are rounded to it, and have their own dtype again
             when they are loaded.
 
     Raises:
-        TypeError: model or guide is no module; `about` has a value that JSON has not.
+        TypeError: model or guide is no module, or neither is given; `about` is no mapping, or has a value that JSON
+            has not.
         ValueError: an argument cannot be written (a lambda, a local class, an open file, ...), the pair was changed
             after its constructor, `stored` would overflow, or the folder holds a training; names the place.
         OSError: the folder cannot be written to.
@@ -51,11 +53,14 @@ def save_pair(
         torch.Size([20])
     """
     folder, pair = Path(folder), halves(model, guide)
-    for name, half in pair.items():
+    given: Mapping[str, Any] = pair or {"model": model}
+    for name, half in given.items():
         if not isinstance(half, nn.Module):
             raise TypeError(f"save_pair: {name} is a module, got {type(half).__name__}")
+    if about is not None and not isinstance(about, Mapping):
+        raise TypeError(f"save_pair: about: expected names and values, got {type(about).__name__}")
     try:
-        json_of(about)
+        json_of({**(about or {})})
     except (TypeError, ValueError) as error:
         raise TypeError(f"save_pair: about: expected values of JSON's types ({error})") from error
     if (folder / "last.pt").exists():
@@ -74,7 +79,7 @@ def save_pair(
 
 
 def load_pair(folder: str | Path, *, model: nn.Module | None = None, trust: Sequence[str] = ()) -> tuple[Any, Any]:
-    """The model and the guide in a folder of `save_pair` or of `fit(out=)`, on the CPU; the guide may be None.
+    """The model and the guide in a folder of `save_pair` or of `fit(out=)`, on the CPU; one that was not saved is None.
 
     Args:
         folder: the folder.
@@ -84,12 +89,14 @@ def load_pair(folder: str | Path, *, model: nn.Module | None = None, trust: Sequ
             constraints and autoguides of Pyro.
 
     Raises:
-        TypeError: `trust` is a string.
+        TypeError: `trust` is no sequence of packages' names; `model` is no module.
         FileNotFoundError: the folder lacks a file.
         ValueError: a file is damaged, of another pair or of a newer zoo; an import path is not trusted; a constructor
             takes other arguments than it did; `model` is of another architecture. Names folder and argument.
     """
     folder, trusted = Path(folder), Trust(trust)
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"load_pair: model is a module, got {type(model).__name__}")
     config = read_config(folder)
     entry = config.get("pair")
     if not isinstance(entry, dict):
@@ -114,7 +121,8 @@ def _stored(state: dict[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[s
         raise ValueError(f"stored: expected a floating dtype such as torch.float16, got {dtype}")
     rounded = {key: t.to(dtype) for key, t in state.items() if t.is_floating_point() and t.dtype != dtype}
     for key, t in rounded.items():
-        if not torch.equal(t.isfinite(), state[key].isfinite()):
+        # as float32, since a dtype of 8 bits is not compared with infinity
+        if not torch.equal(t.float().isfinite(), state[key].isfinite()):
             raise ValueError(f"stored: {key} has values up to {state[key].abs().max():.3g}, beyond {dtype}")
     return {**state, **rounded}, {key: str(state[key].dtype).removeprefix("torch.") for key in rounded}
 

@@ -30,7 +30,8 @@ class LGSSMState(NamedTuple):
 
 
 class LGSSM(StateSpace):
-    """p(x, z) = N(z_1; m_1, P_1) prod_{t>1} N(z_t; A z_{t-1} + B u_t + b, Q) prod_t N(x_t; C z_t + D u_t + d, R).
+    """p(x, z) = N(z_1; m_1, P_1) prod_{t>1} N(z_t; A z_{t-1} + B u_t + b, Q) prod_t N(x_t; C z_t + D u_t + d, R):
+    the linear-Gaussian state space model.
 
     Posterior, likelihood, forecasts, missing data and EM are exact. Parameters may change in time and between sequences
     (`kalman.Parameters`).

@@ -29,7 +29,7 @@ class MixtureStatistics(NamedTuple):
 
 
 class GaussianMixture(RootModule):
-    """p(x, k) = pi_k N(x; mu_k, Sigma_k), so p(x) = sum_k pi_k N(x; mu_k, Sigma_k).
+    """p(x, k) = pi_k N(x; mu_k, Sigma_k): a mixture of Gaussians, whose latent is the component k.
 
     The exact posterior p(k | x) is the responsibility of component k for x. Fit by EM, `zoo.infer.em(model, x,
     restarts=10)`, by gradients of `log_prob`, or by `pyro.infer.TraceEnum_ELBO`, which with an empty guide is log p(x).

@@ -35,7 +35,7 @@ class PPCAStatistics(NamedTuple):
 
 
 class PPCA(RootModule):
-    """p(x, z) = N(z; 0, I) N(x; W z + mu, sigma^2 I), so p(x) = N(x; mu, W W' + sigma^2 I).
+    """p(x, z) = N(z; 0, I) N(x; W z + mu, sigma^2 I), p(x) = N(x; mu, W W' + sigma^2 I): probabilistic PCA.
 
     The posterior is p(z | x) = N(M^-1 W'(x - mu), sigma^2 M^-1) with M = W'W + sigma^2 I; where entries of x are
     missing, W and mu keep the rows of the others. Fit in closed form (`maximum_likelihood`), by EM (`zoo.infer.em`), or

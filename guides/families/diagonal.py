@@ -11,7 +11,7 @@ from zoo.parts.distributions import DiagonalNormal
 class Diagonal(Family):
     """q(z) = prod_i N(z_i; m_i, exp(s_i)^2), (m, s) linear in the context.
 
-    References: Kingma and Welling 2014; Burda, Grosse and Salakhutdinov 2015, whose code has the exponential.
+    References: Kingma and Welling 2014; Burda, Grosse and Salakhutdinov 2016, whose code has the exponential.
     """
 
     def __init__(self, features: int, context: int) -> None:

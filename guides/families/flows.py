@@ -124,7 +124,7 @@ class GatedNetwork(ConditionalAutoRegressiveNN):
 
 
 class IAF(Family):
-    """f(x)_i = (g_i / g_0) x_i + (1 - g_i) m_i, (m_i, g_i) = network(x_1..x_{i-1}; h), h linear in the context.
+    """Flow f(x)_i = (g_i / g_0) x_i + (1 - g_i) m_i, (m_i, g_i) = network(x_1..x_{i-1}; h), h linear in the context.
 
     The inverse autoregressive flow, gated as in the paper's equation 14, over a masked network (MADE). There g_0 is 1;
     here it is the gate at the start, 0.88, so that zero parameters give f(x) = x.

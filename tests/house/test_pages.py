@@ -8,6 +8,7 @@ import math
 import re
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import pairs
@@ -47,10 +48,12 @@ def test_code_blocks_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     torch.manual_seed(0)
-    namespace = {"__name__": "__main__"}
+    # a module of that name, as of a script: the classes of a page can then be found where a folder names them
+    script = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", script)
     for number, block in enumerate(BLOCK.findall((ROOT / name).read_text()), 1):
         quick = re.sub(r"\bepochs=\d+", "epochs=1", block)
-        exec(compile(quick, f"{name}, block {number}", "exec"), namespace)
+        exec(compile(quick, f"{name}, block {number}", "exec"), vars(script))
 
 
 def test_pages_with_code_are_found():
@@ -59,15 +62,15 @@ def test_pages_with_code_are_found():
     assert {"README.md", "CONTRIBUTING.md", "docs/questions.md"} | guide - {"docs/guide/own.md"} == set(SCRIPTS)
 
 
-def test_thirty_questions_have_a_call_each():
+def test_forty_questions_have_a_call_each():
     text = (ROOT / "docs" / "questions.md").read_text()
     found = re.findall(r"^\*\*(\d+)\. [^*]+\?\*\*\n\n```python\n", text, flags=re.MULTILINE)
-    assert [int(number) for number in found] == list(range(1, 31))
+    assert [int(number) for number in found] == list(range(1, 41))
 
 
 def test_readme_is_short():
     lines = (ROOT / "README.md").read_text().splitlines()
-    assert len(lines) <= 165
+    assert len(lines) <= 150
     assert not [line for line in lines if len(line) > 120]
 
 

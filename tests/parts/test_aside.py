@@ -103,6 +103,16 @@ def test_a_buffer_is_put_back_in_place():
     assert all(a is b for a, b in zip(net.buffers(), buffers, strict=True))
 
 
+def test_a_buffer_that_nothing_can_write_to_stands_for_itself():
+    """One matrix for all frames, as the fixed parameters of a Kalman model may be given."""
+    net = module()
+    net.register_buffer("frames", torch.eye(2).expand(3, 2, 2))
+    before = state(net)
+    with buffers_kept(net):
+        use(net)
+    assert state(net)["buffers"] == before["buffers"]
+
+
 def test_a_seed_starts_every_stream_and_none_goes_on():
     net = module()
     found = []

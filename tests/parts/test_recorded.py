@@ -6,8 +6,11 @@ import json
 import math
 import pickle
 import random
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from enum import IntEnum
+from fractions import Fraction
 from functools import partial, reduce
 from typing import NamedTuple
 
@@ -21,9 +24,12 @@ from pyro.distributions import constraints, transforms
 from pyro.infer.autoguide import (
     AutoDelta,
     AutoDiagonalNormal,
+    AutoIAFNormal,
     AutoLowRankMultivariateNormal,
     AutoMultivariateNormal,
     AutoNormal,
+    AutoNormalizingFlow,
+    AutoStructured,
     init_to_mean,
     init_to_value,
 )
@@ -38,6 +44,7 @@ from zoo.parts.conditionals import Bernoulli, FlowPrior, MixturePrior, Normal
 from zoo.parts.kalman import Parameters
 from zoo.parts.networks import GRU, Dropped, mlp
 from zoo.parts.recorded import Recorded, files
+from zoo.parts.recorded.arguments import arguments_of
 from zoo.parts.recorded.likeness import same
 from zoo.parts.recorded.names import path_of
 from zoo.parts.stationary import stationary
@@ -82,6 +89,23 @@ class Pair(NamedTuple):
 class Setting:
     width: int
     scale: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    width: int
+
+
+class Kept(torch.Tensor):
+    """A tensor of a class of its own."""
+
+
+class Choice(IntEnum):
+    FIRST = 1
+
+
+class Word(str):
+    __slots__ = ()
 
 
 class Outer:
@@ -141,7 +165,7 @@ VALUES = {
     ),
     "NamedTuple": Pair(torch.ones(2), Pair(1)),
     "kalman.Parameters": Parameters(*[torch.eye(2)] * 6),
-    "dataclasses": (Setting(3, torch.zeros(1)), zoo.FullCovariance(0.1), zoo.DiagonalCovariance()),
+    "dataclasses": (Setting(3, torch.zeros(1)), Slotted(3), zoo.FullCovariance(0.1), zoo.DiagonalCovariance()),
     "structural": (seasonal(4), arima(1, 1, 2, (1, 0, 0, 12))),
     "distributions": (
         dist.Normal(0.0, 1.0),
@@ -166,6 +190,13 @@ VALUES = {
         dist.Beta(1.0, 2.0),
         dist.Poisson(3.0),
         dist.LowRankMultivariateNormal(torch.zeros(3), torch.ones(3, 1), torch.ones(3)),
+        # of others' forms: a Cholesky factor beside further arguments, parameters that another distribution keeps
+        dist.MultivariateStudentT(torch.tensor(3.0), torch.zeros(2), torch.eye(2)),
+        dist.OneHotCategorical(torch.tensor([0.25, 0.75])),
+        dist.Multinomial(3, logits=torch.zeros(2)),
+        dist.RelaxedBernoulli(torch.tensor(0.5), logits=torch.zeros(2)),
+        dist.RelaxedOneHotCategorical(torch.tensor(0.5), torch.ones(2) / 2),
+        dist.ZeroInflatedPoisson(torch.tensor(2.0), gate=torch.tensor(0.5)),
     ),
     "PyroSample": PyroSample(dist.Normal(0.0, 1.0)),
     "PyroParam": PyroParam(torch.ones(2), constraints.positive, 1),
@@ -324,6 +355,19 @@ REFUSED = {
     "a function of training": (lambda: fit, r"nothing there is part of a model"),
     "a list within itself": (endless, r"refers|expected one of the forms"),
     "a tuple without end": (lambda: reduce(lambda held, _: (held,), range(10**5)), r"the arguments hold one another"),
+    "a number of another class": (lambda: Fraction(1, 3), r"model\.value: an object of class fractions\.Fraction"),
+    "a member of an enumeration": (lambda: Choice.FIRST, r"model\.value: an object of class .*Choice"),
+    "a word of another class": (lambda: Word("a"), r"model\.value: an object of class .*Word"),
+    "a density that keeps nothing": (
+        lambda: dist.MaskedMixture(torch.tensor(True), dist.Normal(0.0, 1.0), dist.Normal(1.0, 1.0)),
+        r"MaskedMixture does not keep its argument mask",
+    ),
+    "a tensor of another class": (
+        lambda: torch.ones(2).as_subclass(Kept), r"model\.value: .*Kept would come back as a plain tensor"
+    ),
+    "a parameter without a shape": (
+        lambda: nn.ParameterList([nn.UninitializedParameter()]), r"UninitializedParameter would come back"
+    ),
     "a random generator": (lambda: torch.Generator(), r"an object of class torch\._C\.Generator"),
 }
 
@@ -335,6 +379,49 @@ def test_refused_when_saving(name, tmp_path):
     with pytest.raises(ValueError, match=rf"save_pair: .*{message}"):
         zoo.save_pair(tmp_path / "pair", Holder(make()))
     assert not (tmp_path / "pair").exists()
+
+
+@pytest.mark.parametrize("name", ["class", "*"])
+def test_names_of_arguments_that_a_file_cannot_hold(name, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(f"model: an argument named {name!r} would be taken for a part")):
+        zoo.save_pair(tmp_path, Holder(1, **{name: 2}))
+
+
+@dataclass
+class Doubled:
+    """A value that its own constructor changes."""
+
+    width: int
+
+    def __post_init__(self):
+        self.width *= 2
+
+
+class Hidden(Recorded, nn.Module):
+    """A module that keeps its argument under a name of its own."""
+
+    def __init__(self, value):
+        super().__init__()
+        self._value = value
+
+
+def test_an_argument_that_would_come_back_as_another_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.value: Doubled\(width=6\) here, Doubled\(width=12\) when"):
+        zoo.save_pair(tmp_path, Hidden(Doubled(3)))
+    zoo.save_pair(tmp_path, Hidden(Setting(3)))
+
+
+class Drawn(Recorded, nn.Module):
+    """A constructor that keeps a number of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = random.random()
+
+
+def test_a_constructor_that_draws_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.offset: .* changed after its constructor, or drawn in it\?"):
+        zoo.save_pair(tmp_path, Drawn())
 
 
 def changed_prior(model, guide):
@@ -419,8 +506,16 @@ def test_a_change_of_a_plain_part_is_seen(tmp_path):
 def test_what_is_no_pair_is_refused(tmp_path):
     with pytest.raises(TypeError, match="save_pair: model is a module, got function"):
         zoo.save_pair(tmp_path, double)
-    with pytest.raises(TypeError, match=r"trust: expected a tuple of packages such as \(\"mine\",\), got 'zoo'"):
-        zoo.load_pair(tmp_path, trust="zoo")
+    with pytest.raises(TypeError, match="save_pair: model is a module, got NoneType"):
+        zoo.save_pair(tmp_path, None)
+    for trust in ("zoo", None, (zoo,), ("mine", ""), ("mine.",), 1):
+        with pytest.raises(TypeError, match=r"trust: expected a tuple of packages such as \(\"mine\",\), got "):
+            zoo.load_pair(tmp_path, trust=trust)
+    with pytest.raises(TypeError, match="load_pair: model is a module, got int"):
+        zoo.load_pair(tmp_path, model=5)
+    for about in ("words", [1], 5):
+        with pytest.raises(TypeError, match="save_pair: about: expected names and values, got"):
+            zoo.save_pair(tmp_path, vae(), about=about)
     for about in ({"tensor": torch.ones(1)}, {"figure": math.nan}):
         with pytest.raises(TypeError, match="save_pair: about: expected values of JSON's types"):
             zoo.save_pair(tmp_path, vae(), about=about)
@@ -453,6 +548,8 @@ PATHS = [
     "os.system", "builtins.eval", "subprocess.Popen", "torch.load", "torch.hub.load",
     "torch.nn.parallel.DataParallel", "torch.nn.utils.parametrize.register_parametrization",
     "torch.nn.functional.os.system", "torch.nn.functional.math", "torch.distributions.utils.lazy_property",
+    "pyro.distributions.transforms.torch.load", "pyro.distributions.transforms.biject_to",
+    "pyro.distributions.transforms.spline.torch.load", "pyro.distributions.transforms.planar.partial",
     "pyro.infer.SVI", "pyro.distributions.util.broadcast_shape", "zoo.vae.torch.load", "zoo.vae.pyro.sample",
     "zoo.infer.fit", "zoo.infer.training.checkpoint.os.system", "zoo.data.load", "zoo.plots.plot_bands",
     "zoo.save_pair", "zoo.load_pair", "zoo.folders.save_pair", "zoo.parts.recorded.files.write",
@@ -480,16 +577,18 @@ def test_no_folder_names_anything_else(form, path, tmp_path, monkeypatch):
 def test_packages_that_are_trusted_and_cannot_be_imported(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
     (tmp_path / "halved.py").write_text("from zoo import nothing_of_this_name")
+    (tmp_path / "failing.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     said = {
         "broken.Thing": r"broken\.Thing: cannot be imported \(No module named 'nothing_of_this_name'\)",
         "halved.Thing": r"halved\.Thing: cannot be imported \(cannot import name",
+        "failing.Thing": r"failing\.Thing: cannot be imported \(division by zero\)",
         "nowhere.to.be.found": r"nowhere\.to\.be\.found: there is no module nowhere",
     }
     for path, message in said.items():
         folder = edited(tmp_path / "pair", setting("pair", "model", "likelihood", value={"import": path}))
         with pytest.raises(ValueError, match=rf"model\.likelihood: {message}"):
-            zoo.load_pair(folder, trust=("broken", "halved", "nowhere"))
+            zoo.load_pair(folder, trust=("broken", "failing", "halved", "nowhere"))
 
 
 def edited(folder, change):
@@ -544,6 +643,31 @@ EDITS = {
     "a newer format": (
         setting("pair", "format", value=99),
         r"format: expected at most 1, found 99: written by a newer zoo",
+    ),
+    "an older format": (setting("pair", "format", value=0), r"format: expected at most 1, found 0"),
+    "a format that is no number": (setting("pair", "format", value=True), r"format: expected at most 1, found True"),
+    "an entry of another name": (setting("pair", "frosen", value=[]), r"frosen: no entry of the description"),
+    "no guide": (leaving_out("pair", "guide"), r"tensors of no half that the description has: guide\.encoder\.0\.bias"),
+    "a frozen parameter that is not there": (
+        setting("pair", "frozen", value=["model.no"]),
+        r"frozen: expected a list of parameters of the pair, found \['model\.no'\]",
+    ),
+    "a word in place of frozen parameters": (
+        setting("pair", "frozen", value="model.decoder.0.bias"), r"frozen: expected a list"
+    ),
+    "a state of no place": (setting("pair", "states", value={"modal": {}}), r"states: modal is no place"),
+    "a tensor of another kind": (
+        setting("dtypes", value={"model.decoder.0.bias": "int64"}),
+        r"model\.decoder\.0\.bias: the folder has torch\.int64, the module built of it torch\.float32",
+    ),
+    "an autoguide's call of no shape": (
+        setting("pair", value={
+            "format": 1, "model": {"class": "zoo.VAE", "data_dim": 4, "latent_dim": 2, "hidden": [5]}, "frozen": [],
+            "guide": {"class": "pyro.infer.autoguide.AutoNormal", "model": {"same": "model"}},
+            "dtype": {"model": "float32", "guide": "float32"},
+            "prototype": {"args": [{"shape": [-3, 4], "dtype": "float32"}], "kwargs": {}},
+        }),
+        r"damaged \(RuntimeError: .*negative dimension",
     ),
     "no format": (leaving_out("pair", "format"), r"format: expected at most 1, found None"),
     "no dtype": (leaving_out("pair", "dtype"), r"description of the pair is damaged \(KeyError"),
@@ -603,7 +727,8 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     zoo.save_pair(tmp_path, *pair())
     config, tensors = tmp_path / "config.json", tmp_path / "model.safetensors"
     whole = config.read_bytes()
-    for content in (whole[:100], b"", b"[" * 10**5, b"[1]"):
+    twice = whole.replace(b'"data_dim": 4', b'"data_dim": 5, "data_dim": 4')
+    for content in (whole[:100], b"", b"[" * 10**5, b"[1]", twice):
         config.write_bytes(content)
         with pytest.raises(
             ValueError, match=r"config\.json: (cannot be read as JSON|expected a JSON object, found list)"
@@ -626,6 +751,13 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     save_file({"model.x": torch.ones(1)}, tensors)
     with pytest.raises(ValueError, match=r"tensors other than those of the pair \(in the file, as built\): model\.x"):
         zoo.load_pair(tmp_path)
+
+
+def test_a_tensor_of_another_file_is_named(tmp_path):
+    folder = edited(tmp_path, leaving_out("sha256"))
+    save_file({**load_file(folder / "model.safetensors"), "modal.x": torch.ones(1)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"tensors of no half that the description has: modal\.x"):
+        zoo.load_pair(folder)
 
 
 # --- the same objects ------------------------------------------------------------------------------------------------
@@ -651,7 +783,17 @@ def test_parts_that_are_shared_stay_shared(tmp_path):
     assert q.tensors[0] is q.start
     assert q.tensors[1] is p.emission.logits.bias
     mine = vae(prior=MixturePrior(LATENT))
+    mine.decoder.requires_grad_(False)
+    with torch.no_grad():
+        for p in mine.parameters():
+            p.add_(1.0)
+    before = {name: t.clone() for name, t in mine.state_dict().items()}
     _, q = zoo.load_pair(tmp_path, model=mine, trust=(HERE,))
+    # the guide holds them too, and has values for them
+    assert same(before, dict(mine.state_dict()))
+    assert [name for name, p in mine.named_parameters() if not p.requires_grad] == [
+        "decoder.0.weight", "decoder.0.bias"
+    ]  # fmt: skip
     assert q.model is mine
     assert q.parts[0] is mine.prior
 
@@ -789,6 +931,39 @@ def test_autoguides_come_back(guide, tmp_path):
     assert torch.equal(q(x)["z"], first["z"])
 
 
+@pytest.mark.parametrize("guide", [
+    partial(AutoIAFNormal, hidden_dim=[15], num_transforms=2, stable=True),
+    AutoIAFNormal,
+    partial(AutoNormalizingFlow, init_transform_fn=partial(transforms.spline_autoregressive, hidden_dims=[15])),
+    partial(AutoNormalizingFlow, init_transform_fn=partial(transforms.iterated, 2, transforms.radial)),
+])  # fmt: skip
+@pytest.mark.parametrize("seed", range(3))
+def test_autoguides_of_flows_come_back(guide, seed, tmp_path):
+    """The order of the variables is drawn when the flow is made."""
+    model, x = vae(), bits()
+    torch.manual_seed(seed)
+    pyro.clear_param_store()
+    made = guide(model)
+    made(x)
+    zoo.save_pair(tmp_path, model, made)
+    found = []
+    for q in (made, zoo.load_pair(tmp_path)[1]):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        trace = pyro.poutine.trace(q).get_trace(x)
+        found.append((trace.nodes["z"]["value"], trace.log_prob_sum()))
+    assert same(*found)
+
+
+def test_an_autoguide_that_drops_its_first_call_is_refused(tmp_path):
+    model, x = vae(), bits()
+    guide = AutoStructured(model)
+    pyro.clear_param_store()
+    guide(x)
+    with pytest.raises(ValueError, match="save_pair: guide: AutoStructured does not keep its first call"):
+        zoo.save_pair(tmp_path, model, guide)
+
+
 def test_an_autoguide_that_was_first_called_by_keywords(tmp_path):
     model, x = zoo.PPCA(DATA, LATENT), torch.randn(3, DATA)
     guide = AutoNormal(model)
@@ -857,7 +1032,10 @@ def test_the_callers_state_is_left_alone(dtype, tmp_path):
         with pytest.raises(ValueError, match="trust"):
             zoo.load_pair(tmp_path)
         with torch.inference_mode():
-            assert zoo.load_pair(tmp_path, trust=(HERE,))[0].weight.requires_grad
+            trained = zoo.load_pair(tmp_path, trust=(HERE,))[0].weight
+            assert trained.requires_grad
+        # tensors of inference mode cannot be kept for a gradient
+        (trained * trained).sum().backward()
     finally:
         torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
@@ -900,6 +1078,8 @@ def test_half_precision_on_the_disk_alone(tmp_path):
         ValueError, match=r"stored: model\.decoder\.0\.weight has values up to 1e\+06, beyond torch\.float16"
     ):
         zoo.save_pair(tmp_path / "half", model, guide, stored=torch.float16)
+    with pytest.raises(ValueError, match=r"stored: .* beyond torch\.float8_e5m2"):
+        zoo.save_pair(tmp_path / "half", model, guide, stored=torch.float8_e5m2)
     with pytest.raises(ValueError, match=r"stored: expected a floating dtype"):
         zoo.save_pair(tmp_path / "half", model, guide, stored=torch.int8)
 
@@ -920,6 +1100,16 @@ def test_the_halves_of_a_pair(tmp_path):
     model, guide = pair()
     zoo.save_pair(tmp_path, model)
     assert zoo.load_pair(tmp_path)[1] is None
+    pyro.clear_param_store()
+    automatic = AutoNormal(model)
+    automatic(bits())
+    for half in (guide, automatic):
+        zoo.save_pair(tmp_path, None, half)
+        p, q = zoo.load_pair(tmp_path)
+        assert p is None
+        assert same(dict(q.state_dict()), dict(half.state_dict()))
+    # the last guide's model came back as well
+    assert scores(arguments_of(q).kwargs["model"], q, bits()).shape == (3, 6)
     zoo.save_pair(tmp_path, model, guide)
     mine = zoo.VAE(DATA, LATENT, (5,))
     p, q = zoo.load_pair(tmp_path, model=mine)

@@ -6,14 +6,18 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
 sys.path[:0] = [str(ROOT / "tools"), str(HERE)]
@@ -64,6 +68,8 @@ def test_a_row_leaves_its_record_and_its_folder(tmp_path, cache):
     assert 0 < record["cpu_minutes"] + record["evaluation_cpu_minutes"] < 1
     assert record["versions"].keys() >= {"torch", "pyro"}
     assert record["command"] == "python tools/runs.py --run --only row"
+    for file, said in ((HERE / "tiny_rows.py", "tests/tools/tiny_rows.py"), (Path("/rows.py"), "/rows.py")):
+        assert Place(row, tmp_path, file).command == f"python tools/runs.py --run --rows {said} --only row"
     assert "1 thread" in record["hardware"]
     assert {path.name for path in (cache / "row").iterdir()} >= {"model.safetensors", "config.json", "last.pt"}
     assert place.state == "done"
@@ -153,7 +159,7 @@ def test_a_row_that_was_begun_with_other_arguments_is_refused(tmp_path, cache, c
     with place.taken():
         train(replace(row, epochs=1), place)
     place.record.unlink()
-    for change in ({"epochs": 3}, {"minutes": 9}, {"seed": 4}, {"settings": {"clip": 1.0}}, {"batch_size": 25}):
+    for change in ({"epochs": 3}, {"seed": 4}, {"settings": {"clip": 1.0}}, {"batch_size": 25}):
         _, other = here(tmp_path, **change)
         assert runs.start(other, []) == 1
         assert "begun with other arguments" in capsys.readouterr().out
@@ -162,6 +168,86 @@ def test_a_row_that_was_begun_with_other_arguments_is_refused(tmp_path, cache, c
         assert log is not None
     with pytest.raises(Refused, match=r"line.txt\): move .* away"), here(tmp_path, every=9)[1].taken():
         pass
+
+
+def test_a_row_that_its_budget_has_ended_goes_on_with_a_larger_one(tmp_path, cache):
+    row, place = here(tmp_path, minutes=1e-9)
+    with place.taken():
+        train(row, place)
+    assert (place.read()["ended"], place.read()["steps"], place.done) == ("budget", 1, True)
+    larger, place = here(tmp_path, minutes=5)
+    _, following = here(tmp_path, name="following", after="row", minutes=9)
+    assert (place.done, following.waits) == (False, ""), "another row may start from what there is"
+    with place.taken():
+        train(larger, place)
+    record = place.read()
+    assert (record["ended"], record["steps"], record["budget_cpu_minutes"], place.done) == ("plan", 8, 5, True)
+    straight, other = here(tmp_path, name="straight")
+    with other.taken():
+        train(straight, other)
+    models = [torch.load(cache / name / "last.pt", weights_only=True)["loss"] for name in ("row", "straight")]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+@pytest.mark.parametrize("name", ["evaluate", "look"])
+def test_what_fails_or_is_killed_beside_the_training_does_not_train_again(name, tmp_path, cache):
+    def fail(model, guide, splits):
+        raise SystemExit("killed")
+
+    row, place = here(tmp_path, epochs=1)
+    with place.taken(), pytest.raises(SystemExit):
+        train(replace(row, **{name: fail}), place)
+    assert place.state == "stopped"
+    assert place.read().get("figures") is None
+    before = (place.folder / "model.safetensors").read_bytes()
+    with place.taken():
+        train(replace(row, build=lambda splits: unable(row.build(splits))), place)
+    assert (place.read()["ended"], place.read()["steps"]) == ("plan", 4)
+    assert (place.folder / "model.safetensors").read_bytes() == before
+
+
+def unable(loss):
+    """The pair, unable to take a step."""
+    for p in loss.parameters():
+        p.register_hook(lambda gradient: pytest.fail("a step"))
+    return loss
+
+
+def test_figures_may_be_tensors(tmp_path, cache):
+    def figures(model, guide, splits):
+        return {"ones": torch.ones(2), "mean": np.float32(0.5), "each": {"z_1": [np.float64(1), torch.ones(())]}}
+
+    row, place = here(tmp_path, look=figures, evaluate=figures, epochs=1, schedule=None)
+    with place.taken():
+        train(row, place)
+    expected = {"ones": [1.0, 1.0], "mean": 0.5, "each": {"z_1": [1.0, 1.0]}}
+    assert place.read()["figures"] == expected
+    assert expected.items() <= place.read()["looks"][0].items()
+    # The looks are part of the checkpoint.
+    with place.taken():
+        assert train(row, place) == 0
+
+
+def test_without_validation_the_latest_model_is_the_one_that_is_kept(tmp_path, cache):
+    row, place = here(tmp_path, look=None, data=lambda: ROW.data()._replace(validation=None))
+    with place.taken():
+        train(row, place)
+    assert place.read()["best_epoch"] == 2
+
+
+def test_a_state_is_told_while_a_row_runs(tmp_path, cache):
+    """A line that is half written, and another who looks at the same time."""
+    _, place = here(tmp_path)
+    assert place.last() == {}
+    place.folder.mkdir(parents=True)
+    (place.folder / "metrics.jsonl").write_text('{"epoch": 1, "validation": 4.5}\n{"epoch": 2, "val')
+    assert runs.status(place) == "row: not begun, epoch 1, validation 4.500"
+    with place.log.open("a") as log:
+        fcntl.flock(log, fcntl.LOCK_SH)
+        assert place.state == "stopped"
+        threading.Timer(0.05, lambda: fcntl.flock(log, fcntl.LOCK_UN)).start()
+        with place.taken() as taken:
+            assert taken is not None, "one who looks does not keep the row from being run"
 
 
 def test_a_row_waits_for_the_one_that_it_starts_from(tmp_path, cache, capsys, monkeypatch):
@@ -189,7 +275,7 @@ def test_a_record_is_committed_once_and_only_when_done(tmp_path, cache, monkeypa
     git(["git", "config", "user.name", "a"])
     git(["git", "config", "user.email", "a@b.c"])
     _, place = here(repository)
-    record = {"name": "row", "ended": None, "cpu_minutes": 3.04}
+    record = {"name": "row", "ended": None, "cpu_minutes": 3.04, "budget_cpu_minutes": 5}
     for ended in (None, "budget", "budget"):
         place.save(record | {"ended": ended})
         (repository / "other.txt").write_text("another's work")
@@ -207,10 +293,19 @@ def test_the_example_of_a_row_is_a_row(tmp_path, cache):
     assert -64 * math.log(2) * 1.2 < place.read()["figures"]["log_p"] < 0, "about that of fair coins"
 
 
-def test_a_plan_says_how_many_epochs_fit(cache):
-    said = plan(replace(ROW, epochs=30), seconds=0.05)
-    assert said.startswith("tiny-vae: ")
-    assert said.endswith("planned are 120 steps, 30 epochs")
+def plateau(optimizer, steps):
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "planned"),
+    [({"epochs": 30}, "120 steps, 30 epochs"), ({"schedule": plateau}, "240 steps, 60 epochs"),
+     ({"epochs": None, "steps": 1}, "1 steps"), ({"epochs": None, "steps": 2}, "2 steps")],
+)  # fmt: skip
+def test_a_plan_says_how_many_epochs_fit(changes, planned, cache):
+    said = plan(replace(ROW, **changes), seconds=0.05)
+    assert re.match(r"tiny-vae: \d+\.\d ms a step; 5 minutes hold \d+ steps", said)
+    assert said.endswith(f"planned are {planned}")
     assert not cache.exists(), "nothing is left of it"
 
 

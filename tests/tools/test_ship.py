@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import zoo
 from zoo.data import binarize, load
 from zoo.infer import log_likelihood, sequence_log_likelihood
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tools"), str(Path(__file__).parent)]
 
-import ship
+import ship  # noqa: E402
+from tiny_rows import ROW  # noqa: E402
 
 FACTS = {"name": "mine", "command": "python", "note": "", "seed": 0, "versions": {}, "date": "today"}
 
@@ -44,6 +46,26 @@ def test_a_row_of_another_pair_is_refused(images, tmp_path):
     with pytest.raises(SystemExit, match=r"mine: the row has .*, the pair in .*trained gives"):
         ship.ship(images | {"log_p": images["log_p"] + 1}, tmp_path / "trained", tmp_path / "shipped")
     assert not (tmp_path / "shipped").exists()
+
+
+def test_a_row_of_the_runner_is_told_by_its_check(tmp_path):
+    splits = ROW.data()
+    loss = ROW.build(splits)
+    zoo.save_pair(tmp_path / "trained", loss.model, loss.guide)
+    with pytest.raises(SystemExit, match="tiny-vae: the row states no check"):
+        ship.of_runner(FACTS, ROW)
+
+    def bound(model, guide, splits):
+        return log_likelihood(model, guide, splits.test, num_particles=1, seed=0).elbo.mean().item()
+
+    row = replace(ROW, figure="log_p", check=("bound", bound))
+    found = {"log_p": -3.0, "error": 0.1, "bound": bound(loss.model, loss.guide, splits), "num_test": 50}
+    record = FACTS | {"name": row.name, "data": "coins", "figures": found}
+    said = ship.ship(record, tmp_path / "trained", tmp_path / "shipped", ship.of_runner(record, row))
+    assert (said["value"], said["error"], said["stored"]) == (-3.0, 0.1, "float16")
+    record["figures"] = found | {"bound": found["bound"] + 1}
+    with pytest.raises(SystemExit, match="tiny-vae: the row has"):
+        ship.ship(record, tmp_path / "trained", tmp_path / "shipped", ship.of_runner(record, row))
 
 
 def test_sequences_by_the_convention_that_is_known(tmp_path):

@@ -40,10 +40,15 @@ class Row:
         system: the pair in words, for the tables.
         data: the splits; called once for each start.
         build: the loss, `objective(model, guide)`, from the splits; the generators are seeded before.
-        evaluate: the figures of the best model by validation, from (model, guide, splits), once at the end. The
-            generators are seeded before, so that a resumed row has the figures of an uninterrupted one.
-        minutes: the budget of the training's CPU minutes. Evaluations do not count, and are recorded.
+        evaluate: the figures of the best model by validation, from (model, guide, splits), once at the end: numbers,
+            tensors and words. The generators are seeded before, so that a resumed row has the figures of an
+            uninterrupted one; an evaluation that was killed, or has failed, is made again without the training.
+        minutes: the budget of the training's CPU minutes. Evaluations do not count, and are recorded. A row that its
+            budget has ended goes on when it is given a larger one.
         epochs, steps: the plan, one of the two.
+        figure: the name of the main figure among those of `evaluate`, whose standard error is called `error`.
+        check: the name of a figure of `evaluate`, and a function (model, guide, splits) that computes it alone, in
+            seconds: by it `tools/ship.py` tells the pair of the record, and what half precision changes.
         look: figures along the way, from (model, guide, splits): fewer and cheaper than those of `evaluate`. The
             validation loss and each site's KL are on the curve anyway.
         every: epochs between two looks. A look writes results/NAME.json; the folder is written each epoch.
@@ -79,6 +84,8 @@ class Row:
     minutes: float
     epochs: int | None = None
     steps: int | None = None
+    figure: str = "log_p"
+    check: tuple[str, Callable[[Any, Any, Splits], float]] | None = None
     look: Callable[[Any, Any, Splits], Figures] | None = None
     every: int = 10
     batch_size: int = 128
@@ -100,8 +107,9 @@ class Row:
     @property
     def arguments(self) -> str:
         """All that a resumed row must share with the one that was begun."""
-        # Words of the tables may change; they change no figure.
-        names = [f.name for f in fields(self) if f.name not in ("name", "system", "facts", "note")]
+        # Words of the tables may change, since they change no figure, and the budget, which changes no step.
+        free = ("name", "system", "facts", "note", "minutes", "figure", "check")
+        names = [f.name for f in fields(self) if f.name not in free]
         return str({name: describe(getattr(self, name)) for name in names})
 
     def command(self, options: list[str]) -> list[str]:

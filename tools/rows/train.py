@@ -1,5 +1,6 @@
 """The training of a row in this process: within its CPU budget, from its last checkpoint, to its record."""
 
+import json
 import os
 import platform
 import time
@@ -74,7 +75,7 @@ class Recorder:
         due = now.epoch % self.row.every == 0
         if due and self.row.look is not None:
             with seeded(self.row.seed):
-                figures = self.row.look(now.loss.model, now.loss.guide, self.splits)
+                figures = plain(self.row.look(now.loss.model, now.loss.guide, self.splits))
             self.looks.append({"epoch": now.record["epoch"], **at, **figures})
         self.count("evaluation")
         if due or len(self.curve) == 1:
@@ -84,7 +85,9 @@ class Recorder:
     def save(self, *, planned: int, ended: str | None = None, figures: Figures | None = None) -> None:
         """Writes the record; `ended` and `figures` are None of a row that is still being trained."""
         row, last = self.row, self.curve[-1]
+        # Of equal ones the first, as `fit` keeps it; without validation data it keeps the latest.
         kept = min(self.curve, key=lambda point: float("inf") if point["validation"] is None else point["validation"])
+        kept = last if self.splits.validation is None else kept
         self.place.save({
             "name": row.name, "system": row.system, **row.facts,
             "figures": figures, "ended": ended, "epochs": last["epoch"], "best_epoch": kept["epoch"],
@@ -92,7 +95,7 @@ class Recorder:
             "cpu_minutes": round(self.minutes, 4), "budget_cpu_minutes": row.minutes,
             "evaluation_cpu_minutes": round(self.seconds["evaluation"] / 60, 4),
             "wall_minutes": round(self.seconds["wall"] / 60, 4),
-            "command": f"python tools/runs.py --run --only {row.name}", "seed": row.seed, "versions": versions(),
+            "command": self.place.command, "seed": row.seed, "versions": versions(),
             "hardware": f"cpu, {torch.get_num_threads()} thread(s) of {os.cpu_count()}, {platform.machine()}",
             "note": row.note, "date": time.strftime("%Y-%m-%d"), "looks": self.looks, "curve": self.curve,
         })  # fmt: skip
@@ -119,28 +122,36 @@ def train(row: Row, place: Place) -> int:
     ended = "plan" if result.step >= planned else "budget" if recorder.spent else "patience"
     recorder.cpu, recorder.wall = time.process_time(), time.perf_counter()
     pyro.set_rng_seed(row.seed)
-    figures = row.evaluate(loss.model, loss.guide, splits)
+    figures = plain(row.evaluate(loss.model, loss.guide, splits))
     recorder.count("evaluation")
     recorder.save(planned=planned, ended=ended, figures=figures)
     return 0
 
 
+def plain(figures: Figures) -> Figures:
+    """Figures in JSON's types, as records and checkpoints hold them: tensors and numpy's arrays become lists."""
+    return json.loads(json.dumps(figures, default=lambda value: value.tolist()))
+
+
 class _Timer:
-    """A callback that ends a training after some seconds of CPU time, the first steps not counted."""
+    """A callback that ends a training after some seconds of CPU time of its steps, the first ones not counted."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.steps, self.began = seconds, 0, 0.0
+        self.seconds, self.steps, self.spent, self.since = seconds, 0, 0.0, 0.0
 
-    def started(self, now: Moment) -> None: ...
+    def started(self, now: Moment) -> None:
+        self.since = time.process_time()
 
-    def epoch_ended(self, now: Moment) -> None: ...
+    def epoch_ended(self, now: Moment) -> None:
+        # Validation does not count, as it does not in the budget.
+        self.since = time.process_time()
 
     def stepped(self, now: Moment) -> bool:
-        # The first steps fill caches and start the optimiser's state.
-        if now.step == 3:
-            self.began = time.process_time()
-        self.steps = now.step - 3
-        return self.steps > 0 and time.process_time() - self.began >= self.seconds
+        before, self.since = self.since, time.process_time()
+        # The first steps fill caches and start the optimiser's state; but a plan of one or two has no others.
+        if now.step > min(3, now.total - 1):
+            self.steps, self.spent = self.steps + 1, self.spent + self.since - before
+        return self.spent >= self.seconds
 
 
 def plan(row: Row, seconds: float = 20.0) -> str:
@@ -152,9 +163,9 @@ def plan(row: Row, seconds: float = 20.0) -> str:
     fit(
         row.build(splits), splits.train, epochs=row.epochs, steps=row.steps, batch_size=row.batch_size,
         optimizer=row.optimizer, schedule=row.schedule and partial(row.schedule, steps=planned), seed=row.seed,
-        progress=False, callbacks=[timer], **row.settings | {"patience": None},
+        validation=splits.validation, progress=False, callbacks=[timer], **row.settings | {"patience": None},
     )  # fmt: skip
-    step = (time.process_time() - timer.began) / timer.steps
+    step = timer.spent / timer.steps
     fit_in = int(60 * row.minutes / step)
     epochs = f", {fit_in / (planned / row.epochs):.1f} epochs" if row.epochs else ""
     return f"{row.name}: {1000 * step:.1f} ms a step; {row.minutes:g} minutes hold {fit_in} steps{epochs}; planned " \

@@ -19,7 +19,7 @@ from zoo.data.sources import Root
 
 
 def load(name: str, root: Root = None) -> Dataset[Any]:
-    """A data set: checked arrays, the splits of the literature, terms and citation.
+    """The data set of a name: checked arrays, the splits of the literature, terms and citation.
 
     Images, each split a `Split`:
 

@@ -56,7 +56,7 @@ Part = TypeVar("Part", Split, Sequences)
 
 @dataclass(frozen=True, eq=False)
 class Dataset(Generic[Part]):
-    """A data set with the splits of the literature.
+    """A data set with the splits of the literature, its licence and its source.
 
     Attributes:
         name: the word given to `load`.

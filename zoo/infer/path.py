@@ -43,7 +43,7 @@ def sticking(
 def doubly(
     model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, *, registered: bool
 ) -> Terms:
-    """The terms of a pair whose gradient at each copy is weighted by w_k / sum_j w_j (Tucker et al. 2018).
+    """The terms of a pair whose gradient at each copy is weighted by w_k / sum_j w_j (Tucker et al. 2019).
 
     Args:
         model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.call.run`. For a guide without

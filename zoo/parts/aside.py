@@ -104,7 +104,8 @@ def built_beside(dtype: torch.dtype) -> Iterator[None]:
 @contextmanager
 def buffers_kept(*modules: Any) -> Iterator[None]:
     """Puts back the buffers of those arguments that are modules: a batch norm in training mode moves its own."""
-    buffers = [b for m in modules if isinstance(m, nn.Module) for b in m.buffers()]
+    # but for those that no operation writes to in place, such as one matrix expanded over all frames
+    buffers = [b for m in modules if isinstance(m, nn.Module) for b in m.buffers() if not _expanded(b)]
     before = [b.clone() for b in buffers]
     try:
         yield
@@ -113,6 +114,10 @@ def buffers_kept(*modules: Any) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
+
+
+def _expanded(tensor: torch.Tensor) -> bool:
+    return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ SHUT = 1e-2
 def plot_elbo_history(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, unit: str = "step", skip: float = 0.02
 ) -> Figure:
-    """Bounds over training.
+    """A figure of bounds over training, one curve for each label.
 
     Args:
         curves: label -> (steps or epochs, nats per datum). A curve of more than 200 points is drawn pale, with a

@@ -15,6 +15,7 @@ from torch import nn
 from guides import Amortized
 from zoo import VAE
 from zoo.infer import ELBO, Tempered, fit
+from zoo.infer.training import checkpoint
 from zoo.infer.training.step.average import Average
 
 quiet = functools.partial(fit, progress=False)
@@ -162,6 +163,59 @@ def test_averages_resume_bit_equal(validation, interrupted, tmp_path):
         assert torch.equal(value, last[1]["average"]["averages"][name])
     with pytest.raises(ValueError, match=r"cannot resume with other settings .*average: 0\.99, absent"):
         quiet(vae(), X, epochs=9, batch_size=16, out=tmp_path / "parts", resume=True)
+
+
+class Failing:
+    """Raises an error after step 3."""
+
+    def started(self, now): ...
+
+    def stepped(self, now):
+        if now.step == 3:
+            raise KeyError("picture")
+
+    def epoch_ended(self, now): ...
+
+
+@pytest.mark.parametrize("kind", ["callback", "disk"])
+def test_averages_are_given_after_an_error_too(kind, tmp_path, monkeypatch):
+    """The error of a full disk tells the caller to save the loss; without a folder its weights are all there is."""
+    loss, expected = vae(), vae()
+    quiet(expected, X, steps=3, batch_size=20, average=0.9)
+    options, error = {"callbacks": [Failing()]}, KeyError
+    if kind == "disk":
+        options, error = {"out": tmp_path, "steps": 3}, OSError
+        monkeypatch.setattr(checkpoint, "save_model", full)
+    with pytest.raises(error):
+        quiet(loss, X, **{"steps": 9, "batch_size": 20, "average": 0.9} | options)
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in loss.state_dict().items())
+
+
+def full(*args):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_buffer_that_came_down_from_infinity_goes_on_as_it_began(tmp_path):
+    loss, straight = Least(), Least()
+    quiet(loss, X, epochs=1, batch_size=35, average=0.9, out=tmp_path)
+    assert loss.least.isfinite()
+    quiet(loss, X, epochs=2, batch_size=35, average=0.9, out=tmp_path, resume=True)
+    quiet(straight, X, epochs=2, batch_size=35, average=0.9)
+    assert torch.equal(loss.w, straight.w)
+    assert torch.equal(loss.least, straight.least)
+
+
+class Least(nn.Module):
+    """A loss that notes the least of its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(()))
+        self.register_buffer("least", torch.tensor(math.inf))
+
+    def forward(self, x):
+        self.least = torch.minimum(self.least, x.sum()) if self.training else self.least
+        return (self.w - x).square().sum()
 
 
 def test_a_compiled_graph_sees_the_weights_that_are_put_back(monkeypatch):

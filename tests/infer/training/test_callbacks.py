@@ -1,9 +1,12 @@
 """Callbacks: when they are called, what they may do to a training, and what is kept of them."""
 
+import collections
 import copy
 import functools
 import json
+import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -113,6 +116,30 @@ def test_an_error_of_a_callback_loses_no_step(name, step, tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(history) == 3
 
 
+@pytest.mark.parametrize("name", ["stepped", "epoch_ended"])
+@pytest.mark.parametrize("end", [lambda now: sys.exit("no time left"), lambda now: torch.ones(2)])
+def test_whatever_ends_a_callback_loses_no_step_and_no_call_of_the_others(end, name, tmp_path):
+    failing, after = Calls(**{name: lambda now: now.step == 3 and end(now)}), Counting()
+    with pytest.raises((SystemExit, RuntimeError)):
+        quiet(pair(), X, epochs=3, batch_size=32, out=tmp_path, callbacks=[failing, after])
+    assert after.seen[-1] == ("epoch_ended", 1, 3)
+    resumed, straight, counting = pair(), pair(), Counting()
+    quiet(resumed, X, epochs=3, batch_size=32, out=tmp_path, resume=True, callbacks=[counting])
+    quiet(straight, X, epochs=3, batch_size=32)
+    assert same(resumed, straight)
+    assert counting.count == 9
+
+
+def test_a_callback_has_a_record_of_its_own(tmp_path):
+    def add(now):
+        now.record["picture"] = torch.ones(2)
+        now.record["kl"].clear()
+
+    history = quiet(pair(), X, epochs=1, batch_size=32, out=tmp_path, callbacks=[Calls(epoch_ended=add)]).history
+    assert "picture" not in history[0]
+    assert history[0]["kl"].keys() == {"z"}
+
+
 def test_an_error_at_the_start_is_raised_there(tmp_path):
     def fail(now):
         raise KeyError("login")
@@ -128,6 +155,9 @@ class Counting(Calls):
 
     def stepped(self, now):
         self.count += 1
+
+    def epoch_ended(self, now):
+        self.note("epoch_ended", now)
 
     def state_dict(self):
         return {"count": self.count}
@@ -147,12 +177,67 @@ def test_the_state_of_a_callback_is_resumed(tmp_path):
         quiet(pair(), X, callbacks=[Calls()], **options | {"epochs": 4})
 
 
+class Remembering(Calls):
+    """A callback with a state that the caller chooses."""
+
+    state = None
+
+    def state_dict(self):
+        return self.state() if callable(self.state) else {"state": self.state}
+
+    def load_state_dict(self, state):
+        self.state = state["state"]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (np.float64(1.5), 1.5),
+        ({"best": [np.float32(0.5), (np.int64(3), True)]}, {"best": [0.5, (3, True)]}),
+        (collections.Counter("aab"), collections.Counter("aab")),
+    ],
+)
+def test_numbers_of_numpy_are_numbers(state, expected, tmp_path):
+    first, second = Remembering(), Remembering()
+    first.answers["stepped"] = lambda now: setattr(first, "state", state)
+    quiet(pair(), X, epochs=1, batch_size=32, out=tmp_path, callbacks=[first])
+    quiet(pair(), X, epochs=2, batch_size=32, out=tmp_path, callbacks=[second], resume=True)
+    assert second.state == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "message"),
+    [
+        (collections.deque([1]), ValueError, r"callback Remembering 1: .* because of collections\.deque; expected"),
+        (lambda: {"state": lambda: 0}, ValueError, r"callback Remembering 1: its state cannot be saved \("),
+        (lambda: {}["figure"], KeyError, "figure"),
+    ],
+)
+@pytest.mark.parametrize("early", [True, False])
+def test_a_state_that_cannot_be_saved_loses_no_step(state, kind, message, early, tmp_path):
+    """Such a state is found at the start, or as soon as there is one: all else of the training is saved."""
+    first, counting = Remembering(), Counting()
+    if early:
+        first.state = state
+    else:
+        first.answers["stepped"] = lambda now: setattr(first, "state", state)
+    with pytest.raises(kind, match=message):
+        quiet(pair(), X, epochs=2, batch_size=32, out=tmp_path, callbacks=[first, counting])
+    assert (tmp_path / "last.pt").exists() != early
+    resumed, straight, again = pair(), pair(), Counting()
+    quiet(resumed, X, epochs=2, batch_size=32, out=tmp_path, callbacks=[again], resume=True)
+    quiet(straight, X, epochs=2, batch_size=32)
+    assert same(resumed, straight)
+    assert again.count == 6
+
+
 def test_a_checkpoint_from_before_callbacks_and_averages_goes_on(tmp_path):
     straight, resumed = pair(), pair()
     quiet(straight, X, epochs=2, batch_size=32)
     quiet(pair(), X, epochs=1, batch_size=32, out=tmp_path)
     checkpoint = torch.load(tmp_path / "last.pt", weights_only=True)
     assert not {"average", "groups", "drop_last"} & checkpoint["settings"].keys()
+    assert checkpoint["settings"]["schedule"] is None
     del checkpoint["average"], checkpoint["ranks"][0]["callbacks"]
     torch.save(checkpoint, tmp_path / "last.pt")
     quiet(resumed, X, epochs=2, batch_size=32, out=tmp_path, resume=True, callbacks=[Counting()])

@@ -3,9 +3,11 @@
 import functools
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from guides import Amortized
@@ -139,8 +141,79 @@ def test_an_optimiser_of_ones_own_takes_groups(groups):
         assert torch.equal(p, q) == (groups is not None and name.startswith("model.")), name
 
 
+def test_a_rate_that_is_a_tensor_stays_the_callers(tmp_path):
+    def run(out, epochs, **options):
+        loss = pair()
+        options |= {"groups": {"guide.*": {"lr": own[1]}}, "schedule": halve, "optimizer": make}
+        quiet(loss, X, epochs=epochs, batch_size=32, out=tmp_path / out, **options)
+        return loss
+
+    own = torch.tensor(0.01), torch.tensor(0.1)
+    make = functools.partial(torch.optim.Adam, lr=own[0], fused=True)
+    halve = functools.partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+    straight = run("straight", 2)
+    run("parts", 1)
+    resumed = run("parts", 2, resume=True)
+    assert [rate.item() for rate in own] == pytest.approx([0.01, 0.1])
+    assert all(torch.equal(p, q) for p, q in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+def test_numbers_of_numpy_are_as_good_as_pythons(tmp_path):
+    adam = functools.partial(torch.optim.Adam, lr=np.float64(0.01))
+    schedule = functools.partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: np.cos(step / 20))
+    options = {"optimizer": adam, "groups": {"*.bias": {"lr": np.float64(0.1)}}, "clip": np.float64(0.5)}
+    options |= {"batch_size": np.int64(16), "schedule": schedule}
+    losses = [pair() for _ in range(3)]
+    quiet(losses[0], X, steps=np.int64(7), out=tmp_path / "a", average=np.float32(0.5), **options)
+    quiet(losses[1], X, steps=3, out=tmp_path / "b", average=np.float32(0.5), **options)
+    quiet(losses[2], X, steps=7, out=tmp_path / "b", average=np.float32(0.5), resume=True, **options)
+    assert all(torch.equal(p, q) for p, q in zip(losses[0].parameters(), losses[2].parameters(), strict=True))
+    with pytest.raises(ValueError, match=r"average: 0\.5, 0\.25"):
+        quiet(pair(), X, steps=8, out=tmp_path / "b", average=np.float32(0.25), resume=True, **options)
+
+
 def test_equal_values_of_two_patterns_are_one():
     quiet(pair(), X, steps=1, batch_size=16, groups={"guide.*": {"lr": 0.1}, "*.bias": {"lr": 0.1}})
+
+
+# ---- the schedule
+
+SCHEDULES = {
+    "of a number": lambda o, value: lr_scheduler.ExponentialLR(o, gamma=value),
+    "of numbers": lambda o, value: lr_scheduler.MultiStepLR(o, milestones=[2, 9], gamma=value),
+    "in parts": lambda o, value: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.1), lr_scheduler.ExponentialLR(o, value)], [3]
+    ),
+    "plateau": lambda o, value: ReduceLROnPlateau(o, factor=value),
+}
+
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_other_options_of_a_schedule_are_refused_when_resuming(make, tmp_path):
+    options = {"batch_size": 16, "validation": X[:30], "out": tmp_path}
+    quiet(pair(), X, steps=3, schedule=lambda o: make(o, 0.9), **options)
+    with pytest.raises(ValueError, match=r"cannot resume with other settings .*schedule\..*0\.9.*0\.5"):
+        quiet(pair(), X, steps=6, schedule=lambda o: make(o, 0.5), resume=True, **options)
+    with pytest.raises(ValueError, match=r"cannot resume with other settings .*schedule"):
+        quiet(pair(), X, steps=6, resume=True, **options)
+    # A checkpoint from before options of schedules were compared.
+    checkpoint = torch.load(tmp_path / "last.pt", weights_only=True)
+    checkpoint["settings"]["schedule"] = checkpoint["settings"]["schedule"]["class"]
+    torch.save(checkpoint, tmp_path / "last.pt")
+    assert quiet(pair(), X, steps=6, schedule=lambda o: make(o, 0.9), resume=True, **options).step == 6
+
+
+class Stateless:
+    """A schedule without a state, from which no training could be resumed."""
+
+    def __init__(self, optimizer): ...
+
+    def step(self): ...
+
+
+def test_a_schedule_has_a_state():
+    with pytest.raises(TypeError, match=r"schedule: expected .*LRScheduler.*, it made a Stateless"):
+        quiet(pair(), X, steps=1, batch_size=16, schedule=Stateless)
 
 
 # ---- the plateau

@@ -3,7 +3,7 @@
 | objective | bound for one datum | reference |
 |---|---|---|
 | `ELBO` | mean_k log w_k | Jordan et al. 1999; Kingma and Welling 2014 |
-| `IWELBO` | log mean_k w_k | Burda et al. 2015 |
+| `IWELBO` | log mean_k w_k | Burda et al. 2016 |
 | `RenyiELBO` | 1/(1-alpha) log mean_k w_k^(1-alpha) | Li and Turner 2016 |
 | `Tempered` | any of them on tempered weights | Higgins et al. 2017; Kingma et al. 2016; Maaloe et al. 2019 |
 | `MAP` | no bound: log p(x, z) at a point z | Bishop 2006, section 1.2.5 |

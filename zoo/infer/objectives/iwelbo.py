@@ -11,12 +11,12 @@ from zoo.infer.path import doubly
 
 
 class IWELBO(Objective):
-    """E_q[log (1/K) sum_k w_k], the importance-weighted bound of Burda et al. 2015, one for each datum.
+    """E_q[log (1/K) sum_k w_k], the importance-weighted bound of IWAE (Burda et al. 2016).
 
     Args:
         num_particles: K >= 1; the bound rises to log p(x) with K.
         gradient: "iwae" differentiates the bound. "doubly" reparameterises the score of log q a second time (Tucker et
-            al. 2018): the same expectation, and a signal-to-noise ratio of the encoder's gradient that does not fall
+            al. 2019): the same expectation, and a signal-to-noise ratio of the encoder's gradient that does not fall
             with K. It is right for hierarchical guides too, and it is "iwae" for a guide without parameters of its own
             (an exact posterior) or with sites marked `from_model`. For a guide that shares some parameters with the
             model it is unbiased, but their gradient lacks the score of log q, which would cancel against the model's:

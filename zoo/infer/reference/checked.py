@@ -51,7 +51,7 @@ class Failure(NamedTuple):
 
 
 class NotAReference(RuntimeError):
-    """A sampler's draws, or a grid's sums, that must not be used as a reference.
+    """Error of a sampler's draws, or a grid's sums, that have failed a check and are no reference.
 
     Attributes:
         failures: the statistics beyond their limits; empty where the time ran out, and for a grid.

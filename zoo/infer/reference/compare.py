@@ -28,7 +28,7 @@ class Verdict(Enum):
 
 
 class Limits(NamedTuple):
-    """Four conditions for a verdict; a guide must meet all of them.
+    """Limits of gap, error of the mean, ratio of standard deviations and k-hat; a verdict asks for all four.
 
     k-hat is one of four conditions and never enough: a guide that sits beside the posterior, or on one of its modes,
     can have well behaved weights, because no draw comes near the mass that the guide misses.

@@ -4,8 +4,8 @@ There is no method for the end of a training, since `fit` returns then.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,12 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from zoo.infer.training.step.stored import storable
 from zoo.parts.aside import aside, streams_kept
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The point of a training at which a callback is called.
+    """The state of a training, as a callback sees it: loss, optimiser, epoch, step, the record of the epoch.
 
     Attributes:
         loss: the module that is trained, `objective(model, guide)`. At the end of an epoch of a training with
@@ -26,7 +27,7 @@ class Moment:
         optimizer: the optimiser, whose `param_groups` hold the learning rates.
         epoch: number of completed epochs.
         step, total: number of optimiser steps, taken and asked for.
-        record: the record of the epoch, as in `Fit.history`; None unless an epoch has ended.
+        record: a copy of the epoch's record, as in `Fit.history`; None unless an epoch has ended.
         writes: True in the process that writes the files; with one process, always.
         folder: `out` of the training; None without.
     """
@@ -43,17 +44,21 @@ class Moment:
 
 @runtime_checkable
 class Callback(Protocol):
-    """Code of the user's that `fit` calls. Each method may return True, which ends the training.
+    """Code of the user's that `fit` calls at the start, after each step and at the end of each epoch.
+
+    Each method may return True, which ends the training.
 
     Random numbers that a callback draws do not move the streams of the training, and gradients are switched off. With
     several processes all of them call their own callbacks, so that a changed KL weight changes everywhere; a callback
     that writes asks `now.writes`. One that asks for the end ends the training of all.
 
-    After an error of `stepped` or `epoch_ended` the training is saved, and then the error is raised.
+    After an error of `stepped`, `epoch_ended` or `state_dict`, `sys.exit` among them, the other callbacks are called,
+    the training is saved, and then the error is raised.
 
     A callback with the methods `state_dict` and `load_state_dict` is saved in the checkpoints (after its call at the
     end of the epoch), and set back when the training is resumed; its state holds tensors, numbers, words, lists and
-    dictionaries alone. Without these methods it begins anew.
+    dictionaries alone. Any other state is an error, after which the callback begins anew; so does a callback without
+    these methods.
 
     Example:
         >>> class Unused:
@@ -107,8 +112,8 @@ class Calls:
 
     Attributes:
         asked: True once one of them has asked for the end.
-        error: the first error of one of them after a step or an epoch. It is kept, since the training is to be saved
-            before it is raised: an hour's steps are worth more than a picture of them.
+        error: the first error of one of them after a step or an epoch, or of a state. It is kept, since the training
+            is to be saved before it is raised: an hour's steps are worth more than a picture of them.
 
     Args:
         callbacks: the caller's.
@@ -116,7 +121,7 @@ class Calls:
 
     def __init__(self, callbacks: list[Callback]) -> None:
         self.callbacks, self.asked = callbacks, False
-        self.error: Exception | None = None
+        self.error: Exception | SystemExit | None = None
 
     def __bool__(self) -> bool:
         return bool(self.callbacks)
@@ -130,34 +135,43 @@ class Calls:
     def stepped(self, now: Moment) -> None:
         """Calls `stepped` of each."""
         # Without `aside`: to set the mode of each part of a deep pair would take longer than a small step.
-        with self._keeping_errors(now), streams_kept(), torch.no_grad():
+        with streams_kept(), torch.no_grad():
             for callback in self.callbacks:
-                self._note(callback.stepped(now))
+                try:
+                    self._note(callback.stepped(now))
+                except (Exception, SystemExit) as error:
+                    self._keep(error, f"a callback after step {now.step}")
 
     def epoch_ended(self, now: Moment) -> None:
         """Calls `epoch_ended` of each."""
-        with self._keeping_errors(now), self._apart(now):
+        with self._apart(now):
             for callback in self.callbacks:
-                self._note(callback.epoch_ended(now))
+                try:
+                    self._note(callback.epoch_ended(now))
+                except (Exception, SystemExit) as error:
+                    self._keep(error, f"a callback after step {now.step}")
 
     def _note(self, answer: bool | None) -> None:
         self.asked = self.asked or bool(answer)
 
-    @contextmanager
-    def _keeping_errors(self, now: Moment) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            error.add_note(f"Raised by a callback after step {now.step}; the training is saved up to there.")
-            self.error = self.error or error
+    def _keep(self, error: Exception | SystemExit, origin: str) -> None:
+        # And goes on with the next callback: one that counts would count wrong in the resumed training.
+        error.add_note(f"Raised by {origin}; the training is saved up to there.")
+        self.error = self.error or error
 
     def _apart(self, now: Moment) -> AbstractContextManager[None]:
         # Nothing to call needs nothing put back: an epoch of a toy is as short as that takes.
         return aside(now.loss) if self.callbacks else nullcontext()
 
     def state(self) -> dict[str, Any]:
-        """Name -> state of those that have one."""
-        return {name: callback.state_dict() for name, callback in self._stateful().items()}
+        """Name -> state of those that have one; without a state that cannot be saved, whose error is kept."""
+        states = {}
+        for name, callback in self._stateful().items():
+            try:
+                states[name] = storable(callback.state_dict(), f"callback {name}")
+            except Exception as error:
+                self._keep(error, f"the state of the callback {name}")
+        return states
 
     def restore(self, state: dict[str, Any], file: Path) -> None:
         """Sets the states back.

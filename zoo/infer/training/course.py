@@ -1,8 +1,10 @@
 """The course of a training: epoch after epoch, until it has taken all steps, gets no better or is interrupted."""
 
+import copy
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -20,12 +22,10 @@ class Ended(NamedTuple):
     Attributes:
         record: the epoch's record; None of an epoch that was interrupted.
         model: the state dict to keep as the pair's; None where an earlier one is better, or none is kept.
-        error: that of a callback, to be raised once the rest is written.
     """
 
     record: dict[str, Any] | None
     model: dict[str, Tensor] | None
-    error: Exception | None = None
 
 
 class Course:
@@ -136,7 +136,7 @@ class Course:
             if self.interrupted:
                 # Without a validation loss of this point, the best model of an earlier epoch stays the one to keep.
                 latest = training.held_out is None or progress.best is None
-                return Ended(None, self._copy() if latest else None, training.calls.error)
+                return Ended(None, self._copy() if latest else None)
             record = training.record(progress)
             self.history.append(record)
             if progress.position == self.per_epoch:
@@ -146,24 +146,32 @@ class Course:
             better = training.held_out is None or progress.best is None or _score(record) < _score(progress.best)
             if better:
                 progress.best, self.best = record, self._copy()
-            training.calls.epoch_ended(self._now(record))
+            # A copy, for the record goes into files that a callback's additions may not fit.
+            training.calls.epoch_ended(self._now(copy.deepcopy(record)))
         # All processes take part, also one whose callback raised an error.
         self._hear()
-        return Ended(record, self.best if better else None, training.calls.error)
+        return Ended(record, self.best if better else None)
 
     def _copy(self) -> dict[str, Tensor] | None:
         kept = self.folder is not None or self.training.held_out is not None
         return tensors_of(self.training.loss) if kept else None
 
+    @contextmanager
+    def giving_averages(self) -> Iterator[None]:
+        """A context that ends with the averages in the loss, if the training has any, after an error too."""
+        try:
+            yield
+        finally:
+            if self.training.average is not None:
+                self.training.average.take()
+
     def finish(self) -> None:
         """Gives the loss the parameters to keep.
 
         They are those of the epoch with the lowest validation loss, or without validation, and where the training was
-        interrupted, the latest; averages where the training has them.
+        interrupted, the latest.
         """
         progress, training = self.progress, self.training
-        if training.average is not None:
-            training.average.take()
         if self.interrupted or training.held_out is None or progress.best is None:
             return
         if progress.best["step"] == progress.step:

@@ -24,7 +24,7 @@ from zoo.parts.aside import streams_kept
 
 @dataclass
 class Fit:
-    """The outcome of a training.
+    """The outcome of `fit`: the records of all epochs, the best of them, the length of the training.
 
     Attributes:
         history: one record for each epoch, as in metrics.jsonl: `epoch`, `step`, `train` and `validation` (loss in
@@ -95,15 +95,17 @@ def fit(
         optimizer: constructor `parameters -> Optimizer`; by default torch's fused Adam with learning rate 1e-3.
         groups: options of the optimiser for parameters by name: `{"guide.*": {"lr": 1e-4}, "*.bias": {"weight_decay":
             0.0}}`. Patterns are those of `fnmatch`, names those of `loss.named_parameters()`. A parameter takes the
-            options of all patterns that match it; two values of one option are refused. To keep parameters fixed, call
-            their `requires_grad_(False)`: a learning rate of 0 would still compute their gradients.
+            options of all patterns that match it; two values of one option are refused. The optimiser's first group
+            are the parameters that no pattern names; each set of patterns is a further one, in the order of the
+            parameters. To keep parameters fixed, call their `requires_grad_(False)`: a learning rate of 0 would still
+            compute their gradients.
         schedule: constructor `optimizer -> LRScheduler`, stepped after every optimiser step (not epoch); it moves the
             learning rate of every group. `torch.optim.lr_scheduler.ReduceLROnPlateau` is stepped at the end of each
             epoch with the loss of `validation`.
         clip: largest global norm of the gradient of the mean loss.
         average: decay, such as 0.999, of an exponential moving average of the parameters over the steps
             (`zoo.infer.training.step.average`). The averages are what is validated, saved in model.safetensors and
-            given to `loss` at the end; the steps go on from the parameters themselves.
+            given to `loss` at the end, after an error too; the steps go on from the parameters themselves.
         validation: held-out data, evaluated after each epoch, untempered and always with the same noise. The
             parameters of the best epoch are kept in model.safetensors, and `loss` holds them when the training ends
             by itself.
@@ -121,7 +123,9 @@ def fit(
             A kill at any moment loses at most the current epoch. The files of an older training there are kept as
             `*.old`. `zoo.load_pair(out)` builds the pair again without its script; a line says so where it cannot.
         resume: go on from `out`/last.pt if there is one; on a CPU the result is bit-equal to that of an uninterrupted
-            training. `epochs`, `steps`, `patience` and `callbacks` may change, other settings must be the same.
+            training. `epochs`, `steps`, `patience` and `callbacks` may change, other settings must be the same, those
+            of the schedule too. The point at which `steps` ended an earlier part within an epoch was validated as well,
+            and may be the best.
         progress: show a bar, which has no influence on the result.
         tensorboard: also write the records to `out`/tensorboard.
 
@@ -159,11 +163,11 @@ def fit(
         print(f"{folder.last}: not there yet, starting at the beginning")
     output = Output(course, folder)
     limits = {"epochs": epochs, "steps": steps, "patience": patience, "device": str(parallel.device),
-              "callbacks": describe(calls.callbacks)}  # fmt: skip
-    output.start(limits, resumed=resumed, tensorboard=tensorboard)
+              "callbacks": calls.callbacks}  # fmt: skip
+    output.start(describe(limits), resumed=resumed, tensorboard=tensorboard)
 
     bar = Bar(course, shown=progress and parallel.rank == 0)
-    with output.naming_the_checkpoint(), Interrupt(shared=parallel.world > 1) as interrupt, bar:
+    with output.naming_the_checkpoint(), course.giving_averages(), bar, Interrupt(parallel.world > 1) as interrupt:
         course.start()
         while not course.finished:
             for batch in course.rest_of_epoch(interrupt):

@@ -123,6 +123,10 @@ def optimizer_of(make: Any, groups: list[Group]) -> torch.optim.Optimizer:
     for group in groups:
         if group.options:
             _refuse_options(made, group)
+    # A learning rate may be a tensor: a schedule writes into it, and the caller's must stay what it is, for the next
+    # training and for the other groups.
+    for own in made.param_groups:
+        own.update({name: value.clone() for name, value in own.items() if isinstance(value, torch.Tensor)})
     return made
 
 
@@ -165,7 +169,8 @@ def scheduler_of(make: Any, optimizer: torch.optim.Optimizer, *, validated: bool
     if not callable(make):
         raise TypeError(f"schedule: expected {wanted}, got {make!r}")
     made = _made(make, optimizer, f"schedule: expected {wanted}")
-    if not callable(getattr(made, "step", None)):
+    # With its state, since a training is resumed with it.
+    if not all(callable(getattr(made, name, None)) for name in ("step", "state_dict", "load_state_dict")):
         raise TypeError(f"schedule: expected {wanted}, it made a {type(made).__name__}")
     if getattr(made, "optimizer", optimizer) is not optimizer:
         raise ValueError(f"schedule: {type(made).__name__} is that of another optimizer; expected {wanted}")

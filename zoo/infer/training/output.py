@@ -95,12 +95,14 @@ class Output:
 
         Raises:
             OSError: the folder cannot be written to.
-            ValueError: the state of optimiser or schedule cannot be read back.
+            ValueError: the state of optimiser, schedule or a callback cannot be read back.
+            Exception: that of a callback's `state_dict`.
         """
         if self.folder is None:
             return
         training = self.course.training
         checkpoint = training.checkpoint(self.course.progress)
+        self._raise()
         if not self.first:
             return
         self.folder.probe(checkpoint)
@@ -127,8 +129,12 @@ class Output:
                 self.folder.save(checkpoint, ended.model, ended.record)
             if self.board is not None and ended.record is not None:
                 self.board.write(ended.record)
-        if ended.error is not None:
-            raise ended.error
+        self._raise()
+
+    def _raise(self) -> None:
+        """Raises the error of a callback, if there is one."""
+        if self.course.training.calls.error is not None:
+            raise self.course.training.calls.error
 
     def close(self) -> None:
         """Closes tensorboard, and says where an interrupted training stopped."""

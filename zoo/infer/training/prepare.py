@@ -8,7 +8,7 @@ from zoo.infer.training.callbacks import Calls
 from zoo.infer.training.optimizers import groups_of, optimizer_of, scheduler_of
 from zoo.infer.training.parallel import Parallel
 from zoo.infer.training.preflight_data import first_look, refuse_compiled_sequences, trainable
-from zoo.infer.training.settings import Options, describe, describe_optimizer, settings_of
+from zoo.infer.training.settings import Options, describe, describe_optimizer, describe_schedule, settings_of
 from zoo.infer.training.step.average import Average
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.batches import Rows
@@ -36,7 +36,7 @@ def prepared(
     # Before the schedule is made: it changes the learning rate, and a resumed training compares the one it was given.
     settings["optimizer"] = describe_optimizer(optimizer)
     scheduler = scheduler_of(options.schedule, optimizer, validated=held_out is not None)
-    settings["schedule"] = describe(scheduler)
+    settings["schedule"] = describe_schedule(scheduler)
     # Only where they are set: checkpoints from before these options existed stay valid.
     later = {"drop_last": options.drop_last, "groups": options.groups, "average": options.average}
     settings |= {name: describe(value) for name, value in later.items() if value}

@@ -46,7 +46,7 @@ def settings_of(loss: nn.Module, batcher: Batcher, held_out: Batcher | None, arg
         "validation": None if held_out is None else len(held_out.rows),
         "batch_size": options.batch_size,
         "seed": options.seed,
-        "clip": options.clip,
+        "clip": describe(options.clip),
         "compile": options.compile,
         "processes": batcher.parallel.world,
         "objective": describe(loss if parts.objective is None else parts.objective),
@@ -60,6 +60,8 @@ def describe(value: Any) -> Any:
 
     No memory address is part of it, since a resumed training compares it with that of another process.
     """
+    if isinstance(value, numpy.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         # JSON has no infinity, and Python's way of writing it makes a file that strict readers refuse.
         return str(value)
@@ -83,6 +85,19 @@ def describe_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Class and options of an optimiser. Call it before a schedule changes the learning rate."""
     groups = [{k: describe(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     return {"class": type(optimizer).__name__, "groups": groups}
+
+
+def describe_schedule(schedule: Any) -> dict[str, Any] | None:
+    """Class and options of a schedule. Call it before the first step.
+
+    Its state holds them, and so covers a constructor of any kind; entries with an underscore are torch's own, which may
+    change from version to version, but for the parts of a schedule that is a list of others.
+    """
+    if schedule is None:
+        return None
+    state = {name: value for name, value in schedule.state_dict().items() if not name.startswith("_")}
+    parts = [describe_schedule(part) for part in getattr(schedule, "_schedulers", ())]
+    return {"class": type(schedule).__name__, **describe(state), **({"parts": parts} if parts else {})}
 
 
 def versions() -> dict[str, str]:

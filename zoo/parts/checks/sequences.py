@@ -12,7 +12,7 @@ def check_sequences(
     u: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> None:
-    """Checks types, shapes and dtypes; looks at no value, so it is cheap enough for every training step.
+    """Checks types, shapes and dtypes of x, u and mask, and looks at no value: cheap enough for every training step.
 
     Args:
         x: `(N, T, data_dim)`. data_dim None: of any size.

@@ -13,7 +13,7 @@ from zoo.parts.recorded import Recorded
 class Bernoulli(Recorded, nn.Module):
     """p(x | h) = prod_i Bernoulli(x_i; sigmoid(W h + b)_i), x in {0, 1}^data_dim.
 
-    References: Burda, Grosse and Salakhutdinov 2015 (IWAE), for the start of b.
+    References: Burda, Grosse and Salakhutdinov 2016 (IWAE), for the start of b.
 
     Args:
         in_features: size of h.

@@ -40,7 +40,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Filtered(NamedTuple):
-    """p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); batch axes first, then time."""
+    """Means and covariances of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); batch axes first, then time."""
 
     marginal_loglik: Tensor  # log p(x), nats, (...)
     loglik_per_step: Tensor  # log p(x_t | x_{1:t-1}), (..., T)
@@ -51,7 +51,7 @@ class Filtered(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """p(z_t | x_{1:t}) and p(z_t | x_{1:T}); batch axes first, then time."""
+    """Means and covariances of p(z_t | x_{1:t}) and p(z_t | x_{1:T}); batch axes first, then time."""
 
     marginal_loglik: Tensor  # log p(x), nats, (...)
     filtered_means: Tensor  # (..., T, n)
@@ -62,7 +62,7 @@ class Smoothed(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """p(z_{T+1..T+k} | x_{1:T}) and p(x_{T+1..T+k} | x_{1:T}), step by step."""
+    """Means and covariances of p(z_{T+1..T+k} | x_{1:T}) and p(x_{T+1..T+k} | x_{1:T}), step by step."""
 
     predicted_means: Tensor  # (..., k, n)
     predicted_covariances: Tensor  # (..., k, n, n)

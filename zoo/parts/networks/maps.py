@@ -13,7 +13,7 @@ from zoo.parts.checks import check_counts
 
 
 class Maps(int):
-    """The length of a picture, or of feature maps, as a vector: an `int` that knows their shape.
+    """The size of a picture, or of feature maps, as a vector: an `int` that knows height, width and channels.
 
     Args:
         height, width, channels: of the maps, in the order of a data set's `shape`: `Maps(*load("mnist").shape)`.

@@ -82,7 +82,7 @@ class DenseStage(Recorded, nn.Module):
 
 
 class RescaledStage(Recorded, nn.Module):
-    """Another stage, whose first input v comes as (v - shift) / scale: grey levels 0..255, say, about 0 and of size 1.
+    """A stage around another one, whose first input v it rescales, (v - shift) / scale: for grey levels 0..255.
 
     Deep networks start for inputs of size 1; levels of 255 would overflow in the exponential of a log scale.
 

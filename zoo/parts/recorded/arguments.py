@@ -2,12 +2,12 @@
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, AutoIAFNormal
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.nn import PyroModule
 from torch import nn
@@ -22,7 +22,7 @@ _LEFT_OUT = ("device", "dtype", "validate_args", "_weight", "_bias", "_freeze")
 # Names under which the constructor's argument stands in the object.
 _STORED_AS = {"base_distribution": "base_dist", "batch_shape": "_batch_shape", "mask": "_mask"}
 # Forms of one parameter, of which a distribution takes one; a property computes the others when it is asked for them.
-_FORMS = (("probs", "logits"), ("covariance_matrix", "precision_matrix", "scale_tril"))
+_FORMS = (("probs", "logits"), ("gate", "gate_logits"), ("covariance_matrix", "precision_matrix", "scale_tril"))
 _ABSENT = object()
 
 
@@ -58,7 +58,7 @@ def arguments_of(value: Any, model: Any = None) -> Given:
         # `AutoNormal` and its like wrap the model in a handler that starts its sites; a handler of the user's stays
         while isinstance(getattr(own, "func", None), partial) and isinstance(own.func.args[0], InitMessenger):
             own = own.func.args[1]
-        return Given((), {"model": own} | _read(value, ("model",)))
+        return Given((), {"model": own} | _of_autoguide(value))
     if isinstance(value, nn.Module):
         return _of_module(value)
     if is_dataclass(value):
@@ -68,8 +68,9 @@ def arguments_of(value: Any, model: Any = None) -> Given:
     if is_rich_number(type(value)):
         return Given((), inspect.signature(type(value)).bind(*value.__getnewargs__()).arguments)
     if hasattr(value, "_unbroadcasted_scale_tril") and not hasattr(value, "_unbroadcasted_cov_factor"):
-        # the one form that every MultivariateNormal computes with, to the last bit
-        return Given((), {"loc": value.loc, "scale_tril": value._unbroadcasted_scale_tril})
+        # the one form that a density of this kind computes with, to the last bit
+        others = _read(value, ("covariance_matrix", "precision_matrix"))
+        return Given((), others | {"scale_tril": value._unbroadcasted_scale_tril})
     return Given((), _read(value, _other_forms(value)))
 
 
@@ -117,15 +118,35 @@ def _of_module(value: nn.Module) -> Given:
     )
 
 
+def _of_autoguide(value: AutoGuide) -> dict[str, Any]:
+    """The arguments besides the model."""
+    if not isinstance(value, AutoIAFNormal):
+        return _read(value, ("model",))
+    # this one keeps them in the call that will make its flows; `init_loc_fn` is not used, and warns
+    call: partial[Any] = value._init_transform_fn
+    others = {name: item for name, item in call.keywords.items() if name != "hidden_dims"}
+    return {"hidden_dim": call.keywords["hidden_dims"], "num_transforms": call.args[0]} | others
+
+
 def _other_forms(value: Any) -> tuple[str, ...]:
     """The forms of a parameter that the distribution was not given."""
     found: list[str] = []
     for forms in _FORMS:
         # both are there once the other has been asked for; `_param` is the one that the distribution computes with
-        there = [form for form in forms if form in vars(value)]
-        used = [form for form in there if vars(value)[form] is getattr(value, "_param", None)] or there
-        found += [form for form in forms if there and form != used[0]]
+        for owner in _inner(value):
+            there = [form for form in forms if form in vars(owner)]
+            used = [form for form in there if vars(owner)[form] is getattr(owner, "_param", None)] or there
+            if used:
+                found += [form for form in forms if form != used[0]]
+                break
     return tuple(found)
+
+
+def _inner(value: Any) -> Iterator[Any]:
+    """A distribution, then the one that it is made of, as OneHotCategorical is of a Categorical, and so on."""
+    while value is not None:
+        yield value
+        value = vars(value).get("_categorical", vars(value).get("base_dist"))
 
 
 def _read(value: Any, left_out: tuple[str, ...] = ()) -> dict[str, Any]:

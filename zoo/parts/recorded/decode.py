@@ -2,7 +2,7 @@
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -57,7 +57,7 @@ class Decoder:
         return {name: self.decode(item, f"{place}{mark.format(name)}") for name, item in nodes.items()}
 
     def _made(self, node: Any, place: str) -> Any:
-        # an argument may have the name of any tag, but none is called `class`, which is a word of Python
+        # an argument may have the name of any tag, but none is called `class`: `encode` refuses it
         match node:
             case {"class": path}:
                 return self._instance(path, {n: v for n, v in node.items() if n != "class"}, place)
@@ -142,11 +142,14 @@ class Decoder:
         return self.tensors[key].clone()
 
 
-def put(module: nn.Module, tensors: Mapping[str, Tensor], place: str = "") -> None:
+def put(module: nn.Module, tensors: Mapping[str, Tensor], place: str = "", kept: Collection[int] = ()) -> None:
     """Puts tensors in the place of a module's parameters and buffers, each with its own dtype.
 
+    Args:
+        kept: `id` of parameters and buffers that stay as they are.
+
     Raises:
-        ValueError: the module has no such tensor, or one of another shape.
+        ValueError: the module has no such tensor, or one of another shape or kind of number.
     """
     homes = {name: (owner, leaf) for path, owner in module.named_modules(remove_duplicate=False)
              for leaf in (*owner._parameters, *owner._buffers)
@@ -157,5 +160,9 @@ def put(module: nn.Module, tensors: Mapping[str, Tensor], place: str = "") -> No
         if owner is None or old is None or old.shape != new.shape:
             found = "none" if old is None else f"shape {tuple(old.shape)}"
             raise ValueError(f"{place}.{name}: the folder has shape {tuple(new.shape)}, the module built of it {found}")
+        if (old.is_floating_point(), old.is_complex()) != (new.is_floating_point(), new.is_complex()):
+            raise ValueError(f"{place}.{name}: the folder has {new.dtype}, the module built of it {old.dtype}")
+        if id(old) in kept:
+            continue
         # `data`, so that a parameter stays the object that several modules and optimisers hold
         old.data = new.detach().to(old.device, copy=True)

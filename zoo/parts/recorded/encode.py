@@ -17,7 +17,6 @@ A JSON list is a tuple; numbers, strings, true, false and null are themselves.
 import math
 from collections import OrderedDict
 from functools import partial
-from numbers import Integral, Real
 from types import MethodType
 from typing import Any
 
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from zoo.parts.recorded.arguments import arguments_of, has_arguments
-from zoo.parts.recorded.names import Trust, is_function, is_part, is_rich_number, path_of, resolve
+from zoo.parts.recorded.names import Trust, is_function, is_part, path_of, resolve
 from zoo.parts.recorded.recorded import Lost
 
 
@@ -60,14 +59,13 @@ class Encoder:
         """
         if isinstance(value, numpy.generic):
             value = value.item()
-        if value is None or isinstance(value, bool | str):
+        # of these very classes: an enumeration may be a number or a word as well, and would come back as no more
+        if value is None or type(value) in (bool, int, str):
             return value
+        if type(value) is float:
+            return value if math.isfinite(value) else {"number": str(value)}
         if isinstance(value, Lost) or value is Lost:
             raise ValueError(f"{place}: {getattr(value, 'description', 'a function')} was lost when it was pickled")
-        if isinstance(value, Integral) and not is_rich_number(type(value)):
-            return int(value)
-        if isinstance(value, Real) and not isinstance(value, Integral):
-            return float(value) if math.isfinite(value) else {"number": str(float(value))}
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}
         if isinstance(value, type) or is_function(value):
@@ -93,6 +91,9 @@ class Encoder:
         return key
 
     def _tensor(self, value: Tensor, place: str) -> dict[str, Any]:
+        if type(value) not in (Tensor, nn.Parameter):
+            # a class of the user's, or a parameter that waits for its shape
+            raise ValueError(f"{place}: {_described(value)} would come back as a plain tensor")
         if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_complex():
             raise ValueError(f"{place}: a dense tensor of real numbers was expected, got {value.layout}, {value.dtype}")
         if not isinstance(value, nn.Parameter):
@@ -141,6 +142,8 @@ class Encoder:
         if given.args:
             node["*"] = [self.encode(item, f"{place}[{i}]") for i, item in enumerate(given.args)]
         for name, item in given.kwargs.items():
+            if name in ("class", "*"):
+                raise ValueError(f"{place}: an argument named {name!r} would be taken for a part of the file's form")
             known, tensors = dict(self.known), dict(self.tensors)
             try:
                 node[name] = self.encode(item, f"{place}.{name}")
@@ -163,7 +166,7 @@ def _importable(value: Any, place: str) -> str:
         raise ValueError(f"{place}: {_described(value)} has no import path: put it into a module, by a name of its own")
     # the zoo's own training, data and pictures are closed to folders, as when they are loaded
     try:
-        resolve(path, Trust(None))
+        resolve(path, Trust(everything=True))
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
     return path

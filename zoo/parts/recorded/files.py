@@ -80,11 +80,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is cut off, or no JSON object.
+        ValueError: it is cut off, has a name twice, or is no JSON object.
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: there is no such file; expected the folder of a pair") from error
     except (ValueError, RecursionError) as error:
@@ -92,6 +92,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path}: expected a JSON object, found {type(config).__name__}")
     return config
+
+
+def _each_once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(entries)
+    if len(found) < len(entries):
+        names = [name for name, _ in entries]
+        # JSON would take the last one without a word
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+    return found
 
 
 def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:

@@ -2,13 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
 import numpy
 import torch
+from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
@@ -29,7 +30,16 @@ def unlike_parts(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str
             yield _line(name, type(here), type(there))
 
 
-def unlike_attributes(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str]:
+def unlike_values(value: Any, twin: Any, place: str) -> Iterator[str]:
+    """A line for each difference between two values: of modules for each part and attribute."""
+    if isinstance(value, nn.Module):
+        yield from unlike_parts(value, twin, place)
+        yield from _unlike_attributes(value, twin, place)
+    elif not same(value, twin):
+        yield _line(place, value, twin)
+
+
+def _unlike_attributes(module: nn.Module, twin: nn.Module, place: str) -> Iterator[str]:
     """A line for each plain attribute of a part that differs: 'model.floor: 0.1 here, 0.0 when it is built again'.
 
     Attributes with a leading underscore are a class's own affair, such as a cache, and are not compared.
@@ -79,6 +89,9 @@ _ABSENT = object()
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     found = {n: v for n, v in vars(module).items() if not n.startswith("_") and n not in _OWN}
+    if isinstance(module, ConditionalAutoRegressiveNN):
+        # of an order that its constructor draws; its layers hold them as buffers, which are saved
+        found = {name: value for name, value in found.items() if name not in ("masks", "mask_skip")}
     # the hooks themselves are often closures over their module; one more or less changes the program
     found |= {name: len(vars(module)[name]) for name in ("_forward_hooks", "_forward_pre_hooks")}
     # Pyro keeps constraints and priors apart from the attributes that they belong to
@@ -113,7 +126,10 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, set | frozenset):
         return a == b
     if is_dataclass(a):
-        return same(vars(a), vars(b))
+        # of one with slots, the fields are all that there is
+        mine, other = ({f.name: getattr(v, f.name, _ABSENT) for f in fields(v)} | getattr(v, "__dict__", {})
+                       for v in (a, b))  # fmt: skip
+        return same(mine, other)
     return _same_function(a, b) and _same_density(a, b)
 
 

@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -32,19 +32,23 @@ class Trust:
     """The packages whose objects a folder may name.
 
     Args:
-        packages: besides the zoo, torch's modules and Pyro's distributions; None: all, for objects of this process.
+        packages: besides the zoo, torch's modules and Pyro's distributions.
+        everything: all that is no part of the zoo, for objects of this process.
+
+    Raises:
+        TypeError: `packages` is no sequence of packages' names.
     """
 
-    def __init__(self, packages: Sequence[str] | None = ()) -> None:
-        if isinstance(packages, str):
+    def __init__(self, packages: Iterable[str] = (), *, everything: bool = False) -> None:
+        # None is refused too: it could mean nothing as well as everything
+        names: list[Any] = [*packages] if isinstance(packages, Iterable) and not isinstance(packages, str) else [None]
+        if not all(isinstance(name, str) and _PATH.fullmatch(name) for name in names):
             raise TypeError(f'trust: expected a tuple of packages such as ("mine",), got {packages!r}')
-        self.packages = None if packages is None else tuple(packages)
+        self.packages, self.everything = tuple(names), everything
 
     def covers(self, path: str) -> bool:
         """Tells whether a path lies in one of the packages."""
-        if self.packages is None:
-            return not _within(path, ("zoo", "guides"))
-        return _within(path, self.packages)
+        return not _within(path, ("zoo", "guides")) if self.everything else _within(path, self.packages)
 
 
 def path_of(value: Any) -> str | None:
@@ -112,7 +116,7 @@ def _imported(path: str) -> Any:
             if error.name is None or not _within(name, (error.name,)):
                 raise ValueError(f"{path}: cannot be imported ({error})") from error
             continue
-        except ImportError as error:
+        except Exception as error:  # a package of the user's runs, and may raise anything
             raise ValueError(f"{path}: cannot be imported ({error})") from error
         for part in parts[depth:]:
             # through classes alone: `zoo.vae.torch.load` would lead out of the place that was allowed
@@ -162,6 +166,11 @@ def _is_density(value: Any) -> bool:
     )
 
 
+def _is_flow(value: Any) -> bool:
+    # functions too: `AutoNormalizingFlow` takes them, such as `affine_autoregressive`
+    return isinstance(value, FunctionType) or _is_density(value)
+
+
 def _is_automatic(value: Any) -> bool:
     return isinstance(value, FunctionType) or (isinstance(value, type) and issubclass(value, AutoGuide))
 
@@ -178,6 +187,7 @@ _PLACES: tuple[tuple[str, Callable[[Any], bool]], ...] = (
     ("torch._C._nn", is_function),
     ("torch.nn.modules", _is_module),
     ("torch.distributions", _is_density),
+    ("pyro.distributions.transforms", _is_flow),
     ("pyro.distributions", _is_density),
     ("pyro.infer.autoguide", _is_automatic),
 )

@@ -1,8 +1,9 @@
 """A model and a guide as one description: written, compared with another, and built again."""
 
+import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,8 @@ from zoo.parts.aside import built_beside
 from zoo.parts.recorded.arguments import arguments_of
 from zoo.parts.recorded.decode import Decoder, put
 from zoo.parts.recorded.encode import Encoder
-from zoo.parts.recorded.files import differences, shapes_of, tensors_of
-from zoo.parts.recorded.likeness import identical, unlike_attributes, unlike_parts, unlike_tensors
+from zoo.parts.recorded.files import differences, json_of, shapes_of, tensors_of
+from zoo.parts.recorded.likeness import identical, unlike_parts, unlike_tensors, unlike_values
 from zoo.parts.recorded.names import Trust
 from zoo.parts.recorded.prototype import form_of, run_once
 from zoo.parts.recorded.recorded import Recorded
@@ -92,21 +93,23 @@ def described(pair: Mapping[str, nn.Module]) -> Description:
     with warnings.catch_warnings():
         # of constructors, which have warned when the pair was made
         warnings.simplefilter("ignore")
-        twins, decoder = _built(description.entry, tensors, {}, Trust(None), pair)
+        # of the file's own words, where a number of numpy or a list within a tuple may have become another value
+        entry = json.loads(json_of(description.entry))
+        twins, decoder = _built(entry, tensors, {}, Trust(everything=True), pair)
     for name, half in pair.items():
         description.tensors.update(_moved(half, twins[name], f"buffer.{name}."))
     _refuse_changed(unlike_tensors(pair, twins))
-    # arguments too: a module that a guide looks at is no part of the pair
-    for module, place in encoder.known.values():
-        if isinstance(module, nn.Module):
-            _refuse_changed(unlike_parts(module, decoder.known[place], place))
-            _refuse_changed(unlike_attributes(module, decoder.known[place], place))
+    # arguments too: a module that a guide looks at is no part of the pair, and a value may be kept under a hidden name
+    for value, place in encoder.known.values():
+        _refuse_changed(unlike_values(value, decoder.known[place], place))
     return description
 
 
 def _refuse_changed(lines: Iterator[str]) -> None:
     for line in lines:
-        raise ValueError(f"{line}: was it changed after its constructor? Give the value to the constructor")
+        raise ValueError(
+            f"{line}: was it changed after its constructor, or drawn in it? Give the value to the constructor"
+        )
 
 
 def description_of(loss: nn.Module) -> Description:
@@ -134,8 +137,9 @@ def built(
         ValueError: the description is damaged, names objects that are not trusted, or does not fit the tensors; `model`
             is of another architecture.
     """
-    if not isinstance(entry.get("format"), int) or entry["format"] > FORMAT:
+    if entry.get("format") not in range(1, FORMAT + 1) or entry["format"] is True:
         raise ValueError(f"format: expected at most {FORMAT}, found {entry.get('format')!r}: written by a newer zoo")
+    _refuse_unread(entry, tensors)
     given: dict[str, Any] = {}
     if model is not None:
         mine, encoder = written({"model": model})
@@ -147,9 +151,26 @@ def built(
         given = {place: value for value, place in encoder.known.values()}
     try:
         pair, _ = _built(entry, tensors, given, trust)
-    except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # whatever torch and Pyro make of values that a hand has changed
         raise ValueError(f"the description of the pair is damaged ({type(error).__name__}: {error})") from error
     return pair.get("model"), pair.get("guide")
+
+
+def _refuse_unread(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuses unknown names of a description, and tensors of a half that the description lacks.
+
+    Raises:
+        ValueError: names them.
+    """
+    unknown = entry.keys() - {"format", *_HALVES, "dtype", "frozen", "prototype", "states"}
+    if unknown:
+        raise ValueError(f"{min(unknown)}: no entry of the description of a pair: changed by hand?")
+    there = tuple(f"{name}." for name in _HALVES if entry.get(name) is not None)
+    foreign = [key for key in own_tensors(tensors) if not key.startswith(there)]
+    if foreign:
+        raise ValueError(f"tensors of no half that the description has: {', '.join(foreign[:4])}")
 
 
 def _built(
@@ -161,6 +182,9 @@ def _built(
 ) -> tuple[dict[str, nn.Module], Decoder]:
     decoder = Decoder(tensors, trust, entry.get("states"))
     decoder.known.update(given)
+    # the caller's own model stays as it is, also where the guide holds a part of it
+    mine = given.get("model", nn.Module())
+    kept = {id(t) for t in (*mine.parameters(), *mine.buffers())}
     pair: dict[str, nn.Module] = {name: given[name] for name in _HALVES if name in given}
     for name in [n for n in _HALVES if entry.get(n) is not None and n not in pair]:
         with built_beside(getattr(torch, entry["dtype"][name])):
@@ -168,24 +192,37 @@ def _built(
             if not isinstance(half, nn.Module):
                 raise ValueError(f"{name}: expected a module, found {type(half).__name__}")
             if isinstance(half, AutoGuide) and entry.get("prototype") is not None:
-                run_once(half, pair["model"], entry["prototype"])
-        if originals is not None:
-            # before the tensors are put in place, where a changed part would show as tensors that do not fit
-            _refuse_changed(unlike_parts(originals[name], half, name))
-        _filled(half, tensors, name, frozen=entry["frozen"])
+                run_once(half, decoder.known[f"{name}.model"], entry["prototype"])
+            if originals is not None:
+                # before the tensors are put in place, where a changed part would show as tensors that do not fit
+                _refuse_changed(unlike_parts(originals[name], half, name))
+            _filled(half, tensors, name, kept)
         pair[name] = half
+    _freeze(pair, entry["frozen"], kept)
+    lost = decoder.states.keys() - decoder.known.keys()
+    if lost:
+        raise ValueError(f"states: {min(lost)} is no place of the description")
     return pair, decoder
 
 
-def _filled(half: nn.Module, tensors: Mapping[str, Tensor], name: str, *, frozen: Sequence[str]) -> None:
-    """Puts the saved tensors into a half, and freezes the parameters that were frozen."""
+def _filled(half: nn.Module, tensors: Mapping[str, Tensor], name: str, kept: Collection[int]) -> None:
+    """Puts the saved tensors into a half, but for those whose `id` is kept."""
     wrong = differences(_shapes(tensors, f"{name}."), shapes_of(half.state_dict(prefix=f"{name}.")))
     if wrong:
         raise ValueError(f"tensors other than those of the pair (in the file, as built): {'; '.join(wrong[:4])}")
     for prefix in (f"{name}.", f"buffer.{name}."):
-        put(half, {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}, name)
-    for key, parameter in half.named_parameters(name, remove_duplicate=False):
-        parameter.requires_grad_(key not in frozen)
+        put(half, {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}, name, kept)
+
+
+def _freeze(pair: Mapping[str, nn.Module], frozen: Any, kept: Collection[int]) -> None:
+    """Freezes the parameters that were frozen, and those alone; one whose `id` is kept stays as it is."""
+    parameters = {key: parameter for name, half in pair.items()
+                  for key, parameter in half.named_parameters(name, remove_duplicate=False)}  # fmt: skip
+    if not isinstance(frozen, list) or not all(key in parameters for key in frozen):
+        raise ValueError(f"frozen: expected a list of parameters of the pair, found {str(frozen)[:120]}")
+    for key, parameter in parameters.items():
+        if id(parameter) not in kept:
+            parameter.requires_grad_(key not in frozen)
 
 
 def _shapes(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, list[int]]:

@@ -17,13 +17,16 @@ def form_of(guide: Any) -> dict[str, Any] | None:
     """The arguments of an autoguide's first call: shape and dtype, and the site that observed each of them.
 
     Raises:
-        ValueError: an argument is neither a tensor nor a plain value.
+        ValueError: an argument is neither a tensor nor a plain value, or the guide does not keep its first call.
     """
     trace = guide.prototype_trace if isinstance(guide, AutoGuide) else None
     if trace is None:
         return None
     observed = {id(site["value"]): name for name, site in trace.nodes.items() if site.get("is_observed")}
     given = trace.nodes[_INPUT]
+    if "args" not in given:
+        # AutoStructured drops them
+        raise ValueError(f"guide: {type(guide).__name__} does not keep its first call, in which it made its parameters")
     return {
         "args": [_form(value, observed, f"argument {i + 1}") for i, value in enumerate(given["args"])],
         "kwargs": {name: _form(value, observed, name) for name, value in given["kwargs"].items()},

@@ -32,7 +32,7 @@ def last(v: Tensor) -> Tensor:
 
 
 def side_by_side(*parts: Tensor) -> Tensor:
-    """Tensors as one along the last axis, leading axes broadcast."""
+    """Joins tensors along the last axis; leading axes are broadcast."""
     # `torch.cat` does not broadcast: a state with particles meets features without
     lead = torch.broadcast_shapes(*(p.shape[:-1] for p in parts))
     return torch.cat([p.expand(*lead, p.shape[-1]) for p in parts], -1)

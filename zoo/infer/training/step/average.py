@@ -32,12 +32,13 @@ class Average:
         self.decay, self.num = decay, 0
         # Buffers by their owner, since modules may replace theirs; parameters are those that the optimiser holds.
         self.parameters = {name: p for name, p in loss.named_parameters() if p.requires_grad}
-        self.buffers = {
+        self.places = {
             f"{path}.{name}".lstrip("."): (owner, name)
             for path, owner in loss.named_modules()
             for name, value in owner.named_buffers(recurse=False)
-            if value.is_floating_point() and value.isfinite().all()
+            if value.is_floating_point()
         }
+        self.buffers = {name: at for name, at in self.places.items() if at[0].get_buffer(at[1]).isfinite().all()}
         self.averages = {name: _wide(t.detach()).clone() for name, t in self._latest().items()}
 
     def _latest(self) -> dict[str, Tensor]:
@@ -78,8 +79,11 @@ class Average:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a result of `state_dict`."""
         self.num = state["num"]
-        for name, average in self.averages.items():
-            average.copy_(state["averages"][name])
+        # A buffer that was infinite before the training may have come down since: as it began, it goes on.
+        self.buffers = {name: at for name, at in self.places.items() if name in state["averages"]}
+        self.averages = {
+            name: state["averages"][name].to(_wide(t.detach()), copy=True) for name, t in self._latest().items()
+        }
 
 
 def _wide(t: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from zoo.infer.training.step.average import Average
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.nonfinite import culprit, data_rows, refuse_nonfinite_parameters
 from zoo.infer.training.step.parts import Parts, beside
+from zoo.infer.training.step.stored import storable
 from zoo.parts.aside import aside, random_state, set_random_state, set_torch_state, torch_state
 
 
@@ -213,7 +214,11 @@ class Training:
         return total / count if math.isfinite(total) else None
 
     def checkpoint(self, progress: Progress) -> dict[str, Any]:
-        """All that a resumed training needs. Every process calls it, since each has random streams of its own."""
+        """All that a resumed training needs. Every process calls it, since each has random streams of its own.
+
+        Raises:
+            ValueError: the state of optimiser or schedule holds objects that cannot be read back safely.
+        """
         mine = {
             "random": random_state(self.parallel.device),
             "generator": self.generator.get_state(),
@@ -226,8 +231,8 @@ class Training:
             "format": 1,
             "settings": self.settings,
             "loss": self.loss.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": None if self.scheduler is None else self.scheduler.state_dict(),
+            "optimizer": storable(self.optimizer.state_dict(), "optimizer"),
+            "schedule": None if self.scheduler is None else storable(self.scheduler.state_dict(), "schedule"),
             "average": None if self.average is None else self.average.state_dict(),
             "objective_step": getattr(self.parts.objective, "step", None),
             "ranks": self.parallel.gather(mine),
