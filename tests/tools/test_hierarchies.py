@@ -40,6 +40,8 @@ def test_colours_are_scored_as_levels_and_enter_the_guide_about_zero():
     assert seen[0].abs().max() <= 1
     assert figures["bits_per_dim"] == pytest.approx(-figures["L_1"] / (3072 * 0.6931471805599453))
     assert figures.keys() >= {"L_1", "L_100", "error", "kl", "num_test"}
+    row = next(row for row in anomaly.ROWS if row.evaluate is anomaly.evaluate_colour)
+    assert {row.figure, row.check[0]} <= figures.keys(), "by which it ships"
     with pytest.raises(ValueError, match="x"):
         ELBO().loss(loss.model, loss.guide, images + 0.5)
 
@@ -85,7 +87,7 @@ def test_pictures_are_made_of_the_rows_that_are_here(tmp_path, monkeypatch, caps
     rows = (("mnist-5-ladder", -90.0, "plan"), ("mnist-5-bottom-up", -95.0, "budget"), ("mnist-5-biva", -80.0, None))
     for name, value, ended in rows:
         zoo.save_pair(tmp_path / "cache" / "pyro-latent-zoo" / "runs" / name, *small(2))
-        record = {"ended": ended, "figures": {"L_1": -99.0, "L_1000": value}, "curve": curve}
+        record = {"ended": ended, "budget_cpu_minutes": 60, "figures": {"L_1": -99.0, "L_1000": value}, "curve": curve}
         (tmp_path / "results" / f"{name}.json").write_text(json.dumps(record))
     hierarchy_pictures.main()
     made = {path.stem for path in (tmp_path / "out").iterdir()}
