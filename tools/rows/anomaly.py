@@ -57,9 +57,9 @@ def evaluate_colour(model: Any, guide: Any, splits: Splits) -> Figures:
 
 
 ROWS = [
-    row("notmnist-5-top-down", "Hierarchical + TopDown", partial(five_levels, guide=guides.TopDown, steps=26_000),
-        steps=26_000, minutes=15, data=letters, facts={"data": "notmnist_10k, dynamic bits"}),
-    row("cifar10-maps-skip", "Hierarchical(skip=True) + TopDown of feature maps (LVAE+)", partial(colour, steps=8_000),
-        steps=8_000, minutes=15, data=cifar10, batch_size=32, optimizer=partial(torch.optim.Adamax, lr=4e-3),
+    row("notmnist-5-top-down", "Hierarchical + TopDown", partial(five_levels, guide=guides.TopDown, steps=28_500),
+        steps=28_500, minutes=15, data=letters, facts={"data": "notmnist_10k, dynamic bits"}),
+    row("cifar10-maps-skip", "Hierarchical(skip=True) + TopDown of feature maps (LVAE+)", partial(colour, steps=8_500),
+        steps=8_500, minutes=15, data=cifar10, batch_size=32, optimizer=partial(torch.optim.Adamax, lr=4e-3),
         evaluate=evaluate_colour, figure="L_100", facts={"data": "cifar10_first4000"}),
 ]  # fmt: skip
