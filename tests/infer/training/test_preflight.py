@@ -45,6 +45,8 @@ class Hungry:
     def step(self, metrics):
         raise AssertionError
 
+    state_dict = load_state_dict = step
+
 
 OPTIMIZERS = {
     "made": (lambda: torch.optim.Adam(pair().parameters()), "got a Adam that is made already"),
