@@ -124,7 +124,7 @@ def test_a_trajectory_lost_at_once_does_not_explode():
 
 @every_model
 @every_guide
-@pytest.mark.parametrize("hidden", [(), (6, 7)], ids=["affine", "deep"])
+@pytest.mark.parametrize("hidden", [pytest.param((), marks=pytest.mark.thorough), (6, 7)], ids=["affine", "deep"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_guide_serves_every_model(name, kind, family, hidden):
     if kind == "mean field" and getattr(FAMILIES[family], "uses_prior", False):

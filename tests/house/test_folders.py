@@ -147,6 +147,7 @@ for name, package in ("script", "__main__"), ("own", "mine"):
 """
 
 
+@pytest.mark.thorough
 def test_classes_of_a_user_load_where_they_are_trusted(tmp_path, monkeypatch):
     """Those of a package, and those of a script, which has no other name than __main__."""
     package, folder = tmp_path / "mine", tmp_path / "pairs" / "own"

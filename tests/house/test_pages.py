@@ -14,6 +14,7 @@ from pathlib import Path
 import pairs
 import pytest
 import torch
+from tiers import thorough_but
 
 import zoo.infer
 
@@ -42,7 +43,7 @@ def settings():
     return module
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", thorough_but(["README.md", "CONTRIBUTING.md", "docs/questions.md"], SCRIPTS))
 def test_code_blocks_run(name, tmp_path, monkeypatch):
     """The python blocks of a page, top to bottom, as one script; trainings take one epoch."""
     monkeypatch.chdir(tmp_path)

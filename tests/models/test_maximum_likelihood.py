@@ -10,6 +10,7 @@ from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
 from state_spaces import linear_gaussian
 from statsmodels.tsa.api import UnobservedComponents
+from tiers import thorough_but
 from torch import nn
 
 from zoo import LGSSM
@@ -80,7 +81,7 @@ def best_of_statsmodels():
         return max(theirs.fit(s, disp=0, method="nm", maxiter=4000, cov_type="none").llf for s in starts)
 
 
-@pytest.mark.parametrize("start", [1.0, *(pytest.param(v, marks=pytest.mark.thorough) for v in (1e-2, 1e8)), 1e-8])
+@pytest.mark.parametrize("start", thorough_but([1e-8], [1.0, 1e-2, 1e8, 1e-8]))
 def test_log_passengers(start, best_of_statsmodels):
     """234.336, where statsmodels' best of several starts is; not 229.381, where log(variance of the season) is -33."""
     x = passengers().log()
@@ -96,7 +97,11 @@ def test_log_passengers(start, best_of_statsmodels):
 
 @pytest.mark.parametrize(
     ("map_", "starts"),
-    [(torch.square, (1e-8, 1e-6, 0.0)), (torch.exp, (-50.0, -30.0, -20.0)), (nn.functional.softplus, (-40.0, -20.0))],
+    [
+        (torch.square, (1e-8, 1e-6, 0.0)),
+        *(pytest.param(*case, marks=pytest.mark.thorough)
+          for case in ((torch.exp, (-50.0, -30.0, -20.0)), (nn.functional.softplus, (-40.0, -20.0)))),
+    ],
 )
 def test_a_map_of_the_callers_own_that_is_flat_is_left(map_, starts):
     """Where exp, a square or softplus in `build` are flat every derivative vanishes, and it is no maximum."""
@@ -140,7 +145,7 @@ def test_restarts_find_the_higher_of_two_maxima():
         assert_maximum_on_the_half_line(model, x)
 
 
-@pytest.mark.parametrize("start", [1.0, 1e-8, pytest.param(1e8, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("start", thorough_but([1e-8], [1.0, 1e-8, 1e8]))
 @pytest.mark.parametrize("name", ["white noise", "random walk"])
 def test_a_variance_of_zero_is_found_where_it_is_right(name, start):
     """The maximum at the bound has the value of the model without that variance, of which there is one number left."""
@@ -242,7 +247,7 @@ def test_coefficients_near_the_edge_of_stationarity_come_back():
         assert other.log_prob(x).item() == pytest.approx(good.log_prob(x).item(), abs=SAME)
 
 
-@pytest.mark.parametrize("start", [1.0, 1e-8, 1e8])
+@pytest.mark.parametrize("start", thorough_but([1.0], [1.0, 1e-8, 1e8]))
 def test_single_precision_has_the_maximum_of_double(start, best_of_nile):
     x = nile()
     torch.set_default_dtype(torch.float32)

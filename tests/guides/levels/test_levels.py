@@ -161,7 +161,7 @@ def test_generation_is_the_program(make):
 PICTURE = (RescaledStage, {"shift": 127.5, "scale": 127.5})
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 8), marks=pytest.mark.thorough), (8, 8, 3)], ids=str)
 @pytest.mark.parametrize("likelihood", [Bernoulli, DiscretizedLogistic, Normal])
 @pytest.mark.parametrize("guide", [guides.TopDown, guides.Ladder, guides.BottomUp, guides.Bidirectional])
 def test_feature_maps_under_every_likelihood(shape, likelihood, guide, tmp_path):

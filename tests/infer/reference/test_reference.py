@@ -350,6 +350,7 @@ def test_hmc_takes_constrained_and_several_sites():
     assert ((found.mean - expected) / found.mean_error).abs().max() < Z_MAX
 
 
+@pytest.mark.thorough
 def test_nuts_finds_the_exact_posterior(model):
     x = model.data(2)
     found = nuts_reference(model, x, num_samples=100, warmup=60, seed=0, max_rhat=1.1, min_ess=40)
