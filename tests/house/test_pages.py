@@ -43,7 +43,7 @@ def settings():
     return module
 
 
-@pytest.mark.parametrize("name", thorough_but(["README.md", "CONTRIBUTING.md", "docs/questions.md"], SCRIPTS))
+@pytest.mark.parametrize("name", thorough_but(["README.md", "CONTRIBUTING.md"], SCRIPTS))
 def test_code_blocks_run(name, tmp_path, monkeypatch):
     """The python blocks of a page, top to bottom, as one script; trainings take one epoch."""
     monkeypatch.chdir(tmp_path)

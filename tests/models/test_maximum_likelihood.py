@@ -190,7 +190,10 @@ KINDS = {  # constraint -> what makes a variance of its value, and starts, at an
 }
 
 
-OTHERS = ("standard deviation", "softplus", "greater than", "less than", "unit interval")  # maps much like the rest
+# maps much like the rest
+OTHERS = (
+    "positive definite", "standard deviation", "softplus", "greater than", "less than", "unit interval",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.thorough] * (k in OTHERS)) for k in KINDS])

@@ -53,7 +53,11 @@ PAIRS += [(name, guides.MeanField) for name in ("dmm", "storn", "vrnn")]
 SHORT = {SMOOTHER: "smoother", guides.MeanField: "mean field"}
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: "-".join((pair[0], SHORT[pair[1]])))
+MASKED = [pytest.param(pair, marks=[pytest.mark.thorough] * (n % 2), id=f"{pair[0]}-{SHORT[pair[1]]}")
+          for n, pair in enumerate(PAIRS)]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=MASKED)
 def masked(request):
     """A pair, sequences with padding and missing frames, log p(x) and the error of log p(x)."""
     name, kind = request.param
