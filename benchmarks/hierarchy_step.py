@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import guides
-from benchmarks.turns import Runner, peak_of, processor, turns
+from benchmarks.turns import Runner, peak_of, processor, train
 from zoo import BIVA, Hierarchical
 from zoo.infer import ELBO, IWELBO, log_likelihood
 from zoo.infer.training.settings import versions
@@ -226,14 +226,6 @@ def check(size: Size) -> None:
 
 def data(size: Size) -> Tensor:
     return torch.bernoulli(torch.full((size.batch, 784), 0.2))
-
-
-def train(loss: nn.Module, x: Tensor) -> None:
-    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-6, fused=True)
-    for _ in turns():
-        optimizer.zero_grad(set_to_none=True)
-        loss(x).backward()
-        optimizer.step()
 
 
 def without_sharing(size: Size) -> None:

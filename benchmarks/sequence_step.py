@@ -35,7 +35,7 @@ from pyro.distributions import Bernoulli, Normal
 from torch import Tensor, nn
 
 import guides
-from benchmarks.turns import Runner, processor, turns
+from benchmarks.turns import Runner, processor, train, turns
 from zoo import DMM, SRNN
 from zoo.infer import ELBO
 from zoo.infer.training.settings import versions
@@ -174,14 +174,6 @@ def check(size: Size) -> None:
 
 def data(size: Size) -> Tensor:
     return (torch.rand(size.batch, size.frames, 88) < 0.05).float()
-
-
-def train(loss: nn.Module, x: Tensor) -> None:
-    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-6, fused=True)
-    for _ in turns():
-        optimizer.zero_grad(set_to_none=True)
-        loss(x).backward()
-        optimizer.step()
 
 
 def train_sites(size: Size) -> None:

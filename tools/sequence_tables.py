@@ -173,6 +173,11 @@ def cost(timed: dict[str, Any]) -> str:
     return f"{timed['cpu_ms']:,.0f} ms, {timed['peak_bytes'] / 1e6:.0f} MB"
 
 
+def step_cells(row: str, sizes: dict[str, Any]) -> list[str]:
+    """The cells of a way to do a step: its cost, and the ratio to a step by hand, at each size that it was timed at."""
+    return [row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" if row in size else "" for size in sizes.values())]
+
+
 def sequence_speed_table(folder: Path = RESULTS) -> str:
     """A training step of DMM and SRNN, and its cost over T, from the records of `benchmarks/sequence_step.py`."""
     runs = [run for run in records(folder) if "sequence_steps" in run]
@@ -182,7 +187,7 @@ def sequence_speed_table(folder: Path = RESULTS) -> str:
     for run in runs:
         sizes = run["sequence_steps"]
         cells = [
-            [row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" if row in size else "" for size in sizes.values())]
+            step_cells(row, sizes)
             for row in next(iter(sizes.values()), {})
         ]
         if cells:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
 from hierarchy_tables import anomaly_table, hierarchies_table, hierarchy_pictures
-from sequence_tables import cost, sequence_speed_table, sequences_table, speech_table
+from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
 
 # The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
 # VR-max: Li and Turner 2016). From memory: the tables could not be read again when this was written.
@@ -150,7 +150,7 @@ def hierarchy_speed_table(folder: Path = RESULTS) -> str:
         sizes = run["hierarchy_steps"]
         rows = dict.fromkeys(row for size in sizes.values() for row in size)
         cells = [
-            [row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" if row in size else "" for size in sizes.values())]
+            step_cells(row, sizes)
             for row in rows
         ]
         parts += [markdown(["one training step", *sizes], cells), provenance(run)]

@@ -3,7 +3,7 @@
 References: Burda, Grosse and Salakhutdinov 2016 (active units); Sonderby et al. 2016 (KL by unit).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -46,13 +46,9 @@ def kl_per_site(
     Args:
         model, guide, x, *args, **kwargs, num_particles, max_bytes, seed: as in `log_likelihood`.
     """
-    out: dict[str, Tensor] = {}
     with held(model, guide), seeded(seed):
-        for rows, _, run in pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes):
-            for name, ratio in run.log_ratios.items():
-                site = out.setdefault(name, torch.zeros(len(x), dtype=torch.double, device=x.device))
-                site[rows] -= ratio.double().sum(0) / num_particles
-    return out
+        found = pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes)
+        return _kl(((rows, run.log_ratios) for rows, _, run in found), x, num_particles)
 
 
 def kl_per_unit(
@@ -75,15 +71,21 @@ def kl_per_unit(
     Raises:
         ValueError: a density of the guide or of the model that is no product over the units; names the site.
     """
-    out: dict[str, Tensor] = {}
     with held(model, guide), seeded(seed):
-        for rows, _, run in pieces(
+        found = pieces(
             model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes, evaluate=_ratios_by_unit
-        ):
-            for name, ratio in run.items():
-                shape = (len(x), *ratio.shape[2:])
-                site = out.setdefault(name, torch.zeros(shape, dtype=torch.double, device=x.device))
-                site[rows] -= ratio.double().sum(0) / num_particles
+        )
+        return _kl(((rows, run) for rows, _, run in found), x, num_particles)
+
+
+def _kl(runs: Iterable[tuple[slice, dict[str, Tensor]]], x: Tensor, num_particles: int) -> dict[str, Tensor]:
+    """Means of log q - log p over the particles, from pieces of log p - log q: site -> `(batch, ...)`."""
+    out: dict[str, Tensor] = {}
+    for rows, ratios in runs:
+        for name, ratio in ratios.items():
+            shape = (len(x), *ratio.shape[2:])
+            site = out.setdefault(name, torch.zeros(shape, dtype=torch.double, device=x.device))
+            site[rows] -= ratio.double().sum(0) / num_particles
     return out
 
 
