@@ -57,7 +57,9 @@ class Bidirectional(HierarchyGuide):
             raise ValueError(f"bottom_up: expected levels of 1 to {depth}, got {found if found is None else levels}; "
                              f"{type(model).__name__} states none of its own")  # fmt: skip
         families = [family_up if level in levels else family for level in range(1, depth + 1)]
-        super().__init__(model, family=families, hidden=hidden, activation=activation, bottom_up=levels)
+        # in place before the constructor of the guide, which climbs
+        self.__dict__["bottom_up"] = frozenset(levels)
+        super().__init__(model, family=families, hidden=hidden, activation=activation)
 
     def climb(self, x: Any, step: Callable[..., tuple[Any, Any]]) -> None:
         # each a tuple of one entry, or empty where there is nothing yet
@@ -67,7 +69,7 @@ class Bidirectional(HierarchyGuide):
         # x enters at the foot of each path, where the path has nothing of its own yet
         for level in range(1, len(self.sites) + 1):
             if level in self.bottom_up:
-                features, z = step(level, *(drawn or (x,)), *through, *beside)
+                features, z = step(level, *(drawn or (x,)), *through, *beside, draws=True)
                 through, drawn = (features,), (z,)
             else:
                 features, _ = step(level, *(beside or (x,)), *through, *drawn)

@@ -1,14 +1,9 @@
 """The guide of a hierarchy that goes up from the data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
-from guides.families import Diagonal
-from guides.levels.has_levels import HasLevels
-from guides.levels.hierarchy_guide import Families, HierarchyGuide
-from zoo.parts.networks.stages import StageArgument
+from guides.levels.hierarchy_guide import HierarchyGuide
 
 
 class BottomUp(HierarchyGuide):
@@ -31,16 +26,6 @@ class BottomUp(HierarchyGuide):
 
     sees_data = False
 
-    def __init__(
-        self,
-        model: HasLevels,
-        *,
-        family: Families = Diagonal,
-        hidden: Sequence[StageArgument] | None = None,
-        activation: Callable[[], nn.Module] = nn.ReLU,
-    ) -> None:
-        super().__init__(model, family=family, hidden=hidden, activation=activation, bottom_up=None)
-
     def climb(self, x: Any, step: Callable[..., tuple[Any, Any]]) -> None:
         for level in range(1, len(self.sites) + 1):
-            _, x = step(level, x)
+            _, x = step(level, x, draws=True)

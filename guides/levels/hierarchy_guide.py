@@ -1,7 +1,7 @@
 """The guide of hierarchies that all others derive from: the levels z_1..z_L of each data point, up and down."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyro
@@ -21,7 +21,7 @@ Families = Callable[[int, int], Family] | Sequence[Callable[[int, int], Family]]
 class HierarchyGuide(Guide):
     """q(z_1..z_L | x) of any hierarchy: networks climb from x to the top, then draws come down (abstract).
 
-    A subclass states `climb`, the inputs of each level's network, and the levels that are drawn on the way up. All
+    A subclass states `climb`: the inputs of each level's network, and the levels that are drawn on the way up. All
     others are drawn on the way down, given h_l, the model's summary of the levels above. The parameters of
     q(z_l | ...) are linear in the features of the level's network, and in h_l where `told_above` says so.
 
@@ -52,7 +52,6 @@ class HierarchyGuide(Guide):
         family: Families = Diagonal,
         hidden: Sequence[StageArgument] | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
-        bottom_up: Iterable[int] | None = (),
     ) -> None:
         super().__init__(model)
         name = type(self).__name__
@@ -60,28 +59,30 @@ class HierarchyGuide(Guide):
             raise TypeError(f"HierarchyGuide: abstract; {name} does not state climb")
         self.latent_dims, above_dims, self.sites = levels_of(model, name)
         depth = len(self.sites)
-        self.bottom_up = frozenset(range(1, depth + 1) if bottom_up is None else bottom_up)
-        # the way down ends here; it does not begin where all levels are drawn on the way up
-        self.lowest = min({*range(1, depth + 1)} - self.bottom_up, default=depth + 1)
         families = (family,) * depth if callable(family) else per_level("family", family, depth)
         networks = stage_arguments(hidden, depth)
         self.parts: Any = nn.ModuleList()
+        up: set[int] = set()
 
-        def build(level: int, *sizes: int) -> tuple[int, int]:
-            site, size, late = self.sites[level - 1], self.latent_dims[level - 1], level in self.bottom_up
+        def build(level: int, *sizes: int, draws: bool = False) -> tuple[int, int]:
+            site, size = self.sites[level - 1], self.latent_dims[level - 1]
+            up.update((level,) * draws)
             stage = build_stage(networks[level - 1], sizes, activation, f"hidden[{level - 1}]")
-            told = above_dims[level - 1] if self.told_above and not late else 0
-            self.parts.append(Level(stage, families[level - 1](size, 0), told, before=site if late else None))
+            told = above_dims[level - 1] if self.told_above and not draws else 0
+            self.parts.append(Level(stage, families[level - 1](size, 0), told, before=site if draws else None))
             return stage.size, size
 
         # the wiring is stated once, for sizes and for vectors
         self.climb(model.data_dim, build)
+        # the way down ends here; it does not begin where all levels are drawn on the way up
+        self.lowest = min({*range(1, depth + 1)} - up, default=depth + 1)
 
     @abstractmethod
     def climb(self, x: Any, step: Callable[..., tuple[Any, Any]]) -> None:
-        """Calls `step(level, *inputs)` for each level from 1 up, which returns the level's features and its draw.
+        """Calls `step(level, *inputs, draws=False)` for each level from 1 up, which returns its features and its draw.
 
-        The constructor climbs with sizes in place of vectors. Only a level of `bottom_up` has a draw.
+        With `draws` the level is drawn on the way up; the draw of any other is None. The constructor climbs with sizes
+        in place of vectors.
         """
 
     def draw(self, x: Tensor, offsets: Mapping[int, Tensor]) -> dict[str, Tensor]:
@@ -95,15 +96,14 @@ class HierarchyGuide(Guide):
             drawn[site] = pyro.sample(site, part.density(prior, features[level], above, offsets.get(level)))
             return drawn[site]
 
-        def step(level: int, *inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        def step(level: int, *inputs: Tensor, draws: bool = False) -> tuple[Tensor, Tensor | None]:
             features[level] = self.parts[level - 1].stage(*inputs)
-            return features[level], sample(level) if level in self.bottom_up else None
+            return features[level], sample(level) if draws else None
 
         self.climb(x, step)
-        descend = getattr(self.model, "descend", None)
-        above = None
+        descend, above = getattr(self.model, "descend", None), None
         for level in range(len(self.sites), self.lowest - 1, -1):
-            z = drawn[self.sites[level - 1]] if level in self.bottom_up else sample(level, above)
+            z = drawn[s] if (s := self.sites[level - 1]) in drawn else sample(level, above)
             if level > self.lowest:
                 above = z if descend is None else descend(level, above, z)
         return drawn

@@ -1,14 +1,9 @@
 """The guide of a hierarchy that comes down from the top, in the model's own order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
-from guides.families import Diagonal
-from guides.levels.has_levels import HasLevels
-from guides.levels.hierarchy_guide import Families, HierarchyGuide
-from zoo.parts.networks.stages import StageArgument
+from guides.levels.hierarchy_guide import HierarchyGuide
 
 
 class TopDown(HierarchyGuide):
@@ -28,16 +23,6 @@ class TopDown(HierarchyGuide):
         >>> {site: tuple(z.shape) for site, z in guide(torch.zeros(3, 784)).items()}
         {'z_2': (3, 4), 'z_1': (3, 8)}
     """
-
-    def __init__(
-        self,
-        model: HasLevels,
-        *,
-        family: Families = Diagonal,
-        hidden: Sequence[StageArgument] | None = None,
-        activation: Callable[[], nn.Module] = nn.ReLU,
-    ) -> None:
-        super().__init__(model, family=family, hidden=hidden, activation=activation)
 
     def climb(self, x: Any, step: Callable[..., tuple[Any, Any]]) -> None:
         for level in range(1, len(self.sites) + 1):
