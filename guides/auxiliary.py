@@ -42,8 +42,8 @@ class Auxiliary(Guide):
     Sites, in `pyro.plate("data", N)`: `a` (N, auxiliary_dim); `y` (N,), where no label is given; `z` (N, latent_dim).
 
     Raises:
-        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `auxiliary_dim`. At each call: x is not
-            `(N, data_dim)`; y is given to a model without classes, is not int64 `(N,)`, or a class is out of range.
+        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `auxiliary_dim`. At each call: x is
+            not `(N, data_dim)`; y is given to a model without classes, is not int64 `(N,)`, or a class is out of range.
 
     Example:
         >>> import torch, guides
@@ -65,9 +65,11 @@ class Auxiliary(Guide):
         super().__init__(model)
         name = type(model).__name__
         if not hasattr(model, "auxiliary_dim"):
-            raise ValueError(f"Auxiliary: {name} has no auxiliary variable; zoo.WithAuxiliary({name}(...), reverse) has")
+            raise ValueError(
+                f"Auxiliary: {name} has no auxiliary variable; zoo.WithAuxiliary({name}(...), reverse) has"
+            )
         self.site, self.num_classes = site, getattr(model, "num_classes", 0)
-        sizes = (model.data_dim, model.auxiliary_dim)
+        sizes: tuple[int, ...] = (model.data_dim, model.auxiliary_dim)
         self.reader = build_stage(hidden, (model.data_dim,), activation, "hidden")
         self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
         if self.num_classes:
@@ -91,11 +93,7 @@ class Auxiliary(Guide):
         return self.family(prior, self.encoder(x, a, *coded))
 
     def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
-        """q(y | x), batch shape `(N,)`: the mean of q(y | a, x) over draws of a.
-
-        Args:
-            num_draws: of a for each row; None: one in training mode, 100 in evaluation mode.
-        """
+        """q(y | x), batch shape `(N,)`: the mean of q(y | a, x) over draws of a, by default one in training, else 100."""
         self._refuse_without_classes()
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
         return mean_over_draws(self.classes(x, self.auxiliary(x).rsample((num_draws,))))

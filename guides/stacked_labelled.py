@@ -46,8 +46,9 @@ class StackedLabelled(Guide):
         super().__init__(model)
         for name, guide in (("m1", m1), ("m2", m2)):
             if getattr(guide, "model", None) is not getattr(model, name):
-                raise ValueError(f"{name}: expected a guide of the model's own {name}, a "
-                                 f"{type(getattr(model, name)).__name__}, got a {type(guide).__name__} of another model")  # fmt: skip
+                raise ValueError(
+                    f"{name}: expected a guide of model.{name}, got {type(guide).__name__}, a guide of another"
+                )
         self.m1, self.m2 = m1, m2
 
     def posterior(self, x: Tensor) -> Any:
@@ -59,12 +60,9 @@ class StackedLabelled(Guide):
         return self.m2.classifier(self.model.modelled(z_1))
 
     def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
-        """q(y | x), batch shape `(N,)`: the mean of q(y | z_1) over draws of z_1.
+        """q(y | x), batch shape `(N,)`: the mean of q(y | z_1) over draws of z_1, by default one in training, else 100.
 
         The paper classifies by the mean of z_1: `m2.predict(model.modelled(guide.posterior(x).mean))`.
-
-        Args:
-            num_draws: of z_1 for each row; None: one in training mode, 100 in evaluation mode.
         """
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
         return mean_over_draws(self.classes(self.posterior(x).rsample((num_draws,))))

@@ -33,9 +33,9 @@ class M1M2(RootModule):
     `pyro.plate("data", N)`.
 
     Raises:
-        ValueError: a place out of range or twice; m2.data_dim is not the number of entries that M2 models. At each call:
-            x is not `(N, data_dim)`; y is not int64 `(N,)`, or a class is out of range; with `kept`, M2's likelihood is
-            no `Normal`.
+        ValueError: a place out of range or twice; m2.data_dim is not the number of entries that M2 models. At each
+            call: x is not `(N, data_dim)`; y is not int64 `(N,)`, or a class is out of range; with `kept`, M2's
+            likelihood is no `Normal`.
 
     Example:
         >>> from functools import partial

@@ -1,6 +1,6 @@
 """A model with an auxiliary variable that leaves it as it is, for guides that are mixtures over that variable."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,7 +18,7 @@ class WithAuxiliary(RootModule):
     """p(x, z) r(a | x, z): a model and a reverse model r of an auxiliary a. r is normalised, so p(x) is the model's.
 
     A guide q(a | x) q(z | a, x) makes q(z | x) = int q(a | x) q(z | a, x) da, a mixture of infinitely many densities of
-    its family, whose own density is not known. The bound with r is one on log p(x), and is below the ELBO of the mixture
+    its family, whose own density is not known. The bound with r is one on log p(x). It is below the ELBO of the mixture
     by the mean of KL(q(a | z, x) || r(a | x, z)): r learns to infer a from z. Importance-weighted bounds and
     `log_likelihood` converge to log p(x) for every r.
 
@@ -49,7 +49,7 @@ class WithAuxiliary(RootModule):
         torch.Size([])
     """
 
-    def __init__(self, model: Any, reverse: Callable[..., Any], *, sites: Sequence[str] = ("x", "z")) -> None:
+    def __init__(self, model: Any, reverse: Any, *, sites: Sequence[str] = ("x", "z")) -> None:
         super().__init__("model")
         if not callable(reverse) or not isinstance(getattr(reverse, "size", None), int):
             raise TypeError(f"reverse: expected a module `(x, z) -> r(a | x, z)` with `size`, the length of a, got "

@@ -1,7 +1,7 @@
 """Classes of data points: coded for networks, asked for in generation, inferred by guides."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from pyro import poutine
@@ -66,9 +66,11 @@ def generate_classes(
     """
     if (y is None) == (num is None):
         raise ValueError(f"generate: expected y or num, one of the two, got y = {y} and num = {num}")
-    if y is None:
+    if num is not None:
         check_counts(num=num)
         y = model.class_prior().sample((num,))
+    # typed for mypy alone, which does not follow the two branches
+    y = cast(Tensor, y)
     check_labels(y, len(y), model.num_classes)
     given = {"y": y} | expand_fixed(type(model).__name__, sizes, len(y), fixed)
     like: Any = parameter_of(model)

@@ -1,7 +1,8 @@
 """Checks of arguments at a program's door: an error names the argument, the value that was expected and the one given.
 
 `rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis, `labels`
-their classes, `fixed` latents that a caller gives. `words` holds the wording that all share, and the checks of layer widths.
+the classes of data, `fixed` latents that a caller gives. `words` holds the wording that all share, and the checks of
+layer widths.
 """
 
 from zoo.parts.checks.entries import check_data

@@ -14,7 +14,7 @@ def check_labels(y: Tensor | None, num: int, num_classes: int) -> None:
 
     Raises:
         TypeError: y is not a tensor.
-        ValueError: y is not int64 or not `(N,)`; a class outside 0..C - 1, with the first such datum; the last not under
+        ValueError: y is not int64 or not `(N,)`; a class outside 0..C - 1, which is not looked for under
             `pyro.enable_validation(False)`.
     """
     if y is None:

@@ -12,7 +12,7 @@ from zoo.parts.recorded import Recorded
 class WithHead(Recorded, nn.Module):
     """head(f(v_1, ..., v_n)): a stage f, whose features a head turns into a vector or a distribution.
 
-    With a conditional as its head it is p(u | v_1, ..., v_n), such as a decoder of (z, y) or a reverse model r(a | x, z).
+    With a conditional as its head it is p(u | v_1, ..., v_n): a decoder of (z, y), say, or a reverse model r(a | x, z).
 
     Args:
         sizes: lengths of the inputs.
