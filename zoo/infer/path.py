@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from zoo.infer.call import Call, Purpose, alone, plainly
-from zoo.infer.owned import leaves, own_parameters
+from zoo.infer.owned import leaves, own_parameters, refuse_untrained
 from zoo.infer.per_datum import Terms
+from zoo.parts.aside import set_torch_state, torch_state
 
 
 def sticking(
@@ -47,8 +48,10 @@ def doubly(
 ) -> Terms:
     """The terms of a pair whose gradient at each copy is weighted by w_k / sum_j w_j (Tucker et al. 2019).
 
-    With a summed site y each weight is that of a particle and a value, q(y | ...) w_ky / sum_jy' q(y' | ...) w_jy', and
-    a copy that serves several values takes the sum of theirs.
+    With a summed site y each weight is that of a particle and a value, v_ky = q(y | ...) w_ky / sum_jy' q(y' | ...)
+    w_jy', and a draw that serves several values takes the sum of theirs. The weight is that of the draw whose parameters
+    the gradient ends in. So the path z_ky -> a_k, from a draw for each value to one for all of them, has the weight of
+    a_k, sum_y v_ky, while the gradient of the parameters of z_ky has the weight v_ky.
 
     Args:
         model, guide, args, kwargs, num_particles, purpose: as in `zoo.infer.call.run`. For a guide without parameters
@@ -77,41 +80,90 @@ def doubly(
         if call.layout.from_model or not _has_own(call):
             return plainly(call)
         every = [p for m in (model, guide) if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
-        found = _scored_at_copies(call, copy, every, (), frozen_measure=True)
+        found = _scored_apart(call, copy, every) if call.summed else _scored_at_copies(call, copy, every, ())
         log_weights = sum(found.summed.values(), found.log_weights).detach()
         weights.append(log_weights.flatten(0, -2).softmax(0).view_as(log_weights))
         return found
 
 
 def _scored_at_copies(
-    call: Call,
-    copy: Callable[[Any], Tensor],
-    constant: list[nn.Parameter],
-    shared: Iterable[str],
-    *,
-    frozen_measure: bool = False,
+    call: Call, copy: Callable[[Any], Tensor], constant: list[nn.Parameter], shared: Iterable[str]
 ) -> Terms:
-    """The terms at copies of the guide's draws.
+    """The terms at copies of the guide's draws; the probabilities of summed sites carry the gradient of q(y | ...).
 
     Args:
         copy: makes a copy of a site's value.
         constant: the parameters held constant while the guide is scored.
         shared: names of the `pyro.param` statements that are not held constant.
-        frozen_measure: the probabilities of summed sites, too, are those under constant parameters: `doubly` leaves out
-            every score of log q. Otherwise they carry the gradient of q(y | ...).
     """
     call.pair.fact("path", lambda: _refuse_no_path(call))
     # Each of the three runs shares calls (`once`) with itself alone: a frozen guide would lend the model constants, and
     # the model's gradient would be lost where it shares a network with the guide.
     with call.shared():
         q = call.record(call.guide, call.kwargs)
-        measure = {} if frozen_measure else {name: call.log_density(q[name], drawn=True) for name in call.summed}
+        measure = {name: call.log_density(q[name], drawn=True) for name in call.summed}
     values = {name: copy(site) if site["value"].requires_grad else site["value"] for name, site in q.items()}
     with Frozen(constant, shared), call.shared():
         log_q = _log_q(call, call.record(_bare_guide(call), call.kwargs, values))
     with call.shared():
         p = call.run_model(q, values)
-        return call.add_up(p, q, values, log_q, log_q if frozen_measure else measure)
+        return call.add_up(p, q, values, log_q, measure)
+
+
+def _scored_apart(call: Call, copy: Callable[[Any], Tensor], constant: list[nn.Parameter]) -> Terms:
+    """The terms at draws whose gradient goes two ways: by a copy to their own parameters, and to the draws before them.
+
+    The probabilities of summed sites are those under constant parameters, as every score of log q is left out.
+    """
+    call.pair.fact("path", lambda: _refuse_no_path(call))
+    device = constant[0].device
+    state = torch_state(device)
+    with call.shared(), _Apart() as apart:
+        q = call.record(call.guide, call.kwargs)
+        if call.purpose.cancels_summed:
+            # here, where the parameters are not held constant yet
+            log_q = {name: call.log_density(q[name]) for name in call.summed}
+            refuse_untrained(log_q, (), own_parameters(*call.owners))
+    # The guide draws again by the same noise, under constant parameters: of these draws the gradient goes to the draws
+    # before them alone. The streams then stand where the first run has left them.
+    set_torch_state(state, device)
+    copies = {name: copy(site) for name, site in apart.drawn.items()}
+    with Frozen(constant), call.shared(), _Joined(copies):
+        again = call.record(_bare_guide(call), call.kwargs)
+        log_q = _log_q(call, again)
+    values = {name: site["value"] for name, site in again.items()}
+    with call.shared():
+        return call.add_up(call.run_model(again, values), again, values, log_q, log_q)
+
+
+class _Apart(Messenger):
+    """Keeps a guide's draws, and hands constants on in their place, so that no gradient goes from draw to draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: dict[str, Any] = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["value"].requires_grad:
+            self.drawn[msg["name"]] = {"value": msg["value"], "fn": msg["fn"]}
+            msg["value"] = msg["value"].detach()
+
+
+class _Joined(Messenger):
+    """Hands on each draw with two gradients: its own, and that of a copy of the same value.
+
+    Args:
+        copies: site -> copy.
+    """
+
+    def __init__(self, copies: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.copies = copies
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.copies:
+            # the difference is zero, and not its gradient
+            msg["value"] = self.copies[msg["name"]] + (msg["value"] - msg["value"].detach())
 
 
 def _bare_guide(call: Call) -> Callable:
