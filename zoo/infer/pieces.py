@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from zoo.infer.pair import look_at
-from zoo.infer.sites.programs import check_num_particles, takes_index
+from zoo.infer.sites.programs import batch_rows, check_num_particles, takes_index
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
 
@@ -147,17 +147,6 @@ def with_index(guide: Callable, x: Tensor, kwargs: dict[str, Any]) -> dict[str, 
     if "index" in kwargs or not takes_index(guide):
         return kwargs
     return kwargs | {"index": torch.arange(len(x), device=x.device)}
-
-
-def batch_rows(x: Tensor, args: tuple, kwargs: dict[str, Any], rows: slice | Tensor) -> tuple[tuple, dict[str, Any]]:
-    """The arguments for some rows: every tensor whose first axis is the batch is cut."""
-    size = len(x)
-
-    def cut(value: Any) -> Any:
-        batched = isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
-        return value[rows] if batched else value
-
-    return (x[rows], *map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
 
 
 def bytes_of(fn: Callable[[], Any]) -> int:

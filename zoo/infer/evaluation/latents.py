@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from zoo.infer.call import Call, alone
-from zoo.infer.pieces import MAX_BYTES, batch_rows, pieces, with_index
-from zoo.infer.sites.programs import program
+from zoo.infer.pieces import MAX_BYTES, pieces, with_index
+from zoo.infer.sites.programs import batch_rows, program
 from zoo.infer.sites.refusals import name_of
 from zoo.parts.aside import held, seeded
 from zoo.parts.distributions import DiagonalNormal, UnitNormal

@@ -1,6 +1,7 @@
 """The steps, records and checkpoints of a training. `zoo.infer.fit` is the loop over them."""
 
 import math
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zoo.infer import carry as carried
-from zoo.infer.objectives import Tempered
 from zoo.infer.terms import terms
 from zoo.infer.training.callbacks import Calls
 from zoo.infer.training.parallel import Parallel
@@ -179,26 +179,31 @@ class Training:
         }
 
     def _kl(self) -> dict[str, float]:
-        """Site -> log q - log p in nats per datum, one draw on the latest batch."""
+        """Site -> log q - log p in nats, one draw; mean over the rows of the latest batch where the site is latent."""
         with aside(self.loss):
+            sums: dict[str, float] = {}
+            rows: Counter[str] = Counter()
             try:
-                ratios = terms(self.parts.model, self.parts.guide, *self.args, **self.kwargs).log_ratios
+                for args, kwargs in self.parts.split(self.args, self.kwargs):
+                    for site, ratio in terms(self.parts.model, self.parts.guide, *args, **kwargs).log_ratios.items():
+                        sums[site] = sums.get(site, 0.0) - ratio.sum().item()
+                        rows[site] += ratio.numel()
             except ValueError:
                 # A pair for an objective of another kind, with enumerated sites say, has no KL for each site.
                 return {}
-            return {site: -ratio.mean().item() for site, ratio in ratios.items()}
+            return {site: total / rows[site] for site, total in sums.items()}
 
     @property
     def kl_weight(self) -> float | dict[str, float] | None:
         """The KL weight of the step to come, or of each site; None without."""
-        return self.parts.objective.kl_weight_now if isinstance(self.parts.objective, Tempered) else None
+        return self.parts.objective.kl_weight_now if self.parts.ours else None
 
     def validate(self, held_out: Batcher) -> float | None:
         """The loss per held-out datum; None if it is not finite."""
         objective = self.parts.objective
         # Untempered: a small KL weight would make the early epochs of a warm-up look the best.
-        tempered = isinstance(objective, Tempered)
-        score = objective.objective(self.parts.model, self.parts.guide) if tempered else self.loss
+        tempered = self.parts.ours and objective.untempered is not objective
+        score = objective.untempered(self.parts.model, self.parts.guide) if tempered else self.loss
         generator, total, count = torch.Generator().manual_seed(self.seed), 0.0, 0.0
         carry, goes_on = None, carried.is_carried(held_out.rows)
         shares = [self.parallel.share(index) for index in held_out.batches(self.seed, None)]
