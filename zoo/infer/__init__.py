@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.infer.em import EMError, EMModel, EMResult, em
 from zoo.infer.evaluation.gaps import Gaps, gaps
+from zoo.infer.evaluation.labels import classification_error
 from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
 from zoo.infer.evaluation.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from zoo.infer.evaluation.particle_filter import smc_log_likelihood
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         plot_overlay,
         plot_piano_rolls,
         plot_reconstructions,
+        plot_reliability,
         plot_waveforms,
         write_wav,
     )
@@ -67,6 +69,7 @@ __all__ = [
     "Verdict",
     "active_units",
     "bits_per_dim",
+    "classification_error",
     "compare",
     "draw_band",
     "draw_points",
@@ -92,6 +95,7 @@ __all__ = [
     "plot_overlay",
     "plot_piano_rolls",
     "plot_reconstructions",
+    "plot_reliability",
     "plot_waveforms",
     "save_model",
     "sequence_log_likelihood",

@@ -49,7 +49,7 @@ def pieces(
 
     Particles are kept together where possible, because each piece runs the guide's network once for its rows. A guide
     that takes `index` is given the row numbers; one of Pyro's autoguides holds parameters for all rows, so only the
-    particles are split.
+    particles are split. A pair without latents has one particle, as all would be the same.
 
     Args:
         evaluate: a function of the arguments of `terms`, called in its place.
@@ -63,7 +63,7 @@ def pieces(
     if len(x) == 0:
         raise ValueError("x is an empty batch")
     kwargs = with_index(guide, x, kwargs)
-    step, particles = _sizes(model, guide, x, args, kwargs, num_particles, max_bytes)
+    step, particles, num_particles = _sizes(model, guide, x, args, kwargs, num_particles, max_bytes)
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
         inputs, keywords = batch_rows(x, args, kwargs, rows)
@@ -78,21 +78,25 @@ def pieces(
 
 def _sizes(
     model: Callable, guide: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any], num_particles: int, max_bytes: int
-) -> tuple[int, int]:
-    """Rows and particles of a piece, from a probe of two rows (all rows of an autoguide) and two particles at most."""
+) -> tuple[int, int, int]:
+    """Rows and particles of a piece, and particles in all.
+
+    They follow from a probe of two rows (all rows of an autoguide) and two particles at most.
+    """
     whole, size, few = isinstance(guide, AutoGuide), len(x), min(num_particles, 2)
     probe = slice(0, size if whole else min(size, 2))
     inputs, keywords = batch_rows(x, args, kwargs, probe)
     # the probe must not shift the random stream: numbers would depend on `max_bytes`
     with streams_kept():
         # run twice, as the first run checks the pair, which takes more memory
-        terms(model, guide, *inputs, num_particles=few, **keywords)
+        found = terms(model, guide, *inputs, num_particles=few, **keywords)
         total = bytes_of(lambda: terms(model, guide, *inputs, num_particles=few, **keywords))
     each = total / (few * len(inputs[0]))
     fit = max(1, int(max_bytes // max(each, 1)))
+    num_particles = num_particles if found.log_ratios else 1
     if whole:
-        return size, max(1, fit // size)
-    return max(1, min(size, fit // num_particles)), min(num_particles, fit)
+        return size, max(1, fit // size), num_particles
+    return max(1, min(size, fit // num_particles)), min(num_particles, fit), num_particles
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class LogLikelihood:
         per_datum_error: Monte Carlo standard error by the delta method: the relative error of the mean weight.
         elbo: mean log weight of the same draws, the evidence lower bound.
         elbo_error: Monte Carlo standard error of `elbo`.
-        num_particles: K.
+        num_particles: K; 1 for a pair without latents, whose log p(x) is exact.
     """
 
     per_datum: Tensor
@@ -112,6 +112,9 @@ def log_likelihood(
     if log_sum.isnan().any():
         bad = listed(log_sum.isnan().nonzero().flatten().tolist())
         raise ValueError(f"the log weights of rows {bad} are NaN: look at these rows of x")
+    if not run.log_ratios:
+        # nothing is drawn: one particle is the exact number, without an error
+        return LogLikelihood(log_sum, torch.zeros_like(log_sum), total, torch.zeros_like(log_sum), 1)
     return of_sums(log_sum, log_squares, total, squares, num_particles)
 
 

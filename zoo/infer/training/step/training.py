@@ -1,7 +1,6 @@
 """The steps, records and checkpoints of a training. `zoo.infer.fit` is the loop over them."""
 
 import math
-from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -180,18 +179,18 @@ class Training:
 
     def _kl(self) -> dict[str, float]:
         """Site -> log q - log p in nats, one draw; mean over the rows of the latest batch where the site is latent."""
+        found: dict[str, list[Tensor]] = {}
         with aside(self.loss):
-            sums: dict[str, float] = {}
-            rows: Counter[str] = Counter()
             try:
-                for args, kwargs in self.parts.split(self.args, self.kwargs):
-                    for site, ratio in terms(self.parts.model, self.parts.guide, *args, **kwargs).log_ratios.items():
-                        sums[site] = sums.get(site, 0.0) - ratio.sum().item()
-                        rows[site] += ratio.numel()
+                parts = self.parts.split(self.args, self.kwargs)
+                runs = [terms(self.parts.model, self.parts.guide, *args, **kwargs) for args, kwargs in parts]
             except ValueError:
                 # A pair for an objective of another kind, with enumerated sites say, has no KL for each site.
                 return {}
-            return {site: total / rows[site] for site, total in sums.items()}
+            for run in runs:
+                for site, ratio in run.log_ratios.items():
+                    found.setdefault(site, []).append(-ratio.mean(0))
+            return {site: torch.cat(ratios).mean().item() for site, ratios in found.items()}
 
     @property
     def kl_weight(self) -> float | dict[str, float] | None:
