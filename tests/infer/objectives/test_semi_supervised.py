@@ -8,9 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule
+from tiers import thorough_but
 from torch import nn
 
-from zoo.infer import ELBO, IWELBO, MAP, Objective, RenyiELBO, SemiSupervised, Tempered, fit
+from zoo.infer import ELBO, IWELBO, MAP, RLOO, VIMCO, Objective, RenyiELBO, SemiSupervised, Tempered, fit
 from zoo.infer.training.step.compiled import compiled
 
 Z_MAX = 4.3  # one-sided failure rate below 1e-5
@@ -71,9 +72,44 @@ class Encoder(PyroModule):
             return pyro.sample("z", q.to_event(1))
 
 
+class Summed(Clusters):
+    """The same joint density, with y a site where it is unknown too."""
+
+    def forward(self, x, y=None):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", self.class_prior(), obs=y)
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            likelihood = dist.Normal(picked(self.centres, y) + z * self.direction, 1.0)
+            return pyro.sample("x", likelihood.to_event(1), obs=x)
+
+
+class SummingEncoder(Encoder):
+    """q(y | x) q(z | x, y), with y summed out, or drawn."""
+
+    def __init__(self, drawn=False):
+        super().__init__()
+        self.mark = {} if drawn else {"enumerate": "parallel"}
+
+    def forward(self, x, y=None):
+        with pyro.plate("data", len(x)):
+            if y is None:
+                y = pyro.sample("y", self.classifier(x), infer=self.mark)
+            loc = self.loc(x) + picked(self.shifts, y)
+            return pyro.sample("z", dist.Normal(loc, self.log_scale.exp()).to_event(1))
+
+
 def pair(point=False):
     torch.manual_seed(0)
     return Clusters(), Encoder(point=point)
+
+
+def summed_pair(drawn=False):
+    torch.manual_seed(0)
+    return Summed(), SummingEncoder(drawn)
+
+
+def drawn_pair():
+    return summed_pair(drawn=True)
 
 
 def data(num=12, known=(1, 4, 5, 9)):
@@ -91,9 +127,9 @@ def value_and_gradients(loss, *args, seed=5, **kwargs):
     return [value.detach(), *(torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in loss.parameters())]
 
 
-def by_hand(objective, alpha, x, y, seed=5):
+def by_hand(objective, alpha, x, y, seed=5, of=pair):
     """The same from the wrapped objective alone, on the same draws."""
-    model, guide = pair()
+    model, guide = of()
     loss = objective(model, guide)
     known = y >= 0
     torch.manual_seed(seed)
@@ -113,12 +149,59 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.parametrize("of", [pair, summed_pair])
 @pytest.mark.parametrize("alpha", [0.0, 2.5])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_value_and_gradient_are_those_of_the_two_kinds_and_the_classifier(name, alpha, double_precision):
-    objective, (x, y) = OBJECTIVES[name](), data()
-    found = value_and_gradients(SemiSupervised(objective, alpha)(*pair()), x, y)
-    torch.testing.assert_close(found, by_hand(OBJECTIVES[name](), alpha, x, y), rtol=1e-12, atol=1e-12)
+def test_value_and_gradient_are_those_of_the_two_kinds_and_the_classifier(name, alpha, of, double_precision):
+    x, y = data()
+    loss, alone = SemiSupervised(OBJECTIVES[name](), alpha)(*of()), OBJECTIVES[name]()
+    # q(y | x) cancels in some of the bounds, so that without labels they refuse to train it
+    alone.cancels_summed = loss.elbo.cancels_summed = False
+    expected = by_hand(alone, alpha, x, y, of=of)
+    torch.testing.assert_close(value_and_gradients(loss, x, y), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_labels_train_what_a_bound_of_importance_weights_cannot():
+    x, y = data()
+    with pytest.raises(ValueError, match=r"site 'y': summed out, and its q cancels in this bound.*alpha > 0"):
+        SemiSupervised(IWELBO(3), 0.0)(*summed_pair())(x, y)
+    loss = SemiSupervised(IWELBO(3), 0.1)(*summed_pair())
+    loss(x, y).backward()
+    assert (loss.guide.classes.weight.grad != 0).any()
+
+
+@pytest.mark.parametrize("objective", [RLOO, VIMCO])
+def test_labels_that_are_drawn_where_unknown(objective, double_precision):
+    x, y = data()
+    found = value_and_gradients(SemiSupervised(objective(3), 0.7)(*drawn_pair()), x, y)
+    torch.testing.assert_close(found, by_hand(objective(3), 0.7, x, y, of=drawn_pair), rtol=1e-12, atol=1e-12)
+
+
+def test_a_mixture_over_labels_is_what_summing_gives(double_precision):
+    x, y = data()
+    # the exact posterior of z given y, and of y: both bounds are log p(x) whatever the draws
+    model, guide = summed_pair()
+    with torch.no_grad():
+        variance = 1 / (1 + model.direction.square().sum())
+        guide.loc.weight.copy_(variance * model.direction), guide.log_scale.copy_(variance.log() / 2)
+        guide.shifts.copy_(-variance * (model.centres @ model.direction)[:, None] - guide.loc.bias)
+        for objective in (ELBO(), ELBO(3), IWELBO(2)):
+            value = SemiSupervised(objective, 0.0).loss(model, ExactLabels(model, guide), x, y)
+            assert -value == pytest.approx(model.log_prob(x, y).sum().item(), abs=1e-10)
+
+
+class ExactLabels(PyroModule):
+    def __init__(self, model, inner):
+        super().__init__("exact")
+        self._of = (model, inner)
+
+    def forward(self, x, y=None):
+        model, inner = self._of
+        each = torch.stack([model.log_prob(x, torch.full((len(x),), k)) for k in range(model.classes)], -1)
+        with pyro.plate("data", len(x)):
+            if y is None:
+                y = pyro.sample("y", dist.Categorical(logits=each), infer={"enumerate": "parallel"})
+            pyro.sample("z", dist.Normal(inner.loc(x) + picked(inner.shifts, y), inner.log_scale.exp()).to_event(1))
 
 
 def test_a_batch_of_one_kind_is_the_wrapped_objective(double_precision):
@@ -198,20 +281,13 @@ def test_a_schedule_moves_once_for_each_batch():
     assert (SemiSupervised(ELBO(), 1.0).step, SemiSupervised(ELBO(), 1.0).kl_weight_now) == (None, None)
 
 
-def test_labels_that_train_say_so():
-    assert [o.labels_train for o in (SemiSupervised(IWELBO(3), 0.1), SemiSupervised(IWELBO(3), 0), IWELBO(3))] == [
-        True,
-        False,
-        False,
-    ]
-
-
+@pytest.mark.parametrize("of", [pair, summed_pair])
 @pytest.mark.parametrize("known", [range(12), (1, 4, 5, 9), ()])
-def test_svi_trains_what_each_batch_uses(known):
+def test_svi_trains_what_each_batch_uses(known, of):
     x, y = data(known=known)
-    model, guide = pair()
+    model, guide = of()
     svi = pyro.infer.SVI(model, guide, pyro.optim.SGD({"lr": 1e-3}), SemiSupervised(ELBO(), 1.0))
-    twin = SemiSupervised(ELBO(), 1.0)(*pair())
+    twin = SemiSupervised(ELBO(), 1.0)(*of())
     expected = value_and_gradients(twin, x, y)
     before = [p.detach().clone() for p in (*model.parameters(), *guide.parameters())]
     torch.manual_seed(5)
@@ -224,17 +300,18 @@ def test_svi_trains_what_each_batch_uses(known):
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def training(seed=0, **options):
+def training(of=pair, **options):
     objective = SemiSupervised(Tempered(ELBO(), kl_weight=lambda step: min(1.0, step / 20)), 0.5)
-    loss = objective(*pair())
+    loss = objective(*of())
     settings = {"batch_size": 10, "average": 0.9, "seed": 3, "validation": data(9, known=(2, 3))} | options
     return loss, quiet(loss, data(30, known=range(0, 30, 4)), **settings)
 
 
-def test_a_training_resumes_bit_equal(tmp_path):
-    straight, _ = training(steps=8, out=tmp_path / "straight")
-    training(steps=4, out=tmp_path / "parts")
-    second, result = training(steps=8, out=tmp_path / "parts", resume=True)
+@pytest.mark.parametrize("of", thorough_but([pair], [pair, summed_pair]))
+def test_a_training_resumes_bit_equal(of, tmp_path):
+    straight, _ = training(of, steps=8, out=tmp_path / "straight")
+    training(of, steps=4, out=tmp_path / "parts")
+    second, result = training(of, steps=8, out=tmp_path / "parts", resume=True)
     assert all(torch.equal(p, q) for p, q in zip(straight.parameters(), second.parameters(), strict=True))
     assert second.elbo.step == result.step == 8
     assert result.history[-1]["beta"] == pytest.approx(8 / 20)
@@ -249,6 +326,8 @@ def test_records_and_validation():
     assert tempered.history[0]["validation"] == plain.history[0]["validation"]
     assert tempered.history[0]["train"] < plain.history[0]["train"]
     assert set(plain.history[0]["kl"]) == {"z"}
+    _, summed = training(summed_pair, **still)
+    assert summed.history[0]["kl"]["y"] > 0.0
 
 
 class Extra(PyroModule):
@@ -389,12 +468,13 @@ def test_parameters_of_the_classifier_must_be_held():
 
 
 @pytest.mark.thorough
-def test_a_captured_graph_is_split_outside(monkeypatch):
+@pytest.mark.parametrize("of", [pair, summed_pair])
+def test_a_captured_graph_is_split_outside(of, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     x, y = data()
     order = torch.arange(len(x)).flip(0)
     warm = functools.partial(Tempered, ELBO(), lambda step: (step + 1) / 10)
-    eager, captured = (SemiSupervised(warm(), 1.5)(*pair()) for _ in range(2))
+    eager, captured = (SemiSupervised(warm(), 1.5)(*of()) for _ in range(2))
     graph = compiled(captured, x, y)
     for batch in ((x, y), (x[order], y[order]), (x[:5], y[:5]), (x, torch.full_like(y, -1))):
         torch.testing.assert_close(value_and_gradients(graph, *batch), value_and_gradients(eager, *batch))

@@ -6,8 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective, Part
+from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import batch_rows
 
 
@@ -61,8 +61,9 @@ class SemiSupervised(Objective):
         super().__init__(objective.num_particles)
         self.objective, self.alpha, self.label = objective, float(alpha), label
         self.analytic_kl, self.path = objective.analytic_kl, objective.path
-        self.point_mass, self.quantity = objective.point_mass, objective.quantity
-        self.labels_train = self.alpha > 0
+        self.point_mass, self.quantity, self.score = objective.point_mass, objective.quantity, objective.score
+        # an importance-weighted bound does not train q(y | x); labels do
+        self.cancels_summed = objective.cancels_summed and self.alpha == 0
 
     @property
     def untempered(self) -> Objective:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.infer import carry as carried
-from zoo.infer.call import run
+from zoo.infer.call import Purpose, run
+from zoo.infer.owned import leaves
 from zoo.infer.pair import look_at
-from zoo.infer.path import leaves
 from zoo.infer.sites.programs import methods_callable
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.batches import OwnBatches
@@ -146,8 +146,8 @@ def refuse_strangers(loss: nn.Module, batcher: Batcher, found: FirstLook, seed: 
 
 def _values_of(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors that the loss of one part of a batch is made of."""
-    point_mass = parts.objective.point_mass
-    weights = run(parts.model, parts.guide, args, kwargs, 1, point_mass=point_mass).log_weights.sum()
+    purpose = Purpose(point_mass=parts.objective.point_mass)
+    weights = run(parts.model, parts.guide, args, kwargs, 1, purpose).log_weights.sum()
     with methods_callable(parts.guide, registered=False):
         added = parts.objective.added(parts.guide, args, kwargs)
     return [weights] if added is None else [weights, added.sum()]

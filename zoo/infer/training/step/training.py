@@ -189,7 +189,7 @@ class Training:
                 return {}
             for run in runs:
                 for site, ratio in run.log_ratios.items():
-                    found.setdefault(site, []).append(-ratio.mean(0))
+                    found.setdefault(site, []).append(-run.expectation(ratio))
             return {site: torch.cat(ratios).mean().item() for site, ratios in found.items()}
 
     @property
