@@ -58,6 +58,12 @@ def misspelt(x):
         pyro.sample("z_", normal(0.5 * x))
 
 
+def knows_more(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("code", normal(x))
+        pyro.sample("z", normal(0.5 * x))
+
+
 def silent(x):
     pass
 
@@ -146,6 +152,7 @@ REFUSED = {
     "no plate": (no_plate, no_plate, X, "observes"),
     "no plate at all": (no_plate, lambda x: pyro.sample("z", normal(x).to_event(1)), X, "no site stands in a plate"),
     "misspelt site": (model, misspelt, X, "site 'z_': .* did you mean 'z'"),
+    "a site of the guide alone": (model, knows_more, X, "site 'code': sampled by the guide .*a reverse model: `With"),
     "missing site": (model, silent, X, "site 'z': a latent site of the model that the guide does not sample"),
     "scaled": (scaled, guide, X, "site 'z': scaled by 0.1"),
     "subsampled": (subsampled, guide, X, "site 'z': scaled by 20"),
@@ -153,7 +160,7 @@ REFUSED = {
     "no event dim": (no_event, guide, X, "site '[zx]': .*to_event|invalid|shape|Shape"),
     "grey pixels": (binary, guide, X.sigmoid(), r"site 'x': Bernoulli .*rows 0, 1, 2, 3, 4 .*Binarized"),
     "an auxiliary site of nothing": (
-        model, with_auxiliary("a", normal), X, "site 'a': auxiliary, sampled by the guide alone"
+        model, with_auxiliary("a", normal), X, "site 'a': auxiliary.* variable needs a reverse model: `WithAuxiliary`"
     ),
     "an auxiliary site of a density": (
         model, with_auxiliary("z_unconstrained", normal), X, "site 'z_unconstrained': auxiliary, sampled by the guide"

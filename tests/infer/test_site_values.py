@@ -466,7 +466,12 @@ def test_without_latents_every_objective_is_the_log_likelihood(objective, house)
     p = model.likelihood(h)
     expected = dist.Normal(p.loc, p.scale).log_prob(x).sum(-1)
     torch.testing.assert_close(objective(model, empty)(x, h), -expected.sum())
-    torch.testing.assert_close(log_likelihood(model, empty, x, h, num_particles=7).per_datum.to(x.dtype), expected)
+    found = log_likelihood(model, empty, x, h, num_particles=7)
+    torch.testing.assert_close(found.per_datum.to(x.dtype), expected)
+    assert torch.equal(found.elbo, found.per_datum)
+    assert found.num_particles == 1
+    assert found.monte_carlo_error == found.elbo_error.sum() == 0.0
+    assert (found.effective_sample_size == 1).all()
 
 
 def empty(x, h):
@@ -541,3 +546,22 @@ def test_sites_and_shapes_that_come_later_are_refused_as_early_ones():
     late.append("size")
     with pytest.raises(ValueError, match="plate 'data': model and guide give it different sizes"):
         ELBO().loss(model, other, x)
+
+
+@pytest.mark.parametrize("inner", [True, False])
+@pytest.mark.parametrize(
+    ("value", "label", "pixel"),
+    [(0.5, "", "Grey pixels"), (-1.0, "Labels of which some are unknown, -1", ""), (2.0, "", "")],
+)
+def test_the_cause_is_that_of_labels_or_of_pixels(value, label, pixel, inner):
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2 if inner else -1):
+            if not inner:
+                return pyro.sample("x", dist.Bernoulli(0.5), obs=x)
+            with pyro.plate("pixels", x.shape[1], dim=-1):
+                return pyro.sample("x", dist.Bernoulli(0.5), obs=x)
+
+    x = torch.tensor([[0.0, 1.0], [value, 1.0]])
+    said = message(lambda: ELBO().loss(model, lambda x: None, x if inner else x[:, 0]))
+    assert said.partition("lie outside in rows 1 ")[2].partition("). ")[2].startswith(pixel if inner else label)
+    assert ("). " in said) == bool(pixel if inner else label)

@@ -1,4 +1,4 @@
-"""Data sets by name, images and sequences; binarisation that changes every epoch, batches of sequences.
+"""Data sets by name, images and sequences; binarisation that changes every epoch, few labels, batches of sequences.
 
 >>> from zoo.data import Binarized, load
 >>> digits = load("digits")
@@ -15,6 +15,7 @@ from zoo.data.batches import Buckets, Streams
 from zoo.data.binarized import Binarized, binarize
 from zoo.data.catalogue import load
 from zoo.data.dataset import Dataset, Split
+from zoo.data.partly_labelled import PartlyLabelled
 from zoo.data.sequences import Sequences
 
-__all__ = ["Binarized", "Buckets", "Dataset", "Sequences", "Split", "Streams", "binarize", "load"]
+__all__ = ["Binarized", "Buckets", "Dataset", "PartlyLabelled", "Sequences", "Split", "Streams", "binarize", "load"]

@@ -34,6 +34,10 @@ class Binarized:
 
     Args:
         grey: a `Split` (kept as uint8, a quarter of the floats' memory), or probabilities in [0, 1], float `(N, ...)`.
+        labels: give the labels of the split with the bits, `(x, y)`.
+
+    Attributes:
+        labels: int64 `(N,)`, or None where they are not given.
 
     `fit` calls `batch(index, generator)`. All randomness is the generator's: the same state gives the same bits, so
     that a resumed run is bit-equal. Bits lie on the device of `grey`.
@@ -41,20 +45,25 @@ class Binarized:
     Reference: dynamic binarisation as in Burda, Grosse & Salakhutdinov 2016 (IWAE).
 
     Raises:
-        ValueError: probabilities below 0, above 1 or NaN (a NaN would quietly become a zero bit).
+        ValueError: probabilities below 0, above 1 or NaN (a NaN would quietly become a zero bit); labels are asked for,
+            and there are none.
         TypeError: integer tensors, whose scale is not known; a `Split` knows its own.
     """
 
-    def __init__(self, grey: Split | Tensor) -> None:
+    def __init__(self, grey: Split | Tensor, labels: bool = False) -> None:
+        self.labels = grey.labels if labels and isinstance(grey, Split) else None
+        if labels and self.labels is None:
+            raise ValueError(f"Binarized: labels were asked for, and this {type(grey).__name__} has none")
         self.grey, self.scale = _grey_and_scale(grey)
 
     def __len__(self) -> int:
         return len(self.grey)
 
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """`(x,)` with x float32 bits of shape `(len(index), ...)`: the rows `index` (int64), drawn anew."""
+        """`(x,)` or `(x, y)`, x float32 bits of shape `(len(index), ...)`: the rows `index` (int64), drawn anew."""
         # index_select takes 0.006 ms, grey[index] 0.09.
-        return (bernoulli(self.grey.index_select(0, index.to(self.grey.device)), self.scale, generator),)
+        x = bernoulli(self.grey.index_select(0, index.to(self.grey.device)), self.scale, generator)
+        return (x,) if self.labels is None else (x, self.labels.index_select(0, index.to(self.labels.device)))
 
 
 def binarize(grey: Split | Tensor, seed: int) -> Tensor:

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.infer.em import EMError, EMModel, EMResult, em
 from zoo.infer.evaluation.gaps import Gaps, gaps
+from zoo.infer.evaluation.labels import classification_error
 from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
 from zoo.infer.evaluation.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from zoo.infer.evaluation.particle_filter import smc_log_likelihood
 from zoo.infer.evaluation.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
-from zoo.infer.objectives import ELBO, IWELBO, MAP, RLOO, VIMCO, Objective, RenyiELBO, Tempered
+from zoo.infer.objectives import ELBO, IWELBO, MAP, RLOO, VIMCO, Objective, RenyiELBO, SemiSupervised, Tempered
 from zoo.infer.reference.checked import NotAReference
 from zoo.infer.reference.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
 from zoo.infer.reference.grid import grid_reference
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         plot_overlay,
         plot_piano_rolls,
         plot_reconstructions,
+        plot_reliability,
         plot_waveforms,
         write_wav,
     )
@@ -62,12 +64,14 @@ __all__ = [
     "Objective",
     "Reference",
     "RenyiELBO",
+    "SemiSupervised",
     "SequenceLikelihood",
     "Tempered",
     "Terms",
     "Verdict",
     "active_units",
     "bits_per_dim",
+    "classification_error",
     "compare",
     "draw_band",
     "draw_points",
@@ -93,6 +97,7 @@ __all__ = [
     "plot_overlay",
     "plot_piano_rolls",
     "plot_reconstructions",
+    "plot_reliability",
     "plot_waveforms",
     "save_model",
     "sequence_log_likelihood",

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from zoo.infer.call import Purpose, run
 from zoo.infer.pair import look_at
 from zoo.infer.per_datum import Terms
-from zoo.infer.sites.programs import check_num_particles, takes_index
+from zoo.infer.sites.programs import batch_rows, check_num_particles, takes_index
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
 
@@ -51,7 +51,7 @@ def pieces(
 
     Particles are kept together where possible, because each piece runs the guide's network once for its rows. A guide
     that takes `index` is given the row numbers; one of Pyro's autoguides holds parameters for all rows, so only the
-    particles are split.
+    particles are split. A pair without latents has one particle, as all would be the same.
 
     Args:
         evaluate: a function of the arguments of `terms`, called in its place.
@@ -65,7 +65,7 @@ def pieces(
     if len(x) == 0:
         raise ValueError("x is an empty batch")
     kwargs = with_index(guide, x, kwargs)
-    step, particles = _sizes(model, guide, x, args, kwargs, num_particles, max_bytes)
+    step, particles, num_particles = _sizes(model, guide, x, args, kwargs, num_particles, max_bytes)
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
         inputs, keywords = batch_rows(x, args, kwargs, rows)
@@ -80,21 +80,25 @@ def pieces(
 
 def _sizes(
     model: Callable, guide: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any], num_particles: int, max_bytes: int
-) -> tuple[int, int]:
-    """Rows and particles of a piece, from a probe of two rows (all rows of an autoguide) and two particles at most."""
+) -> tuple[int, int, int]:
+    """Rows and particles of a piece, and particles in all.
+
+    They follow from a probe of two rows (all rows of an autoguide) and two particles at most.
+    """
     whole, size, few = isinstance(guide, AutoGuide), len(x), min(num_particles, 2)
     probe = slice(0, size if whole else min(size, 2))
     inputs, keywords = batch_rows(x, args, kwargs, probe)
     # the probe must not shift the random stream: numbers would depend on `max_bytes`
     with streams_kept():
         # run twice, as the first run checks the pair, which takes more memory
-        terms(model, guide, *inputs, num_particles=few, **keywords)
+        found = terms(model, guide, *inputs, num_particles=few, **keywords)
         total = bytes_of(lambda: terms(model, guide, *inputs, num_particles=few, **keywords))
     each = total / (few * len(inputs[0]))
     fit = max(1, int(max_bytes // max(each, 1)))
+    num_particles = num_particles if found.log_ratios else 1
     if whole:
-        return size, max(1, fit // size)
-    return max(1, min(size, fit // num_particles)), min(num_particles, fit)
+        return size, max(1, fit // size), num_particles
+    return max(1, min(size, fit // num_particles)), min(num_particles, fit), num_particles
 
 
 @contextmanager
@@ -157,17 +161,6 @@ def with_index(guide: Callable, x: Tensor, kwargs: dict[str, Any]) -> dict[str, 
     if "index" in kwargs or not takes_index(guide):
         return kwargs
     return kwargs | {"index": torch.arange(len(x), device=x.device)}
-
-
-def batch_rows(x: Tensor, args: tuple, kwargs: dict[str, Any], rows: slice | Tensor) -> tuple[tuple, dict[str, Any]]:
-    """The arguments for some rows: every tensor whose first axis is the batch is cut."""
-    size = len(x)
-
-    def cut(value: Any) -> Any:
-        batched = isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
-        return value[rows] if batched else value
-
-    return (x[rows], *map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
 
 
 def bytes_of(fn: Callable[[], Any]) -> int:

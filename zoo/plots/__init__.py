@@ -4,6 +4,7 @@ from zoo.plots.bands import Band, draw_band, draw_points, draw_regions, plot_ban
 from zoo.plots.curves import plot_elbo_history, plot_kl, plot_kl_history
 from zoo.plots.images import plot_images, plot_reconstructions
 from zoo.plots.overlay import plot_overlay
+from zoo.plots.reliability import plot_reliability
 from zoo.plots.rolls import plot_piano_rolls
 from zoo.plots.sound import plot_waveforms, write_wav
 
@@ -21,6 +22,7 @@ __all__ = [
     "plot_overlay",
     "plot_piano_rolls",
     "plot_reconstructions",
+    "plot_reliability",
     "plot_waveforms",
     "write_wav",
 ]

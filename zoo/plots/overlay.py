@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from zoo.infer.pieces import batch_rows, weighted_draws, with_index
+from zoo.infer.pieces import weighted_draws, with_index
 from zoo.infer.reference.compare import model_of
 from zoo.infer.reference.fingerprint import check_fingerprint
 from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.reference import Reference, as_reference
+from zoo.infer.sites.programs import batch_rows
 from zoo.parts.aside import held, seeded
 from zoo.plots.contours import BINS, Window, draw_contours, histogram
 from zoo.plots.look import DRAWS, EXACT, GUIDE

@@ -17,8 +17,8 @@ from torch.distributions import Categorical, Independent, Normal
 
 from zoo.infer.call import Call, alone
 from zoo.infer.per_datum import Terms, mean_over
-from zoo.infer.pieces import MAX_BYTES, batch_rows, pieces, with_index
-from zoo.infer.sites.programs import program
+from zoo.infer.pieces import MAX_BYTES, pieces, with_index
+from zoo.infer.sites.programs import batch_rows, program
 from zoo.infer.sites.refusals import name_of
 from zoo.infer.sites.values import bare
 from zoo.parts.aside import held, seeded

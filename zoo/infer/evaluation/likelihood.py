@@ -29,7 +29,7 @@ class LogLikelihood:
         per_datum_error: Monte Carlo standard error by the delta method: the relative error of the mean weight.
         elbo: mean log weight of the same draws, the evidence lower bound.
         elbo_error: Monte Carlo standard error of `elbo`.
-        num_particles: K.
+        num_particles: K; 1 for a pair without latents, whose log p(x) is exact.
     """
 
     per_datum: Tensor
@@ -108,7 +108,7 @@ def log_likelihood(
         raise ValueError(
             f"the log weights of rows {listed(sums.lost.nonzero().flatten().tolist())} are NaN: look at these rows of x"
         )
-    return sums.estimates(num_particles)
+    return sums.estimates(num_particles) if run.log_ratios else sums.exact()
 
 
 class Sums:
@@ -145,6 +145,11 @@ class Sums:
         relative_variance = ((log_squares - 2 * log_sum).exp() - 1 / k).clamp(min=0.0) * unbiased
         elbo_variance = (squares / k - elbo**2).clamp(min=0.0) * unbiased / k
         return LogLikelihood(log_sum - math.log(k), relative_variance.sqrt(), elbo, elbo_variance.sqrt(), k)
+
+    def exact(self) -> LogLikelihood:
+        """The log-likelihood of a pair without latents: nothing is drawn, so one particle has no error."""
+        none = torch.zeros_like(self.plain[0])
+        return LogLikelihood(self.log[0], none, self.plain[0], none, 1)
 
 
 def bits_per_dim(nats: float | Tensor, data_dim: int, *, levels: int | None = None) -> float | Tensor:

@@ -13,13 +13,17 @@ from torch import Tensor
 from zoo.infer.call import Purpose, run
 from zoo.infer.closed_form import closed_form
 from zoo.infer.per_datum import Terms
-from zoo.infer.sites.programs import check_num_particles
+from zoo.infer.sites.programs import check_num_particles, methods_callable
+
+# the arguments of model and guide for some rows of a batch, by position and by keyword
+Part = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Objective(pyro.infer.ELBO):
     """A bound on log p(x), summed over the batch (abstract), for `pyro.infer.SVI` and `objective(model, guide)`.
 
-    A new objective states `bound`, the functional of the terms, and no more; a schedule moves on in `advance`.
+    A new objective states `bound`, the functional of the terms, and no more; a schedule moves on in `advance`, and an
+    objective that treats some rows in another way than others states its `parts`.
 
     Attributes:
         analytic_kl: True if minus the closed-form KL takes the place of log p - log q.
@@ -49,31 +53,60 @@ class Objective(pyro.infer.ELBO):
     def advance(self) -> None:
         """A hook, called once before each gradient evaluation."""
 
+    def parts(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
+        """A hook: the parts into which the rows of a batch are split; the bound is the sum of theirs.
+
+        Every tensor with an entry for each row is cut. `fit` adds the keyword `index`, the numbers of the rows in the
+        data, and reads it in the parts: its errors name these numbers.
+        """
+        return [(args, kwargs)]
+
+    def added(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """A hook: nats that the objective adds to the bound of each row of a part, `(N,)`; None for none."""
+        return None
+
+    @property
+    def untempered(self) -> "Objective":
+        """The objective without weights of the KL, by which models are compared."""
+        return self
+
+    @property
+    def kl_weight_now(self) -> float | dict[str, float] | None:
+        """The KL weight of the next gradient evaluation; of several sites, site -> weight; None without."""
+        return None
+
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound summed over the batch, to be differentiated."""
         if torch.is_grad_enabled():
             self.advance()
-        return self.unadvanced_loss(model, guide, *args, **kwargs)
+        return self.loss_of_parts(model, guide, self.parts(guide, args, kwargs))
 
-    def unadvanced_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """`differentiable_loss` without `advance`, for a caller that advances by itself, such as a captured graph."""
-        return self._loss(model, guide, args, kwargs, registered=False)
+    def loss_of_parts(
+        self, model: Callable, guide: Callable, parts: list[Part], *, registered: bool = False
+    ) -> Tensor:
+        """Minus the bounds of a batch's `parts`, summed over their rows; moves no schedule.
+
+        Args:
+            registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
+        """
+        losses = [self._loss_of_part(model, guide, *part, registered=registered) for part in parts]
+        return sum(losses[1:], losses[0])
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Minus the bound summed over the batch, a number without gradient."""
         with torch.no_grad():
-            return self._loss(model, guide, args, kwargs, registered=False).item()
+            return self.loss_of_parts(model, guide, self.parts(guide, args, kwargs)).item()
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """`loss`, after adding its gradient to `.grad` of the parameters; the method that `pyro.infer.SVI` calls."""
         if torch.is_grad_enabled():
             self.advance()
-        loss = self._loss(model, guide, args, kwargs, registered=True)
+        loss = self.loss_of_parts(model, guide, self.parts(guide, args, kwargs), registered=True)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
 
-    def _loss(self, model: Callable, guide: Callable, args: tuple, kwargs: dict, *, registered: bool) -> Tensor:
+    def _loss_of_part(self, model: Callable, guide: Any, args: tuple, kwargs: dict, *, registered: bool) -> Tensor:
         training = torch.is_grad_enabled()
         purpose = Purpose(
             differentiable=training,
@@ -89,7 +122,10 @@ class Objective(pyro.infer.ELBO):
                 f"{type(self).__name__}.bound: expected (N,), got {tuple(bound.shape)}. With a summed site terms are "
                 "(..., K, N): take terms.expectation(...) and terms.log_expectation(...) in place of means over axis 0"
             )
-        return -bound.sum()
+        # the guide's own methods are called here, so here it must see the store, or not see it, as its program does
+        with methods_callable(guide, registered):
+            added = self.added(guide, args, kwargs)
+        return -bound.sum() if added is None else -bound.sum() - added.sum()
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Any:
         # abstract in Pyro's class, and called by its own losses alone

@@ -9,6 +9,7 @@ from torch import Tensor
 from zoo.infer.objectives.elbo import ELBO
 from zoo.infer.objectives.iwelbo import IWELBO
 from zoo.infer.objectives.objective import Objective
+from zoo.infer.objectives.semi_supervised import SemiSupervised
 from zoo.infer.per_datum import Terms
 
 Weight = float | Callable[[int], float]
@@ -49,6 +50,8 @@ class Tempered(Objective):
             raise ValueError(
                 f"Tempered: expected an untempered objective of the zoo, such as ELBO(), got {type(objective).__name__}"
             )
+        if isinstance(objective, SemiSupervised):
+            raise ValueError("Tempered: labels go around a schedule: SemiSupervised(Tempered(...), alpha)")
         if isinstance(objective, IWELBO) and objective.gradient == "doubly":
             raise ValueError(
                 'Tempered: the "doubly" gradient is that of the untempered bound; use IWELBO(gradient="iwae")'
@@ -71,6 +74,10 @@ class Tempered(Objective):
         # a tensor that `advance` changes in place: a captured graph reads it, and so follows the schedule
         self.weight = torch.empty(len(kl_weight) if isinstance(kl_weight, Mapping) else ())
         self._weigh()
+
+    @property
+    def untempered(self) -> Objective:
+        return self.objective
 
     @property
     def kl_weight_now(self) -> float | dict[str, float]:

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.infer.pieces import MAX_BYTES, batch_rows
+from zoo.infer.pieces import MAX_BYTES
 from zoo.infer.reference.checked import MISSED, NotAReference
 from zoo.infer.reference.fingerprint import fingerprint
 from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import Modes, prior_modes, spread_of
 from zoo.infer.reference.reference import Reference
+from zoo.infer.sites.programs import batch_rows
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import listed
 

@@ -17,11 +17,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from zoo.infer.pieces import batch_rows
 from zoo.infer.reference.checked import CHAINS
 from zoo.infer.reference.fingerprint import fingerprint, from_attributes
 from zoo.infer.reference.inference_data import InferenceData, ess_mean, is_inference_data, posterior_draws
 from zoo.infer.reference.log_joint import LogJoint, entry_names, flatten
+from zoo.infer.sites.programs import batch_rows
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import listed
 

@@ -1,8 +1,8 @@
 """The two programs of a pair, with the arguments of one call."""
 
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from numbers import Integral
 from operator import attrgetter
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.parts.aside import trial
 
@@ -98,14 +98,42 @@ class _Dormant(_Context):
 def _without_store(module: Any, *args: Any, **kwargs: Any) -> Any:
     # A part that is a PyroModule switches the context on when it is called. Pyro then takes the part's parameters from
     # the store, by name: those of another module of that name, if there was one, in place of its own.
+    with _dormant(module):
+        return module.forward(*args, **kwargs)
+
+
+@contextmanager
+def _dormant(module: Any) -> Iterator[None]:
     context = module._pyro_context
     kind, context.__class__ = type(context), _Dormant
     try:
-        return module.forward(*args, **kwargs)
+        yield
     finally:
         context.__class__ = kind
+
+
+def methods_callable(module: Any, registered: bool) -> AbstractContextManager[Any]:
+    """A context for calls of a program's methods other than `forward`, such as a guide's `classifier`.
+
+    Args:
+        registered: show the parameters to Pyro's store, as a call of the program by `pyro.infer.SVI` does.
+    """
+    if not isinstance(module, PyroModule):
+        return nullcontext()
+    return module._pyro_context if registered else _dormant(module)
 
 
 def takes_index(fn: Callable | None) -> bool:
     """Tells whether a program asks for `index`, the numbers of the batch's rows: it has parameters for each row."""
     return fn is not None and "index" in inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
+
+
+def batch_rows(x: Tensor, args: tuple, kwargs: dict[str, Any], rows: slice | Tensor) -> tuple[tuple, dict[str, Any]]:
+    """The arguments for some rows: every tensor whose first axis is the batch is cut."""
+    size = len(x)
+
+    def cut(value: Any) -> Any:
+        batched = isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
+        return value[rows] if batched else value
+
+    return (x[rows], *map(cut, args)), {name: cut(value) for name, value in kwargs.items()}

@@ -48,12 +48,21 @@ def refuse_value(name: str, p: Any, q: Any, programs: Programs, moving: set[str]
         moving.add(name)
         return
     value = p["value"]
-    grey = isinstance(element(fn.support), type(constraints.boolean)) and bool(((value >= 0) & (value <= 1)).all())
-    hint = ". Grey pixels need binarising (zoo.data.Binarized) or another likelihood" if grey else ""
     raise ValueError(
         f"site {name!r}: {name_of(fn)} has support {support_of(fn)}, the observed values lie outside in rows "
-        f"{_rows(wrong, p, first_row)} (values between {value.min().item():.4g} and {value.max().item():.4g}){hint}"
+        f"{_rows(wrong, p, first_row)} (values between {value.min().item():.4g} and {value.max().item():.4g})"
+        f"{_hint(fn, value)}"
     )
+
+
+def _hint(fn: Any, value: Tensor) -> str:
+    """A sentence on the usual cause of observed values outside a discrete support, or nothing."""
+    # one number for each datum is a label; pixels are events, or stand in a plate of their own
+    if fn.event_dim == 0 and value.dim() == 1:
+        unknown = fn.support.is_discrete and bool((value == -1).any())
+        return ". Labels of which some are unknown, -1, need zoo.infer.SemiSupervised" if unknown else ""
+    grey = isinstance(element(fn.support), type(constraints.boolean)) and bool(((value >= 0) & (value <= 1)).all())
+    return ". Grey pixels need binarising (zoo.data.Binarized) or another likelihood" if grey else ""
 
 
 def refuse_nan(name: str, site: Any, first_row: FirstRow = 0) -> None:

@@ -68,6 +68,10 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+# a draw a that only the guide knows makes log p(x, z) - log q(a, z) a ratio of densities over other variables
+_REVERSE = "an auxiliary variable needs a reverse model: `WithAuxiliary`"
+
+
 def check_drawn(drawn: dict[str, Any]) -> None:
     """Refuses sites of a guide that are observed, whatever the model."""
     for name, site in drawn.items():
@@ -97,7 +101,7 @@ def check_together(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, s
         else:
             raise ValueError(
                 f"site {name!r}: sampled by the guide but not a latent site of the model {sorted(latents)}"
-                f"{nearest(name, latents)}"
+                f"{nearest(name, latents) or f'; {_REVERSE}'}"
             )
     for name in latents - drawn.keys():
         if stated[name]["infer"].get("enumerate"):
@@ -123,9 +127,8 @@ def _made_of(name: str, drawn: dict[str, Any], latents: set[str]) -> str:
         if name.startswith(f"{latent}_") and isinstance(bare(drawn[latent]["fn"]), Delta):
             return latent
     raise ValueError(
-        f"site {name!r}: auxiliary, sampled by the guide alone. log p - log q needs a density of the model for it, or "
-        "it must be the draw that a latent site, a Delta of the guide, is made of (Pyro's autoguides: "
-        '"z_unconstrained")'
+        f"site {name!r}: auxiliary, sampled by the guide alone; {_REVERSE}. Without one it must be the draw that a "
+        "latent site, a Delta of the guide, is made of (Pyro's autoguides: \"z_unconstrained\")"
     )
 
 

@@ -14,9 +14,10 @@ from zoo.infer import carry as carried
 from zoo.infer.call import Purpose, run
 from zoo.infer.owned import leaves
 from zoo.infer.pair import look_at
+from zoo.infer.sites.programs import methods_callable
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.batches import OwnBatches
-from zoo.infer.training.step.parts import beside
+from zoo.infer.training.step.parts import Parts, beside
 from zoo.parts.aside import aside
 from zoo.parts.checks import listed
 from zoo.parts.trajectory import StateSpace
@@ -133,14 +134,23 @@ def refuse_strangers(loss: nn.Module, batcher: Batcher, found: FirstLook, seed: 
     # With a graph: the leaves of a value are the only list of parameters that does not depend on how a program has
     # come by them.
     with aside(loss, seed), torch.enable_grad():
-        purpose = Purpose(point_mass=parts.objective.point_mass)
-        value = run(parts.model, parts.guide, found.args, found.kwargs, 1, purpose).log_weights.sum()
-    strangers = [list(leaf.shape) for leaf in leaves(value) if id(leaf) not in held]
+        values = [value for part in parts.split(found.args, found.kwargs) for value in _values_of(parts, *part)]
+        used = {id(leaf): leaf for value in values for leaf in leaves(value)}
+    strangers = [list(leaf.shape) for leaf in used.values() if id(leaf) not in held]
     if strangers:
         raise ValueError(
             f"model or guide use parameters that the loss does not hold, of shapes {listed(strangers)}: they would not "
             "be trained. Make the function with `pyro.param` a PyroModule, or train it with pyro.infer.SVI"
         )
+
+
+def _values_of(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that the loss of one part of a batch is made of."""
+    purpose = Purpose(point_mass=parts.objective.point_mass)
+    weights = run(parts.model, parts.guide, args, kwargs, 1, purpose).log_weights.sum()
+    with methods_callable(parts.guide, registered=False):
+        added = parts.objective.added(parts.guide, args, kwargs)
+    return [weights] if added is None else [weights, added.sum()]
 
 
 def look_through(loss: nn.Module, name: str, batcher: Batcher, seed: int) -> None:
@@ -162,8 +172,10 @@ def look_through(loss: nn.Module, name: str, batcher: Batcher, seed: int) -> Non
 
 def look_at_batch(name: str, batcher: Batcher, args: tuple, kwargs: dict, index: Tensor) -> None:
     """Checks the structure of the pair and the values of one batch; errors open with `name`, that of the data set."""
+    parts = batcher.parts
     try:
-        look_at(batcher.parts.model, batcher.parts.guide, args, kwargs, index)
+        for some, named, rows in parts.split_with_rows(args, kwargs, index):
+            look_at(parts.model, parts.guide, some, named, rows)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 

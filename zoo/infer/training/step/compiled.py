@@ -1,5 +1,6 @@
 """A loss as one compiled graph."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from zoo.infer.objectives.objective import Objective
+from zoo.infer.objectives.objective import Part
 from zoo.infer.sites.values import element, holds
+from zoo.infer.training.step.parts import parts_of
 from zoo.parts.aside import buffers_kept, streams_kept
 
 
@@ -20,32 +22,32 @@ class Compiled(nn.Module):
     def __init__(self, loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         super().__init__()
         self.loss = loss
-        self.names = tuple(kwargs)
-        self.shapes = self._shapes(args, kwargs)
-        self.elbo = getattr(loss, "elbo", None)
-        ours = isinstance(self.elbo, Objective)
-        if ours and self.elbo.path is not None:
+        self.parts = parts_of(loss)
+        ours, objective = self.parts.ours, self.parts.objective
+        if ours and objective.path is not None:
             raise ValueError(
-                f"compiled: the gradient of {type(self.elbo).__name__} with `sticking` or `doubly` is shaped outside "
+                f"compiled: the gradient of {type(objective).__name__} with `sticking` or `doubly` is shaped outside "
                 "the graph; use the plain estimator, or compile=False"
             )
-        graphed: nn.Module = _Unadvanced(loss) if ours else loss
+        # Split outside the graph: which rows go into a part is a question about values.
+        split = self.parts.split(args, kwargs)
+        self.form = _form(split)
+        graphed: nn.Module = _OfParts(loss) if ours else _Whole(loss)
         named = {**dict(graphed.named_parameters()), **dict(graphed.named_buffers())}
         self.keys = tuple(named)
 
-        def flat(state: list[Tensor], *batch: Tensor) -> Tensor:
-            given = dict(zip(self.names, batch[len(args) :], strict=True))
-            return functional_call(graphed, dict(zip(self.keys, state, strict=True)), batch[: len(args)], given)
+        def flat(state: list[Tensor], *tensors: Tensor) -> Tensor:
+            return functional_call(graphed, dict(zip(self.keys, state, strict=True)), (_refilled(split, tensors),))
 
         # Captured below Python: handlers, plates and distributions, at which Dynamo breaks the graph, leave only tensor
         # operations behind. Schedules advance outside the graph; their weight is a tensor, so it stays live.
         try:
             with buffers_kept(loss), streams_kept():
                 # The check of a pair looks at values, which a capture does not have, so the pair is checked here.
-                with torch.no_grad(), _Observed((*args, *kwargs.values())) as observed:
-                    loss(*args, **kwargs)
+                with torch.no_grad(), _Observed(_tensors(split)) as observed:
+                    graphed(split)
                 with pyro.validation_enabled(False):
-                    graph = make_fx(flat)(list(named.values()), *args, *kwargs.values())
+                    graph = make_fx(flat)(list(named.values()), *_tensors(split))
         except RuntimeError as error:
             raise ValueError(
                 f"compiled: {_part(error)} cannot be captured, since Python looks at values there ({_first(error)}), "
@@ -56,23 +58,44 @@ class Compiled(nn.Module):
         self.graph = [torch.compile(graph, fullgraph=True)]
         self.state = list(named.values())
 
-    @staticmethod
-    def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple:
-        return tuple((t.shape, t.dtype) for t in (*args, *kwargs.values()))
-
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        batch = (*args, *kwargs.values())
-        known = all(holds(support, batch[place]) for place, support in self.supports)
-        if self._shapes(args, kwargs) != self.shapes or not torch.is_grad_enabled() or not known:
+        split = self.parts.split(args, kwargs)
+        tensors = _tensors(split)
+        captured = torch.is_grad_enabled() and _form(split) == self.form
+        if not captured or not all(holds(support, tensors[place]) for place, support in self.supports):
             # For a value outside its site's support the loss itself raises the error, which a graph cannot.
             return self.loss(*args, **kwargs)
-        if isinstance(self.elbo, Objective):
-            self.elbo.advance()
-        return self.graph[0](self.state, *args, *kwargs.values())
+        if self.parts.ours:
+            self.parts.objective.advance()
+        return self.graph[0](self.state, *tensors)
 
 
-class _Unadvanced(nn.Module):
-    """The loss without `advance`: a graph would hold the schedules as they stood at the capture."""
+def _values(split: list[Part]) -> list[Any]:
+    return [value for args, kwargs in split for value in (*args, *kwargs.values())]
+
+
+def _tensors(split: list[Part]) -> list[Tensor]:
+    return [value for value in _values(split) if isinstance(value, Tensor)]
+
+
+def _form(split: list[Part]) -> list[Any]:
+    """Shapes and types of the arguments, with their names and places in the parts."""
+    parts = [(len(args), *kwargs) for args, kwargs in split]
+    return [parts, *((v.shape, v.dtype) if isinstance(v, Tensor) else v for v in _values(split))]
+
+
+def _refilled(split: list[Part], tensors: Sequence[Tensor]) -> list[Part]:
+    """The parts, with these tensors in the places of theirs."""
+    left = iter(tensors)
+
+    def fill(value: Any) -> Any:
+        return next(left) if isinstance(value, Tensor) else value
+
+    return [(tuple(map(fill, args)), {name: fill(v) for name, v in kwargs.items()}) for args, kwargs in split]
+
+
+class _OfParts(nn.Module):
+    """The loss of the parts, without `advance`: a graph would hold the schedules as they stood at the capture."""
 
     loss: Any
 
@@ -80,8 +103,20 @@ class _Unadvanced(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        return self.loss.elbo.unadvanced_loss(self.loss.model, self.loss.guide, *args, **kwargs)
+    def forward(self, split: list[Part]) -> Tensor:
+        return self.loss.elbo.loss_of_parts(self.loss.model, self.loss.guide, split)
+
+
+class _Whole(nn.Module):
+    """The loss of a batch that is one part."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, split: list[Part]) -> Tensor:
+        [(args, kwargs)] = split
+        return self.loss(*args, **kwargs)
 
 
 class _Observed(Messenger):
@@ -90,7 +125,7 @@ class _Observed(Messenger):
     A support whose bounds are tensors is left out: they may depend on parameters, and change after the capture.
     """
 
-    def __init__(self, batch: tuple[Any, ...]) -> None:
+    def __init__(self, batch: list[Tensor]) -> None:
         super().__init__()
         self.batch = batch
         self.supports: list[tuple[int, Any]] = []

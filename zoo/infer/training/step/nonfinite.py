@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from zoo.infer.call import Call, Purpose, Sites, alone
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.per_datum import mean_over
-from zoo.infer.training.step.parts import parts_of
+from zoo.infer.sites.programs import methods_callable
+from zoo.infer.training.step.parts import Parts, parts_of
 from zoo.parts.checks import listed
 from zoo.parts.trajectory import StateSpace
 
@@ -21,7 +22,8 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
     """Says which site's value or log-probability is not finite, and for which rows of the data set; None if all are.
 
     It runs the pair once more, so the caller sets the generator to its state before the evaluation in question. The
-    first of these that is not finite is named: an argument, a latent, log p of a site of the model, the guide's log q.
+    first of these that is not finite is named: an argument, a latent, log p of a site of the model, the guide's log q,
+    the nats that the objective adds; part after part of a batch that is split.
 
     Args:
         loss: the module whose value was not finite; None is returned if it is no `objective(model, guide)`.
@@ -31,6 +33,13 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
     parts = parts_of(loss)
     if not parts.paired:
         return None
+    for some, named, rows in parts.split_with_rows(args, kwargs, index):
+        if said := _in_part(parts, some, named, rows):
+            return said
+    return None
+
+
+def _in_part(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], index: Tensor) -> str:
     if said := _in_arguments(args, index):
         return said
     # As many particles as the loss has, or the draws would be others; Pyro's own objectives have such a number too.
@@ -43,8 +52,8 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
         if said := _in_latents(call, q, index):
             return said
         said = _in_densities(call, q, index)
-    if not said:
-        return None
+        if not said:
+            return _in_added(parts, args, kwargs, index)
     # A trajectory that grew without bound is the cause of any later overflow, so the message names its growth too.
     return said + next(filter(None, (_explosion(call, site) for site in q.values())), "")
 
@@ -97,6 +106,16 @@ def _in_densities(call: Call, q: Sites, index: Tensor) -> str:
             return f"site {name!r}: the guide's log q is not finite {data_rows(index, wrong.any(0))}"
     wrong = ~torch.as_tensor(total).isfinite()
     return f"the log weights overflow {data_rows(index, wrong.any(0))}" if wrong.any() else ""
+
+
+def _in_added(parts: Parts, args: tuple, kwargs: dict[str, Any], index: Tensor) -> str:
+    if parts.ours:
+        with methods_callable(parts.guide, registered=False):
+            added = parts.objective.added(parts.guide, args, kwargs)
+        if added is not None and not (finite := added.isfinite()).all():
+            name = type(parts.objective).__name__
+            return f"the term that {name} adds to the bound is {added[~finite][0].item()} {data_rows(index, ~finite)}"
+    return ""
 
 
 def _explosion(call: Call, site: Any) -> str:

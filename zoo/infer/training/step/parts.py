@@ -8,9 +8,9 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide
-from torch import nn
+from torch import Tensor, nn
 
-from zoo.infer.objectives.objective import Objective
+from zoo.infer.objectives.objective import Objective, Part
 from zoo.infer.sites.programs import takes_index
 from zoo.parts.aside import aside
 
@@ -40,6 +40,26 @@ class Parts:
     def ours(self) -> bool:
         """Tells whether the objective is one of the zoo's, whose pairs can be looked at beforehand."""
         return isinstance(self.objective, Objective)
+
+    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
+        """A batch as the objective splits it; whole for an objective that is not one of the zoo's."""
+        return self.objective.parts(self.guide, args, kwargs) if self.ours else [(args, kwargs)]
+
+    def split_with_rows(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], index: Tensor
+    ) -> list[tuple[tuple[Any, ...], dict[str, Any], Tensor]]:
+        """The arguments of each part of a batch, and the numbers of its rows in the data.
+
+        Args:
+            index: numbers of the batch's rows in the data.
+        """
+        # among the arguments, for they are cut together; on their device, where the cut is made
+        device = next((t.device for t in args if isinstance(t, Tensor)), index.device)
+        found = self.split(args, kwargs | {"index": index.to(device)})
+        return [
+            (some, {name: v for name, v in named.items() if self.indexed or name != "index"}, named["index"])
+            for some, named in found
+        ]
 
 
 def parts_of(loss: nn.Module) -> Parts:

@@ -1,0 +1,151 @@
+"""An objective for data of which some have labels."""
+
+import inspect
+import math
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from zoo.infer.objectives.objective import Objective, Part
+from zoo.infer.per_datum import Terms
+from zoo.infer.sites.programs import batch_rows
+
+
+@runtime_checkable
+class HasClassifier(Protocol):
+    """A guide that states q(y | x), a distribution over the classes for each row of x."""
+
+    def classifier(self, x: Tensor) -> Any: ...
+
+
+class SemiSupervised(Objective):
+    """sum_labelled [bound(x, y) + alpha log q(y | x)] + sum_unlabelled bound(x), for labels that some data lack.
+
+    A batch is `(x, y)` with int64 labels y, -1 where the label is unknown; a batch without y, or with None, has no
+    labels. The labelled rows are bounded with y observed, a bound on log p(x, y), the others without y, a bound on
+    log p(x). In all the value stays a lower bound, since log q(y | x) <= 0. The order of the rows does not matter.
+
+    **Conventions of alpha.** Kingma et al. count each of N data once and take alpha = 0.1 N / N_l for N_l labels.
+    Batches that hold labelled rows r times as often as the data do, as those of `zoo.data.PartlyLabelled`, weigh the
+    bound of a labelled row r times already: alpha = 0.1 N / (N_l r) there gives log q(y | x) Kingma's weight. (One
+    labelled row for each unlabelled one means r = (N - N_l) / N_l, so that alpha is about 0.1.) The code of Maaloe et
+    al. has batches of that kind and alpha = 0.1 N / N_l, 50 for 100 labels of MNIST.
+
+    References: Kingma et al. 2014 (equation 9); Maaloe et al. 2016.
+
+    Args:
+        objective: the bound of both kinds of rows; `Tempered(...)` too, whose schedule moves once for each batch.
+        alpha: weight of log q(y | x), in nats per labelled row; at 0 the bounds alone. Otherwise the guide has
+            `classifier(x)`, whose result has the method `log_prob(y)`.
+        label: name of the argument y of model and guide, given by position or by keyword.
+
+    Raises:
+        ValueError: alpha is negative, infinite or NaN; another `SemiSupervised` inside. At each call: the guide has no
+            argument of that name, or no `classifier`; labels that are no integers, or not one for each row.
+
+    Example:
+        >>> from zoo.infer import ELBO, SemiSupervised, Tempered
+        >>> warm = Tempered(ELBO(), kl_weight=lambda step: min(1.0, step / 1000))
+        >>> SemiSupervised(warm, alpha=0.1).kl_weight_now
+        0.0
+    """
+
+    def __init__(self, objective: Objective, alpha: float, label: str = "y") -> None:
+        if isinstance(objective, SemiSupervised) or not isinstance(objective, Objective):
+            raise ValueError(
+                "SemiSupervised: expected an objective of the zoo that knows no labels, such as ELBO(), got "
+                f"{type(objective).__name__}"
+            )
+        if not (math.isfinite(alpha) and alpha >= 0):
+            raise ValueError(f"SemiSupervised: alpha must be finite and >= 0, got {alpha!r}")
+        super().__init__(objective.num_particles)
+        self.objective, self.alpha, self.label = objective, float(alpha), label
+        self.analytic_kl, self.path = objective.analytic_kl, objective.path
+        self.point_mass, self.quantity, self.score = objective.point_mass, objective.quantity, objective.score
+        # an importance-weighted bound does not train q(y | x); labels do
+        self.cancels_summed = objective.cancels_summed and self.alpha == 0
+
+    @property
+    def untempered(self) -> Objective:
+        inner = self.objective.untempered
+        return self if inner is self.objective else SemiSupervised(inner, self.alpha, self.label)
+
+    @property
+    def kl_weight_now(self) -> float | dict[str, float] | None:
+        return self.objective.kl_weight_now
+
+    @property
+    def step(self) -> int | None:
+        """The step of the schedule inside; None without. `fit` saves and restores it."""
+        return getattr(self.objective, "step", None)
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self.objective.step = step  # type: ignore[attr-defined]
+
+    def advance(self) -> None:
+        self.objective.advance()
+
+    def bound(self, terms: Terms) -> Tensor:
+        return self.objective.bound(terms)
+
+    def parts(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
+        """The labelled rows with their labels, and the others with None in place of y; a kind without rows is left out.
+
+        Raises:
+            ValueError: the guide takes no label, or these are no labels.
+        """
+        y = self._labels(guide, args, kwargs)
+        if y is None:
+            return [(args, kwargs)]
+        if y.is_floating_point() or y.shape != args[0].shape[:1]:
+            raise ValueError(
+                f"{self.label}: expected an integer for each row, -1 where the label is unknown, shape "
+                f"({len(args[0])},); got {y.dtype}, shape {tuple(y.shape)}"
+            )
+        known = y != -1
+        # one look at the values, not two: each makes a device wait
+        num_known = int(known.sum())
+        if num_known == len(y):
+            return [(args, kwargs)]
+        if num_known == 0:
+            return [self._unlabelled(guide, args, kwargs)]
+        labelled, others = known.nonzero()[:, 0], known.logical_not().nonzero()[:, 0]
+        return [batch_rows(args[0], args[1:], kwargs, labelled),
+                self._unlabelled(guide, *batch_rows(args[0], args[1:], kwargs, others))]  # fmt: skip
+
+    def added(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        y = self._labels(guide, args, kwargs)
+        if y is None or self.alpha == 0:
+            return None
+        if not isinstance(guide, HasClassifier):
+            raise ValueError(
+                f"SemiSupervised: {type(guide).__name__} has no method classifier(x), the q({self.label} | x) that "
+                "labels train; give it one, or take alpha=0"
+            )
+        return self.alpha * guide.classifier(args[0]).log_prob(y)
+
+    def _labels(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        if self.label in kwargs:
+            return kwargs[self.label]
+        place = self._place(guide)
+        return args[place] if place < len(args) else None
+
+    def _unlabelled(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:
+        # None, and not left out: arguments behind y keep their places
+        if self.label in kwargs:
+            return args, kwargs | {self.label: None}
+        place = self._place(guide)
+        return tuple(None if i == place else value for i, value in enumerate(args)), kwargs
+
+    def _place(self, guide: Any) -> int:
+        """The position of the label among the arguments of a guide."""
+        program = guide.forward if isinstance(guide, nn.Module) else guide
+        names = [*inspect.signature(program).parameters]
+        # a guide that takes any argument would be given the labels, and they would not be found: no row had a label
+        if self.label not in names:
+            raise ValueError(
+                f"SemiSupervised: {type(guide).__name__} has no argument of the name {self.label!r}, but {names}; give "
+                "the argument's name as `label`"
+            )
+        return names.index(self.label)
