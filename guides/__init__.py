@@ -1,6 +1,7 @@
 """Guides: everything that approximates a posterior. Structure (the class) and family (an argument) are independent."""
 
 from guides.amortized import Amortized
+from guides.auxiliary import Auxiliary
 from guides.exact import Exact
 from guides.families import (
     IAF,
@@ -15,6 +16,7 @@ from guides.families import (
     Spline,
 )
 from guides.guide import Guide
+from guides.labelled import Labelled
 from guides.levels.bidirectional import Bidirectional
 from guides.levels.bottom_up import BottomUp
 from guides.levels.hierarchy_guide import HierarchyGuide
@@ -24,10 +26,12 @@ from guides.levels.top_down import TopDown
 from guides.per_datum import PerDatum
 from guides.sequences.sequence_guide import SequenceGuide
 from guides.sequences.sequential import Filter, MeanField, Smoother
+from guides.stacked_labelled import StackedLabelled
 
 __all__ = [
     "IAF",
     "Amortized",
+    "Auxiliary",
     "Bidirectional",
     "BottomUp",
     "Diagonal",
@@ -37,6 +41,7 @@ __all__ = [
     "FullRank",
     "Guide",
     "HierarchyGuide",
+    "Labelled",
     "Ladder",
     "MeanField",
     "Mixture",
@@ -49,5 +54,6 @@ __all__ = [
     "SequenceGuide",
     "Smoother",
     "Spline",
+    "StackedLabelled",
     "TopDown",
 ]

@@ -16,14 +16,16 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import guides
-from zoo import BIVA, DMM, LGSSM, SRNN, STORN, VAE, VRNN, Hierarchical
+from zoo import ADGM, BIVA, DMM, LGSSM, M1M2, M2, SRNN, STORN, VAE, VRNN, Hierarchical, WithAuxiliary
 from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
 from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixtureOfNormals, MixturePrior, Normal
+from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.kalman import Parameters
+from zoo.parts.networks import WithHead
 from zoo.ppca import PPCA
 
-BATCH, DATA, LATENT, HIDDEN, PARTICLES, FRAMES = 5, 6, 3, (8,), 3, 4
+BATCH, DATA, LATENT, HIDDEN, PARTICLES, FRAMES, CLASSES, AUXILIARY = 5, 6, 3, (8,), 3, 4, 4, 2
 
 #: word -> objective, with the particles that the tests use. The words stand in README's column "valid".
 OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
@@ -49,7 +51,9 @@ class Pair:
         code: model, guide and family as README prints them; an empty family means that the guide has none.
         refused: the words of OBJECTIVES that do not serve this pair. They must raise, and the error names the site.
         systems: what the literature calls this pair -> with which objective.
+        evaluated: those of `refused` that are refused in training alone, and serve the pair without a gradient.
         keywords: further arguments of `objective(model, guide)(x, ...)`.
+        idle: beginning of the names of parameters that a bound with these arguments does not depend on.
         scores_foreign_values: whether log q can be had at values that the guide has not just drawn.
         builds_itself: everything exists after the constructor (not so for Pyro's autoguides).
     """
@@ -60,13 +64,20 @@ class Pair:
     code: tuple[str, str, str]
     systems: Mapping[str, str]
     refused: frozenset[str] = frozenset()
+    evaluated: frozenset[str] = frozenset()
     keywords: Mapping[str, Any] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
     scores_foreign_values: bool = True
     builds_itself: bool = True
 
     @property
     def valid(self) -> list[str]:
         return [word for word in OBJECTIVES if word not in self.refused]
+
+    @property
+    def model_keywords(self) -> dict[str, Any]:
+        """The keywords without row numbers, which are for guides with parameters for each row."""
+        return {name: value for name, value in self.keywords.items() if name != "index"}
 
     def build(self, seed: int = 0) -> tuple[nn.Module, nn.Module, Tensor]:
         """Model, guide and data, the same for the same seed."""
@@ -223,6 +234,37 @@ def levels_of_latents(
     )
 
 
+# log q(y | .) cancels in importance-weighted bounds, which would leave a classifier without a gradient
+UNTRAINED = frozenset({"iwelbo", "doubly"})
+
+
+def with_classes(
+    model: Callable[..., nn.Module],
+    guide: Callable[..., guides.Guide],
+    code: tuple[str, str, str],
+    systems: Mapping[str, str],
+    refused: frozenset[str] = frozenset(),
+    **settings: Any,
+) -> Pair:
+    """A model with classes on bits, the classes being summed out."""
+    return Pair(
+        partial(model, DATA, LATENT, CLASSES, HIDDEN, **settings),
+        partial(guide, hidden=HIDDEN),
+        bits,
+        code,
+        systems,
+        UNTRAINED | {"vr-max"} | refused,
+        UNTRAINED,
+    )
+
+
+def stacked(model: Any) -> nn.Module:
+    """The guide of M1+M2."""
+    first = guides.Amortized(model.m1, hidden=HIDDEN)
+    return guides.StackedLabelled(model, first, guides.Labelled(model.m2, hidden=HIDDEN))
+
+
+LABELS = torch.tensor([0, 3, 1, 1, 2])
 ROWS = torch.tensor([7, 2, 5, 0, 8])  # of the data set, for guides with own parameters for each datum
 
 PAIRS: Mapping[str, Pair] = {
@@ -331,6 +373,55 @@ PAIRS: Mapping[str, Pair] = {
         bits,
         ("BIVA", "Bidirectional", "Diagonal"),
         {"BIVA (Maaløe et al. 2019)": "Tempered(ELBO(), free_bits=2.0)"},
+        NO_CLOSED_KL,
+    ),
+    "m2": with_classes(
+        M2,
+        guides.Labelled,
+        ("M2", "Labelled", "Diagonal"),
+        {"M2 (Kingma et al. 2014), rows without a label": "ELBO()"},
+    ),
+    "m2-labelled": Pair(
+        partial(M2, DATA, LATENT, CLASSES, HIDDEN),
+        partial(guides.Labelled, hidden=HIDDEN),
+        bits,
+        ("M2", "Labelled", "Diagonal"),
+        {"Conditional VAE: M2 with all labels (Kingma et al. 2014; Sohn et al. 2015)": "ELBO(analytic_kl=True)"},
+        keywords={"y": LABELS},
+        idle=("guide.logits.",),
+    ),
+    "m1m2": Pair(
+        lambda: M1M2(vae(), M2(LATENT, 2, CLASSES, HIDDEN, likelihood=GAUSSIAN)),
+        stacked,
+        bits,
+        ("M1M2", "StackedLabelled", "Diagonal"),
+        {"M1+M2 (Kingma et al. 2014)": "ELBO()"},
+        UNTRAINED | {"vr-max", "analytic_kl"},
+        UNTRAINED,
+    ),
+    "adgm": with_classes(
+        ADGM,
+        guides.Auxiliary,
+        ("ADGM", "Auxiliary", "Diagonal"),
+        {"ADGM (Maaløe et al. 2016)": "ELBO()"},
+        NO_CLOSED_KL,
+        auxiliary_dim=AUXILIARY,
+    ),
+    "sdgm": with_classes(
+        ADGM,
+        guides.Auxiliary,
+        ("ADGM(skip=True)", "Auxiliary", "Diagonal"),
+        {"SDGM (Maaløe et al. 2016)": "ELBO()"},
+        NO_CLOSED_KL,
+        auxiliary_dim=AUXILIARY,
+        skip=True,
+    ),
+    "vae-auxiliary": Pair(
+        lambda: WithAuxiliary(vae(), WithHead((DATA, LATENT), AUXILIARY, GAUSSIAN, HIDDEN)),
+        partial(guides.Auxiliary, hidden=HIDDEN),
+        bits,
+        ("WithAuxiliary(VAE)", "Auxiliary", "Diagonal"),
+        {"Hierarchical variational model, auxiliary VAE (Ranganath et al. 2016; Maaløe et al. 2016)": "ELBO()"},
         NO_CLOSED_KL,
     ),
     "ppca-exact": Pair(

@@ -1,10 +1,13 @@
 """Deep latent variable models as Pyro model/guide pairs."""
 
+from zoo.adgm import ADGM
 from zoo.biva import BIVA
 from zoo.dmm import DMM
 from zoo.folders import load_pair, save_pair
 from zoo.hierarchical import Hierarchical
 from zoo.lgssm import LGSSM
+from zoo.m1m2 import M1M2
+from zoo.m2 import M2
 from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
 from zoo.ppca import PPCA
@@ -12,11 +15,15 @@ from zoo.srnn import SRNN
 from zoo.storn import STORN
 from zoo.vae import VAE
 from zoo.vrnn import VRNN
+from zoo.with_auxiliary import WithAuxiliary
 
 __all__ = [
+    "ADGM",
     "BIVA",
     "DMM",
     "LGSSM",
+    "M1M2",
+    "M2",
     "PPCA",
     "SRNN",
     "STORN",
@@ -27,6 +34,7 @@ __all__ = [
     "GaussianMixture",
     "Hierarchical",
     "TiedCovariance",
+    "WithAuxiliary",
     "load_pair",
     "save_pair",
 ]

@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from zoo.parts.checks import check_counts, check_rows, parameter_of
+from zoo.parts.checks import check_counts, check_rows, expand_fixed, parameter_of
 from zoo.parts.conditionals import Normal
 from zoo.parts.store_keys import RootModule
 
@@ -118,7 +118,8 @@ class Hierarchy(RootModule):
         check_counts(num=num)
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
-        given = self._given(num, fixed or {})
+        sizes = dict(zip(self.sites, self.latent_dims, strict=True))
+        given = expand_fixed(type(self).__name__, sizes, num, fixed)
         latents: dict[str, Tensor] = {}
         above: Any = None
         for level in range(len(self.sites), 0, -1):
@@ -132,16 +133,6 @@ class Hierarchy(RootModule):
         # the top's density has no batch axis yet; all others have that of h_l
         z = p.expand((num,)).sample()
         return z if temperature == 1 else torch.lerp(p.mean.expand_as(z), z, temperature)
-
-    def _given(self, num: int, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        sizes = dict(zip(self.sites, self.latent_dims, strict=True))
-        for site, value in fixed.items():
-            if site not in sizes:
-                raise ValueError(f"fixed: {site!r} is no latent site of {type(self).__name__}, which has {[*sizes]}")
-            if value.shape not in ((num, sizes[site]), (sizes[site],)):
-                raise ValueError(f"fixed[{site!r}]: expected shape ({num}, {sizes[site]}) or ({sizes[site]},), got "
-                                 f"{tuple(value.shape)}")  # fmt: skip
-        return {site: value.expand(num, -1) for site, value in fixed.items()}
 
     def check_guide(self, guide: Any) -> None:
         """Refuses a guide that was built for a hierarchy of other sizes."""

@@ -46,8 +46,8 @@ def look(programs: Programs, moving: set[str], first_row: FirstRow = 0) -> Layou
         with programs.trial():
             return _look(programs, moving, first_row)
     except ValueError as error:
-        # models number the sequences within the batch, the caller numbers the rows of the data
-        said = re.sub(r"\bsequence (\d+)\b", lambda m: f"sequence {_row(int(m[1]), first_row)}", str(error))
+        # models number the sequences or labels within the batch, the caller numbers the rows of the data
+        said = re.sub(r"\b(sequence|datum) (\d+)\b", lambda m: f"{m[1]} {_row(int(m[2]), first_row)}", str(error))
         if said == str(error):
             raise
         raise ValueError(said) from error

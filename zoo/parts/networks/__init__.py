@@ -6,6 +6,7 @@ from zoo.parts.networks.multi_input import MultiInput
 from zoo.parts.networks.recurrent import GRU, Dropped
 from zoo.parts.networks.residual import ResidualStage, ToPicture
 from zoo.parts.networks.stages import DenseStage, RescaledStage
+from zoo.parts.networks.with_head import WithHead
 
 __all__ = [
     "GRU",
@@ -16,6 +17,7 @@ __all__ = [
     "RescaledStage",
     "ResidualStage",
     "ToPicture",
+    "WithHead",
     "mlp",
     "start_kaiming",
     "start_small",

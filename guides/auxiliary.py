@@ -1,0 +1,119 @@
+"""A guide with an auxiliary variable: a mixture over it is more than a density of its family."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pyro
+from pyro.distributions import Categorical
+from torch import Tensor, nn
+
+from guides.families import Diagonal, Family
+from guides.guide import Guide
+from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
+from zoo.parts.labels import mean_over_draws, one_hot, probabilities
+from zoo.parts.networks import WithHead
+from zoo.parts.networks.stages import StageArgument, build_stage
+
+
+class HasAuxiliary(Protocol):
+    """A model that `Auxiliary` can serve: `ADGM`, or any model in `WithAuxiliary`; optional: `num_classes`."""
+
+    data_dim: int
+    latent_dim: int
+    auxiliary_dim: int
+
+
+class Auxiliary(Guide):
+    """q(a | x) q(y | a, x) q(z | a, y, x), or q(a | x) q(z | a, x) where the model has no classes.
+
+    One draw of a serves all classes, which are summed out where no label is given. So q(y, z | x) is a mixture over a,
+    and the classes and the entries of z may depend on one another in ways that a Gaussian cannot state.
+
+    References: Ranganath, Tran and Blei 2016; Maaloe, Sonderby, Sonderby and Winther 2016.
+
+    Args:
+        model: any model with `data_dim`, `latent_dim` and `auxiliary_dim` (protocol `HasAuxiliary`).
+        family: constructor `(features, context) -> Family` of q(z | a, y, x).
+        auxiliary_family: constructor of q(a | x).
+        hidden: widths of the hidden layers of the two or three networks, or the constructor of a stage.
+        activation: constructor of the nonlinearity of networks given by widths.
+        site: name of the latent site z in the model.
+
+    Sites, in `pyro.plate("data", N)`: `a` (N, auxiliary_dim); `y` (N,), where no label is given; `z` (N, latent_dim).
+
+    Raises:
+        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `auxiliary_dim`. At each call: x is
+            not `(N, data_dim)`; y is given to a model without classes, is not int64 `(N,)`, or a class is out of range.
+
+    Example:
+        >>> import torch, guides
+        >>> from zoo import ADGM
+        >>> guides.Auxiliary(ADGM(784, 20, num_classes=10)).predict(torch.zeros(3, 784)).shape
+        torch.Size([3, 10])
+    """
+
+    def __init__(
+        self,
+        model: HasAuxiliary,
+        *,
+        family: Callable[[int, int], Family] = Diagonal,
+        auxiliary_family: Callable[[int, int], Family] = Diagonal,
+        hidden: StageArgument = (400,),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        site: str = "z",
+    ) -> None:
+        super().__init__(model)
+        name = type(model).__name__
+        if not hasattr(model, "auxiliary_dim"):
+            raise ValueError(
+                f"Auxiliary: {name} has no auxiliary variable; zoo.WithAuxiliary({name}(...), reverse) has"
+            )
+        self.site, self.num_classes = site, getattr(model, "num_classes", 0)
+        sizes: tuple[int, ...] = (model.data_dim, model.auxiliary_dim)
+        self.reader = build_stage(hidden, (model.data_dim,), activation, "hidden")
+        self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
+        if self.num_classes:
+            self.logits = WithHead(sizes, self.num_classes, nn.Linear, hidden, activation)
+            sizes += (self.num_classes,)
+        self.encoder = build_stage(hidden, sizes, activation, "hidden")
+        self.family = family(model.latent_dim, self.encoder.size)
+
+    def auxiliary(self, x: Tensor) -> Any:
+        """q(a | x), event shape `(auxiliary_dim,)`."""
+        return self.auxiliary_family(None, self.reader(x))
+
+    def classes(self, x: Tensor, a: Tensor) -> Categorical:
+        """q(y | a, x); leading axes broadcast."""
+        return Categorical(logits=self.logits(x, a))
+
+    def posterior(self, x: Tensor, a: Tensor, y: Tensor | None = None) -> Any:
+        """q(z | a, y, x), event shape `(latent_dim,)`; leading axes broadcast."""
+        prior = self.model.prior() if self.family.uses_prior else None
+        coded = () if y is None else (one_hot(y, self.num_classes, x),)
+        return self.family(prior, self.encoder(x, a, *coded))
+
+    def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
+        """q(y | x), batch shape `(N,)`: the mean of q(y | a, x) over draws of a, by default one in training, else 100."""
+        self._refuse_without_classes()
+        num_draws = (1 if self.training else 100) if num_draws is None else num_draws
+        return mean_over_draws(self.classes(x, self.auxiliary(x).rsample((num_draws,))))
+
+    def predict(self, x: Tensor, num_draws: int = 100) -> Tensor:
+        """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of a."""
+        check_shape(x, self.model.data_dim, parameter_of(self))
+        return probabilities(lambda rows: self.classifier(rows, num_draws), x, max(1, 10_000 // num_draws))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        check_rows(x, self.model.data_dim, parameter_of(self))
+        if y is not None:
+            self._refuse_without_classes()
+            check_labels(y, len(x), self.num_classes)
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", self.auxiliary(x))
+            if self.num_classes and y is None:
+                y = pyro.sample("y", self.classes(x, a), infer={"enumerate": "parallel"})
+            return pyro.sample(self.site, self.posterior(x, a, y))
+
+    def _refuse_without_classes(self) -> None:
+        if not self.num_classes:
+            raise ValueError(f"Auxiliary: {type(self.model).__name__} has no classes (num_classes), so there is no y")

@@ -1,0 +1,92 @@
+"""A class and a latent vector for each data point, inferred by a classifier and an encoder."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pyro
+from pyro.distributions import Categorical
+from torch import Tensor, nn
+
+from guides.families import Diagonal, Family
+from guides.guide import Guide
+from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
+from zoo.parts.labels import one_hot, probabilities
+from zoo.parts.networks import WithHead
+from zoo.parts.networks.stages import StageArgument, build_stage
+
+
+class HasClasses(Protocol):
+    """A model that `Labelled` can serve; families that read the prior also call its `prior()`."""
+
+    data_dim: int
+    latent_dim: int
+    num_classes: int
+
+
+class Labelled(Guide):
+    """q(y | x) q(z | x, y): a classifier, and an encoder of data point and class.
+
+    Where no label is given, y is marked to be summed out: the objectives of `zoo.infer` weight the bound of each class
+    by q(y | x). A given label leaves the encoder alone, so the classifier learns from labels by
+    `zoo.infer.SemiSupervised`.
+
+    References: Kingma, Rezende, Mohamed and Welling 2014.
+
+    Args:
+        model: any model with `data_dim`, `latent_dim` and `num_classes` (protocol `HasClasses`), such as `M2`.
+        family: constructor `(features, context) -> Family` of q(z | x, y).
+        hidden: widths of the hidden layers of classifier and encoder, or the constructor of a stage.
+        classifier: a network of your own from x to a logit for each class, `(..., num_classes)`.
+        activation: constructor of the nonlinearity of networks given by widths.
+
+    Sites, in `pyro.plate("data", N)`: `y` (N,), where no label is given; `z` (N, latent_dim).
+
+    Raises:
+        TypeError, ValueError: as `zoo.parts.networks.WithHead`. At each call: x is not `(N, data_dim)`; y is not int64
+            `(N,)`, or a class is out of range.
+
+    Example:
+        >>> import torch, guides
+        >>> from zoo import M2
+        >>> guides.Labelled(M2(784, 20, num_classes=10)).predict(torch.zeros(3, 784)).shape
+        torch.Size([3, 10])
+    """
+
+    def __init__(
+        self,
+        model: HasClasses,
+        *,
+        family: Callable[[int, int], Family] = Diagonal,
+        hidden: StageArgument = (400,),
+        classifier: nn.Module | None = None,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__(model)
+        data_dim, classes = model.data_dim, model.num_classes
+        if classifier is None:
+            classifier = WithHead((data_dim,), classes, nn.Linear, hidden, activation)
+        self.logits = classifier
+        self.encoder = build_stage(hidden, (data_dim, classes), activation, "hidden")
+        self.family = family(model.latent_dim, self.encoder.size)
+
+    def classifier(self, x: Tensor) -> Categorical:
+        """q(y | x), batch shape `(N,)`."""
+        return Categorical(logits=self.logits(x))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """q(y | x) as probabilities, `(N, num_classes)`."""
+        check_shape(x, self.model.data_dim, parameter_of(self))
+        return probabilities(self.classifier, x)
+
+    def posterior(self, x: Tensor, y: Tensor) -> Any:
+        """q(z | x, y), event shape `(latent_dim,)`; the axes of y, and those of x but the last, broadcast."""
+        prior = self.model.prior() if self.family.uses_prior else None
+        return self.family(prior, self.encoder(x, one_hot(y, self.model.num_classes, x)))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        check_rows(x, self.model.data_dim, parameter_of(self))
+        check_labels(y, len(x), self.model.num_classes)
+        with pyro.plate("data", len(x)):
+            if y is None:
+                y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})
+            return pyro.sample("z", self.posterior(x, y))

@@ -1,0 +1,82 @@
+"""The guide of M1+M2: one guide's latents are the data of another."""
+
+from typing import Any
+
+import pyro
+from pyro.distributions import Categorical
+from torch import Tensor
+
+from guides.guide import Guide
+from guides.labelled import Labelled
+from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
+from zoo.parts.labels import mean_over_draws, probabilities
+
+
+class StackedLabelled(Guide):
+    """q(z_1 | x) q(y | z_1) q(z_2 | z_1, y): the guides of M1 and of M2, M2 reading the draw of z_1.
+
+    One draw of z_1 serves all classes, which are summed out where no label is given.
+
+    References: Kingma, Rezende, Mohamed and Welling 2014.
+
+    Args:
+        model: an `M1M2`.
+        m1: a guide of `model.m1` with `posterior(x)`, such as `Amortized`.
+        m2: a guide of `model.m2`, a `Labelled`.
+
+    Sites, in `pyro.plate("data", N)`: `z_1` (N, m1.latent_dim); `y` (N,), where no label is given; `z_2`
+    (N, m2.latent_dim).
+
+    Raises:
+        ValueError: m1 or m2 is a guide of another model. At each call: x is not `(N, data_dim)`; y is not int64 `(N,)`,
+            or a class is out of range.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch, guides
+        >>> from zoo import M1M2, M2, VAE
+        >>> from zoo.parts.conditionals import Normal
+        >>> model = M1M2(VAE(784, 20), M2(20, 5, num_classes=10, likelihood=partial(Normal, heteroscedastic=True)))
+        >>> guide = guides.StackedLabelled(model, guides.Amortized(model.m1), guides.Labelled(model.m2))
+        >>> guide.predict(torch.zeros(3, 784)).shape
+        torch.Size([3, 10])
+    """
+
+    def __init__(self, model: Any, m1: Any, m2: Labelled) -> None:
+        super().__init__(model)
+        for name, guide in (("m1", m1), ("m2", m2)):
+            if getattr(guide, "model", None) is not getattr(model, name):
+                raise ValueError(
+                    f"{name}: expected a guide of model.{name}, got {type(guide).__name__}, a guide of another"
+                )
+        self.m1, self.m2 = m1, m2
+
+    def posterior(self, x: Tensor) -> Any:
+        """q(z_1 | x), event shape `(m1.latent_dim,)`."""
+        return self.m1.posterior(x)
+
+    def classes(self, z_1: Tensor) -> Categorical:
+        """q(y | z_1); leading axes broadcast."""
+        return self.m2.classifier(self.model.modelled(z_1))
+
+    def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
+        """q(y | x), batch shape `(N,)`: the mean of q(y | z_1) over draws of z_1, by default one in training, else 100.
+
+        The paper classifies by the mean of z_1: `m2.predict(model.modelled(guide.posterior(x).mean))`.
+        """
+        num_draws = (1 if self.training else 100) if num_draws is None else num_draws
+        return mean_over_draws(self.classes(self.posterior(x).rsample((num_draws,))))
+
+    def predict(self, x: Tensor, num_draws: int = 100) -> Tensor:
+        """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of z_1."""
+        check_shape(x, self.model.data_dim, parameter_of(self))
+        return probabilities(lambda rows: self.classifier(rows, num_draws), x, max(1, 10_000 // num_draws))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        check_rows(x, self.model.data_dim, parameter_of(self))
+        check_labels(y, len(x), self.model.num_classes)
+        with pyro.plate("data", len(x)):
+            z_1 = pyro.sample("z_1", self.posterior(x))
+            if y is None:
+                y = pyro.sample("y", self.classes(z_1), infer={"enumerate": "parallel"})
+            return pyro.sample("z_2", self.m2.posterior(self.model.modelled(z_1), y))

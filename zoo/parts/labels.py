@@ -1,0 +1,80 @@
+"""Classes of data points: coded for networks, asked for in generation, inferred by guides."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from pyro import poutine
+from pyro.distributions import Categorical
+from torch import Tensor
+
+from zoo.parts.checks import check_counts, check_labels, expand_fixed, parameter_of
+
+
+class Classifies(Protocol):
+    """A guide that infers the class of a data point: `SemiSupervised` trains its classifier with labels."""
+
+    def classifier(self, x: Tensor) -> Categorical:
+        """q(y | x), batch shape `(N,)`."""
+        ...
+
+    def predict(self, x: Tensor) -> Tensor:
+        """q(y | x) as probabilities, `(N, num_classes)`, without a gradient."""
+        ...
+
+
+def one_hot(y: Tensor, num_classes: int, like: Tensor) -> Tensor:
+    """Classes `(...)` as vectors `(..., num_classes)` of a one and zeros, in dtype and on the device of `like`."""
+    # torch's own, `F.one_hot`, reads the largest class: a wait for the device, and a break in a compiled graph
+    return (y.unsqueeze(-1) == torch.arange(num_classes, device=like.device)).to(like.dtype)
+
+
+def mean_over_draws(classes: Categorical) -> Categorical:
+    """The mean of distributions over classes along their first axis."""
+    # by log probabilities, as the probability of a class that all draws rule out would be rounded to zero
+    return Categorical(logits=classes.logits.logsumexp(0))
+
+
+@torch.no_grad()
+def probabilities(classifier: Callable[[Tensor], Categorical], x: Tensor, at_once: int = 10_000) -> Tensor:
+    """q(y | x) as probabilities, `(N, C)`, for `at_once` rows of x at a time, to bound the memory."""
+    return torch.cat([classifier(rows).probs for rows in x.split(at_once)])
+
+
+@torch.no_grad()
+def generate_classes(
+    model: Any,
+    sizes: Mapping[str, int],
+    y: Tensor | None,
+    num: int | None,
+    fixed: Mapping[str, Tensor] | None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Latents and x drawn by a model's own program, given classes.
+
+    Args:
+        model: has `class_prior()`, `num_classes`, `data_dim`, and a site `x`.
+        sizes: of the latents besides y: site -> size.
+        y: classes, `(N,)`; None: drawn from p(y).
+        num: N, where y is None.
+        fixed: latents that are given, as `expand_fixed` takes them.
+
+    Returns:
+        The latents with y, site -> `(N, ...)`, and x, `(N, data_dim)`.
+
+    Raises:
+        TypeError, ValueError: neither or both of y and num; wrong classes, as `check_labels`; as `expand_fixed`.
+    """
+    if (y is None) == (num is None):
+        raise ValueError(f"generate: expected y or num, one of the two, got y = {y} and num = {num}")
+    if num is not None:
+        check_counts(num=num)
+        y = model.class_prior().sample((num,))
+    # typed for mypy alone, which does not follow the two branches
+    y = cast(Tensor, y)
+    check_labels(y, len(y), model.num_classes)
+    given = {"y": y} | expand_fixed(type(model).__name__, sizes, len(y), fixed)
+    like: Any = parameter_of(model)
+    # y is a condition, and no argument: `uncondition` would draw an argument anew, and give other classes
+    program = poutine.condition(poutine.uncondition(model.forward), given)
+    sites = poutine.trace(program).get_trace(like.new_zeros(len(y), model.data_dim)).nodes
+    return {name: sites[name]["value"] for name in ("y", *sizes)}, sites["x"]["value"]

@@ -1,0 +1,105 @@
+"""A model with an auxiliary variable that leaves it as it is, for guides that are mixtures over that variable."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pyro
+from pyro import poutine
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from zoo.parts.store_keys import RootModule
+
+
+class WithAuxiliary(RootModule):
+    """p(x, z) r(a | x, z): a model and a reverse model r of an auxiliary a. r is normalised, so p(x) is the model's.
+
+    A guide q(a | x) q(z | a, x) makes q(z | x) = int q(a | x) q(z | a, x) da, a mixture of infinitely many densities of
+    its family, whose own density is not known. The bound with r is one on log p(x). It is below the ELBO of the mixture
+    by the mean of KL(q(a | z, x) || r(a | x, z)): r learns to infer a from z. Importance-weighted bounds and
+    `log_likelihood` converge to log p(x) for every r.
+
+    References: Agakov and Barber 2004; Ranganath, Tran and Blei 2016 (hierarchical variational models); Maaloe,
+    Sonderby, Sonderby and Winther 2016.
+
+    Args:
+        model: any Pyro model whose sites stand in one batch plate. It is part of this one and is trained with it;
+            generation, references and plots take `inner`, the model itself.
+        reverse: module whose call gives r(a | x, z), its attribute `size` being the length of a:
+            `zoo.parts.networks.WithHead((data_dim, latent_dim), size, Normal)`, or your own.
+        sites: names of the model's sites that r reads, in the order in which it takes them.
+
+    Sites: those of the model, and `a` (N, reverse.size), in the same plate.
+
+    Raises:
+        TypeError: `reverse` is not callable, or has no whole number `size`.
+        ValueError: at each call: the model has no site of a name in `sites`, or none of them stands in its plate.
+
+    Example:
+        >>> import guides, torch
+        >>> from zoo import VAE, WithAuxiliary
+        >>> from zoo.infer import ELBO
+        >>> from zoo.parts.conditionals import Normal
+        >>> from zoo.parts.networks import WithHead
+        >>> model = WithAuxiliary(VAE(784, 20), WithHead((784, 20), 5, Normal))
+        >>> ELBO()(model, guides.Auxiliary(model))(torch.zeros(3, 784)).shape
+        torch.Size([])
+    """
+
+    def __init__(self, model: Any, reverse: Any, *, sites: Sequence[str] = ("x", "z")) -> None:
+        super().__init__("model")
+        if not callable(reverse) or not isinstance(getattr(reverse, "size", None), int):
+            raise TypeError(f"reverse: expected a module `(x, z) -> r(a | x, z)` with `size`, the length of a, got "
+                            f"{reverse!r}")  # fmt: skip
+        self.inner, self.reverse, self.sites = model, reverse, tuple(sites)
+        self.auxiliary_dim = reverse.size
+        # all that guides read of a model, as far as this one states it
+        for name in ("data_dim", "latent_dim", "num_classes"):
+            if hasattr(model, name):
+                setattr(self, name, getattr(model, name))
+
+    def prior(self):
+        """p(z), that of the model, for families that look at it."""
+        return self.inner.prior()
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with _Seen() as seen:
+            result = (self.inner.forward if isinstance(self.inner, nn.Module) else self.inner)(x, *args, **kwargs)
+        if missing := [name for name in self.sites if name not in seen.values]:
+            raise ValueError(f"sites: {type(self.inner).__name__} samples no site {missing[0]!r}, but "
+                             f"{sorted(seen.values)}: WithAuxiliary(model, reverse, sites=...)")  # fmt: skip
+        frames = seen.frames(self.sites)
+        if not frames:
+            raise ValueError(f"sites: {type(self.inner).__name__} samples none of {self.sites} in a plate of its own")
+        # `broadcast` first, so that it sees the plates: a site of r that reads nothing has their axes all the same
+        with poutine.broadcast(), ExitStack() as plates:
+            for frame in frames:
+                # A second `pyro.plate` of a name is a second site of that name, which every trace refuses. The plain
+                # messenger has the same frame, and no site.
+                plates.enter_context(IndepMessenger(frame.name, frame.size, frame.dim))
+            pyro.sample("a", self.reverse(*(seen.values[name] for name in self.sites)))
+        return result
+
+
+class _Seen(Messenger):
+    """The values of a program's sites, and the plates that the program opens itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, Any] = {}
+        self.opened: set[str] = set()
+        self.stacks: dict[str, tuple[Any, ...]] = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            self.opened.add(msg["name"])
+        else:
+            self.values[msg["name"]], self.stacks[msg["name"]] = msg["value"], msg["cond_indep_stack"]
+
+    def frames(self, sites: Sequence[str]) -> list[Any]:
+        """The plates around the sites, but for those opened outside of the program, which are open still."""
+        stacks = [{f for f in self.stacks[name] if f.vectorized and f.name in self.opened} for name in sites]
+        return sorted(set.intersection(*stacks), key=lambda frame: frame.dim)
