@@ -113,6 +113,17 @@ def test_a_buffer_that_nothing_can_write_to_stands_for_itself():
     assert state(net)["buffers"] == before["buffers"]
 
 
+def test_a_buffer_that_has_not_moved_may_be_in_a_graph():
+    net = nn.Module()
+    net.register_buffer("places", torch.tensor([2, 0]))
+    w = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
+    value = (w[net.places] ** 2).sum()
+    with buffers_kept(net):
+        pass
+    value.backward()
+    assert w.grad.tolist() == [2.0, 0.0, 8.0]
+
+
 def test_a_seed_starts_every_stream_and_none_goes_on():
     net = module()
     found = []

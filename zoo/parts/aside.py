@@ -110,10 +110,12 @@ def buffers_kept(*modules: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        # copied in place: optimisers, captured graphs and averages hold the buffers themselves
+        # copied in place: optimisers, captured graphs and averages hold the buffers themselves. Those that have not
+        # moved are left alone: a gradient still to come may need them, and refuses one that was written to
         with torch.no_grad():
             for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def _expanded(tensor: torch.Tensor) -> bool:
