@@ -499,6 +499,6 @@ PAIRS: Mapping[str, Pair] = {
         reals,
         ("GaussianMixture", 'Exact(site="k")', ""),
         {"Mixture of Gaussians, EM (Dempster et al. 1977)": "em"},
-        frozenset({"vr-max"}),
+        frozenset({"vr-max"}),  # k is summed out, so that every other bound is log p
     ),
 }
