@@ -48,7 +48,7 @@ def build(name):
     model, guide = BUILDS[name]()
     with torch.no_grad():
         for parameter in [*model.parameters(), *guide.parameters()]:
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(0.15 * torch.randn_like(parameter))
     return model, guide, bits(), torch.tensor([0, 3, 1, 1, 2])
 
 
