@@ -1,4 +1,4 @@
-"""Objectives of data without labels against a loop over the classes by hand, at the same draws: values and gradients."""
+"""Objectives of data without labels against a loop over the classes by hand, at the same draws; their gradients."""
 
 import math
 
@@ -136,10 +136,10 @@ def test_the_kl_of_y_is_exact(name):
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["m2", "adgm", "sdgm"])
 def test_doubly_has_the_mean_gradient_of_the_plain_estimator(name):
-    """ADGM's a serves all classes: its weight is the sum of theirs, also where the path to a leads through z of a class.
+    """ADGM's a serves all classes: its weight is the sum of theirs, also where the path to a leads through z.
 
-    z scores of all coordinates, from 100 means of 500 draws each: a largest of 6 is a failure rate of 1e-6 over some 300
-    coordinates. With the weight of z on the path z -> a the largest is about 20.
+    z scores of all coordinates, from 100 means of 500 draws each: a largest of 6 is a failure rate of 1e-6 over some
+    300 coordinates. With the weight of z on the path z -> a the largest is about 20.
     """
     model, guide, x, _ = build(name)
     guide.logits.requires_grad_(False)
