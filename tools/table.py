@@ -36,7 +36,7 @@ def registry() -> tuple[Any, Any]:
 
 
 def systems_table() -> str:
-    """A row for each model: the guides and families that it is paired with, and the systems that the pairs make."""
+    """A row for each model, or models of the same guides and families: these, and the systems that the pairs make."""
     pairs, _ = registry()
     models: dict[str, tuple[dict[str, None], dict[str, None], list[str]]] = {}
     for pair in pairs.values():
@@ -46,9 +46,15 @@ def systems_table() -> str:
         guides |= {guide: None}
         families |= {family: None} if family else {}
         systems += [system.partition(" (")[0].partition("; ")[0] for system in pair.systems]
-    head, rows = ["model", "guides", "families", "systems, such as"], []
+    # README is short, so models that swap alike share a row.
+    alike: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
     for model, (guides, families, systems) in models.items():
-        row = [f"`{model}`", ", ".join(guides), ", ".join(families), f"{len(systems)}"]
+        named_models, made = alike.setdefault((", ".join(guides), ", ".join(families)), ([], []))
+        named_models.append(f"`{model}`")
+        made += systems
+    head, rows = ["model", "guides", "families", "systems, such as"], []
+    for (guide_names, family_names), (named_models, systems) in alike.items():
+        row = [", ".join(named_models), guide_names, family_names, f"{len(systems)}"]
         named = [[*row[:3], f"{row[3]}: {'; '.join(systems[:count])}"] for count in range(1, len(systems) + 1)]
         # As many names as README's lines, 120 columns wide, have room for.
         fits = [line for line in named if len(markdown(head, [line]).splitlines()[-1]) <= WIDTH]
@@ -61,8 +67,13 @@ def pairs_table() -> str:
     pairs, objectives = registry()
     rows = []
     for pair in pairs.values():
-        refused = [f"`{word}`" for word in objectives if word in pair.refused]
-        valid = "all" if not refused else f"all but {', '.join(refused)}" if pair.valid else "none: discrete latent"
+        refused, evaluated = (
+            ", ".join(f"`{word}`" for word in objectives if word in words)
+            for words in (pair.refused - pair.evaluated, pair.evaluated)
+        )
+        valid = f"all but {refused}" if refused else "all"
+        if evaluated:
+            valid += f"; {evaluated} in evaluation alone"
         for system, objective in pair.systems.items():
             cells = [f"`{part}`" if part else "" for part in (*pair.code, objective)]
             rows.append([system, *cells, valid])
