@@ -93,7 +93,7 @@ class Auxiliary(Guide):
         return self.family(prior, self.encoder(x, a, *coded))
 
     def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
-        """q(y | x), batch `(N,)`: the mean of q(y | a, x) over draws of a, one by default in training mode, else 100."""
+        """q(y | x), batch `(N,)`: the mean of q(y | a, x) over draws of a, one in training mode, else 100."""
         self._refuse_without_classes()
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
         return mean_over_draws(self.classes(x, self.auxiliary(x).rsample((num_draws,))))

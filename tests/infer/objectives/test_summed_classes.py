@@ -1,18 +1,20 @@
 """Objectives of data without labels against a loop over the classes by hand, at the same draws; their gradients."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from labelled_pairs import BUILDS, CLASSES, N, build, log_p, log_q
 from pyro.infer import TraceEnum_ELBO
+from tiers import thorough_but
 
-from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, kl_per_site, terms
+from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, fit, kl_per_site, terms
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 every = pytest.mark.parametrize("name", BUILDS)
-particles = pytest.mark.parametrize("K", [1, 3])
+particles = pytest.mark.parametrize("K", thorough_but([3], [1, 3]))
 
 
 def close(left, right):
@@ -67,7 +69,7 @@ OBJECTIVES = {
 }
 
 
-@every
+@pytest.mark.parametrize("name", thorough_but(["m2", "adgm"], BUILDS))
 @particles
 @pytest.mark.parametrize("word", OBJECTIVES)
 def test_value_and_gradient_are_those_of_a_loop_over_classes(name, K, word):
@@ -175,3 +177,28 @@ def test_doubly_leaves_value_and_random_stream_as_the_plain_estimator_does(name)
         found.append((IWELBO(3, gradient=estimator)(model, guide)(x), torch.rand(())))
     close(*(value for value, _ in found))
     assert torch.equal(*(later for _, later in found))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("name", "labelled"), [("m2", False), ("m2", True), ("m1m2", False), ("sdgm", False)])
+def test_captured_graphs_train_as_the_plain_loop(name, labelled, monkeypatch):
+    """A look at values within a network, such as that of `F.one_hot`, would break the graph."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    trained = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model, guide, x, y = build(name)
+        loss = ELBO(2)(model, guide)
+        data = (x, y) if labelled else x
+        fit(
+            loss,
+            data,
+            epochs=3,
+            batch_size=N,
+            optimizer=partial(torch.optim.SGD, lr=1e-3),
+            progress=False,
+            compile=compiled,
+        )
+        trained.append([p.detach() for p in loss.parameters()])
+    for plain, captured in zip(*trained, strict=True):
+        close(plain, captured)
