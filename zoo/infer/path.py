@@ -173,7 +173,7 @@ def _scored_at_copies(
     with call.shared():
         p = call.run_model(q, values)
         if weighted is not None and call.purpose.cancels_summed:
-            # the measure of the frozen run, which enters the terms, depends on no parameter
+            # here, since the measure of the frozen run, which enters the terms, depends on no parameter
             refuse_untrained(measure, [site["value"] for site in q.values()], own_parameters(*call.owners))
         return call.add_up(p, q, values, log_q, measure if weighted is None else log_q)
 
