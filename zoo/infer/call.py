@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.infer.pair import check_pair
 from zoo.infer.sites.programs import Programs, as_it_is, programs_of
-from zoo.infer.sites.refusals import refuse_nan_draws, refuse_no_sample, refuse_purpose, refuse_value, unscorable
+from zoo.infer.sites.refusals import refuse_mixed, refuse_nan_draws, refuse_no_sample, refuse_purpose, refuse_value, unscorable
 from zoo.infer.sites.supports import log_prob_within
 from zoo.infer.sites.values import doubtful
 from zoo.infer.store import refuse_claimed_keys
@@ -105,8 +105,14 @@ class Call:
         """The programs of the pair, past the parameter store, for runs besides this one, such as a check."""
         return programs_of(*self.owners, self.args, self.kwargs)
 
-    def check_purpose(self, *, point_mass: bool = False, differentiable: bool = False) -> None:
-        """Refuses a guide that an objective cannot use; the arguments are those of `run`."""
+    def check_purpose(self, *, point_mass: bool = False, differentiable: bool = False, sampled: bool = True) -> None:
+        """Refuses a guide that an objective cannot use; the arguments are those of `run`.
+
+        Args:
+            sampled: log p - log q is taken at the guide's draws, not a closed-form KL in its place.
+        """
+        if sampled and self.layout.mixed:
+            refuse_mixed(self.layout.mixed)
         if point_mass or self.layout.point_masses:
             refuse_purpose(self.layout, point_mass)
         if differentiable and self.layout.no_path:

@@ -26,7 +26,7 @@ def closed_form(
     """
     with alone():
         call = Call(model, guide, args, kwargs, num_particles, registered=registered)
-        call.check_purpose(differentiable=differentiable)
+        call.check_purpose(differentiable=differentiable, sampled=False)
         layout, late = call.layout, {}
         if not layout.in_order:
             late = call.pair.fact("late parents", lambda: late_parents(call.programs()))

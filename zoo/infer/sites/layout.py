@@ -17,6 +17,7 @@ class Layout:
         from_model: sites that the guide marks as the model's own conditional.
         no_path: sites of the guide without a reparameterised sample -> name of their distribution.
         unlike: latents whose support differs between model and guide, so that each run looks at the guide's draws.
+        mixed: latents that are discrete in one program and continuous in the other: a probability beside a density.
         in_order: True if the guide draws the latents in the model's order.
         statements: names of the model's own `pyro.param` statements.
     """
@@ -31,5 +32,6 @@ class Layout:
     from_model: frozenset[str] = frozenset()
     no_path: dict[str, str] = field(default_factory=dict)
     unlike: frozenset[str] = frozenset()
+    mixed: tuple[str, ...] = ()
     in_order: bool = True
     statements: frozenset[str] = frozenset()

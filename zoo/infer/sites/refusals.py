@@ -123,6 +123,16 @@ def refuse_purpose(layout: Layout, point_mass: bool) -> None:
         )
 
 
+def refuse_mixed(mixed: tuple[str, ...]) -> None:
+    """Refuses, for log p - log q at a draw, sites that have a density in one program and probabilities in the other."""
+    for name in mixed:
+        raise ValueError(
+            f"site {name!r}: discrete in one program and relaxed in the other, and the ratio of a probability and a "
+            "density is no weight. Take ELBO(analytic_kl=True), whose KL is that of the discrete variables, or relax "
+            "both: CodePrior(..., temperature=)"
+        )
+
+
 def refuse_no_sample(no_path: dict[str, str]) -> None:
     """Refuses, for a gradient, sites of the guide without a reparameterised sample."""
     for name, family in no_path.items():

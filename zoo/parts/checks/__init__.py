@@ -1,7 +1,7 @@
 """Checks of arguments at a program's door: an error names the argument, the value that was expected and the one given.
 
 `rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis. `words`
-holds the wording that all share, and the checks of layer widths.
+holds the wording that all share, and the checks of numbers and layer widths.
 """
 
 from zoo.parts.checks.entries import check_data
@@ -14,12 +14,13 @@ from zoo.parts.checks.sequences import (
     refuse_unobserved,
     whole_frames_only,
 )
-from zoo.parts.checks.words import check_counts, listed, widths
+from zoo.parts.checks.words import check_counts, check_positive, listed, widths
 
 __all__ = [
     "check_counts",
     "check_data",
     "check_frames",
+    "check_positive",
     "check_rows",
     "check_sequences",
     "check_shape",

@@ -6,6 +6,7 @@ Priors are built by the user, called without arguments, and handed to the model 
 """
 
 from zoo.parts.conditionals.bernoulli import Bernoulli
+from zoo.parts.conditionals.code_prior import CodePrior
 from zoo.parts.conditionals.flow_prior import FlowDensity, FlowPrior
 from zoo.parts.conditionals.levels import Categorical, DiscretizedLogistic
 from zoo.parts.conditionals.mixture_prior import MixturePrior
@@ -15,6 +16,7 @@ from zoo.parts.conditionals.standard_normal import StandardNormal
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "CodePrior",
     "DiscretizedLogistic",
     "FlowDensity",
     "FlowPrior",
