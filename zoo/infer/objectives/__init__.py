@@ -6,6 +6,7 @@
 | `IWELBO` | log mean_k w_k | Burda et al. 2016 |
 | `RenyiELBO` | 1/(1-alpha) log mean_k w_k^(1-alpha) | Li and Turner 2016 |
 | `Tempered` | any of them on tempered weights | Higgins et al. 2017; Kingma et al. 2016; Maaloe et al. 2019 |
+| `Scheduled` | any of them, a buffer of the pair moving with the steps | Jang et al. 2017 |
 | `MAP` | no bound: log p(x, z) at a point z | Bishop 2006, section 1.2.5 |
 
 Losses follow Pyro's convention: minus the bound, summed over the batch. Whatever estimates the gradient, the value is
@@ -17,6 +18,7 @@ from zoo.infer.objectives.iwelbo import IWELBO
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.objectives.point import MAP
 from zoo.infer.objectives.renyi import RenyiELBO
+from zoo.infer.objectives.scheduled import Scheduled
 from zoo.infer.objectives.tempered import Tempered
 
-__all__ = ["ELBO", "IWELBO", "MAP", "Objective", "RenyiELBO", "Tempered"]
+__all__ = ["ELBO", "IWELBO", "MAP", "Objective", "RenyiELBO", "Scheduled", "Tempered"]

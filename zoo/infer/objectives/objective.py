@@ -37,6 +37,16 @@ class Objective(pyro.infer.ELBO):
         particles = check_num_particles(num_particles, f"{type(self).__name__}: ")
         super().__init__(num_particles=particles, vectorize_particles=True)
 
+    @property
+    def untempered(self) -> "Objective":
+        """The objective that validates a training, without weights of the KL; of most objectives themselves."""
+        return self
+
+    @property
+    def kl_weight_now(self) -> float | dict[str, float] | None:
+        """The weight of the KL at the next gradient evaluation; of a mapping, site -> weight; None without."""
+        return None
+
     @abstractmethod
     def bound(self, terms: Terms) -> Tensor:
         """The bound for each datum in nats, `(N,)`, from terms `(K, N)`."""

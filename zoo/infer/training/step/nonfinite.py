@@ -9,6 +9,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from zoo.infer.call import Terms, run
+from zoo.infer.closed_form import closed_form
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.sites.programs import program, takes_index
 from zoo.infer.training.step.parts import parts_of
@@ -37,10 +38,14 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
         return said
     # As many particles as the loss has, or the draws would be others; Pyro's own objectives have such a number too.
     num_particles = getattr(parts.objective, "num_particles", 1)
-    point_mass = isinstance(parts.objective, Objective) and parts.objective.point_mass
+    ours, pair = isinstance(parts.objective, Objective), (parts.model, parts.guide, args, kwargs, num_particles)
     # Without validation: it would raise its own error, which knows neither site nor row, at the first NaN.
     with torch.no_grad(), pyro.validation_enabled(False):
-        found = run(parts.model, parts.guide, args, kwargs, num_particles, point_mass=point_mass)
+        if ours and parts.objective.analytic_kl:
+            # as the loss has them: at a draw, relaxed codes under a one-hot prior have no ratio
+            found = closed_form(*pair, differentiable=False, registered=False)
+        else:
+            found = run(*pair, point_mass=ours and parts.objective.point_mass)
         if said := _in_latents(found, index):
             return said
         if found.log_weights.isfinite().all():

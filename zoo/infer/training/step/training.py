@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zoo.infer import carry as carried
-from zoo.infer.objectives import Tempered
 from zoo.infer.terms import terms
 from zoo.infer.training.callbacks import Calls
 from zoo.infer.training.parallel import Parallel
@@ -191,14 +190,14 @@ class Training:
     @property
     def kl_weight(self) -> float | dict[str, float] | None:
         """The KL weight of the step to come, or of each site; None without."""
-        return self.parts.objective.kl_weight_now if isinstance(self.parts.objective, Tempered) else None
+        return self.parts.objective.kl_weight_now if self.parts.ours else None
 
     def validate(self, held_out: Batcher) -> float | None:
         """The loss per held-out datum; None if it is not finite."""
         objective = self.parts.objective
         # Untempered: a small KL weight would make the early epochs of a warm-up look the best.
-        tempered = isinstance(objective, Tempered)
-        score = objective.objective(self.parts.model, self.parts.guide) if tempered else self.loss
+        tempered = self.parts.ours and objective.untempered is not objective
+        score = objective.untempered(self.parts.model, self.parts.guide) if tempered else self.loss
         generator, total, count = torch.Generator().manual_seed(self.seed), 0.0, 0.0
         carry, goes_on = None, carried.is_carried(held_out.rows)
         shares = [self.parallel.share(index) for index in held_out.batches(self.seed, None)]
