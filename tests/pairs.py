@@ -19,7 +19,15 @@ import guides
 from zoo import BIVA, DMM, LGSSM, SRNN, STORN, VAE, VRNN, Hierarchical
 from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
-from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixtureOfNormals, MixturePrior, Normal
+from zoo.parts.conditionals import (
+    Categorical,
+    CodePrior,
+    DiscretizedLogistic,
+    FlowPrior,
+    MixtureOfNormals,
+    MixturePrior,
+    Normal,
+)
 from zoo.parts.kalman import Parameters
 from zoo.ppca import PPCA
 
@@ -52,6 +60,8 @@ class Pair:
         keywords: further arguments of `objective(model, guide)(x, ...)`.
         scores_foreign_values: whether log q can be had at values that the guide has not just drawn.
         builds_itself: everything exists after the constructor (not so for Pyro's autoguides).
+        sampled_kl: log p - log q at a draw has a meaning in training mode (not so for relaxed codes under a one-hot
+            prior, whose terms are those of evaluation mode).
     """
 
     model: Callable[[], nn.Module]
@@ -63,6 +73,7 @@ class Pair:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     scores_foreign_values: bool = True
     builds_itself: bool = True
+    sampled_kl: bool = True
 
     @property
     def valid(self) -> list[str]:
@@ -77,6 +88,13 @@ class Pair:
         if not self.builds_itself:
             pyro.clear_param_store()  # Pyro's autoguides all go by the name of their class
             terms(model, guide, x)
+        return model, guide, x
+
+    def build_scored(self, seed: int = 0) -> tuple[nn.Module, nn.Module, Tensor]:
+        """As `build`, in a mode in which the pair has terms."""
+        model, guide, x = self.build(seed)
+        if not self.sampled_kl:
+            model.eval(), guide.eval()
         return model, guide, x
 
 
@@ -223,6 +241,24 @@ def levels_of_latents(
     )
 
 
+def with_codes(
+    family: str, systems: Mapping[str, str], refused: frozenset[str], *, sampled_kl: bool = True,
+    relaxed: float | None = None, **settings: Any,
+) -> Pair:  # fmt: skip
+    """A VAE on bits whose latent is a code of two variables of three values; `relaxed` is the prior's temperature."""
+    prior = "CodePrior(...)" if relaxed is None else "CodePrior(..., temperature=...)"
+    shown = "".join(f"({name}={value})" for name, value in settings.items())
+    return Pair(
+        lambda: VAE(DATA, 6, HIDDEN, prior=CodePrior(2, 3, temperature=relaxed)),
+        partial(amortized, family=partial(getattr(guides, family), categories=3, **settings)),
+        bits,
+        (f"VAE(prior={prior})", "Amortized", family + shown),
+        systems,
+        refused,
+        sampled_kl=sampled_kl,
+    )
+
+
 ROWS = torch.tensor([7, 2, 5, 0, 8])  # of the data set, for guides with own parameters for each datum
 
 PAIRS: Mapping[str, Pair] = {
@@ -274,6 +310,26 @@ PAIRS: Mapping[str, Pair] = {
         partial(FlowPrior, LATENT, num_flows=2, hidden=(8,)),
         "VAE with a flow prior (couplings: Dinh et al. 2017)",
         "FlowPrior",
+    ),
+    "vae-jang": with_codes(
+        "GumbelSoftmax",
+        {
+            "Gumbel-softmax codes (Jang et al. 2017)": "ELBO(analytic_kl=True)",
+            "Gumbel-softmax codes, the temperature falling": "Scheduled(ELBO(analytic_kl=True), "
+            "guide.family.temperature, lambda step: max(0.5, math.exp(-3e-5 * step)))",
+        },
+        frozenset(OBJECTIVES) - NO_CLOSED_KL,
+        sampled_kl=False,
+    ),
+    "vae-straight-through": with_codes(
+        "GumbelSoftmax",
+        {"Straight-through Gumbel-softmax codes (Jang et al. 2017)": "ELBO(analytic_kl=True)"},
+        frozenset(OBJECTIVES) - NO_CLOSED_KL,
+        sampled_kl=False,
+        hard=True,
+    ),
+    "vae-concrete": with_codes(
+        "GumbelSoftmax", {"Concrete codes (Maddison et al. 2017)": "ELBO()"}, NO_CLOSED_KL, relaxed=0.5
     ),
     "vae-per-datum": Pair(
         vae,

@@ -48,12 +48,18 @@ def systems_table() -> str:
         systems += [system.partition(" (")[0].partition("; ")[0] for system in pair.systems]
     head, rows = ["model", "guides", "families", "systems, such as"], []
     for model, (guides, families, systems) in models.items():
-        row = [f"`{model}`", ", ".join(guides), ", ".join(families), f"{len(systems)}"]
-        named = [[*row[:3], f"{row[3]}: {'; '.join(systems[:count])}"] for count in range(1, len(systems) + 1)]
-        # As many names as README's lines, 120 columns wide, have room for.
-        fits = [line for line in named if len(markdown(head, [line]).splitlines()[-1]) <= WIDTH]
-        rows.append(fits[-1] if fits else row)
+        shown = [*families]
+        # As many families and then as many names as README's lines, 120 columns wide, have room for.
+        while not (fits := fitting(head, [f"`{model}`", ", ".join(guides), ", ".join(shown)], systems)):
+            shown[-2:] = ["…"]
+        rows.append(fits[-1])
     return markdown(head, rows)
+
+
+def fitting(head: list[str], row: list[str], systems: list[str]) -> list[list[str]]:
+    """The row with the number of systems in its last cell, and with one name, two and so on, up to `WIDTH` columns."""
+    cells = [f"{len(systems)}", *(f"{len(systems)}: {'; '.join(systems[:n])}" for n in range(1, len(systems) + 1))]
+    return [line for cell in cells if len(markdown(head, [line := [*row, cell]]).splitlines()[-1]) <= WIDTH]
 
 
 def pairs_table() -> str:
@@ -63,6 +69,7 @@ def pairs_table() -> str:
     for pair in pairs.values():
         refused = [f"`{word}`" for word in objectives if word in pair.refused]
         valid = "all" if not refused else f"all but {', '.join(refused)}" if pair.valid else "none: discrete latent"
+        valid = f"`{pair.valid[0]}` alone" if len(pair.valid) == 1 else valid
         for system, objective in pair.systems.items():
             cells = [f"`{part}`" if part else "" for part in (*pair.code, objective)]
             rows.append([system, *cells, valid])

@@ -22,7 +22,7 @@ def _groups(family: str, features: int, categories: int) -> int:
 
 
 class GumbelSoftmax(Family):
-    """q(z) = prod_g Concrete(z_g; logits_g, temperature) in training, logits = 10 tanh(a / 10), a linear in the context.
+    """q(z) = prod_g Concrete(z_g; logits_g, temperature) in training, logits = 10 tanh(a / 10), a linear in context.
 
     In evaluation mode the codes are one-hot, z_g ~ Categorical(softmax(logits_g)), so that `log_likelihood` bounds the
     discrete model. Training takes `ELBO(analytic_kl=True)` with `CodePrior(G, C)` (Jang et al.: the decoder reads

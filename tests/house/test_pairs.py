@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import SVI
 from pyro.poutine.util import site_is_subsample
 
-from zoo.infer import ELBO, terms
+from zoo.infer import terms
 
 TRAINABLE = [name for name, pair in PAIRS.items() if pair.valid]
 GRID = [(name, word) for name, pair in PAIRS.items() for word in OBJECTIVES if word in pair.valid]
@@ -29,8 +29,10 @@ def latents_of(model, x):
     return {n for n, s in sites(poutine.trace(model).get_trace(x)).items() if not s["is_observed"]}
 
 
-def loss_of(name, seed=0, word="elbo"):
+def loss_of(name, seed=0, word=None):
+    """The loss of an objective by its word; without, of the first that serves the pair."""
     model, guide, x = PAIRS[name].build(seed)
+    word = word or next(iter(PAIRS[name].valid), "elbo")
     return OBJECTIVES[word]()(model, guide), x, PAIRS[name].keywords
 
 
@@ -79,7 +81,7 @@ def test_guide_samples_the_latents_of_the_model(name):
 
 @every_pair
 def test_terms_equal_pyros_own_traces_particle_by_particle(name):
-    model, guide, x = PAIRS[name].build()
+    model, guide, x = PAIRS[name].build_scored()
     keywords = PAIRS[name].keywords
     with torch.no_grad():
         run = terms(model, guide, x, num_particles=PARTICLES, **keywords)
@@ -106,7 +108,7 @@ def test_terms_equal_pyros_own_traces_particle_by_particle(name):
 @every_pair
 def test_data_and_particles_are_independent(name):
     """The weight of particle k of datum n depends on the row x_n and on its own latent, and on no other."""
-    model, guide, x = PAIRS[name].build()
+    model, guide, x = PAIRS[name].build_scored()
     x.requires_grad_()
     run = terms(model, guide, x, num_particles=PARTICLES, **PAIRS[name].keywords)
     k, n = 1, 2
@@ -115,7 +117,7 @@ def test_data_and_particles_are_independent(name):
     assert (gradient[torch.arange(BATCH) != n] == 0).all()
     reached = set()
     for site, latent in run.latents.items():
-        if latent.is_floating_point():
+        if latent.requires_grad:
             elsewhere = torch.ones(PARTICLES, BATCH, dtype=torch.bool)
             elsewhere[k, n] = False
             (gradient,) = torch.autograd.grad(run.log_weights[k, n], latent, retain_graph=True)
@@ -124,7 +126,7 @@ def test_data_and_particles_are_independent(name):
             (gradient,) = torch.autograd.grad(run.log_likelihood[k, n], latent, retain_graph=True, allow_unused=True)
             assert gradient is None or (gradient[k, n] != 0).all()
             reached |= set() if gradient is None else {site}
-    assert reached or not any(latent.is_floating_point() for latent in run.latents.values())
+    assert reached or not any(latent.requires_grad for latent in run.latents.values())
 
 
 @every_pair
@@ -177,10 +179,10 @@ def test_copy_move_and_save_keep_the_pair(name):
 @every_trainable_pair
 def test_svi_trains_model_and_guide(name):
     """With the same root name, one of two PyroModules under `pyro.infer.SVI` would never be trained, silently."""
-    model, guide, x = PAIRS[name].build()
-    parameters = list(ELBO()(model, guide).named_parameters())
+    loss, x, keywords = loss_of(name)
+    parameters = list(loss.named_parameters())
     before = [p.detach().clone() for _, p in parameters]
-    value = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), ELBO(PARTICLES)).step(x, **PAIRS[name].keywords)
+    value = SVI(loss.model, loss.guide, pyro.optim.Adam({"lr": 0.01}), loss.elbo).step(x, **keywords)
     assert math.isfinite(value)
     for (key, parameter), old in zip(parameters, before, strict=True):
         assert (parameter != old).any(), f"{key} was not trained"

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from zoo.infer.pair import check_pair
 from zoo.infer.sites.programs import Programs, as_it_is, programs_of
-from zoo.infer.sites.refusals import refuse_mixed, refuse_nan_draws, refuse_no_sample, refuse_purpose, refuse_value, unscorable
+from zoo.infer.sites.refusals import (
+    refuse_mixed,
+    refuse_nan_draws,
+    refuse_no_sample,
+    refuse_purpose,
+    refuse_value,
+    unscorable,
+)
 from zoo.infer.sites.supports import log_prob_within
 from zoo.infer.sites.values import doubtful
 from zoo.infer.store import refuse_claimed_keys

@@ -31,7 +31,7 @@ class Scheduled(Objective):
         moved: the buffer.
 
     Raises:
-        TypeError: `objective` is no objective of the zoo, `buffer` no tensor of real numbers, or `schedule` no function.
+        TypeError: `objective` is none of the zoo, `buffer` no tensor of real numbers, or `schedule` no function.
         ValueError: at a gradient evaluation: the pair does not hold the buffer, or the schedule's number is not finite.
 
     Example:
@@ -52,7 +52,8 @@ class Scheduled(Objective):
 
     def __init__(self, objective: Objective, buffer: Tensor, schedule: Callable[[int], float]) -> None:
         if not isinstance(objective, Objective):
-            raise TypeError(f"Scheduled: expected an objective of the zoo, such as ELBO(), got {type(objective).__name__}")
+            name = type(objective).__name__
+            raise TypeError(f"Scheduled: expected an objective of the zoo, such as ELBO(), got {name}")
         if not isinstance(buffer, Tensor) or isinstance(buffer, nn.Parameter) or not buffer.is_floating_point():
             raise TypeError(
                 "Scheduled: buffer is a tensor of real numbers among the buffers of the pair, such as "
@@ -90,7 +91,7 @@ class Scheduled(Objective):
     def advance(self) -> None:
         number = float(self.schedule(self._step))
         if not math.isfinite(number):
-            raise ValueError(f"Scheduled: expected a finite number from the schedule, got {number} at step {self._step}")
+            raise ValueError(f"Scheduled: the schedule gives {number} at step {self._step}, expected a finite number")
         # in place: model and guide, and a captured graph, read this very tensor
         with torch.no_grad():
             self.moved.fill_(number)

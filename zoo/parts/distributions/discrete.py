@@ -123,8 +123,8 @@ class OneHotCode(_Blocks):
         groups, categories = self._sizes
         if groups * math.log(categories) > math.log(MOST_LISTED) + 1e-9:
             raise ValueError(
-                f"OneHotCode: {categories}^{groups} codes are too many to sum over, at most {MOST_LISTED:,} are listed. "
-                "Draw them: RLOO trains by draws"
+                f"OneHotCode: {categories}^{groups} codes are too many to sum over, at most {MOST_LISTED:,} are "
+                "listed. Draw them: RLOO trains by draws"
             )
         one = torch.eye(categories, dtype=self.logits.dtype, device=self.logits.device)
         places = torch.cartesian_prod(*[torch.arange(categories, device=one.device)] * groups).view(-1, groups)
