@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import guides
 from zoo import BIVA, DMM, LGSSM, SRNN, STORN, VAE, VRNN, Hierarchical
-from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered, terms
+from zoo.infer import ELBO, IWELBO, RLOO, VIMCO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
 from zoo.parts.conditionals import (
     Categorical,
@@ -41,6 +41,8 @@ OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
     "iwelbo": partial(IWELBO, PARTICLES),
     "doubly": partial(IWELBO, PARTICLES, gradient="doubly"),
     "renyi": partial(RenyiELBO, 0.5, PARTICLES),
+    "rloo": partial(RLOO, PARTICLES),
+    "vimco": partial(VIMCO, PARTICLES),
     "vr-max": partial(RenyiELBO, -math.inf, PARTICLES),
     "tempered": lambda: Tempered(ELBO(PARTICLES), kl_weight=0.5, free_bits=0.01),
 }
@@ -330,6 +332,14 @@ PAIRS: Mapping[str, Pair] = {
     ),
     "vae-concrete": with_codes(
         "GumbelSoftmax", {"Concrete codes (Maddison et al. 2017)": "ELBO()"}, NO_CLOSED_KL, relaxed=0.5
+    ),
+    "vae-codes-rloo": with_codes(
+        "OneHot",
+        {
+            "Codes by the leave-one-out score (Kool et al. 2019)": "RLOO(4)",
+            "VIMCO (Mnih & Rezende 2016)": "VIMCO(4)",
+        },
+        frozenset(OBJECTIVES) - {"rloo", "vimco"},
     ),
     "vae-per-datum": Pair(
         vae,

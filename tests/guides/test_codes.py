@@ -13,7 +13,7 @@ from pyro.infer import Predictive, TraceEnum_ELBO
 import guides
 import zoo
 from zoo import VAE
-from zoo.infer import ELBO, IWELBO, Tempered, active_units, fit, kl_per_site, log_likelihood, terms
+from zoo.infer import ELBO, IWELBO, RLOO, VIMCO, Tempered, active_units, fit, kl_per_site, log_likelihood, terms
 from zoo.parts.conditionals import CodePrior
 from zoo.parts.distributions import Concrete, OneHotCode
 
@@ -101,7 +101,7 @@ def test_relaxed_guides_under_one_hot_priors_are_refused_by_name_but_for_the_clo
     # one half in the other mode is such a pair too
     model, guide, x = pair(relaxed=0.5)
     model.eval()
-    with pytest.raises(ValueError, match=r"site 'z': discrete in one program"):
+    with pytest.raises(ValueError, match=r"site 'z': the model's OneHotCode and the guide's Concrete"):
         ELBO()(model, guide)(x)
 
 
@@ -138,20 +138,60 @@ def test_units_of_codes_are_active_where_the_posterior_follows_the_data():
     assert found.active.any()
 
 
+def weights_of_all_codes(model, guide, x, groups, categories):
+    """log q and log w of every code, `(C^G, N)`."""
+    codes = all_codes(groups, categories).unsqueeze(1)
+    log_q = guide.posterior(x).log_prob(codes)
+    return log_q, model.likelihood(codes).log_prob(x) - groups * math.log(categories) - log_q
+
+
 def test_a_guide_marks_codes_that_are_to_be_summed():
     model, guide, x = pair(guides.OneHot, summed=True, groups=2, categories=3)
-    codes = all_codes(2, 3).unsqueeze(1)
-    log_q = guide.posterior(x).log_prob(codes)
-    log_w = model.likelihood(codes).log_prob(x) - 2 * math.log(3) - log_q
+    log_q, log_w = weights_of_all_codes(model, guide, x, 2, 3)
     exact = -(log_q.exp() * log_w).sum()
-    loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, guide, x)
-    torch.testing.assert_close(loss, exact, rtol=1e-12, atol=1e-12)
+    losses = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, guide, x), ELBO()(model, guide)(x)
     parameters = [*model.parameters(), *guide.parameters()]
-    for ours, theirs in zip(*(torch.autograd.grad(value, parameters) for value in (loss, exact)), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    expected = torch.autograd.grad(exact, parameters, retain_graph=True)
+    for loss in losses:
+        torch.testing.assert_close(loss, exact, rtol=1e-12, atol=1e-12)
+        for ours, theirs in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    found = log_likelihood(model, guide, x, num_particles=1)
+    torch.testing.assert_close(found.per_datum, (log_q + log_w).logsumexp(0).detach())
     # plain calls draw one
     assert guide(x).shape == (BATCH, 6)
     assert Predictive(model, guide=guide, num_samples=3)(x)["z"].shape == (3, BATCH, 6)
+
+
+def test_codes_that_cannot_be_summed_are_refused_by_name():
+    model, guide, x = pair(guides.OneHot, summed=True, groups=20, categories=10)
+    with pytest.raises(ValueError, match=r"site 'z': marked to be summed out, but OneHotCode: 10\^20 codes .* RLOO"):
+        ELBO()(model, guide)(x)
+    model, guide, x = pair(relaxed=0.5, summed=True)
+    with pytest.raises(ValueError, match=r"site 'z': marked to be summed out, but Concrete cannot list its values"):
+        ELBO()(model, guide)(x)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("objective", [RLOO(2), RLOO(5), VIMCO(2)], ids=lambda made: f"{type(made).__name__}")
+def test_score_estimators_of_codes_have_the_gradient_of_the_enumeration(objective):
+    """Along four random directions, over 1,000 draws."""
+    model, guide, x = pair(guides.OneHot, groups=2, categories=3)
+    parameters = [*model.parameters(), *guide.parameters()]
+    directions = torch.randn(4, sum(p.numel() for p in parameters))
+
+    def along(value):
+        return directions @ torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
+
+    log_q, log_w = weights_of_all_codes(model, guide, x, 2, 3)
+    if isinstance(objective, VIMCO):
+        both = (log_q + log_q.unsqueeze(1)).exp()
+        exact = along(-(both * (torch.logaddexp(log_w, log_w.unsqueeze(1)) - math.log(2))).sum())
+    else:
+        exact = along(-(log_q.exp() * log_w).sum())
+    loss = objective(model, guide)
+    draws = torch.stack([along(loss(x)) for _ in range(1000)])
+    assert ((draws.mean(0) - exact).abs() < LIMIT * draws.std(0) / 1000**0.5).all()
 
 
 @pytest.mark.parametrize(("family", "name"), [(guides.GumbelSoftmax, "GumbelSoftmax"), (guides.OneHot, "OneHot")])

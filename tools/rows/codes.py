@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 import guides
 from rows.hierarchies import Rise, evaluate, row
 from rows.pictures import mean_of, static_mnist
 from rows.row import Row, Splits
-from torch import nn
 from zoo import VAE
 from zoo.infer import ELBO, Scheduled, Tempered
 from zoo.parts.conditionals import Bernoulli, CodePrior

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective
+from zoo.infer.per_datum import Terms
 
 
 class Scheduled(Objective):
@@ -65,8 +65,9 @@ class Scheduled(Objective):
         super().__init__(objective.num_particles)
         # not under the argument's name: a resumed training compares those, and the buffer has moved by then
         self.objective, self.moved, self.schedule = objective, buffer, schedule
-        self.analytic_kl, self.path = objective.analytic_kl, objective.path
+        self.analytic_kl, self.path, self.score = objective.analytic_kl, objective.path, objective.score
         self.point_mass, self.quantity = objective.point_mass, objective.quantity
+        self.cancels_summed = objective.cancels_summed
         self._step = 0
 
     @property

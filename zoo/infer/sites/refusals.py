@@ -105,6 +105,24 @@ def check_site(name: str, site: Any, several: str = "") -> None:
         raise ValueError(f"site {name!r}{several}: expected values of shape {tuple(expected)}, got {found}")
 
 
+def check_front(name: str, site: Any, front: tuple[int, ...], said: str) -> None:
+    """Refuses a site whose distribution has other axes than those in front of the batch and its plates.
+
+    Args:
+        front: sizes of the axes of summed sites and particles, each of which a distribution may lack or have as 1.
+        said: words for the error.
+    """
+    plates = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles"}
+    own = tuple(plates.get(d, 1) for d in range(min(plates), 0))
+    found, expected = tuple(site["fn"].batch_shape), (*front, *own)
+    fits = found[len(found) - len(own) :] == own and len(found) <= len(expected)
+    if not fits or any(size not in (1, most) for size, most in zip(reversed(found), reversed(expected), strict=False)):
+        raise ValueError(
+            f"site {name!r}{said}: batch shape {found} does not match the values, particles and plates {expected}; "
+            "networks must keep leading axes as they are, as zoo.parts.networks.MultiInput does"
+        )
+
+
 def refuse_purpose(layout: Layout, point_mass: bool) -> None:
     """Refuses a guide of densities where an objective wants points, and the reverse.
 
@@ -123,14 +141,13 @@ def refuse_purpose(layout: Layout, point_mass: bool) -> None:
         )
 
 
-def refuse_mixed(mixed: tuple[str, ...]) -> None:
-    """Refuses, for log p - log q at a draw, sites that have a density in one program and probabilities in the other."""
-    for name in mixed:
-        raise ValueError(
-            f"site {name!r}: discrete in one program and relaxed in the other, and the ratio of a probability and a "
-            "density is no weight. Take ELBO(analytic_kl=True), whose KL is that of the discrete variables, or relax "
-            "both: CodePrior(..., temperature=)"
-        )
+def refuse_mixed(name: str, p: Any, q: Any) -> None:
+    """Refuses log p - log q, at a draw, of a site that has a density in one program and probabilities in the other."""
+    raise ValueError(
+        f"site {name!r}: the model's {name_of(p['fn'])} and the guide's {name_of(q['fn'])} are a discrete variable and "
+        "a relaxed one, and the ratio of a probability and a density is no weight. Take ELBO(analytic_kl=True), whose "
+        "KL is that of the discrete variables, or relax both: CodePrior(..., temperature=)"
+    )
 
 
 def refuse_no_sample(no_path: dict[str, str]) -> None:
