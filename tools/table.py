@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
-from hierarchy_tables import anomaly_table, hierarchies_table, hierarchy_pictures
+from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
 from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
 
 # The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
@@ -201,7 +201,7 @@ PAGES = {
     "README.md": {"systems": systems_table},
     "docs/pairs.md": {"pairs": pairs_table},
     "docs/results.md": {
-        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
+        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table, "codes": codes_table,
         "hierarchy-pictures": hierarchy_pictures, "sequences": sequences_table, "speech": speech_table,
     },
     "docs/speed.md": {

@@ -17,7 +17,7 @@ from rows.hierarchies import Rise, evaluate, row
 from rows.pictures import mean_of, static_mnist
 from rows.row import Row, Splits
 from zoo import VAE
-from zoo.infer import ELBO, Scheduled, Tempered
+from zoo.infer import ELBO, RLOO, VIMCO, Objective, Scheduled, Tempered
 from zoo.parts.conditionals import Bernoulli, CodePrior
 
 HIDDEN = (512, 256)
@@ -46,17 +46,28 @@ def pair(
     return model, guides.Amortized(model, hidden=HIDDEN, family=partial(family, categories=categories))
 
 
+def warmed(objective: Objective, steps: int) -> Tempered:
+    """With the whole KL from the start, most variables shut for good."""
+    return Tempered(objective, kl_weight=Rise(steps // 5))
+
+
 def jang(splits: Splits, *, shape: tuple[int, int], steps: int, hard: bool = False) -> nn.Module:
     """The loss of Jang et al., whose temperature falls over the first half of the plan."""
     model, guide = pair(splits, shape, partial(guides.GumbelSoftmax, hard=hard))
-    return Scheduled(ELBO(analytic_kl=True), guide.family.temperature, Fall(steps // 2))(model, guide)
+    bound = warmed(ELBO(analytic_kl=True), steps)
+    return Scheduled(bound, guide.family.temperature, Fall(steps // 2))(model, guide)
 
 
 def concrete(splits: Splits, *, shape: tuple[int, int], steps: int) -> nn.Module:
     """The loss of Maddison et al. at their temperatures, 2/3 for q and 1/2 for p."""
     model, guide = pair(splits, shape, partial(guides.GumbelSoftmax, temperature=2 / 3), relaxed=0.5)
-    # with its whole weight from the start, the relaxed KL shuts most variables for good
-    return Tempered(ELBO(), kl_weight=Rise(steps // 5))(model, guide)
+    return warmed(ELBO(), steps)(model, guide)
+
+
+def drawn(splits: Splits, *, shape: tuple[int, int], steps: int, objective: Callable[[int], Objective]) -> nn.Module:
+    """The loss of codes that are drawn, four for each image."""
+    model, guide = pair(splits, shape, guides.OneHot)
+    return warmed(objective(4), steps)(model, guide)
 
 
 def codes(name: str, system: str, build: Callable[..., nn.Module], steps: dict[tuple[int, int], int]) -> list[Row]:
@@ -77,4 +88,6 @@ ROWS: list[Row] = [
     *codes("concrete", "GumbelSoftmax, relaxed prior (Concrete)", concrete, dict.fromkeys(SHAPES, 100_000)),
     *codes("straight-through", "GumbelSoftmax(hard=True), closed-form KL", partial(jang, hard=True),
            dict.fromkeys(SHAPES, 100_000)),
+    *codes("rloo", "OneHot, RLOO(4)", partial(drawn, objective=RLOO), dict.fromkeys(SHAPES, 100_000)),
+    *codes("vimco", "OneHot, VIMCO(4)", partial(drawn, objective=VIMCO), dict.fromkeys(SHAPES, 100_000)),
 ]  # fmt: skip
