@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
-from hierarchy_tables import anomaly_table, hierarchies_table, hierarchy_pictures
+from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
 from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
 
 # The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
@@ -54,12 +54,18 @@ def systems_table() -> str:
         made += systems
     head, rows = ["model", "guides", "families", "systems, such as"], []
     for (guide_names, family_names), (named_models, systems) in alike.items():
-        row = [", ".join(named_models), guide_names, family_names, f"{len(systems)}"]
-        named = [[*row[:3], f"{row[3]}: {'; '.join(systems[:count])}"] for count in range(1, len(systems) + 1)]
-        # As many names as README's lines, 120 columns wide, have room for.
-        fits = [line for line in named if len(markdown(head, [line]).splitlines()[-1]) <= WIDTH]
-        rows.append(fits[-1] if fits else row)
+        shown = [family_names]
+        # As many families and then as many names as README's lines, 120 columns wide, have room for.
+        while not (fits := fitting(head, [", ".join(named_models), guide_names, shown[0]], systems)):
+            shown = [f"{shown[0].removesuffix(', …').rpartition(', ')[0]}, …"]
+        rows.append(fits[-1])
     return markdown(head, rows)
+
+
+def fitting(head: list[str], row: list[str], systems: list[str]) -> list[list[str]]:
+    """The row with the number of systems in its last cell, and with one name, two and so on, up to `WIDTH` columns."""
+    cells = [f"{len(systems)}", *(f"{len(systems)}: {'; '.join(systems[:n])}" for n in range(1, len(systems) + 1))]
+    return [line for cell in cells if len(markdown(head, [line := [*row, cell]]).splitlines()[-1]) <= WIDTH]
 
 
 def pairs_table() -> str:
@@ -72,6 +78,8 @@ def pairs_table() -> str:
             for words in (pair.refused - pair.evaluated, pair.evaluated)
         )
         valid = f"all but {refused}" if refused else "all"
+        if len(pair.valid) == 1:
+            valid = f"`{pair.valid[0]}` alone"
         if evaluated:
             valid += f"; {evaluated} in evaluation alone"
         for system, objective in pair.systems.items():
@@ -205,7 +213,7 @@ PAGES = {
     "README.md": {"systems": systems_table},
     "docs/pairs.md": {"pairs": pairs_table},
     "docs/results.md": {
-        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
+        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table, "codes": codes_table,
         "hierarchy-pictures": hierarchy_pictures, "sequences": sequences_table, "speech": speech_table,
     },
     "docs/speed.md": {
