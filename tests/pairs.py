@@ -255,7 +255,7 @@ def levels_of_latents(
 
 
 # log q(y | .) cancels in importance-weighted bounds, which would leave a classifier without a gradient
-UNTRAINED = frozenset({"iwelbo", "doubly"})
+UNTRAINED = frozenset({"iwelbo", "doubly", "vimco"})
 
 
 def with_classes(
@@ -274,7 +274,7 @@ def with_classes(
         code,
         systems,
         UNTRAINED | {"vr-max"} | refused,
-        UNTRAINED,
+        UNTRAINED - {"vimco"},
     )
 
 
