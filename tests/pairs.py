@@ -465,7 +465,7 @@ PAIRS: Mapping[str, Pair] = {
         ("M1M2", "StackedLabelled", "Diagonal"),
         {"M1+M2 (Kingma et al. 2014)": "ELBO()"},
         UNTRAINED | {"vr-max", "analytic_kl"},
-        UNTRAINED,
+        UNTRAINED - {"vimco"},
     ),
     "adgm": with_classes(
         ADGM,
