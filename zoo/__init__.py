@@ -4,6 +4,7 @@ from zoo.biva import BIVA
 from zoo.dmm import DMM
 from zoo.folders import load_pair, save_pair
 from zoo.hierarchical import Hierarchical
+from zoo.hmm import HMM
 from zoo.lgssm import LGSSM
 from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
@@ -16,6 +17,7 @@ from zoo.vrnn import VRNN
 __all__ = [
     "BIVA",
     "DMM",
+    "HMM",
     "LGSSM",
     "PPCA",
     "SRNN",

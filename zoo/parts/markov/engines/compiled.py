@@ -1,0 +1,189 @@
+"""The recursions of `zoo.parts.markov.engines.pytorch` as loops compiled by numba, for tensors on the CPU, in float64.
+
+A step adds probabilities, relative to the largest, and takes K logarithms in place of K^2 exponentials. Where the sum
+is so small that terms may have underflowed, that one sum is computed from the logarithms.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.parts.kalman.engines.small_matrices import compiled, inlined
+
+# terms below 1e-308 are lost: of a larger sum that is less than 1e-100 of its value
+SAFE = 1e-200
+
+
+@inlined
+def _largest(values):
+    largest = -np.inf
+    for value in values:
+        largest = max(largest, value)
+    return largest
+
+
+@inlined
+def _log_sum(a, b):
+    """log sum_i exp(a_i + b_i); -inf where all terms are zero."""
+    largest = -np.inf
+    for i in range(a.shape[0]):
+        largest = max(largest, a[i] + b[i])
+    if largest == -np.inf:
+        return largest
+    total = 0.0
+    for i in range(a.shape[0]):
+        total += np.exp(a[i] + b[i] - largest)
+    return largest + np.log(total)
+
+
+@inlined
+def _add_product(logs, matrix, log_matrix, weights, out):
+    """out_i = log sum_j matrix_ij exp(logs_j); weights is room for K numbers. Returns the largest of the logs."""
+    largest = _largest(logs)
+    if largest == -np.inf:
+        out[:] = -np.inf
+        return
+    for j in range(logs.shape[0]):
+        weights[j] = np.exp(logs[j] - largest)
+    for i in range(out.shape[0]):
+        total = 0.0
+        for j in range(logs.shape[0]):
+            total += matrix[i, j] * weights[j]
+        out[i] = largest + np.log(total) if total > SAFE else _log_sum(log_matrix[i], logs)
+
+
+@compiled
+def _forward(initial, transition, scores, filtered, increments):
+    N, T, K = scores.shape
+    # transposed, so that the inner loop reads neighbours
+    log_matrix = np.ascontiguousarray(transition.T)
+    matrix, weights, none = np.exp(log_matrix), np.empty(K), np.zeros(K)
+    for n in range(N):
+        for t in range(T):
+            now = filtered[n, t]
+            if t == 0:
+                now[:] = initial
+            else:
+                _add_product(filtered[n, t - 1], matrix, log_matrix, weights, now)
+            for k in range(K):
+                now[k] += scores[n, t, k]
+            total = _log_sum(now, none)
+            increments[n, t] = total
+            if total != -np.inf:
+                for k in range(K):
+                    now[k] -= total
+
+
+@compiled
+def _backward(transition, scores, messages):
+    N, T, K = scores.shape
+    matrix, weights, later = np.exp(transition), np.empty(K), np.empty(K)
+    for n in range(N):
+        messages[n, T - 1] = 0.0
+        for t in range(T - 2, -1, -1):
+            for k in range(K):
+                later[k] = scores[n, t + 1, k] + messages[n, t + 1, k]
+            _add_product(later, matrix, transition, weights, messages[n, t])
+            largest = _largest(messages[n, t])
+            if largest != -np.inf:
+                for k in range(K):
+                    messages[n, t, k] -= largest
+
+
+@inlined
+def _add_pairs_by_logs(before, transition, later, weight, out):
+    """The step of `_pairs` where probabilities underflow."""
+    largest = -np.inf
+    for j in range(before.shape[0]):
+        for k in range(before.shape[0]):
+            largest = max(largest, before[j] + transition[j, k] + later[k])
+    total = 0.0
+    for j in range(before.shape[0]):
+        for k in range(before.shape[0]):
+            total += np.exp(before[j] + transition[j, k] + later[k] - largest)
+    for j in range(before.shape[0]):
+        for k in range(before.shape[0]):
+            out[j, k] += weight / total * np.exp(before[j] + transition[j, k] + later[k] - largest)
+
+
+@compiled
+def _pairs(filtered, transition, scores, messages, weight, out):
+    N, T, K = scores.shape
+    matrix, left, right, later = np.exp(transition), np.empty(K), np.empty(K), np.empty(K)
+    for n in range(N):
+        for t in range(T - 1):
+            # also a sequence of probability zero, which has no posterior
+            if weight[n, t] == 0.0:
+                continue
+            before = filtered[n, t]
+            for k in range(K):
+                later[k] = scores[n, t + 1, k] + messages[n, t + 1, k]
+            largest = _largest(later)
+            total = 0.0
+            for k in range(K):
+                left[k], right[k] = np.exp(before[k]), np.exp(later[k] - largest)
+            for j in range(K):
+                for k in range(K):
+                    total += left[j] * matrix[j, k] * right[k]
+            if total > SAFE:
+                for j in range(K):
+                    factor = weight[n, t] / total * left[j]
+                    for k in range(K):
+                        out[j, k] += factor * matrix[j, k] * right[k]
+            else:
+                _add_pairs_by_logs(before, transition, later, weight[n, t], out)
+
+
+@compiled
+def _viterbi(initial, transition, scores, path):
+    N, T, K = scores.shape
+    came_from = np.empty((T, K), np.int32)
+    best, after = np.empty(K), np.empty(K)
+    for n in range(N):
+        best[:] = initial + scores[n, 0]
+        for t in range(1, T):
+            for k in range(K):
+                after[k], came_from[t, k] = -np.inf, 0
+                for j in range(K):
+                    if best[j] + transition[j, k] > after[k]:
+                        after[k], came_from[t, k] = best[j] + transition[j, k], j
+                after[k] += scores[n, t, k]
+            best[:] = after
+        path[n, T - 1] = np.argmax(best)
+        for t in range(T - 1, 0, -1):
+            path[n, t - 1] = came_from[t, path[n, t]]
+
+
+def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    # float64, in which a step of a few states costs no more than in float32; contiguous: a loop is compiled once for
+    # each combination of memory layouts, which takes seconds
+    return tuple(a.detach().double().contiguous().numpy() for a in tensors)
+
+
+def forward(initial: Tensor, transition: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(z_t | x_{1:t}), `(N, T, K)`, and log p(x_t | x_{1:t-1}), `(N, T)`, in float64."""
+    filtered = torch.empty(scores.shape, dtype=torch.float64)
+    increments = torch.empty(scores.shape[:-1], dtype=torch.float64)
+    _forward(*_arrays(initial, transition, scores), filtered.numpy(), increments.numpy())
+    return filtered, increments
+
+
+def backward(transition: Tensor, scores: Tensor) -> Tensor:
+    """log p(x_{t+1:T} | z_t) up to a constant for each frame, `(N, T, K)`, in float64; its largest entry is 0."""
+    messages = torch.empty(scores.shape, dtype=torch.float64)
+    _backward(*_arrays(transition, scores), messages.numpy())
+    return messages
+
+
+def pairs(filtered: Tensor, transition: Tensor, scores: Tensor, messages: Tensor, weight: Tensor) -> Tensor:
+    """sum_{n, t} weight_nt p(z_t = j, z_{t+1} = k | x_n), `(K, K)`, in float64; weight is `(N, T - 1)`."""
+    out = torch.zeros(transition.shape, dtype=torch.float64)
+    _pairs(*_arrays(filtered, transition, scores, messages, weight), out.numpy())
+    return out
+
+
+def viterbi(initial: Tensor, transition: Tensor, scores: Tensor) -> Tensor:
+    """argmax_z p(z | x), `(N, T)`."""
+    path = torch.empty(scores.shape[:-1], dtype=torch.int64)
+    _viterbi(*_arrays(initial, transition, scores), path.numpy())
+    return path
