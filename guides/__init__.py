@@ -1,6 +1,7 @@
 """Guides: everything that approximates a posterior. Structure (the class) and family (an argument) are independent."""
 
 from guides.amortized import Amortized
+from guides.empty import Empty
 from guides.exact import Exact
 from guides.families import (
     IAF,
@@ -31,6 +32,7 @@ __all__ = [
     "Bidirectional",
     "BottomUp",
     "Diagonal",
+    "Empty",
     "Exact",
     "Family",
     "Filter",

@@ -16,10 +16,10 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import guides
-from zoo import BIVA, DMM, LGSSM, SRNN, STORN, VAE, VRNN, Hierarchical
+from zoo import BIVA, DMM, HMM, LGSSM, SRNN, STORN, VAE, VRNN, Hierarchical
 from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
-from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixtureOfNormals, MixturePrior, Normal
+from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixtureOfNormals, MixturePrior, Normal, NormalEmission
 from zoo.parts.kalman import Parameters
 from zoo.ppca import PPCA
 
@@ -112,6 +112,11 @@ def lgssm() -> LGSSM:
     }
     learned = {name: nn.Parameter(value) for name, value in values.items()}
     return LGSSM(Parameters, marginal=False, initial_covariance=torch.eye(LATENT), **learned)
+
+
+def hmm(marginal: bool = True) -> HMM:
+    """A hidden Markov model of three states that differ."""
+    return HMM(3, NormalEmission(3, DATA), transition=torch.randn(3, 3).softmax(-1), marginal=marginal)
 
 
 vae = partial(VAE, DATA, LATENT, HIDDEN)
@@ -371,6 +376,22 @@ PAIRS: Mapping[str, Pair] = {
     ),
     "lgssm-smoother": with_sequences(
         guides.Smoother, "PrecisionWeighted", "Amortised smoother (DKS: Krishnan et al. 2017), which can be exact"
+    ),
+    "hmm": Pair(
+        hmm,
+        guides.Empty,
+        sequences,
+        ("HMM", "Empty", ""),
+        {"Hidden Markov model (Baum et al. 1970; Rabiner 1989)": "em, maximum_likelihood, ELBO()"},
+        scores_foreign_values=False,  # there is no latent to be scored
+    ),
+    "hmm-path": Pair(
+        partial(hmm, marginal=False),
+        guides.Exact,
+        sequences,
+        ("HMM(marginal=False)", "Exact", ""),
+        {"Hidden Markov model with its paths: exact draws, Viterbi (1967)": "em"},
+        frozenset(OBJECTIVES),  # a discrete latent has no path for a gradient; without gradients every bound is log p
     ),
     "dmm-mean-field": deep(DMM, guides.MeanField, "Diagonal", "Deep Markov model, MF-LR (Krishnan et al. 2017)"),
     "dmm-filter": deep(DMM, guides.Filter, "Diagonal", "Deep Markov model, ST-L (Krishnan et al. 2017)"),

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Size, Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from zoo.parts.checks import listed
+from zoo.parts.first_derivative import differentiable_once
 from zoo.parts.markov.chain import Chain
 from zoo.parts.markov.engines import engine_for
 
@@ -49,8 +49,8 @@ def log_evidence(chain: Chain) -> Tensor:
 
     Differentiable once: a second derivative raises a RuntimeError.
     """
-    flat = _flat(chain.log_emission)
-    return _Evidence.apply(chain.log_initial, chain.log_transition, flat).reshape(chain.log_emission.shape[:-2])
+    inputs = (chain.log_initial, chain.log_transition, _flat(chain.log_emission))
+    return _Evidence.apply(*map(differentiable_once, inputs)).reshape(chain.log_emission.shape[:-2])
 
 
 @torch.no_grad()
@@ -136,7 +136,7 @@ class _Evidence(Function):
         return increments.sum(-1).to(scores.dtype)
 
     @staticmethod
-    @once_differentiable
+    @torch.no_grad()
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         transition, scores, filtered = ctx.saved_tensors
         engine = engine_for(scores.device)
