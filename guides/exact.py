@@ -19,6 +19,8 @@ class HasPosterior(Protocol):
 class Exact(Guide):
     """q(z | x) = p(z | x): with it the ELBO and every importance-weighted bound equal log p(x), whatever the seed.
 
+    A discrete latent whose values can be listed is marked to be summed out (`zoo.infer.Terms`).
+
     Args:
         model: any model with `posterior(x, ...)` (protocol `HasPosterior`).
         site: name of the latent site in the model.
@@ -46,5 +48,8 @@ class Exact(Guide):
         return self.model.posterior(x, *args, **kwargs)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        posterior = self.posterior(x, *args, **kwargs)
+        # Summed out, the values of a discrete latent give exact gradients; drawn, they would give none.
+        infer = {"enumerate": "parallel"} if posterior.has_enumerate_support else {}
         with pyro.plate("data", len(x)):
-            return pyro.sample(self.site, self.posterior(x, *args, **kwargs))
+            return pyro.sample(self.site, posterior, infer=infer)

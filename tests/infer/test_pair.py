@@ -121,11 +121,6 @@ def of_the_data(x):
         pyro.sample("x", normal(x))
 
 
-def enumerating(x):
-    with pyro.plate("data", len(x)):
-        pyro.sample("k", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
-
-
 def half(x, name):
     with pyro.plate("data", len(x)):
         pyro.sample(name, normal(0.5 * x))
@@ -165,7 +160,6 @@ REFUSED = {
     ),
     "an observation in the guide": (model, observing, X, "site 'z': the guide observes a value"),
     "a site of both kinds": (model, of_the_data, X, "site 'x': sampled by the guide but observed in the model"),
-    "enumerated in the guide": (enumerated, enumerating, X, "site 'k': enumerated in the guide"),
     "no site": (silent, silent, X, "the model has no sample site"),
     "two plates of one name": (model, two_plates, X, "plate 'data': opened twice in one program, by half and by half"),
     "a site twice": (model, twice, X, "site 'z': sampled twice in one program, by twice and by twice"),

@@ -4,7 +4,8 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
@@ -14,9 +15,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from zoo.infer.owned import own_parameters, refuse_untrained
 from zoo.infer.pair import check_pair
+from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import Programs, as_it_is, programs_of
 from zoo.infer.sites.refusals import refuse_nan_draws, refuse_no_sample, refuse_purpose, refuse_value, unscorable
+from zoo.infer.sites.summed import AllValues
 from zoo.infer.sites.supports import log_prob_within
 from zoo.infer.sites.values import doubtful
 from zoo.infer.store import refuse_claimed_keys
@@ -26,26 +30,29 @@ Sites = dict[str, Any]  # name -> Pyro's message of the site
 Values = dict[str, Tensor]  # name of a site -> a tensor
 
 
-class Terms(NamedTuple):
-    """Log-likelihood and log ratios of one run of a pair, in nats. K: particles, N: data points of the batch.
+@dataclass(frozen=True)
+class Purpose:
+    """The demands that a caller makes on a run and on the guide.
 
     Attributes:
-        log_likelihood: log p(x | z), all observed sites together, `(K, N)`.
-        log_ratios: for each latent site log p - log q at the guide's sample, `(K, N)`.
-        latents: the guide's samples, `(K, N, ...)`.
+        differentiable: the result will be differentiated, so every drawn site must have a reparameterised sample.
+        score: sites without one are taken, and their log q comes as `log_score`.
+        point_mass: the guide's sites must be points without densities, log q = 0. False: points are refused.
+        cancels_summed: log q of summed sites cancels in the caller's bound, so parameters that the guide has for them
+            alone would get no gradient, and are refused where the result will be differentiated.
+        sample_all: sites that the guide marks to be summed out are drawn.
+        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
     """
 
-    log_likelihood: Tensor
-    log_ratios: dict[str, Tensor]
-    latents: dict[str, Tensor]
+    differentiable: bool = False
+    score: bool = False
+    point_mass: bool = False
+    cancels_summed: bool = False
+    sample_all: bool = False
+    registered: bool = False
 
-    @property
-    def log_weights(self) -> Tensor:
-        """log p(x, z) - log q(z | x), `(K, N)`."""
-        total = self.log_likelihood
-        for ratio in self.log_ratios.values():
-            total = total + ratio
-        return total
+
+PLAIN = Purpose()
 
 
 class _Record(Messenger):
@@ -80,23 +87,25 @@ class _Record(Messenger):
 class Call:
     """One call of a checked pair: runs its programs, scores their sites, and adds the scores up.
 
-    Args:
-        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
+    Raises:
+        ValueError: the pair does not fit together, or the guide does not serve the purpose; names the site.
     """
 
     def __init__(
-        self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, registered: bool = False
+        self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose = PLAIN
     ) -> None:
         self.pair = pair = check_pair(model, guide, args, kwargs, num_particles)
-        self.layout, self.num_particles, self.registered = pair.layout, num_particles, registered
+        self.layout, self.num_particles, self.purpose = pair.layout, num_particles, purpose
         self.owners, self.args, self.kwargs = (model, guide), args, kwargs
+        self.summed = () if purpose.sample_all else pair.layout.summed
+        self._check_purpose()
         self.model_kwargs = kwargs
         if pair.drops_index:
             self.model_kwargs = {name: value for name, value in kwargs.items() if name != "index"}
         to_model, to_guide = pair.ways
-        self.model = model if registered else to_model(model)
-        self.guide = guide if registered else to_guide(guide)
-        if registered or as_it_is in pair.ways:
+        self.model = model if purpose.registered else to_model(model)
+        self.guide = guide if purpose.registered else to_guide(guide)
+        if purpose.registered or as_it_is in pair.ways:
             refuse_claimed_keys(self.model)
             refuse_claimed_keys(self.guide)
         self._rows: dict[Any, Tensor] = {}
@@ -105,22 +114,22 @@ class Call:
         """The programs of the pair, past the parameter store, for runs besides this one, such as a check."""
         return programs_of(*self.owners, self.args, self.kwargs)
 
-    def check_purpose(self, *, point_mass: bool = False, differentiable: bool = False) -> None:
-        """Refuses a guide that an objective cannot use; the arguments are those of `run`."""
-        if point_mass or self.layout.point_masses:
-            refuse_purpose(self.layout, point_mass)
-        if differentiable and self.layout.no_path:
-            refuse_no_sample(self.layout.no_path)
+    def _check_purpose(self) -> None:
+        purpose, layout = self.purpose, self.layout
+        if purpose.point_mass or layout.point_masses:
+            refuse_purpose(layout, purpose.point_mass)
+        if purpose.differentiable and layout.no_path and not purpose.score:
+            refuse_no_sample(layout.no_path)
 
     def shared(self) -> AbstractContextManager[Any]:
         """A context in which guide and model share the results of calls marked `once`."""
         # SVI trains the parameters of the modules that it sees called, so for SVI every call is made anew.
-        return nullcontext() if self.registered else Once()
+        return nullcontext() if self.purpose.registered else Once()
 
     def record(self, fn: Callable, kwargs: dict[str, Any], values: Values | None = None) -> Sites:
         """Runs a program over the particles, latents named in `values` fixed at these; returns its sites."""
         record = _Record(values or {}, self._rows)
-        with record:
+        with record, AllValues(self.layout) if self.summed else nullcontext():
             if self.num_particles == 1:
                 # no plate for one particle, or every tensor of the run would carry an axis of size 1
                 fn(*self.args, **kwargs)
@@ -142,7 +151,7 @@ class Call:
         return p
 
     def log_density(self, site: Any, *, drawn: bool = False, path: bool = False) -> Tensor:
-        """The log density of a recorded site at its value, `(K, N)`.
+        """The log density of a recorded site at its value, `(K, N)`; with summed sites `(..., K, N)`.
 
         Args:
             drawn: the value is the distribution's own latest draw, scored by `log_prob_of_draw` if there is one: the
@@ -165,16 +174,23 @@ class Call:
         return self.per_datum(site, log_prob)
 
     def per_datum(self, site: Any, log_prob: Tensor) -> Tensor:
-        """A site's log density in the form `(K, N)`: masked, and summed over the plates inside the batch plate."""
+        """A site's log density as `Terms` have it: masked, and summed over the plates inside the batch plate."""
         layout = self.layout
         if site["mask"] is not None:
             log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
         if layout.nesting > 1:
             inner = [d for d in range(-layout.nesting, 0) if d != layout.batch_dim and -d <= log_prob.dim()]
             log_prob = log_prob.sum(inner) if inner else log_prob
+        # the values of summed sites stand left of the particles
+        left = log_prob.shape[:-2] if self.summed else ()
         # a distribution that does not depend on the datum, such as a prior, has one value for all
-        shape = (self.num_particles, self.batch_size(site))
+        shape = (*left, self.num_particles, self.batch_size(site))
         return log_prob if log_prob.shape == shape else log_prob.expand(shape)
+
+    def scored(self, q: Sites) -> list[str]:
+        """The guide's sites whose log q enters: all but those of the model, which enter where they weight others."""
+        needed = {*self.summed, *(self.layout.no_path if self.purpose.score else ())}
+        return [name for name in q if name not in self.layout.from_model or name in needed]
 
     def batch_size(self, site: Any) -> int:
         """The number of data: the size of the batch plate around the site, since data need not come as arguments."""
@@ -184,12 +200,15 @@ class Call:
         plate = self.layout.batch_plate
         raise ValueError(f"site {site['name']!r}: has left the batch plate {plate!r} since the pair was checked")
 
-    def add_up(self, p: Sites, q: Sites, values: Values, log_q: Values, known: Values | None = None) -> Terms:
+    def add_up(
+        self, p: Sites, q: Sites, values: Values, log_q: Values, measure: Values, known: Values | None = None
+    ) -> Terms:
         """The terms of two recorded runs.
 
         Args:
             p, q, values: the sites of model and guide, and the guide's values, at which the model has run.
             log_q: the guide's log densities at `values`.
+            measure: log q of the summed sites, under which their values are averaged.
             known: log ratios to take in place of log p - log q at the sample, such as minus a closed-form KL.
         """
         layout = self.layout
@@ -226,8 +245,14 @@ class Call:
             refuse_nan_draws(q)
         kept = {name: value for name, value in values.items() if name not in layout.auxiliary}
         if self.num_particles == 1:
-            kept = {name: value.unsqueeze(0) for name, value in kept.items()}
-        return Terms(log_likelihood, log_ratios, kept)
+            # what depends on a summed site has an axis for the particles already
+            fronts = {n: v.dim() - q[n]["fn"].event_dim > layout.nesting for n, v in kept.items()}
+            kept = {name: value if fronts[name] else value.unsqueeze(0) for name, value in kept.items()}
+        summed = {name: measure[name] for name in self.summed}
+        if self.purpose.cancels_summed and self.purpose.differentiable and summed:
+            refuse_untrained(summed, values.values(), own_parameters(*self.owners))
+        score = sum((log_q[name] for name in layout.no_path), torch.zeros(())) if self.purpose.score else None
+        return Terms(log_likelihood, log_ratios, kept, summed, score)
 
 
 _RUNNING = threading.RLock()
@@ -254,37 +279,21 @@ def alone() -> Iterator[None]:
 
 
 def run(
-    model: Any,
-    guide: Any,
-    args: tuple,
-    kwargs: dict[str, Any],
-    num_particles: int,
-    *,
-    point_mass: bool = False,
-    differentiable: bool = False,
-    registered: bool = False,
+    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose = PLAIN
 ) -> Terms:
-    """The terms of a pair (`zoo.infer.terms`), with the demands that objectives make on the guide.
-
-    Args:
-        point_mass: the guide's sites must be points without densities, log q = 0. False: points are refused.
-        differentiable: the result will be differentiated, so every guide site must have a reparameterised sample.
-        registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
-    """
+    """The terms of a pair (`zoo.infer.terms`), with the demands that objectives make on the guide."""
     with alone():
-        call = Call(model, guide, args, kwargs, num_particles, registered=registered)
-        return plainly(call, point_mass=point_mass, differentiable=differentiable)
+        return plainly(Call(model, guide, args, kwargs, num_particles, purpose))
 
 
-def plainly(call: Call, *, point_mass: bool = False, differentiable: bool = False) -> Terms:
-    """The terms of a call, whose gradient is that of plain differentiation; the other arguments are those of `run`."""
-    call.check_purpose(point_mass=point_mass, differentiable=differentiable)
+def plainly(call: Call) -> Terms:
+    """The terms of a call, whose gradient is that of plain differentiation."""
+    purpose, layout = call.purpose, call.layout
     with call.shared():
         q = call.record(call.guide, call.kwargs)
-        scored = [name for name in q if name not in call.layout.from_model]
-        log_q = {name: call.log_density(q[name], drawn=differentiable) for name in scored}
-        if point_mass:
-            log_q |= {name: torch.zeros_like(log_q[name]) for name in call.layout.point_masses}
+        log_q = {name: call.log_density(q[name], drawn=purpose.differentiable) for name in call.scored(q)}
+        if purpose.point_mass:
+            log_q |= {name: torch.zeros_like(log_q[name]) for name in layout.point_masses}
         values = {name: site["value"] for name, site in q.items()}
         p = call.run_model(q, values)
-        return call.add_up(p, q, values, log_q)
+        return call.add_up(p, q, values, log_q, log_q)

@@ -12,33 +12,35 @@ from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from zoo.infer.call import Call, Terms, alone
+from zoo.infer.call import Call, Purpose, alone
+from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import Programs
 
 
 def closed_form(
-    model: Any, guide: Any, args: tuple, kwargs: dict, num_particles: int, *, differentiable: bool, registered: bool
+    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose
 ) -> Terms:
     """The terms of a pair with minus the closed-form KL in place of log p - log q; arguments as `zoo.infer.call.run`.
+
+    A summed site keeps log p - log q of each of its values, whose mean is its KL.
 
     Raises:
         ValueError: a latent has no closed-form KL, or its closed-form KL would be wrong; names the site.
     """
     with alone():
-        call = Call(model, guide, args, kwargs, num_particles, registered=registered)
-        call.check_purpose(differentiable=differentiable)
+        call = Call(model, guide, args, kwargs, num_particles, purpose)
         layout, late = call.layout, {}
         if not layout.in_order:
             late = call.pair.fact("late parents", lambda: late_parents(call.programs()))
         with call.shared():
             q = call.record(call.guide, call.kwargs)
-            scored = [name for name in layout.auxiliary if name not in layout.from_model]
-            log_q = {name: call.log_density(q[name], drawn=differentiable) for name in scored}
+            needed = [name for name in call.scored(q) if name in layout.auxiliary or name in call.summed]
+            log_q = {name: call.log_density(q[name], drawn=purpose.differentiable) for name in needed}
             values = {name: site["value"] for name, site in q.items()}
             p = call.run_model(q, values)
-            both = [name for name in q if name in p and name not in layout.from_model]
+            both = [n for n in q if n in p and n not in layout.from_model and n not in call.summed]
             known = {name: -call.per_datum(q[name], _kl(p[name], q[name], late)) for name in both}
-            return call.add_up(p, q, values, log_q, known)
+            return call.add_up(p, q, values, log_q, log_q, known)
 
 
 def _kl(p: Any, q: Any, late: dict[str, str]) -> Tensor:

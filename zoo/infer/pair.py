@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.infer.sites.layout import Layout
-from zoo.infer.sites.look import check_particles, look
+from zoo.infer.sites.look import check_axes, look
 from zoo.infer.sites.programs import Way, programs_of, way_of
 from zoo.infer.sites.refusals import FirstRow
 
@@ -67,7 +67,11 @@ def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, 
     if pair is None:
         programs, moving = programs_of(model, guide, args, kwargs), set[str]()
         ways, drops_index = (way_of(model), way_of(guide)), programs.model_kwargs is not kwargs
-        pair = pairs[form] = Pair(look(programs, moving), ways, drops_index, moving)
+        layout = look(programs, moving)
+        if layout.summed:
+            with programs.trial():
+                check_axes(programs, layout, 1, summed=True)
+        pair = pairs[form] = Pair(layout, ways, drops_index, moving)
     if num_particles > 1:
         pair.fact("several particles", lambda: _look_at_particles(model, guide, args, kwargs, pair, num_particles))
     return pair
@@ -76,7 +80,9 @@ def check_pair(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, 
 def _look_at_particles(model: Callable, guide: Callable, args: tuple, kwargs: dict, pair: Pair, many: int) -> None:
     programs = programs_of(model, guide, args, kwargs)
     with programs.trial():
-        check_particles(programs, pair.layout, many)
+        check_axes(programs, pair.layout, many)
+        if pair.layout.summed:
+            check_axes(programs, pair.layout, many, summed=True)
 
 
 def look_at(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], first_row: FirstRow = 0) -> None:

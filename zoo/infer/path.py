@@ -17,37 +17,42 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
-from zoo.infer.call import Call, Terms, alone, plainly
+from zoo.infer.call import Call, Purpose, alone, plainly
+from zoo.infer.owned import leaves, own_parameters
+from zoo.infer.per_datum import Terms
 
 
 def sticking(
-    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, *, registered: bool
+    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose
 ) -> Terms:
     """The terms of a pair whose gradient leaves out the score of log q (Roeder et al. 2017).
 
     Args:
-        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.call.run`. For a guide without
-            parameters of its own the gradient is the plain one.
+        model, guide, args, kwargs, num_particles, purpose: as in `zoo.infer.call.run`. For a guide without parameters
+            of its own the gradient is the plain one.
 
     Raises:
         ValueError: as `terms`; a guide that cannot be scored under constant parameters.
     """
     with alone():
-        call = Call(model, guide, args, kwargs, num_particles, registered=registered)
-        call.check_purpose(differentiable=True)
+        call = Call(model, guide, args, kwargs, num_particles, purpose)
         if not _has_own(call):
-            return plainly(call, differentiable=True)
-        return _scored_at_copies(call, lambda z: z.view_as(z), own_parameters(model, guide), call.layout.statements)
+            return plainly(call)
+        own = own_parameters(model, guide)
+        return _scored_at_copies(call, lambda site: site["value"].view_as(site["value"]), own, call.layout.statements)
 
 
 def doubly(
-    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, *, registered: bool
+    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose
 ) -> Terms:
     """The terms of a pair whose gradient at each copy is weighted by w_k / sum_j w_j (Tucker et al. 2019).
 
+    With a summed site y each weight is that of a particle and a value, q(y | ...) w_ky / sum_jy' q(y' | ...) w_jy', and
+    a copy that serves several values takes the sum of theirs.
+
     Args:
-        model, guide, args, kwargs, num_particles, registered: as in `zoo.infer.call.run`. For a guide without
-            parameters of its own, or with sites marked `from_model`, the gradient is the plain one.
+        model, guide, args, kwargs, num_particles, purpose: as in `zoo.infer.call.run`. For a guide without parameters
+            of its own, or with sites marked `from_model`, the gradient is the plain one.
 
     Raises:
         ValueError: as `sticking`.
@@ -55,44 +60,58 @@ def doubly(
     # the weights are known when all copies have been scored; the hooks that use them run later still, in backward
     weights: list[Tensor] = []
 
-    def copy(z: Tensor) -> Tensor:
-        z = z.view_as(z)
-        batch = (num_particles, -1) if num_particles > 1 else (-1,)
-        z.register_hook(lambda g: g * weights[0].reshape(*batch, *(1,) * (g.dim() - len(batch))))
+    def copy(site: Any) -> Tensor:
+        z, event_dim = site["value"].view_as(site["value"]), site["fn"].event_dim
+
+        def weighted(g: Tensor) -> Tensor:
+            # plates inside the batch plate, and then the event, stand right of the batch
+            inner = call.layout.nesting - 1
+            own = weights[0].sum_to_size(g.shape[: g.dim() - event_dim - inner])
+            return g * own.reshape(*own.shape, *(1,) * (inner + event_dim))
+
+        z.register_hook(weighted)
         return z
 
     with alone():
-        call = Call(model, guide, args, kwargs, num_particles, registered=registered)
-        call.check_purpose(differentiable=True)
+        call = Call(model, guide, args, kwargs, num_particles, purpose)
         if call.layout.from_model or not _has_own(call):
-            return plainly(call, differentiable=True)
+            return plainly(call)
         every = [p for m in (model, guide) if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
-        found = _scored_at_copies(call, copy, every, ())
-        weights.append(torch.softmax(found.log_weights.detach(), 0))
+        found = _scored_at_copies(call, copy, every, (), frozen_measure=True)
+        log_weights = sum(found.summed.values(), found.log_weights).detach()
+        weights.append(log_weights.flatten(0, -2).softmax(0).view_as(log_weights))
         return found
 
 
 def _scored_at_copies(
-    call: Call, copy: Callable[[Tensor], Tensor], constant: list[nn.Parameter], shared: Iterable[str]
+    call: Call,
+    copy: Callable[[Any], Tensor],
+    constant: list[nn.Parameter],
+    shared: Iterable[str],
+    *,
+    frozen_measure: bool = False,
 ) -> Terms:
     """The terms at copies of the guide's draws.
 
     Args:
+        copy: makes a copy of a site's value.
         constant: the parameters held constant while the guide is scored.
         shared: names of the `pyro.param` statements that are not held constant.
+        frozen_measure: the probabilities of summed sites, too, are those under constant parameters: `doubly` leaves out
+            every score of log q. Otherwise they carry the gradient of q(y | ...).
     """
     call.pair.fact("path", lambda: _refuse_no_path(call))
     # Each of the three runs shares calls (`once`) with itself alone: a frozen guide would lend the model constants, and
     # the model's gradient would be lost where it shares a network with the guide.
     with call.shared():
         q = call.record(call.guide, call.kwargs)
-    values = {name: site["value"] for name, site in q.items()}
-    values = {name: copy(value) if value.requires_grad else value for name, value in values.items()}
+        measure = {} if frozen_measure else {name: call.log_density(q[name], drawn=True) for name in call.summed}
+    values = {name: copy(site) if site["value"].requires_grad else site["value"] for name, site in q.items()}
     with Frozen(constant, shared), call.shared():
         log_q = _log_q(call, call.record(_bare_guide(call), call.kwargs, values))
     with call.shared():
         p = call.run_model(q, values)
-        return call.add_up(p, q, values, log_q)
+        return call.add_up(p, q, values, log_q, log_q if frozen_measure else measure)
 
 
 def _bare_guide(call: Call) -> Callable:
@@ -102,7 +121,7 @@ def _bare_guide(call: Call) -> Callable:
 
 def _log_q(call: Call, sites: dict[str, Any]) -> dict[str, Tensor]:
     # the frozen parameters must still be frozen here: a distribution may hold a parameter and use it in `log_prob` only
-    return {n: call.log_density(s, path=True) for n, s in sites.items() if n not in call.layout.from_model}
+    return {name: call.log_density(sites[name], path=True) for name in call.scored(sites)}
 
 
 class _DetachParams(Messenger):
@@ -137,14 +156,6 @@ class Frozen:
         self.store.__exit__(*exception)
         for p in self.parameters:
             p.requires_grad_(True)
-
-
-def own_parameters(model: Any, guide: Any) -> list[nn.Parameter]:
-    """The parameters that require a gradient and are those of the guide alone."""
-    if not isinstance(guide, nn.Module):
-        return []
-    shared = {id(p) for p in model.parameters()} if isinstance(model, nn.Module) else set()
-    return [p for p in guide.parameters() if p.requires_grad and id(p) not in shared]
 
 
 def _has_own(call: Call) -> bool:
@@ -206,17 +217,3 @@ def _refuse_dropout(guide: Any) -> None:
                 f"guide: {name} drops entries at random, so it is another density when it is run again, and `sticking` "
                 "and `doubly` give no bound. Use eval mode or the plain estimator"
             )
-
-
-def leaves(value: Tensor) -> list[Tensor]:
-    """The leaves of a value's graph: the tensors to which its `backward` adds a gradient."""
-    todo, seen, found = [value.grad_fn], set(), []
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        todo += [following for following, _ in node.next_functions]
-    return found

@@ -13,7 +13,9 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from zoo.infer.call import Purpose, run
 from zoo.infer.pair import look_at
+from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import check_num_particles, takes_index
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
@@ -121,25 +123,33 @@ def weighted_draws(
 ) -> tuple[Tensor, Tensor]:
     """The guide's draws, entries of the sites side by side, `(K, N, d)`, and their log weights `(K, N)`; on the CPU.
 
+    Sites that the guide marks to be summed out are drawn, so that a draw of z is one of q(z | x) = sum_y q(y, z | x).
+
     Raises:
         ValueError: the guide does not sample one of the sites.
     """
     latents: list[list[Tensor]] = []
     weights: list[list[Tensor]] = []
     last = None
-    for rows, _, run in pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes):
-        missing = [name for name in sites if name not in run.latents]
+    options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes, "evaluate": _all_drawn}
+    for rows, _, found in pieces(model, guide, x, args, kwargs, **options):
+        missing = [name for name in sites if name not in found.latents]
         if missing:
-            raise ValueError(f"the guide does not sample the sites {missing} of the reference, but {list(run.latents)}")
+            drawn = list(found.latents)
+            raise ValueError(f"the guide does not sample the sites {missing} of the reference, but {drawn}")
         # pieces of the same rows follow each other: they are joined along the particles, then all rows along the data
         if rows != last:
             latents.append([])
             weights.append([])
             last = rows
-        flat = [run.latents[name].reshape(*run.log_weights.shape, -1) for name in sites]
+        flat = [found.latents[name].reshape(*found.log_weights.shape, -1) for name in sites]
         latents[-1].append(torch.cat(flat, -1).cpu())
-        weights[-1].append(run.log_weights.cpu())
+        weights[-1].append(found.log_weights.cpu())
     return torch.cat([torch.cat(p) for p in latents], 1), torch.cat([torch.cat(p) for p in weights], 1)
+
+
+def _all_drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, **kwargs: Any) -> Terms:
+    return run(model, guide, args, kwargs, num_particles, Purpose(sample_all=True))
 
 
 def with_index(guide: Callable, x: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ per-datum weight, and an importance-weighted bound computed with it is one bound
 from collections.abc import Callable
 from typing import Any
 
-from zoo.infer.call import Terms, run
+from zoo.infer.call import run
+from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import check_num_particles
 
 __all__ = ["Terms", "terms"]
@@ -25,13 +26,14 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
     Args:
         model: a model of the zoo, or any Pyro program whose sites all stand in one batch plate.
         guide: a guide of the zoo, a Pyro autoguide, or any callable with the model's arguments. A site that is drawn
-            from the model's own conditional is marked `infer={"from_model": True}`: its ratio is 0 and not computed.
+            from the model's own conditional is marked `infer={"from_model": True}`: its ratio is 0 and not computed. A
+            discrete site marked `infer={"enumerate": "parallel"}` is summed out: `Terms.over_summed`.
         *args, **kwargs: the arguments of both, the batch first. `index`, the row numbers of the batch in the data set,
             is for guides with parameters for each data point; a model that does not take it is called without it.
         num_particles: K >= 1.
 
     Returns:
-        `Terms`, in nats, every entry `(K, N)`.
+        `Terms`, in nats, every entry `(K, N)`; with summed sites `(..., K, N)`.
 
     Raises:
         ValueError: the pair does not fit together, or a value is NaN, of another shape or outside its site's support;

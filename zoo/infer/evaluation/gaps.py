@@ -152,7 +152,8 @@ def _optimise(
     with held(model):
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
-            elbo = terms(model, best, x, *args, num_particles=particles, **kwargs).log_weights.mean(0)
+            found = terms(model, best, x, *args, num_particles=particles, **kwargs)
+            elbo = found.expectation(found.log_weights)
             if not elbo.isfinite().all():
                 rows = listed((~elbo.isfinite()).nonzero().flatten().tolist())
                 raise ValueError(f"gaps: at step {step} the ELBO is not finite in rows {rows}")

@@ -13,12 +13,14 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Categorical, Independent, Normal
 
 from zoo.infer.call import Call, alone
+from zoo.infer.per_datum import Terms, mean_over
 from zoo.infer.pieces import MAX_BYTES, batch_rows, pieces, with_index
 from zoo.infer.sites.programs import program
 from zoo.infer.sites.refusals import name_of
+from zoo.infer.sites.values import bare
 from zoo.parts.aside import held, seeded
 from zoo.parts.distributions import DiagonalNormal, UnitNormal
 
@@ -48,7 +50,12 @@ def kl_per_site(
     """
     with held(model, guide), seeded(seed):
         found = pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes)
-        return _kl(((rows, run.log_ratios) for rows, _, run in found), x, num_particles)
+        return _kl(((rows, _means(run)) for rows, _, run in found), x, num_particles)
+
+
+def _means(run: Terms) -> dict[str, Tensor]:
+    """log p - log q of each site, a mean over summed sites: site -> `(K, batch)`."""
+    return {name: run.over_summed(ratio) for name, ratio in run.log_ratios.items()}
 
 
 def kl_per_unit(
@@ -91,18 +98,19 @@ def _kl(runs: Iterable[tuple[slice, dict[str, Tensor]]], x: Tensor, num_particle
 
 def _ratios_by_unit(model: Any, guide: Any, *args: Any, num_particles: int, **kwargs: Any) -> dict[str, Tensor]:
     """log p - log q of each unit: site -> `(K, batch, *event)`."""
-    with alone():
-        call = Call(model, guide, args, kwargs, num_particles)
-        with call.shared():
-            q = call.record(call.guide, call.kwargs)
-            p = call.run_model(q, {name: site["value"] for name, site in q.items()})
+    with alone(), (call := Call(model, guide, args, kwargs, num_particles)).shared():
+        q = call.record(call.guide, call.kwargs)
+        p = call.run_model(q, {name: site["value"] for name, site in q.items()})
+        summed = [call.log_density(q[name]) for name in call.summed]
     ratios = {}
     for name in call.layout.latents:
-        value = q[name]["value"]
+        value, event = q[name]["value"], q[name]["fn"].event_shape
         drawn = name in call.layout.from_model
         # a site that the guide draws from the model has no ratio to speak of, not even one that rounds to zero
         ratio = torch.zeros_like(value) if drawn else _by_unit(p[name], value) - _by_unit(q[name], value)
-        ratios[name] = ratio if num_particles > 1 else ratio.unsqueeze(0)
+        flat = ratio.reshape(*ratio.shape[: ratio.dim() - len(event)], -1)
+        units = torch.stack([mean_over(summed, unit) for unit in flat.unbind(-1)], -1)
+        ratios[name] = units.reshape(num_particles, -1, *event)
     return ratios
 
 
@@ -187,7 +195,9 @@ def _site_means(guide: Callable, inputs: tuple, named: dict, num_particles: int)
         trace = poutine.trace(call).get_trace(*inputs, **named)
     for name in trace.stochastic_nodes:
         site = trace.nodes[name]
-        if site["infer"].get("is_auxiliary") or site_is_subsample(site):
+        # the mean of a class's number says nothing
+        labels = isinstance(bare(site["fn"]), Categorical)
+        if site["infer"].get("is_auxiliary") or site_is_subsample(site) or labels:
             continue
         batch = [f.dim for f in site["cond_indep_stack"] if f.size == len(inputs[0]) and f.name != "num_particles"]
         if not batch:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.infer.per_datum import Terms
 from zoo.infer.pieces import MAX_BYTES, pieces
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import listed
@@ -23,7 +24,8 @@ class LogLikelihood:
     """Importance-sampled log p(x) of some data, in nats; tensors are `(batch,)`, in float64.
 
     Attributes:
-        per_datum: log (1/K) sum_k w_k. Its expectation lies below log p(x), by about half its squared error.
+        per_datum: log (1/K) sum_k w_k, where w_k is the mean over the sites that the guide has summed out. Its
+            expectation lies below log p(x), by about half its squared error.
         per_datum_error: Monte Carlo standard error by the delta method: the relative error of the mean weight.
         elbo: mean log weight of the same draws, the evidence lower bound.
         elbo_error: Monte Carlo standard error of `elbo`.
@@ -98,33 +100,51 @@ def log_likelihood(
         >>> log_likelihood(model, guides.Amortized(model), torch.zeros(3, 784), num_particles=100).per_datum.shape
         torch.Size([3])
     """
-    # sums over particles, in logarithms, as weights of images span hundreds of nats; in float64, as the error is a
-    # small difference of two of them
-    log_sum = torch.full((len(x),), -math.inf, dtype=torch.double, device=x.device)
-    log_squares, total, squares = log_sum.clone(), torch.zeros_like(log_sum), torch.zeros_like(log_sum)
+    sums = Sums(len(x), x.device)
     with held(model, guide), seeded(seed):
         for rows, _, run in pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes):
-            log_weights = run.log_weights.double()
-            log_sum[rows] = torch.logaddexp(log_sum[rows], log_weights.logsumexp(0))
-            log_squares[rows] = torch.logaddexp(log_squares[rows], (2 * log_weights).logsumexp(0))
-            total[rows] += log_weights.sum(0)
-            squares[rows] += (log_weights**2).sum(0)
-    if log_sum.isnan().any():
-        bad = listed(log_sum.isnan().nonzero().flatten().tolist())
-        raise ValueError(f"the log weights of rows {bad} are NaN: look at these rows of x")
-    return of_sums(log_sum, log_squares, total, squares, num_particles)
+            sums.add(rows, run)
+    if sums.lost.any():
+        raise ValueError(
+            f"the log weights of rows {listed(sums.lost.nonzero().flatten().tolist())} are NaN: look at these rows of x"
+        )
+    return sums.estimates(num_particles)
 
 
-def of_sums(log_sum: Tensor, log_squares: Tensor, total: Tensor, squares: Tensor, k: int) -> LogLikelihood:
-    """The estimates from sums over k particles: log sum w, log sum w^2, sum log w, sum (log w)^2, each `(batch,)`."""
-    # one particle says nothing about its own spread
-    unbiased = k / (k - 1) if k > 1 else math.nan
-    elbo = total / k
-    # (sum w^2 / (sum w)^2 - 1/k) is the squared relative error of the mean weight. Equal weights make it 0 up to
-    # rounding, which may be negative: hence the clamps
-    relative_variance = ((log_squares - 2 * log_sum).exp() - 1 / k).clamp(min=0.0) * unbiased
-    elbo_variance = (squares / k - elbo**2).clamp(min=0.0) * unbiased / k
-    return LogLikelihood(log_sum - math.log(k), relative_variance.sqrt(), elbo, elbo_variance.sqrt(), k)
+class Sums:
+    """Sums over particles for each datum, from which `LogLikelihood` is made: of w, w^2, log w and (log w)^2."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        # of weights in logarithms, as weights of images span hundreds of nats; in float64, as the error is a small
+        # difference of two of the sums
+        self.log = torch.full((2, size), -math.inf, dtype=torch.double, device=device)
+        self.plain = torch.zeros_like(self.log)
+
+    def add(self, rows: slice | Tensor, run: Terms) -> None:
+        """Adds the particles of one run for some rows."""
+        # a summed site is no draw, so that each particle has one weight and one ELBO
+        log_weights = run.log_over_summed(run.log_weights).double()
+        elbo = run.over_summed(run.log_weights).double()
+        for power in (1, 2):
+            self.log[power - 1, rows] = torch.logaddexp(self.log[power - 1, rows], (power * log_weights).logsumexp(0))
+            self.plain[power - 1, rows] += (elbo**power).sum(0)
+
+    @property
+    def lost(self) -> Tensor:
+        """True where the sums are NaN, `(batch,)`."""
+        return self.log.isnan().any(0) | self.plain.isnan().any(0)
+
+    def estimates(self, k: int) -> LogLikelihood:
+        """The estimates from k particles of each datum."""
+        (log_sum, log_squares), (total, squares) = self.log, self.plain
+        # one particle says nothing about its own spread
+        unbiased = k / (k - 1) if k > 1 else math.nan
+        elbo = total / k
+        # (sum w^2 / (sum w)^2 - 1/k) is the squared relative error of the mean weight. Equal weights make it 0 up to
+        # rounding, which may be negative: hence the clamps
+        relative_variance = ((log_squares - 2 * log_sum).exp() - 1 / k).clamp(min=0.0) * unbiased
+        elbo_variance = (squares / k - elbo**2).clamp(min=0.0) * unbiased / k
+        return LogLikelihood(log_sum - math.log(k), relative_variance.sqrt(), elbo, elbo_variance.sqrt(), k)
 
 
 def bits_per_dim(nats: float | Tensor, data_dim: int, *, levels: int | None = None) -> float | Tensor:

@@ -22,10 +22,11 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from zoo.infer.call import Terms
+from zoo.infer.call import Purpose, run
 from zoo.infer.carry import after, after_first_frame, keyword
-from zoo.infer.evaluation.likelihood import of_sums, pooled_error, standard_error
+from zoo.infer.evaluation.likelihood import Sums, pooled_error, standard_error
 from zoo.infer.pair import look_at
+from zoo.infer.per_datum import Terms
 from zoo.infer.pieces import bytes_of
 from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded, streams_kept
@@ -181,9 +182,7 @@ def sequence_log_likelihood(
                          f"{streams=}")  # fmt: skip
     observed = checked(x, u, mask, first)
     seen = observed_frames(x, observed)
-    # log sum w, log sum w^2, sum log w, sum (log w)^2, as `of_sums` reads them
-    sums = torch.zeros(4, len(x), dtype=torch.double, device=x.device)
-    sums[:2] = -torch.inf
+    sums = Sums(len(x), x.device)
     carry = None
     with torch.no_grad(), held(model, guide), seeded(seed):
         for rows, T in in_batches(model, guide, seen, streams or batch_size, in_order=bool(streams)):
@@ -191,19 +190,16 @@ def sequence_log_likelihood(
             carry = _begin(model, None if first is None else first[rows], carry, len(rows))
             # an error names the row by its place in x, not in the batch
             look_at(model, guide, args, keyword(carry), rows)
-            for log_weights in _weights(model, guide, args, carry, num_particles, max_bytes):
-                sums[0, rows] = torch.logaddexp(sums[0, rows], log_weights.logsumexp(0))
-                sums[1, rows] = torch.logaddexp(sums[1, rows], (2 * log_weights).logsumexp(0))
-                sums[2, rows] += log_weights.sum(0)
-                sums[3, rows] += log_weights.square().sum(0)
+            for run_of_some in _runs(model, guide, args, carry, num_particles, max_bytes):
+                sums.add(rows, run_of_some)
             if streams:
                 # one draw of its own: a mean over particles of states is no state that the model could be in
-                latents = terms(model, guide, *args, **keyword(carry)).latents
+                latents = run(model, guide, args, keyword(carry), 1, Purpose(sample_all=True)).latents
                 carry = after(model, latents, args, carry, len(rows))
             else:
                 carry = None
-    refuse_nan_weights(sums.isnan().any(0))
-    found = of_sums(sums[0], sums[1], sums[2], sums[3], num_particles)
+    refuse_nan_weights(sums.lost)
+    found = sums.estimates(num_particles)
     convention = ", ".join([
         "first frame given and not scored" if first is not None else "first frame scored",
         f"state carried from sequence i to i + {streams}" if streams else "each sequence from its own start",
@@ -252,21 +248,21 @@ def mask_of(lengths: Tensor, T: int) -> Tensor:
     return torch.arange(T, device=lengths.device) < lengths.unsqueeze(-1)
 
 
-def _weights(
+def _runs(
     model: Callable, guide: Callable, args: tuple, carry: Any, num_particles: int, max_bytes: int
-) -> Iterator[Tensor]:
-    """The log weights `(k, batch)` of all particles, in pieces of about `max_bytes`, in float64."""
+) -> Iterator[Terms]:
+    """The terms of all particles, in pieces of about `max_bytes`."""
 
-    def run(count: int) -> Terms:
+    def some(count: int) -> Terms:
         return terms(model, guide, *args, num_particles=count, **keyword(carry))
 
     # neither run may shift the random stream; the first one checks the pair, which takes more memory, so two
     with streams_kept():
-        run(1)
-        each = bytes_of(lambda: run(1))
+        some(1)
+        each = bytes_of(lambda: some(1))
     piece = max(1, min(num_particles, max_bytes // max(each, 1)))
     for done in range(0, num_particles, piece):
-        yield run(min(piece, num_particles - done)).log_weights.double()
+        yield some(min(piece, num_particles - done))
 
 
 def _begin(model: Any, first: Tensor | None, carry: Any, count: int) -> Any:

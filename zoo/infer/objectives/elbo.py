@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.path import sticking as sticking_the_landing
+from zoo.infer.per_datum import Terms
 
 
 class ELBO(Objective):
@@ -30,4 +30,4 @@ class ELBO(Objective):
         self.path = sticking_the_landing if sticking else None
 
     def bound(self, terms: Terms) -> Tensor:
-        return terms.log_weights.mean(0)
+        return terms.expectation(terms.log_weights)

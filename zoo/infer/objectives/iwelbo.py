@@ -1,17 +1,18 @@
 """The importance-weighted bound."""
 
-import math
-
-import torch
 from torch import Tensor
 
-from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.path import doubly
+from zoo.infer.per_datum import Terms
 
 
 class IWELBO(Objective):
     """E_q[log (1/K) sum_k w_k], the importance-weighted bound of IWAE (Burda et al. 2016).
+
+    A summed site y stands inside the logarithm, log (1/K) sum_k sum_y q(y | ...) w_ky, where q(y | ...) cancels: the
+    bound lies above the ELBO at K = 1 already, and q(y | ...) gets no gradient. Training a guide with parameters for
+    q(y | ...) is therefore refused, but inside `SemiSupervised`, where labels train them.
 
     Args:
         num_particles: K >= 1; the bound rises to log p(x) with K.
@@ -28,8 +29,8 @@ class IWELBO(Objective):
         if gradient not in ("iwae", "doubly"):
             raise ValueError(f'IWELBO: gradient must be "iwae" or "doubly", got {gradient!r}')
         self.gradient = gradient
+        self.cancels_summed = True
         self.path = doubly if gradient == "doubly" else None
 
     def bound(self, terms: Terms) -> Tensor:
-        # the weights span hundreds of nats, so that exp of most of them is 0 or inf: logsumexp takes out the largest
-        return torch.logsumexp(terms.log_weights, 0) - math.log(self.num_particles)
+        return terms.log_expectation(terms.log_weights)

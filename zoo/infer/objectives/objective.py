@@ -10,8 +10,9 @@ import torch
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
-from zoo.infer.call import Terms, run
+from zoo.infer.call import Purpose, run
 from zoo.infer.closed_form import closed_form
+from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import check_num_particles
 
 
@@ -23,6 +24,8 @@ class Objective(pyro.infer.ELBO):
     Attributes:
         analytic_kl: True if minus the closed-form KL takes the place of log p - log q.
         point_mass: True if the guide gives points, as `MAP` wants them, and no densities.
+        score: True if the bound differentiates `Terms.log_score`, so that sites without a reparameterised sample serve.
+        cancels_summed: True if log q of summed sites cancels in the bound, so that no gradient trains it.
         quantity: the value in words, for printing.
         path: runs the pair for a gradient that is not the plain one (`zoo.infer.path.sticking`, `doubly`); None for
             plain differentiation. It works by hooks and frozen parameters, which a captured graph does not hold.
@@ -30,6 +33,8 @@ class Objective(pyro.infer.ELBO):
 
     analytic_kl = False
     point_mass = False
+    score = False
+    cancels_summed = False
     quantity = "bound"
     path: Callable[..., Terms] | None = None
 
@@ -39,7 +44,7 @@ class Objective(pyro.infer.ELBO):
 
     @abstractmethod
     def bound(self, terms: Terms) -> Tensor:
-        """The bound for each datum in nats, `(N,)`, from terms `(K, N)`."""
+        """The bound for each datum in nats, `(N,)`, from terms `(K, N)`; with summed sites `(..., K, N)`."""
 
     def advance(self) -> None:
         """A hook, called once before each gradient evaluation."""
@@ -69,14 +74,22 @@ class Objective(pyro.infer.ELBO):
         return loss.item()
 
     def _loss(self, model: Callable, guide: Callable, args: tuple, kwargs: dict, *, registered: bool) -> Tensor:
-        pair, training = (model, guide, args, kwargs, self.num_particles), torch.is_grad_enabled()
-        if self.analytic_kl:
-            found = closed_form(*pair, differentiable=training, registered=registered)
-        elif training and self.path is not None:
-            found = self.path(*pair, registered=registered)
-        else:
-            found = run(*pair, point_mass=self.point_mass, differentiable=training, registered=registered)
-        return -self.bound(found).sum()
+        training = torch.is_grad_enabled()
+        purpose = Purpose(
+            differentiable=training,
+            score=self.score,
+            point_mass=self.point_mass,
+            cancels_summed=self.cancels_summed,
+            registered=registered,
+        )
+        terms_of = closed_form if self.analytic_kl else self.path if training and self.path is not None else run
+        bound = self.bound(terms_of(model, guide, args, kwargs, self.num_particles, purpose))
+        if bound.dim() != 1:
+            raise ValueError(
+                f"{type(self).__name__}.bound: expected (N,), got {tuple(bound.shape)}. With a summed site terms are "
+                "(..., K, N): take terms.expectation(...) and terms.log_expectation(...) in place of means over axis 0"
+            )
+        return -bound.sum()
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Any:
         # abstract in Pyro's class, and called by its own losses alone

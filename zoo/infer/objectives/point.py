@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective
+from zoo.infer.per_datum import Terms
 
 
 class MAP(Objective):
@@ -21,4 +21,4 @@ class MAP(Objective):
         super().__init__(1)
 
     def bound(self, terms: Terms) -> Tensor:
-        return terms.log_weights.mean(0)
+        return terms.expectation(terms.log_weights)

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from zoo.infer.call import Terms
 from zoo.infer.objectives.objective import Objective
+from zoo.infer.per_datum import Terms
 
 
 class RenyiELBO(Objective):
@@ -26,18 +26,26 @@ class RenyiELBO(Objective):
         if math.isnan(alpha):
             raise ValueError("RenyiELBO: alpha is NaN")
         self.alpha = float(alpha)
+        # at alpha = 0 it is the IWELBO; at any other, q(y | ...) of a summed site enters as its power alpha
+        self.cancels_summed = alpha == 0
 
     def bound(self, terms: Terms) -> Tensor:
         log_weights, power = terms.log_weights, 1 - self.alpha
         if power == 0:
-            return log_weights.mean(0)
+            return terms.expectation(log_weights)
         if math.isinf(power):
+            for name in terms.summed:
+                raise ValueError(
+                    f"site {name!r}: summed out, and RenyiELBO with alpha = {self.alpha} takes the extreme weight: "
+                    "that of a value which q rules out. Take a finite alpha"
+                )
             return log_weights.amax(0) if power > 0 else log_weights.amin(0)
-        mean = log_weights.mean(0)
+        mean = terms.expectation(log_weights)
         exponents = power * (log_weights - mean)
-        far = (torch.logsumexp(exponents, 0) - math.log(self.num_particles)) / power
+        far = terms.log_expectation(exponents) / power
         # As alpha nears 1 the exponents near 0, the logarithm of their mean cancels to rounding noise, and the division
         # by the small power blows that up. expm1 and log1p keep the digits; they need exponents of moderate size, and
         # the clamp keeps the branch that is not taken from an infinite gradient.
-        near = torch.log1p(torch.expm1(exponents.clamp(-1, 1)).mean(0)) / power
-        return mean + torch.where(exponents.abs().amax(0) < 1, near, far)
+        near = torch.log1p(terms.expectation(torch.expm1(exponents.clamp(-1, 1)))) / power
+        is_far = terms.expectation((exponents.detach().abs() >= 1).to(exponents))
+        return mean + torch.where(is_far == 0, near, far)

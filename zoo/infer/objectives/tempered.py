@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from zoo.infer.call import Terms
 from zoo.infer.objectives.elbo import ELBO
 from zoo.infer.objectives.iwelbo import IWELBO
 from zoo.infer.objectives.objective import Objective
+from zoo.infer.per_datum import Terms
 
 Weight = float | Callable[[int], float]
 
@@ -28,7 +28,8 @@ class Tempered(Objective):
             and restores it.
         free_bits: nats per latent site (a sequence's whole z is one) below which its KL costs nothing; a number for all
             sites, or a mapping from site to number.
-            Each draw's log ratio is compared, as in BIVA's code; with `analytic_kl` it is the KL itself.
+            Each draw's log ratio is compared, as in BIVA's code; with `analytic_kl` it is the KL itself, as it is of a
+            summed site.
         batch_mean: compare the batch's mean KL with `free_bits` (IAF, Kingma et al. 2016) rather than each datum's
             (BIVA).
 
@@ -63,6 +64,9 @@ class Tempered(Objective):
         self.objective, self.kl_weight, self.free_bits, self.batch_mean = objective, kl_weight, free_bits, batch_mean
         self.analytic_kl, self.path = objective.analytic_kl, objective.path
         self.point_mass, self.quantity = objective.point_mass, objective.quantity
+        self.score = objective.score
+        # a weight that stays away from 1 leaves some of log q in the bound
+        self.cancels_summed = objective.cancels_summed and (not isinstance(kl_weight, float | int) or kl_weight == 1)
         self.step = 0
         # a tensor that `advance` changes in place: a captured graph reads it, and so follows the schedule
         self.weight = torch.empty(len(kl_weight) if isinstance(kl_weight, Mapping) else ())
@@ -107,7 +111,10 @@ class Tempered(Objective):
         for name, ratio in terms.log_ratios.items():
             free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
             if free and self.batch_mean:
-                ratio = torch.where(ratio.mean() < -free, ratio, ratio.new_tensor(-free))
+                ratio = torch.where(terms.expectation(ratio).mean() < -free, ratio, ratio.new_tensor(-free))
+            elif free and name in terms.summed:
+                # cutting the ratio of each value off would add what no KL has: their mean is the KL that is compared
+                ratio = torch.where(terms.log_ratio_of_site(name) < -free, ratio, ratio.new_tensor(-free))
             elif free:
                 ratio = ratio.clamp(max=-free)
             ratios[name] = ratio * of_site.get(name, others)

@@ -15,7 +15,8 @@ class Layout:
         auxiliary: site of the guide alone -> latent site made of it (Pyro's autoguides).
         point_masses: sites at which the guide gives a point, and no density, for a continuous latent.
         from_model: sites that the guide marks as the model's own conditional.
-        no_path: sites of the guide without a reparameterised sample -> name of their distribution.
+        summed: sites that the guide marks to be summed out, in its order.
+        no_path: drawn sites of the guide without a reparameterised sample -> name of their distribution.
         unlike: latents whose support differs between model and guide, so that each run looks at the guide's draws.
         in_order: True if the guide draws the latents in the model's order.
         statements: names of the model's own `pyro.param` statements.
@@ -29,6 +30,7 @@ class Layout:
     auxiliary: dict[str, str] = field(default_factory=dict)
     point_masses: tuple[str, ...] = ()
     from_model: frozenset[str] = frozenset()
+    summed: tuple[str, ...] = ()
     no_path: dict[str, str] = field(default_factory=dict)
     unlike: frozenset[str] = frozenset()
     in_order: bool = True

@@ -7,6 +7,7 @@ only the resulting `Layout`.
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import pyro
@@ -18,7 +19,8 @@ from zoo.infer.sites import sets
 from zoo.infer.sites.auxiliary import check_auxiliary
 from zoo.infer.sites.layout import Layout
 from zoo.infer.sites.programs import Programs
-from zoo.infer.sites.refusals import FirstRow, check_site, name_of, refuse_nan_draws, refuse_value
+from zoo.infer.sites.refusals import FirstRow, check_front, check_site, name_of, refuse_nan_draws, refuse_value
+from zoo.infer.sites.summed import AllValues, summed_sites
 from zoo.infer.sites.supports import same_support
 from zoo.infer.sites.values import doubtful
 
@@ -96,6 +98,7 @@ def _layout(
     for name, site in everywhere:
         check_site(name, site)
     latents = [n for n, s in scored.items() if not s["is_observed"]]
+    summed = summed_sites(drawn, batch)
     return Layout(
         batch_plate=batch.name,
         batch_dim=batch.dim,
@@ -105,7 +108,8 @@ def _layout(
         auxiliary=auxiliary,
         point_masses=sets.point_masses(scored, drawn, auxiliary),
         from_model=sets.from_model(scored, drawn),
-        no_path={n: name_of(s["fn"]) for n, s in drawn.items() if not s["fn"].has_rsample},
+        summed=summed,
+        no_path={n: name_of(s["fn"]) for n, s in drawn.items() if not s["fn"].has_rsample and n not in summed},
         unlike=frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support)),
         in_order=latents == [n for n in drawn if n not in auxiliary],
         statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
@@ -121,36 +125,69 @@ def _scored(sites: dict[str, Any]) -> dict[str, Any]:
     return {n: s for n, s in sites.items() if not s["infer"].get("_deterministic")}
 
 
-def check_particles(programs: Programs, layout: Layout, num_particles: int) -> None:
-    """Refuses a program that does not run, or has other shapes, with particles in front of the batch."""
+def check_axes(programs: Programs, layout: Layout, num_particles: int, *, summed: bool = False) -> None:
+    """Refuses a program that does not run, or has other shapes, with axes in front of the batch.
+
+    Args:
+        num_particles: size of the axis of particles; 1 leaves it out.
+        summed: the summed sites take all their values, which stand in front of the particles.
+    """
     model, guide, args, kwargs, model_kwargs, _ = programs
-    drawn = _several(guide, args, kwargs, nullcontext(), set(), layout, num_particles)
-    _several(model, args, model_kwargs, poutine.replay(trace=drawn), {*drawn.nodes}, layout, num_particles)
+    said = f" with {num_particles} particles" if num_particles > 1 else ""
+    advice = (
+        "Particles stand in front of the batch, (K, N, ...): networks must map the last axes and keep all others, so "
+        "flatten these before a layer that takes one batch axis, and unflatten after it"
+    )
+    values = AllValues(layout if summed else replace(layout, summed=()))
+    if summed:
+        said += f" and all values of {', '.join(map(repr, layout.summed))}" if said else (
+            f" with all values of {', '.join(map(repr, layout.summed))}, which is summed out"
+        )  # fmt: skip
+        advice = (
+            "The values of a summed site stand on an axis in front of particles and batch, (values, K, N, ...): "
+            "networks must broadcast, as zoo.parts.networks.MultiInput does in place of torch.cat"
+        )
+    view = _View(layout, num_particles, values, said, advice)
+    drawn = _viewed(guide, args, kwargs, nullcontext(), set(), view)
+    _viewed(model, args, model_kwargs, poutine.replay(trace=drawn), {*drawn.nodes}, view)
 
 
-def _several(
-    fn: Callable, args: tuple, kwargs: dict, replayed: AbstractContextManager, before: set[str], layout: Layout,
-    num_particles: int,
-) -> Any:  # fmt: skip
-    """The trace of one program with particles.
+@dataclass(frozen=True)
+class _View:
+    """The axes in front of the batch in one run of a pair, and words for its errors."""
+
+    layout: Layout
+    num_particles: int
+    values: AllValues
+    said: str
+    advice: str
+
+
+def _viewed(
+    fn: Callable, args: tuple, kwargs: dict, replayed: AbstractContextManager, before: set[str], view: _View
+) -> Any:
+    """The trace of one program with axes in front of the batch.
 
     Args:
         replayed: the handler under which it runs.
         before: the nodes of the program that has run before it.
     """
-    several = f" with {num_particles} particles"
-    with poutine.trace() as tracer, replayed:
+    layout, many = view.layout, view.num_particles
+    plate = pyro.plate("num_particles", many, dim=-1 - layout.nesting) if many > 1 else nullcontext()
+    with poutine.trace() as tracer, replayed, view.values:
         try:
-            with pyro.plate("num_particles", num_particles, dim=-1 - layout.nesting):
+            with plate:
                 fn(*args, **kwargs)
         except Exception as error:
             reached = before | {*tracer.trace.nodes}
             name = next((n for n in layout.order if n not in reached), layout.order[-1])
             raise ValueError(
-                f"site {name!r}{several}: the program fails on the way to it ({type(error).__name__}: {error}). "
-                "Particles stand in front of the batch, (K, N, ...): networks must map the last axes and keep all "
-                "others, so flatten these before a layer that takes one batch axis, and unflatten after it"
+                f"site {name!r}{view.said}: the program fails on the way to it ({type(error).__name__}: {error}). "
+                f"{view.advice}"
             ) from error
     for name, site in _scored(_sites(tracer.trace)).items():
-        check_site(name, site, several)
+        if view.values.front:
+            check_front(name, site, (*view.values.front, many), view.said)
+        else:
+            check_site(name, site, view.said)
     return tracer.trace

@@ -105,6 +105,24 @@ def check_site(name: str, site: Any, several: str = "") -> None:
         raise ValueError(f"site {name!r}{several}: expected values of shape {tuple(expected)}, got {found}")
 
 
+def check_front(name: str, site: Any, front: tuple[int, ...], said: str) -> None:
+    """Refuses a site whose distribution has other axes than those in front of the batch and its plates.
+
+    Args:
+        front: sizes of the axes of summed sites and particles, each of which a distribution may lack or have as 1.
+        said: words for the error.
+    """
+    plates = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles"}
+    own = tuple(plates.get(d, 1) for d in range(min(plates), 0))
+    found, expected = tuple(site["fn"].batch_shape), (*front, *own)
+    fits = found[len(found) - len(own) :] == own and len(found) <= len(expected)
+    if not fits or any(size not in (1, most) for size, most in zip(reversed(found), reversed(expected), strict=False)):
+        raise ValueError(
+            f"site {name!r}{said}: batch shape {found} does not match the values, particles and plates {expected}; "
+            "networks must keep leading axes as they are, as zoo.parts.networks.MultiInput does"
+        )
+
+
 def refuse_purpose(layout: Layout, point_mass: bool) -> None:
     """Refuses a guide of densities where an objective wants points, and the reverse.
 

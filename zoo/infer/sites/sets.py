@@ -69,12 +69,10 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def check_drawn(drawn: dict[str, Any]) -> None:
-    """Refuses sites of a guide that are observed or enumerated, whatever the model."""
+    """Refuses sites of a guide that are observed, whatever the model."""
     for name, site in drawn.items():
         if site["is_observed"]:
             raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
-        if site["infer"].get("enumerate"):
-            raise ValueError(f"site {name!r}: enumerated in the guide, not summed out here: use TraceEnum_ELBO")
 
 
 def check_together(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
@@ -104,8 +102,8 @@ def check_together(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, s
     for name in latents - drawn.keys():
         if stated[name]["infer"].get("enumerate"):
             raise ValueError(
-                f"site {name!r}: enumerated in the model. These objectives do not sum a site out: use TraceEnum_ELBO, "
-                "the model's own log_prob, or a guide that samples it (guides.Exact)"
+                f"site {name!r}: enumerated in the model. These objectives sum out the sites that the guide marks: "
+                'sample it there with infer={"enumerate": "parallel"} (guides.Exact), or use TraceEnum_ELBO'
             )
         raise ValueError(
             f"site {name!r}: a latent site of the model that the guide does not sample; it samples {sorted(drawn)}"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.infer import carry as carried
-from zoo.infer.call import run
+from zoo.infer.call import Purpose, run
+from zoo.infer.owned import leaves
 from zoo.infer.pair import look_at
-from zoo.infer.path import leaves
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.batches import OwnBatches
 from zoo.infer.training.step.parts import beside
@@ -133,8 +133,8 @@ def refuse_strangers(loss: nn.Module, batcher: Batcher, found: FirstLook, seed: 
     # With a graph: the leaves of a value are the only list of parameters that does not depend on how a program has
     # come by them.
     with aside(loss, seed), torch.enable_grad():
-        point_mass = parts.objective.point_mass
-        value = run(parts.model, parts.guide, found.args, found.kwargs, 1, point_mass=point_mass).log_weights.sum()
+        purpose = Purpose(point_mass=parts.objective.point_mass)
+        value = run(parts.model, parts.guide, found.args, found.kwargs, 1, purpose).log_weights.sum()
     strangers = [list(leaf.shape) for leaf in leaves(value) if id(leaf) not in held]
     if strangers:
         raise ValueError(

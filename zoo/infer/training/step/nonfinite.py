@@ -4,13 +4,11 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from zoo.infer.call import Terms, run
+from zoo.infer.call import Call, Purpose, Sites, alone
 from zoo.infer.objectives.objective import Objective
-from zoo.infer.sites.programs import program, takes_index
+from zoo.infer.per_datum import mean_over
 from zoo.infer.training.step.parts import parts_of
 from zoo.parts.checks import listed
 from zoo.parts.trajectory import StateSpace
@@ -37,18 +35,18 @@ def culprit(loss: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], i
         return said
     # As many particles as the loss has, or the draws would be others; Pyro's own objectives have such a number too.
     num_particles = getattr(parts.objective, "num_particles", 1)
-    point_mass = isinstance(parts.objective, Objective) and parts.objective.point_mass
+    purpose = Purpose(point_mass=isinstance(parts.objective, Objective) and parts.objective.point_mass)
     # Without validation: it would raise its own error, which knows neither site nor row, at the first NaN.
-    with torch.no_grad(), pyro.validation_enabled(False):
-        found = run(parts.model, parts.guide, args, kwargs, num_particles, point_mass=point_mass)
-        if said := _in_latents(found, index):
+    with torch.no_grad(), pyro.validation_enabled(False), alone():
+        call = Call(parts.model, parts.guide, args, kwargs, num_particles, purpose)
+        q = call.record(call.guide, call.kwargs)
+        if said := _in_latents(call, q, index):
             return said
-        if found.log_weights.isfinite().all():
-            return None
-        said = _in_model(parts.model, found, args, kwargs, index) or _in_weights(found, index)
+        said = _in_densities(call, q, index)
+    if not said:
+        return None
     # A trajectory that grew without bound is the cause of any later overflow, so the message names its growth too.
-    growth = (_explosion(z) for z in found.latents.values())
-    return said + next(filter(None, growth), "")
+    return said + next(filter(None, (_explosion(call, site) for site in q.values())), "")
 
 
 def _in_arguments(args: tuple[Any, ...], index: Tensor) -> str:
@@ -63,50 +61,52 @@ def _in_arguments(args: tuple[Any, ...], index: Tensor) -> str:
     return ""
 
 
-def _in_latents(found: Terms, index: Tensor) -> str:
-    for name, z in found.latents.items():
-        wrong = ~z.isfinite().reshape(*z.shape[:2], -1).all(-1).all(0)
-        if wrong.any():
-            return f"site {name!r}: the guide samples non-finite values {data_rows(index, wrong)}{_explosion(z)}"
+def _in_latents(call: Call, q: Sites, index: Tensor) -> str:
+    for name, site in q.items():
+        value = site["value"]
+        wrong = (~value.isfinite()).reshape(*value.shape[: value.dim() - site["fn"].event_dim], -1).any(-1)
+        # added up as a density is, so that each datum's entry counts those of its particles, plates and summed values
+        count = call.per_datum({**site, "mask": None}, wrong.double()).reshape(-1, len(index)).sum(0)
+        if count.any():
+            rows = data_rows(index, count > 0)
+            return f"site {name!r}: the guide samples non-finite values {rows}{_explosion(call, site)}"
     return ""
 
 
-def _in_model(model: Any, found: Terms, args: tuple, kwargs: dict[str, Any], index: Tensor) -> str:
-    """The first site of the model whose log p is not finite, for one particle with a log weight that is not."""
-    # `Terms` holds the likelihood of all observed sites together, so the model runs again and each is scored alone.
-    bad = ~found.log_weights.isfinite()
-    particle = int(bad.any(1).nonzero()[0])
-    latents = {name: z[particle] for name, z in found.latents.items()}
-    model_kwargs = {name: value for name, value in kwargs.items() if name != "index" or takes_index(model)}
-    trace = poutine.trace(pyro.condition(program(model), data=latents)).get_trace(*args, **model_kwargs)
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or site_is_subsample(site):
+def _in_densities(call: Call, q: Sites, index: Tensor) -> str:
+    """The first site whose log p, or then whose log q, is not finite."""
+    p = call.run_model(q, {name: site["value"] for name, site in q.items()})
+    measure = {name: call.log_density(q[name]) for name in call.summed}
+    for name, log_q in measure.items():
+        # -inf is right there: a value that the guide rules out
+        if (lost := log_q.isnan().flatten(0, -2).any(0)).any():
+            return f"site {name!r}: the guide's log q is not finite {data_rows(index, lost)}"
+    total: Tensor | float = 0.0
+    for name, site in p.items():
+        if name in call.layout.from_model:
             continue
-        log_p = site["fn"].log_prob(site["value"])
-        wrong = ~log_p.isfinite()
-        if wrong.any():
-            kind, value = "latent" if name in latents else "observed", log_p[wrong].flatten()[0].item()
-            # A global latent has no axis of rows: then all rows whose weight it spoils are named.
-            rows = wrong.reshape(len(index), -1).any(-1) if wrong.numel() % len(index) == 0 else bad.any(0)
-            return f"site {name!r} ({kind}): log p is {value} {data_rows(index, rows)}"
-    return ""
+        total = total + (log_p := mean_over([*measure.values()], call.log_density(site)))
+        if (wrong := ~log_p.isfinite()).any():
+            kind, value = "observed" if site["is_observed"] else "latent", log_p[wrong][0].item()
+            return f"site {name!r} ({kind}): log p is {value} {data_rows(index, wrong.any(0))}"
+    for name in call.scored(q):
+        if call.purpose.point_mass and name in call.layout.point_masses:
+            continue
+        total = total - (log_q := mean_over([*measure.values()], call.log_density(q[name])))
+        if (wrong := ~log_q.isfinite()).any():
+            return f"site {name!r}: the guide's log q is not finite {data_rows(index, wrong.any(0))}"
+    wrong = ~torch.as_tensor(total).isfinite()
+    return f"the log weights overflow {data_rows(index, wrong.any(0))}" if wrong.any() else ""
 
 
-def _in_weights(found: Terms, index: Tensor) -> str:
-    for name, ratio in found.log_ratios.items():
-        wrong = ~ratio.isfinite().all(0)
-        if wrong.any():
-            return f"site {name!r}: the guide's log q is not finite {data_rows(index, wrong)}"
-    return f"the log weights overflow {data_rows(index, (~found.log_weights.isfinite()).any(0))}"
-
-
-def _explosion(z: Tensor) -> str:
-    """Says from which step on trajectories `(K, N, T, ...)` are larger than any data explain; empty if they are not."""
-    if z.dim() <= 3:
+def _explosion(call: Call, site: Any) -> str:
+    """Says from which step on trajectories `(T, ...)` are larger than any data explain; empty if they are not."""
+    z, event_dim = site["value"], site["fn"].event_dim
+    if event_dim < 2 or call.summed:
         # A vector for each datum, no trajectory.
         return ""
     # The largest of all particles, sequences and entries at each step.
-    size = z.abs().nan_to_num(torch.inf).transpose(0, 2).flatten(1).amax(1)
+    size = z.flatten(0, -1 - event_dim).abs().nan_to_num(torch.inf).transpose(0, 1).flatten(1).amax(1)
     far = (size > 1e6 * size[0].clamp(min=1.0)).nonzero().flatten().tolist()
     if not far:
         return ""

@@ -182,11 +182,11 @@ class Training:
         """Site -> log q - log p in nats per datum, one draw on the latest batch."""
         with aside(self.loss):
             try:
-                ratios = terms(self.parts.model, self.parts.guide, *self.args, **self.kwargs).log_ratios
+                found = terms(self.parts.model, self.parts.guide, *self.args, **self.kwargs)
             except ValueError:
                 # A pair for an objective of another kind, with enumerated sites say, has no KL for each site.
                 return {}
-            return {site: -ratio.mean().item() for site, ratio in ratios.items()}
+            return {site: -found.expectation(ratio).mean().item() for site, ratio in found.log_ratios.items()}
 
     @property
     def kl_weight(self) -> float | dict[str, float] | None:

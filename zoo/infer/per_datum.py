@@ -1,0 +1,97 @@
+"""`Terms`: the log-likelihood and the log ratios of one run for each datum, and their means under the guide.
+
+A guide may mark a discrete site y to be summed out (`infer={"enumerate": "parallel"}`). Each particle k then stands for
+all values of y at once, and the mean over the guide's draws is one under the measure
+
+    mu_k(y) = q(y | ...) / K,      sum_k sum_y mu_k(y) = 1,
+
+with less variance than if y were drawn, and with a gradient through q(y | ...) itself. Objectives are written with
+`expectation`, the mean of a quantity under this measure, and `log_expectation`, the logarithm of the mean of its
+exponential; without summed sites these are the mean and the log mean exp over the particles.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Terms(NamedTuple):
+    """Log-likelihood and log ratios of one run of a pair, in nats. K: particles, N: data points of the batch.
+
+    Each summed site has an axis for its values, left of the particles: of two, the first drawn by the guide has the
+    axis next to the particles. A quantity that does not depend on a summed site may lack its axis, or have it with
+    size 1.
+
+    Attributes:
+        log_likelihood: log p(x | z), all observed sites together, `(K, N)`; with summed sites `(..., K, N)`.
+        log_ratios: for each latent site log p - log q at the guide's sample, `(K, N)`; with summed sites `(..., K, N)`.
+        latents: the guide's samples, `(K, N, ...)`; a summed site's are its values, `(values, 1, 1, ...)`.
+        summed: for each summed site log q of its values, given what the guide has drawn before, `(..., K, N)`; in the
+            guide's order.
+        log_score: log q of the sites without a reparameterised sample, all together, `(K, N)`; None where the caller
+            did not ask for it. The score estimators of `RLOO` and `VIMCO` differentiate it.
+    """
+
+    log_likelihood: Tensor
+    log_ratios: dict[str, Tensor]
+    latents: dict[str, Tensor]
+    summed: dict[str, Tensor] = {}  # noqa: RUF012  (a NamedTuple's default, written to by nobody)
+    log_score: Tensor | None = None
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(x, z) - log q(z | x), `(K, N)`; with summed sites `(..., K, N)`."""
+        total = self.log_likelihood
+        for ratio in self.log_ratios.values():
+            total = total + ratio
+        return total
+
+    def over_summed(self, values: Tensor) -> Tensor:
+        """sum_y q(y | ...) values: the mean over the summed sites, `(K, N)`."""
+        return mean_over([*self.summed.values()], values)
+
+    def log_over_summed(self, values: Tensor) -> Tensor:
+        """log sum_y q(y | ...) exp(values), `(K, N)`."""
+        for log_q in reversed(self.summed.values()):
+            if values.dim() == log_q.dim():
+                values = (log_q + _where_possible(values, log_q)).logsumexp(0)
+        return values
+
+    def expectation(self, values: Tensor) -> Tensor:
+        """The mean of values under the guide, over summed sites and particles, `(N,)`."""
+        return self.over_summed(values).mean(0)
+
+    def log_expectation(self, values: Tensor) -> Tensor:
+        """The logarithm of the mean of exp(values) under the guide, over summed sites and particles, `(N,)`."""
+        # weights span hundreds of nats, so that exp of most of them is 0 or inf: logsumexp takes out the largest
+        values = self.log_over_summed(values)
+        return torch.logsumexp(values, 0) - math.log(len(values))
+
+    def log_ratio_of_site(self, name: str) -> Tensor:
+        """log p - log q of a site; of a summed site minus its exact KL, given what the guide has drawn before.
+
+        `(K, N)`, and with summed sites that the guide draws before it `(..., K, N)`.
+        """
+        if name not in self.summed:
+            return self.log_ratios[name]
+        return mean_over([*self.summed.values()][[*self.summed].index(name) :], self.log_ratios[name])
+
+
+def mean_over(summed: Sequence[Tensor], values: Tensor) -> Tensor:
+    """The mean of values `(..., K, N)` over summed sites, of which `summed` holds log q, as `Terms.summed` does."""
+    for log_q in reversed(summed):
+        # without the axis of this site the values do not depend on it, and its probabilities sum to 1
+        if values.dim() == log_q.dim():
+            values = (log_q.exp() * _where_possible(values, log_q)).sum(0)
+    return values
+
+
+def _where_possible(values: Tensor, log_q: Tensor) -> Tensor:
+    """The values, with 0 where q rules the value of the site out.
+
+    There log p - log q is infinite or NaN, and 0 times it would be NaN, in the sum or in its gradient.
+    """
+    return values.masked_fill(log_q == -math.inf, 0.0)
