@@ -296,17 +296,19 @@ def test_draws_of_forecasts_and_gaps_follow_those_moments():
 
 @pytest.mark.parametrize("name", MAXIMISED)
 def test_em_climbs_to_a_point_where_the_gradient_vanishes(name):
-    model, x = build(name)
-    mask = holes()
-    if name in ("diagonal", "full", "tied"):
-        model.emission.covariance = type(model.emission.covariance)(floor=0.3)
-    found = em(model, x, mask=mask, tolerance=1e-13, max_iterations=5000)
-    steps = torch.tensor(found.trajectory).diff()
-    assert (steps[: len(steps) // 2] > -1e-9).all() or name in ("diagonal", "full", "tied")
-    if name in ("poisson", "categorical"):
-        value = model.log_prob(x, mask=mask).sum()
-        gradients = torch.autograd.grad(value, list(model.parameters()))
-        assert max(g.abs().max() for g in gradients) < 1e-3
+    model, _ = build(name)
+    kind = "normal" if name in ("diagonal", "full", "tied") else name
+    if kind == "normal":
+        model.emission.covariance = type(model.emission.covariance)(floor=0.0)
+    x = {"normal": torch.randn(2, 60, D), "poisson": counts(5, 2, 60, D), "categorical": counts(4, 2, 60, D)}[kind]
+    mask = torch.rand(2, 60) < 0.8
+    found = em(model, x, mask=mask, tolerance=1e-14, max_iterations=5000)
+    assert (torch.tensor(found.trajectory).diff() > -1e-12).all()
+    value = model.log_prob(x, mask=mask).mean()
+    gradients = torch.autograd.grad(value, list(model.parameters()))
+    # a step of EM moves by about the gradient: an end within 1e-14 nats leaves about its root
+    assert max(g.abs().max() for g in gradients) < 1e-5
+    torch.testing.assert_close(value.item(), found.log_likelihood)
 
 
 def test_restarts_draw_from_torch_and_keep_the_best():
@@ -525,9 +527,6 @@ def test_bad_counts_and_emissions_without_a_closed_step_are_refused():
         em(model, x)
     with pytest.raises(ValueError, match="initialise: emission is a Sequential, which has no closed M-step"):
         em(model, x, restarts=2)
-    before = model.log_prob(x).sum()
-    model.maximum_likelihood(x[:1, :1].expand(2, 2, -1))
-    assert model.log_prob(x).sum() != before
 
 
 def test_data_that_no_path_explains_have_log_p_of_minus_infinity_and_no_posterior():

@@ -82,9 +82,9 @@ class MarkovPaths(TorchDistribution):
 class HiddenMarkov(TorchDistribution):
     """p(x_1..x_T) of the hidden Markov model, the states summed out: event `(T, data_dim)`.
 
-    Pyro's `DiscreteHMM` is this density for complete data. It has no smoother, no Viterbi path and no draws of paths;
-    masks do not reach its frames; it multiplies K x K matrices, K times the work, to save steps in time, which pays on
-    accelerators with few states; and logits of -inf make its gradient NaN.
+    Pyro's `DiscreteHMM` is this density for complete data, with a transition before the first frame. It has neither
+    smoother nor Viterbi's path nor draws of paths given x, and no mask of frames. To save steps in time it multiplies
+    K x K matrices, K times the work, and autograd keeps each of them (benchmarks/hidden_markov.py).
 
     Args:
         log_initial, log_transition: as in `zoo.parts.markov.Chain`.
