@@ -19,7 +19,15 @@ import guides
 from zoo import BIVA, DMM, HMM, LGSSM, SRNN, STORN, VAE, VRNN, Hierarchical
 from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
-from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixtureOfNormals, MixturePrior, Normal, NormalEmission
+from zoo.parts.conditionals import (
+    Categorical,
+    DiscretizedLogistic,
+    FlowPrior,
+    MixtureOfNormals,
+    MixturePrior,
+    Normal,
+    NormalEmission,
+)
 from zoo.parts.kalman import Parameters
 from zoo.ppca import PPCA
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from zoo.parts.ascent import climb
 from zoo.parts.checks import check_counts, check_frames, check_sequences, parameter_of, refuse_entries
 from zoo.parts.conditionals.emissions import Emission, MaximisedEmission
-from zoo.parts.markov import Chain, MostProbable, expect, filter, viterbi
+from zoo.parts.markov import Chain, MostProbable, StationaryStart, expect, filter, viterbi
 from zoo.parts.markov.distributions import HiddenMarkov, MarkovPaths
-from zoo.parts.markov.probabilities import Probabilities, StationaryStart
+from zoo.parts.markov.probabilities import Probabilities
 from zoo.parts.store_keys import RootModule
 from zoo.parts.trajectory import Draws
 from zoo.parts.trajectory.masks import ends, filled, observed_frames
@@ -62,7 +62,7 @@ class HMM(RootModule):
         emission: module whose call with states z gives p(x_t | z_t = z), batch shape that of z, event shape
             `(data_dim,)`: `NormalEmission`, `PoissonEmission`, `CategoricalEmission` of `zoo.parts.conditionals`, or
             your own. Without a closed M-step (`MaximisedEmission`) it is trained by gradients.
-        initial: probabilities of z_1 at first, `(K,)`, all equal by default; or `StationaryStart()`.
+        initial: probabilities of z_1 at first, `(K,)`, all equal by default; or `zoo.parts.markov.StationaryStart()`.
         transition: A at first, `(K, K)`; row j holds the probabilities of the states after j, all equal by default.
             Zeros in `initial` and `transition` stay zeros: a triangular A makes a left-to-right model.
         marginal: True sums z out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
@@ -91,6 +91,11 @@ class HMM(RootModule):
         >>> model.viterbi(counts).path[0, ::10].unique().tolist()
         [0, 1]
     """
+
+    # PyroModule gives a module's attribute any type, its annotations the type of a parameter
+    emission: Any
+    initial_probabilities: Any
+    transition_probabilities: Any
 
     def __init__(
         self,
@@ -195,7 +200,7 @@ class HMM(RootModule):
         """`num` continuations of each sequence by k frames, exact: `Draws` whose z is `(num, N, k)`."""
         check_counts(num=num)
         chain, future = self._with_future(x, k, u, mask)
-        z = MarkovPaths(chain).sample((num,)).gather(-1, future.expand(num, -1, -1))
+        z = MarkovPaths(chain).sample(torch.Size((num,))).gather(-1, future.expand(num, -1, -1))
         return Draws(z, self.emission(z).sample(), future[:, 0])
 
     @torch.no_grad()
@@ -209,7 +214,7 @@ class HMM(RootModule):
     def sample_imputation(self, x: Tensor, mask: Tensor, num: int = 1, u: None = None) -> Draws:
         """`num` draws of each sequence with its gaps filled in, exact: `Draws` whose z is `(num, N, T)`."""
         check_counts(num=num)
-        z = self.posterior(x, u, mask).sample((num,))
+        z = self.posterior(x, u, mask).sample(torch.Size((num,)))
         return Draws(z, torch.where(mask.unsqueeze(-1), x, self.emission(z).sample()), ends(x, mask).new_zeros(len(x)))
 
     # --- fitting -----------------------------------------------------------------------------------------------------

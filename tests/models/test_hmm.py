@@ -11,13 +11,14 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from scipy.stats import chi2
 from torch import nn
+from torch.distributions import transform_to
 
 import guides
 from zoo import HMM, DiagonalCovariance, FullCovariance, TiedCovariance, load_pair, save_pair
 from zoo.infer import ELBO, IWELBO, RenyiELBO, em, log_likelihood, mask_of, sequence_log_likelihood, terms
 from zoo.parts import markov
 from zoo.parts.conditionals import Bernoulli, CategoricalEmission, NormalEmission, PoissonEmission
-from zoo.parts.markov.probabilities import StationaryStart
+from zoo.parts.markov import StationaryStart
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -418,9 +419,8 @@ def test_the_casino_and_the_four_components_of_hmmlearns_examples():
     emission = NormalEmission(4, 2, covariance=FullCovariance(floor=0))
     with torch.no_grad():
         emission.means.copy_(torch.tensor([[0.0, 0.0], [0.0, 11.0], [9.0, 10.0], [11.0, -1.0]]))
-        emission.unconstrained_scale.copy_(
-            torch.distributions.transform_to(dist.constraints.lower_cholesky).inv(0.5**0.5 * torch.eye(2).expand(4, 2, 2))
-        )
+        scale = (0.5**0.5 * torch.eye(2)).expand(4, 2, 2)
+        emission.unconstrained_scale.copy_(transform_to(emission.covariance.constraint).inv(scale))
     four = HMM(4, emission, initial=torch.tensor([0.6, 0.3, 0.1, 0.0]), transition=A)
     peer = theirs("GaussianHMM", four, covariance_type="full")
     assert isinstance(peer, hmm.GaussianHMM)
@@ -503,7 +503,7 @@ def test_bad_data_are_refused_by_every_method(method):
     ):
         with pytest.raises(ValueError, match=text):
             call(bad)
-    with pytest.raises(TypeError, match="x: expected a torch.Tensor"):
+    with pytest.raises(TypeError, match=r"x: expected a torch\.Tensor"):
         call(x.tolist())
     for bad, text in (
         (mask.double(), "mask: expected torch.bool"),

@@ -112,10 +112,10 @@ class Sequences:
             )
         kept = torch.ones(len(self.frames), dtype=torch.bool)
         kept[self._starts] = False
-        own = {"stamps": self.stamps, "frame_labels": self.frame_labels}
-        rest = {name: None if value is None else value[kept] for name, value in own.items()}
+        stamps, frame_labels = (None if v is None else v[kept] for v in (self.stamps, self.frame_labels))
         first = as_floats(self.frames[self._starts])
-        return replace(self, frames=self.frames[kept], lengths=self.lengths - 1, first=first, **rest)
+        return replace(self, frames=self.frames[kept], lengths=self.lengths - 1, stamps=stamps, first=first,
+                       frame_labels=frame_labels)  # fmt: skip
 
     def shuffled(self, seed: int = 0) -> "Sequences":
         """The same sequences in a random order fixed by `seed`: do this before taking a part of an ordered set."""

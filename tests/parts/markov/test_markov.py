@@ -10,10 +10,10 @@ import torch
 from scipy.stats import chi2
 
 from zoo.parts import markov
-from zoo.parts.markov import Chain
+from zoo.parts.markov import Chain, StationaryStart
 from zoo.parts.markov.distributions import HiddenMarkov, MarkovPaths
 from zoo.parts.markov.engines import engine_for, pytorch
-from zoo.parts.markov.probabilities import Probabilities, StationaryStart
+from zoo.parts.markov.probabilities import Probabilities
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -25,7 +25,8 @@ from zoo.parts.kalman.moments import Solved, backward, forward, smoothed_mean
 
 def differentiable(problem: Problem) -> Canonical:
     """The model laid out, a function of the problem's tensors that can be differentiated once."""
-    once = Tensors._make(differentiable_once(a) if _is_wanted(a) else a for a in problem.tensors)
+    tensors = problem.tensors
+    once = Tensors._make(differentiable_once(a) if a is not None and _is_wanted(a) else a for a in tensors)
     return canonical(problem.grouping, problem.mask, once)
 
 

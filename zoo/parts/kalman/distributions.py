@@ -1,7 +1,6 @@
 """The linear-Gaussian state-space model as distributions: over the observations, and over the states given them."""
 
 import math
-from typing import Any
 
 import torch
 from pyro.distributions import MultivariateNormal, TorchDistribution, constraints, is_validation_enabled

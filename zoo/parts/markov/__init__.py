@@ -2,6 +2,7 @@
 
 from zoo.parts.markov.chain import Chain, log_joint
 from zoo.parts.markov.forward_backward import Filtered, Smoothed, filter, log_evidence, sample_paths, smoother
+from zoo.parts.markov.probabilities import StationaryStart
 from zoo.parts.markov.statistics import Expected, expect
 from zoo.parts.markov.viterbi import MostProbable, viterbi
 
@@ -11,6 +12,7 @@ __all__ = [
     "Filtered",
     "MostProbable",
     "Smoothed",
+    "StationaryStart",
     "expect",
     "filter",
     "log_evidence",
