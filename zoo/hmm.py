@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.parts.ascent import climb
 from zoo.parts.checks import check_counts, check_frames, check_sequences, parameter_of, refuse_entries
 from zoo.parts.conditionals.emissions import Emission, MaximisedEmission
-from zoo.parts.markov import Chain, MostProbable, StationaryStart, expect, filter, viterbi
+from zoo.parts.markov import Chain, MostProbable, StationaryStart, expected_counts, filter_states, viterbi
 from zoo.parts.markov.distributions import HiddenMarkov, MarkovPaths
 from zoo.parts.markov.probabilities import Probabilities
 from zoo.parts.store_keys import RootModule
@@ -190,7 +190,7 @@ class HMM(RootModule):
         """p(z) and p(x) of each of the k frames after each sequence's last observed one, exact."""
         chain, future = self._with_future(x, k, u, mask)
         # the k frames are missing ones: the filter's prediction of them is the forecast
-        found = filter(chain).log_filtered
+        found = filter_states(chain).log_filtered
         states = found.gather(1, future.unsqueeze(-1).expand(-1, -1, self.num_states)).exp()
         components = self.emission(torch.arange(self.num_states, device=x.device)).expand(states.shape)
         return HMMForecast(states, MixtureSameFamily(Categorical(states), components))
@@ -236,7 +236,7 @@ class HMM(RootModule):
             ValueError: emission or start has no closed M-step; no path explains a sequence.
         """
         self._check_maximised("e_step")
-        found = expect(self.chain(x, u, mask).double(), ends(x, mask))
+        found = expected_counts(self.chain(x, u, mask).double(), ends(x, mask))
         seen = observed_frames(x, mask)
         statistics = HMMStatistics(found.initial, found.transitions, x[seen].double(), found.smoothed[seen])
         return statistics, found.log_evidence.to(x.dtype)

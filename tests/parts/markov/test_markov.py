@@ -86,18 +86,18 @@ def test_everything_equals_the_sum_over_all_paths(engine, kind):
     evidence = log_joint.logsumexp(0)
     weights = log_joint.softmax(0)
     exactly = {"rtol": 1e-12, "atol": 1e-12}
-    torch.testing.assert_close(markov.log_joint(chain, paths.unsqueeze(1)), log_joint, **exactly)
+    torch.testing.assert_close(markov.path_log_joint(chain, paths.unsqueeze(1)), log_joint, **exactly)
     torch.testing.assert_close(markov.log_evidence(chain), evidence, **exactly)
 
     is_in = torch.stack([paths == k for k in range(STATES)], -1).double()  # (paths, T, K)
     smoothed = torch.einsum("pn,ptk->ntk", weights, is_in)
     pairs = torch.einsum("pn,ptj,ptk->ntjk", weights, is_in[:, :-1], is_in[:, 1:])
-    found = markov.smoother(chain)
+    found = markov.smooth_states(chain)
     torch.testing.assert_close(found.smoothed, smoothed, **exactly)
     torch.testing.assert_close(found.pairs, pairs, **exactly)
     torch.testing.assert_close(found.log_evidence, evidence, **exactly)
 
-    filtered = markov.filter(chain)
+    filtered = markov.filter_states(chain)
     for t in range(FRAMES):
         joint, before = all_paths(until(chain, t + 1))
         now = torch.stack([joint[before[:, -1] == k].logsumexp(0) for k in range(STATES)], -1).softmax(-1)
@@ -110,12 +110,12 @@ def test_everything_equals_the_sum_over_all_paths(engine, kind):
     assert torch.equal(best.path, paths[log_joint.argmax(0)])
 
     ends = torch.tensor([FRAMES, 3])
-    counted = markov.expect(chain, ends)
+    counted = markov.expected_counts(chain, ends)
     torch.testing.assert_close(counted.initial, smoothed[:, 0].sum(0), **exactly)
     torch.testing.assert_close(counted.transitions, pairs[0].sum(0) + pairs[1, :2].sum(0), **exactly)
     torch.testing.assert_close(counted.smoothed, smoothed, **exactly)
-    torch.testing.assert_close(markov.expect(chain).transitions, pairs.sum((0, 1)), **exactly)
-    nothing = markov.expect(chain, torch.tensor([0, 0]))
+    torch.testing.assert_close(markov.expected_counts(chain).transitions, pairs.sum((0, 1)), **exactly)
+    nothing = markov.expected_counts(chain, torch.tensor([0, 0]))
     assert nothing.initial.eq(0).all()
     assert nothing.transitions.eq(0).all()
 
@@ -155,8 +155,8 @@ def test_a_state_excluded_by_a_thousand_nats_may_be_the_only_way_on(engine):
     chain = Chain(torch.tensor([0.5, 0.5]).log(), A, scores)
     log_joint, _ = all_paths(chain)
     torch.testing.assert_close(markov.log_evidence(chain), log_joint.logsumexp(0), rtol=1e-14, atol=0.0)
-    torch.testing.assert_close(markov.smoother(chain).smoothed[0, :, 0], torch.ones(3))
-    torch.testing.assert_close(markov.expect(chain).transitions, torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(markov.smooth_states(chain).smoothed[0, :, 0], torch.ones(3))
+    torch.testing.assert_close(markov.expected_counts(chain).transitions, torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
     assert torch.equal(markov.viterbi(chain).path, torch.zeros(1, 3, dtype=torch.long))
 
 
@@ -174,7 +174,7 @@ def test_a_sequence_without_a_path_is_minus_infinity_and_leaves_the_others_alone
     torch.testing.assert_close(found[1], expected[1])
     torch.testing.assert_close(found[2][1:], expected[2])
     assert found[2][0].eq(0).all()
-    for compute in (markov.smoother, markov.expect, markov.sample_paths):
+    for compute in (markov.smooth_states, markov.expected_counts, markov.sample_paths):
         with pytest.raises(ValueError, match=r"x: sequences 0 have probability 0"):
             compute(lost)
 
@@ -182,14 +182,16 @@ def test_a_sequence_without_a_path_is_minus_infinity_and_leaves_the_others_alone
 def test_one_frame_and_further_leading_axes(engine):
     one = a_chain(frames=1)
     torch.testing.assert_close(markov.log_evidence(one), (one.log_initial + one.log_emission[:, 0]).logsumexp(-1))
-    assert markov.smoother(one).pairs.shape == (2, 0, STATES, STATES)
-    assert markov.expect(one).transitions.eq(0).all()
+    assert markov.smooth_states(one).pairs.shape == (2, 0, STATES, STATES)
+    assert markov.expected_counts(one).transitions.eq(0).all()
     assert torch.equal(markov.viterbi(one).path, (one.log_initial + one.log_emission).argmax(-1))
     many = a_chain("full", 4, 2)
     each = [many._replace(log_emission=scores) for scores in many.log_emission]
     torch.testing.assert_close(markov.log_evidence(many), torch.stack([markov.log_evidence(c) for c in each]))
     assert torch.equal(markov.viterbi(many).path, torch.stack([markov.viterbi(c).path for c in each]))
-    torch.testing.assert_close(markov.smoother(many).pairs, torch.stack([markov.smoother(c).pairs for c in each]))
+    torch.testing.assert_close(
+        markov.smooth_states(many).pairs, torch.stack([markov.smooth_states(c).pairs for c in each])
+    )
 
 
 @pytest.mark.parametrize("posterior", [True, False])
@@ -229,9 +231,9 @@ def test_float32_stays_right_over_ten_thousand_frames(name, monkeypatch):
     grads = [torch.autograd.grad(v.sum(), i) for v, i in zip(values, inputs, strict=True)]
     torch.testing.assert_close(grads[1][2].double(), grads[0][2], rtol=0.0, atol=2e-5)
     torch.testing.assert_close(grads[1][1].double(), grads[0][1], rtol=1e-4, atol=0.0)
-    scores = [markov.log_joint(exact, markov.viterbi(chain).path) for chain in (exact, single)]
+    scores = [markov.path_log_joint(exact, markov.viterbi(chain).path) for chain in (exact, single)]
     torch.testing.assert_close(scores[1], scores[0], rtol=1e-7, atol=0.0)
-    torch.testing.assert_close(markov.smoother(single).smoothed.double(), markov.smoother(exact).smoothed,
+    torch.testing.assert_close(markov.smooth_states(single).smoothed.double(), markov.smooth_states(exact).smoothed,
                                rtol=0.0, atol=2e-5)  # fmt: skip
 
 
@@ -242,7 +244,7 @@ def test_distributions_expand_and_refuse_other_shapes():
     draws = paths.sample((7,))
     assert paths.support.check(draws).all()
     assert not paths.support.check(draws + STATES).any()
-    expected = markov.log_joint(chain, draws) - markov.log_evidence(chain)
+    expected = markov.path_log_joint(chain, draws) - markov.log_evidence(chain)
     torch.testing.assert_close(paths.expand((7, 2)).log_prob(draws), expected)
     torch.testing.assert_close(paths.expand((7, 2)).smoothed, paths.smoothed)
     assert paths.expand((2,)) is paths

@@ -26,7 +26,7 @@ class Chain(NamedTuple):
         return Chain(*(value.double() for value in self))
 
 
-def log_joint(chain: Chain, z: Tensor) -> Tensor:
+def path_log_joint(chain: Chain, z: Tensor) -> Tensor:
     """log p(z, x), nats, of paths z `(..., T)` whose leading axes broadcast with those of the chain."""
     z = z.long()
     lead = torch.broadcast_shapes(z.shape[:-1], chain.log_emission.shape[:-2])

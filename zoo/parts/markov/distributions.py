@@ -8,8 +8,8 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
 from zoo.parts.distributions.expanded import expanded
-from zoo.parts.markov.chain import Chain, log_joint
-from zoo.parts.markov.forward_backward import Smoothed, log_evidence, sample_paths, smoother
+from zoo.parts.markov.chain import Chain, path_log_joint
+from zoo.parts.markov.forward_backward import SmoothedStates, log_evidence, sample_paths, smooth_states
 from zoo.parts.markov.viterbi import viterbi
 
 
@@ -32,7 +32,7 @@ class MarkovPaths(TorchDistribution):
         self.chain = chain
         # the smoother's result, shared with the distributions that `expand` makes: filtered, smoothed and pairs would
         # run the recursions once each. It belongs to this value of x and of the parameters and ends with them
-        self._moments: list[Smoothed] = []
+        self._moments: list[SmoothedStates] = []
         scores = chain.log_emission
         super().__init__(scores.shape[:-2], scores.shape[-2:-1], validate_args=False)
 
@@ -53,14 +53,14 @@ class MarkovPaths(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if value.shape[-1:] != self._event_shape:
             raise ValueError(f"z: expected shape (..., {self._event_shape[0]}), got {tuple(value.shape)}")
-        score = log_joint(self.chain, value) - log_evidence(self.chain)
+        score = path_log_joint(self.chain, value) - log_evidence(self.chain)
         return score.expand(torch.broadcast_shapes(score.shape, self._batch_shape))
 
     @property
-    def moments(self) -> Smoothed:
-        """The result of `zoo.parts.markov.smoother`: probabilities of states and of neighbouring pairs."""
+    def moments(self) -> SmoothedStates:
+        """The result of `zoo.parts.markov.smooth_states`: probabilities of states and of neighbouring pairs."""
         if not self._moments:
-            self._moments.append(smoother(self.chain))
+            self._moments.append(smooth_states(self.chain))
         return self._moments[0]
 
     @property

@@ -16,8 +16,8 @@ from zoo.parts.markov.chain import Chain
 from zoo.parts.markov.engines import engine_for
 
 
-class Filtered(NamedTuple):
-    """The result of `filter`.
+class FilteredStates(NamedTuple):
+    """The result of `filter_states`.
 
     Attributes:
         log_filtered: log p(z_t = k | x_{1:t}), `(..., T, K)`.
@@ -28,8 +28,8 @@ class Filtered(NamedTuple):
     log_increments: Tensor
 
 
-class Smoothed(NamedTuple):
-    """The result of `smoother`.
+class SmoothedStates(NamedTuple):
+    """The result of `smooth_states`.
 
     Attributes:
         filtered: p(z_t = k | x_{1:t}), `(..., T, K)`.
@@ -54,16 +54,16 @@ def log_evidence(chain: Chain) -> Tensor:
 
 
 @torch.no_grad()
-def filter(chain: Chain) -> Filtered:
+def filter_states(chain: Chain) -> FilteredStates:
     """Runs the forward recursion; without gradients."""
     shape, flat = chain.log_emission.shape, _flat(chain.log_emission)
     found = engine_for(flat.device).forward(chain.log_initial, chain.log_transition, flat)
     log_filtered, increments = (value.to(flat.dtype) for value in found)
-    return Filtered(log_filtered.reshape(shape), increments.reshape(shape[:-1]))
+    return FilteredStates(log_filtered.reshape(shape), increments.reshape(shape[:-1]))
 
 
 @torch.no_grad()
-def smoother(chain: Chain) -> Smoothed:
+def smooth_states(chain: Chain) -> SmoothedStates:
     """Runs both recursions; without gradients.
 
     Raises:
@@ -73,7 +73,7 @@ def smoother(chain: Chain) -> Smoothed:
     filtered, increments, messages = both_ways(chain)
     later = (flat + messages)[:, 1:].unsqueeze(-2)
     joint = (filtered[:, :-1].unsqueeze(-1) + chain.log_transition + later).flatten(-2).softmax(-1)
-    return Smoothed(
+    return SmoothedStates(
         filtered.exp().to(flat.dtype).reshape(shape),
         (filtered + messages).softmax(-1).to(flat.dtype).reshape(shape),
         joint.to(flat.dtype).reshape(*shape[:-2], shape[-2] - 1, shape[-1], shape[-1]),
@@ -85,7 +85,7 @@ def both_ways(chain: Chain) -> tuple[Tensor, Tensor, Tensor]:
     """The engine's filter, increments and messages, with one batch axis.
 
     Raises:
-        ValueError: as `smoother`.
+        ValueError: as `smooth_states`.
     """
     flat = _flat(chain.log_emission)
     engine = engine_for(flat.device)
@@ -111,9 +111,9 @@ def sample_paths(chain: Chain, sample_shape: Size = Size()) -> Tensor:  # noqa: 
     """Draws of whole paths from p(z | x), `(*sample_shape, ..., T)`: filtering forward, sampling backward.
 
     Raises:
-        ValueError: as `smoother`.
+        ValueError: as `smooth_states`.
     """
-    filtered = filter(chain).log_filtered
+    filtered = filter_states(chain).log_filtered
     refuse_impossible(filtered)
     # the largest of log p + Gumbel noise is a draw: all the noise of a path is drawn in one call
     uniform = torch.rand(Size(sample_shape) + filtered.shape, dtype=filtered.dtype, device=filtered.device)

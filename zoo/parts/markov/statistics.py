@@ -1,4 +1,4 @@
-"""Expected statistics of a hidden Markov chain: the E-step of Baum and Welch."""
+"""ExpectedCounts statistics of a hidden Markov chain: the E-step of Baum and Welch."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ from zoo.parts.markov.engines import engine_for
 from zoo.parts.markov.forward_backward import both_ways
 
 
-class Expected(NamedTuple):
-    """The result of `expect`.
+class ExpectedCounts(NamedTuple):
+    """The result of `expected_counts`.
 
     Attributes:
         initial: expected number of sequences that start in state k, `(K,)`.
@@ -27,15 +27,15 @@ class Expected(NamedTuple):
 
 
 @torch.no_grad()
-def expect(chain: Chain, ends: Tensor | None = None) -> Expected:
-    """Expected counts of starts and steps, given all of x.
+def expected_counts(chain: Chain, ends: Tensor | None = None) -> ExpectedCounts:
+    """ExpectedCounts counts of starts and steps, given all of x.
 
     Args:
         chain: with scores `(N, T, K)`.
         ends: frames up to each sequence's last observed one, `(N,)`; steps into later frames are not counted. None: T.
 
     Raises:
-        ValueError: as `smoother`.
+        ValueError: as `smooth_states`.
     """
     scores = chain.log_emission
     filtered, increments, messages = both_ways(chain)
@@ -47,4 +47,4 @@ def expect(chain: Chain, ends: Tensor | None = None) -> Expected:
     engine = engine_for(scores.device)
     transitions = engine.pairs(filtered, chain.log_transition, scores, messages, counted[:, 1:])
     initial = (counted[:, :1] * smoothed[:, 0]).sum(0)
-    return Expected(initial, transitions, smoothed, increments.sum(-1))
+    return ExpectedCounts(initial, transitions, smoothed, increments.sum(-1))

@@ -52,103 +52,109 @@ def _add_product(logs, matrix, log_matrix, weights, out):
         out[i] = largest + np.log(total) if total > SAFE else _log_sum(log_matrix[i], logs)
 
 
+@inlined
+def _normalise(values, total):
+    """Takes the total off the values; an impossible frame has -inf in both, and their difference would be NaN."""
+    if total != -np.inf:
+        for k in range(values.shape[0]):
+            values[k] -= total
+
+
 @compiled
 def _forward(initial, transition, scores, filtered, increments):
-    N, T, K = scores.shape
+    K = scores.shape[2]
     # transposed, so that the inner loop reads neighbours
     log_matrix = np.ascontiguousarray(transition.T)
     matrix, weights, none = np.exp(log_matrix), np.empty(K), np.zeros(K)
-    for n in range(N):
-        for t in range(T):
+    for n in range(scores.shape[0]):
+        for t in range(scores.shape[1]):
             now = filtered[n, t]
             if t == 0:
                 now[:] = initial
             else:
                 _add_product(filtered[n, t - 1], matrix, log_matrix, weights, now)
-            for k in range(K):
-                now[k] += scores[n, t, k]
-            total = _log_sum(now, none)
-            increments[n, t] = total
-            if total != -np.inf:
-                for k in range(K):
-                    now[k] -= total
+            now += scores[n, t]
+            increments[n, t] = _log_sum(now, none)
+            _normalise(now, increments[n, t])
 
 
 @compiled
 def _backward(transition, scores, messages):
-    N, T, K = scores.shape
+    T, K = scores.shape[1:]
     matrix, weights, later = np.exp(transition), np.empty(K), np.empty(K)
-    for n in range(N):
+    for n in range(scores.shape[0]):
         messages[n, T - 1] = 0.0
         for t in range(T - 2, -1, -1):
-            for k in range(K):
-                later[k] = scores[n, t + 1, k] + messages[n, t + 1, k]
+            later[:] = scores[n, t + 1]
+            later += messages[n, t + 1]
             _add_product(later, matrix, transition, weights, messages[n, t])
-            largest = _largest(messages[n, t])
-            if largest != -np.inf:
-                for k in range(K):
-                    messages[n, t, k] -= largest
+            _normalise(messages[n, t], _largest(messages[n, t]))
+
+
+@inlined
+def _add_pairs(before, matrix, later, weight, room, out):
+    """Adds the step's probabilities to out, times the weight. Returns False, and adds none, where they underflow."""
+    left, right = room
+    largest, total = _largest(later), 0.0
+    for k in range(left.shape[0]):
+        left[k], right[k] = np.exp(before[k]), np.exp(later[k] - largest)
+    for j in range(left.shape[0]):
+        for k in range(left.shape[0]):
+            total += left[j] * matrix[j, k] * right[k]
+    if not total > SAFE:
+        return False
+    for j in range(left.shape[0]):
+        factor = weight / total * left[j]
+        for k in range(left.shape[0]):
+            out[j, k] += factor * matrix[j, k] * right[k]
+    return True
 
 
 @inlined
 def _add_pairs_by_logs(before, transition, later, weight, out):
-    """The step of `_pairs` where probabilities underflow."""
-    largest = -np.inf
-    for j in range(before.shape[0]):
-        for k in range(before.shape[0]):
-            largest = max(largest, before[j] + transition[j, k] + later[k])
-    total = 0.0
-    for j in range(before.shape[0]):
-        for k in range(before.shape[0]):
-            total += np.exp(before[j] + transition[j, k] + later[k] - largest)
-    for j in range(before.shape[0]):
-        for k in range(before.shape[0]):
-            out[j, k] += weight / total * np.exp(before[j] + transition[j, k] + later[k] - largest)
+    """The same from logarithms."""
+    logs = before.reshape(-1, 1) + transition + later
+    largest = logs.max()
+    total = np.exp(logs - largest).sum()
+    out += weight / total * np.exp(logs - largest)
 
 
 @compiled
 def _pairs(filtered, transition, scores, messages, weight, out):
-    N, T, K = scores.shape
-    matrix, left, right, later = np.exp(transition), np.empty(K), np.empty(K), np.empty(K)
-    for n in range(N):
-        for t in range(T - 1):
+    K = scores.shape[2]
+    matrix, room, later = np.exp(transition), (np.empty(K), np.empty(K)), np.empty(K)
+    for n in range(scores.shape[0]):
+        for t in range(scores.shape[1] - 1):
             # also a sequence of probability zero, which has no posterior
             if weight[n, t] == 0.0:
                 continue
-            before = filtered[n, t]
-            for k in range(K):
-                later[k] = scores[n, t + 1, k] + messages[n, t + 1, k]
-            largest = _largest(later)
-            total = 0.0
-            for k in range(K):
-                left[k], right[k] = np.exp(before[k]), np.exp(later[k] - largest)
-            for j in range(K):
-                for k in range(K):
-                    total += left[j] * matrix[j, k] * right[k]
-            if total > SAFE:
-                for j in range(K):
-                    factor = weight[n, t] / total * left[j]
-                    for k in range(K):
-                        out[j, k] += factor * matrix[j, k] * right[k]
-            else:
-                _add_pairs_by_logs(before, transition, later, weight[n, t], out)
+            later[:] = scores[n, t + 1]
+            later += messages[n, t + 1]
+            if not _add_pairs(filtered[n, t], matrix, later, weight[n, t], room, out):
+                _add_pairs_by_logs(filtered[n, t], transition, later, weight[n, t], out)
+
+
+@inlined
+def _best_step(best, transition, after, came_from):
+    """after_k = max_j best_j + transition_jk, and the j of each."""
+    for k in range(after.shape[0]):
+        after[k], came_from[k] = -np.inf, 0
+        for j in range(best.shape[0]):
+            if best[j] + transition[j, k] > after[k]:
+                after[k], came_from[k] = best[j] + transition[j, k], j
 
 
 @compiled
 def _viterbi(initial, transition, scores, path):
-    N, T, K = scores.shape
+    T, K = scores.shape[1:]
     came_from = np.empty((T, K), np.int32)
     best, after = np.empty(K), np.empty(K)
-    for n in range(N):
+    for n in range(scores.shape[0]):
         best[:] = initial + scores[n, 0]
         for t in range(1, T):
-            for k in range(K):
-                after[k], came_from[t, k] = -np.inf, 0
-                for j in range(K):
-                    if best[j] + transition[j, k] > after[k]:
-                        after[k], came_from[t, k] = best[j] + transition[j, k], j
-                after[k] += scores[n, t, k]
+            _best_step(best, transition, after, came_from[t])
             best[:] = after
+            best += scores[n, t]
         path[n, T - 1] = np.argmax(best)
         for t in range(T - 1, 0, -1):
             path[n, t - 1] = came_from[t, path[n, t]]
