@@ -194,6 +194,24 @@ def test_one_frame_and_further_leading_axes(engine):
     )
 
 
+@pytest.mark.parametrize("frames", [128, 131, 400])
+@every_kind
+def test_long_sequences_in_blocks_equal_those_frame_by_frame(kind, frames):
+    chain = a_chain(kind, frames=frames)
+    arguments = chain.log_initial, chain.log_transition, chain.log_emission
+    assert pytorch._block_length(chain.log_emission) < frames
+    for ours, plain in zip(pytorch.forward(*arguments), pytorch._filter(*arguments), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-11, atol=1e-11)
+    expected = pytorch._messages(torch.zeros(2, STATES), *arguments[1:])
+    torch.testing.assert_close(pytorch.backward(*arguments[1:]), expected, rtol=1e-11, atol=1e-11)
+    lost = chain.log_emission.clone()
+    lost[0, 70] = -torch.inf
+    filtered, increments = pytorch.forward(*arguments[:2], lost)
+    assert (filtered[0, 70:] == -torch.inf).all()
+    assert increments[0].sum() == -torch.inf
+    assert not pytorch.backward(chain.log_transition, lost).isnan().any()
+
+
 @pytest.mark.parametrize("posterior", [True, False])
 def test_draws_have_the_frequencies_of_the_paths(posterior):
     """Chi-square over all 27 paths; this test fails by chance once in a million runs for correct draws."""
