@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
 from scipy.stats import chi2
+from tiers import thorough_but
 from torch import nn
 from torch.distributions import transform_to
 
@@ -95,7 +96,7 @@ def by_paths(model, x):
 # --- the density -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EMISSIONS)
+@pytest.mark.parametrize("name", thorough_but(("diagonal", "poisson", "categorical", "embedded"), EMISSIONS))
 def test_log_p_is_the_sum_over_all_paths_for_every_emission(name):
     model, x = build(name)
     joint = torch.stack([by_paths(model, row) for row in x])
@@ -295,7 +296,7 @@ def test_draws_of_forecasts_and_gaps_follow_those_moments():
 # --- EM --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MAXIMISED)
+@pytest.mark.parametrize("name", thorough_but(("diagonal", "tied"), MAXIMISED))
 def test_em_climbs_to_a_point_where_the_gradient_vanishes(name):
     model, _ = build(name)
     kind = "normal" if name in ("diagonal", "full", "tied") else name
@@ -431,6 +432,7 @@ def test_the_casino_and_the_four_components_of_hmmlearns_examples():
     assert (four.viterbi(x).path[0].numpy() == states).mean() > 0.99
 
 
+@pytest.mark.thorough
 def test_the_earthquakes_of_zucchini_and_macdonald():
     """Their stationary models of two and three states, -log L 342.3183 and 329.4603, in Zucchini & MacDonald's book."""
     x = EARTHQUAKES.double().reshape(1, -1, 1)
