@@ -67,7 +67,7 @@ def inside(module, packages):
 # --- arrows ----------------------------------------------------------------------------------------------------------
 
 PARTS = ["zoo.parts"]
-PAIR = [*PARTS, "zoo.infer.sites", "zoo.infer.pair", "zoo.infer.store"]
+PAIR = [*PARTS, "zoo.infer.sites", "zoo.infer.pair", "zoo.infer.store", "zoo.infer.owned", "zoo.infer.per_datum"]
 TERMS = [*PAIR, "zoo.infer.call", "zoo.infer.terms"]
 PATH = [*TERMS, "zoo.infer.path", "zoo.infer.closed_form"]
 OBJECTIVES = [*PATH, "zoo.infer.objectives", "zoo.infer.pieces", "zoo.infer.carry"]

@@ -9,6 +9,7 @@ of the gradient is exact. `doubly` weights the gradients at the copies, for whic
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
@@ -39,16 +40,16 @@ def sticking(
         if not _has_own(call):
             return plainly(call)
         own = own_parameters(model, guide)
-        return _scored_at_copies(call, lambda site: site["value"].view_as(site["value"]), own, call.layout.statements)
+        return _scored_at_copies(call, _view, own, call.layout.statements)
 
 
 def doubly(
     model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose
 ) -> Terms:
-    """The terms of a pair whose gradient at each copy is weighted by w_k / sum_j w_j (Tucker et al. 2019).
+    """The terms of a pair whose gradient of a draw's parameters is weighted by w_k / sum_j w_j (Tucker et al. 2019).
 
-    With a summed site y each weight is that of a particle and a value, q(y | ...) w_ky / sum_jy' q(y' | ...) w_jy', and
-    a copy that serves several values takes the sum of theirs.
+    With a summed site y a weight is that of a particle and a value, q(y | ...) w_ky / sum_jy' q(y' | ...) w_jy', and a
+    draw that serves several values takes the sum of theirs.
 
     Args:
         model, guide, args, kwargs, num_particles, purpose: as in `zoo.infer.call.run`. For a guide without parameters
@@ -57,30 +58,90 @@ def doubly(
     Raises:
         ValueError: as `sticking`.
     """
-    # the weights are known when all copies have been scored; the hooks that use them run later still, in backward
-    weights: list[Tensor] = []
-
-    def copy(site: Any) -> Tensor:
-        z, event_dim = site["value"].view_as(site["value"]), site["fn"].event_dim
-
-        def weighted(g: Tensor) -> Tensor:
-            # plates inside the batch plate, and then the event, stand right of the batch
-            inner = call.layout.nesting - 1
-            own = weights[0].sum_to_size(g.shape[: g.dim() - event_dim - inner])
-            return g * own.reshape(*own.shape, *(1,) * (inner + event_dim))
-
-        z.register_hook(weighted)
-        return z
-
     with alone():
         call = Call(model, guide, args, kwargs, num_particles, purpose)
         if call.layout.from_model or not _has_own(call):
             return plainly(call)
         every = [p for m in (model, guide) if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad]
-        found = _scored_at_copies(call, copy, every, (), frozen_measure=True)
-        log_weights = sum(found.summed.values(), found.log_weights).detach()
-        weights.append(log_weights.flatten(0, -2).softmax(0).view_as(log_weights))
+        weights = _Weights(call.layout.nesting - 1)
+        if call.summed:
+            found = _scored_at_copies(call, _view, every, (), weighted=_WeightedDraws(weights))
+        else:
+            found = _scored_at_copies(call, weights.hooked, every, (), weighted=nullcontext())
+        weights.set(sum(found.summed.values(), found.log_weights).detach())
         return found
+
+
+class _Weights:
+    """The weights w_k / sum_j w_j, which are known when all copies have been scored; backward comes later still.
+
+    Args:
+        inner: number of plates inside the batch plate.
+    """
+
+    def __init__(self, inner: int) -> None:
+        self.inner = inner
+        self.values: Tensor
+
+    def set(self, log_weights: Tensor) -> None:
+        self.values = log_weights.flatten(0, -2).softmax(0).view_as(log_weights)
+
+    def of(self, gradient: Tensor, event_dim: int) -> Tensor:
+        """The weights of a draw, to be multiplied with a gradient at its value."""
+        # plates inside the batch plate, and then the event, stand right of the batch
+        own = self.values.sum_to_size(gradient.shape[: gradient.dim() - event_dim - self.inner])
+        return own.reshape(*own.shape, *(1,) * (self.inner + event_dim))
+
+    def hooked(self, site: Any) -> Tensor:
+        """A copy of a draw at which gradients are weighted, on their way to all parameters that the draw depends on."""
+        # One weight of a particle serves all its draws, so that it does not matter where a gradient meets it.
+        z, event_dim = _view(site), site["fn"].event_dim
+        z.register_hook(lambda g: g * self.of(g, event_dim))
+        return z
+
+
+class _WeightedDraws(Messenger):
+    """A handler of the guide that weights gradients where they reach the parameters of a draw."""
+
+    # With a summed site y, a draw a that comes before y has the sum of the weights of the draws z that come after it,
+    # one for each value. A gradient at z that goes on to a, since the guide draws z given a, must then meet the weight
+    # of a and not that of z.
+    def __init__(self, weights: _Weights) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def __enter__(self) -> Any:
+        self.earlier: list[Tensor] = []
+        return super().__enter__()
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["value"].requires_grad:
+            event_dim = msg["fn"].event_dim
+            msg["value"] = _WeightedDraw.apply(self.weights, event_dim, msg["value"], *self.earlier)
+            self.earlier.append(msg["value"])
+
+
+class _WeightedDraw(torch.autograd.Function):
+    """A draw whose gradient is weighted for its own parameters, and goes on as it is to the draws that it follows."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: _Weights, event_dim: int, z: Tensor, *earlier: Tensor) -> Tensor:
+        ctx.weights, ctx.event_dim = weights, event_dim
+        ctx.save_for_backward(z, *earlier)
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,), (z, *earlier) = gradients, ctx.saved_tensors
+        own = ctx.weights.of(gradient, ctx.event_dim)
+        # z passes the weighted gradient on to the earlier draws; the rest of it is added here
+        left = (1 - own) * gradient
+        rest = torch.autograd.grad(z, earlier, left, retain_graph=True, allow_unused=True) if earlier else ()
+        return None, None, own * gradient, *rest
+
+
+def _view(site: Any) -> Tensor:
+    return site["value"].view_as(site["value"])
 
 
 def _scored_at_copies(
@@ -88,8 +149,7 @@ def _scored_at_copies(
     copy: Callable[[Any], Tensor],
     constant: list[nn.Parameter],
     shared: Iterable[str],
-    *,
-    frozen_measure: bool = False,
+    weighted: AbstractContextManager | None = None,
 ) -> Terms:
     """The terms at copies of the guide's draws.
 
@@ -97,21 +157,22 @@ def _scored_at_copies(
         copy: makes a copy of a site's value.
         constant: the parameters held constant while the guide is scored.
         shared: names of the `pyro.param` statements that are not held constant.
-        frozen_measure: the probabilities of summed sites, too, are those under constant parameters: `doubly` leaves out
-            every score of log q. Otherwise they carry the gradient of q(y | ...).
+        weighted: a handler of the guide's first run, for `doubly`. The probabilities of summed sites are then those
+            under constant parameters, as every score of log q; otherwise they carry the gradient of q(y | ...).
     """
     call.pair.fact("path", lambda: _refuse_no_path(call))
     # Each of the three runs shares calls (`once`) with itself alone: a frozen guide would lend the model constants, and
     # the model's gradient would be lost where it shares a network with the guide.
     with call.shared():
-        q = call.record(call.guide, call.kwargs)
-        measure = {} if frozen_measure else {name: call.log_density(q[name], drawn=True) for name in call.summed}
+        with weighted or nullcontext():
+            q = call.record(call.guide, call.kwargs)
+        measure = {} if weighted is not None else {name: call.log_density(q[name], drawn=True) for name in call.summed}
     values = {name: copy(site) if site["value"].requires_grad else site["value"] for name, site in q.items()}
     with Frozen(constant, shared), call.shared():
         log_q = _log_q(call, call.record(_bare_guide(call), call.kwargs, values))
     with call.shared():
         p = call.run_model(q, values)
-        return call.add_up(p, q, values, log_q, log_q if frozen_measure else measure)
+        return call.add_up(p, q, values, log_q, measure if weighted is None else log_q)
 
 
 def _bare_guide(call: Call) -> Callable:

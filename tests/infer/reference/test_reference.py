@@ -107,7 +107,8 @@ def test_log_joint_names_the_site_that_does_not_fit():
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(torch.zeros(1), 1.0).to_event(1), obs=x)
 
-    for program, message in ((discrete, "'k'.*discrete"), (outside, "'w'.*plate"), (nothing, "no latent site")):
+    none = "no continuous latent site"
+    for program, message in ((discrete, f"{none}: 'k' is discrete"), (outside, "'w'.*plate"), (nothing, none)):
         with pytest.raises(ValueError, match=message):
             hmc_reference(program, x)
 

@@ -90,7 +90,7 @@ class LogJoint:
             self.sites[name] = self._site(site["fn"])
             self.dim = self.sites[name].columns.stop
         if not self.sites:
-            said = f": {', '.join(map(repr, listed))} would be summed out" if listed else ""
+            said = f": {', '.join(map(repr, listed))} is discrete and would be summed out" if listed else ""
             raise ValueError(f"the model has no continuous latent site{said}: there is no posterior density to sample")
         frames = [f for site in trace.nodes.values() if site["type"] == "sample" for f in site["cond_indep_stack"]]
         self._nesting = max(-f.dim for f in frames if f.vectorized)
