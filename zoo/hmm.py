@@ -7,7 +7,7 @@ import pyro
 import torch
 import torch.nn.functional as F
 from pyro.distributions import Categorical, MixtureSameFamily, is_validation_enabled
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.parts.ascent import climb
 from zoo.parts.checks import check_counts, check_frames, check_sequences, parameter_of, refuse_entries
@@ -75,7 +75,7 @@ class HMM(RootModule):
     must be None.
 
     Raises:
-        TypeError: emission is not callable.
+        TypeError: emission is not callable, or probabilities are no tensor.
         ValueError: fewer than two states, probabilities of another shape, an emission for another number of states;
             by methods: as `check_sequences`, values outside the emission's support, a mask of single entries.
 
@@ -108,17 +108,14 @@ class HMM(RootModule):
     ) -> None:
         super().__init__("model")
         check_counts(2, num_states=num_states)
-        even = torch.full((num_states, num_states), 1 / num_states)
-        for name, value, shape in (("initial", initial, even.shape[1:]), ("transition", transition, even.shape)):
-            if isinstance(value, Tensor) and value.shape != shape:
-                raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
         self.num_states, self.marginal = num_states, marginal
-        self.transition_probabilities = Probabilities(even if transition is None else transition)
-        self.initial_probabilities = (
-            initial if isinstance(initial, nn.Module) else Probabilities(even[0] if initial is None else initial)
-        )
-        if not bool(self.log_initial.isfinite().all()) and isinstance(initial, nn.Module):
-            raise ValueError("initial: no stationary distribution that reaches every state; give probabilities of z_1")
+        self.transition_probabilities = _probabilities("transition", transition, (num_states, num_states))
+        if isinstance(initial, StationaryStart):
+            self.initial_probabilities = initial
+            if not bool(self.log_initial.isfinite().all()):
+                raise ValueError("initial: no stationary distribution that reaches every state; expected probabilities")
+        else:
+            self.initial_probabilities = _probabilities("initial", initial, (num_states,))
         self.emission = emission
         self.data_dim = _data_dim(emission, num_states)
 
@@ -221,10 +218,18 @@ class HMM(RootModule):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> None:
-        """Sets the parameters to a random start for EM: that of the emission, and rows of probabilities drawn anew."""
+        """Sets the parameters to a random start for EM: that of the emission, and rows of probabilities drawn anew.
+
+        Raises:
+            ValueError: emission or start has no closed M-step; fewer observed frames than states.
+        """
         self._check_maximised("initialise")
         self.check(x, u, mask)
-        self.emission.initialise(x[observed_frames(x, mask)])
+        frames = x[observed_frames(x, mask)]
+        if len(frames) < self.num_states:
+            raise ValueError(f"x: expected at least {self.num_states} observed frames, one for each state to start "
+                             f"from, got {len(frames)}")  # fmt: skip
+        self.emission.initialise(frames)
         self.initial_probabilities.initialise()
         self.transition_probabilities.initialise()
 
@@ -303,6 +308,17 @@ class HMM(RootModule):
             if not isinstance(part, kind):
                 raise ValueError(f"{method}: {name} is a {type(part).__name__}, which has no closed M-step; "
                                  "maximum_likelihood and fit take any")  # fmt: skip
+
+
+def _probabilities(name: str, start: Tensor | None, shape: tuple[int, ...]) -> Probabilities:
+    """The learned probabilities of a start; None: all equal."""
+    if start is None:
+        start = torch.full(shape, 1 / shape[-1])
+    if not isinstance(start, Tensor):
+        raise TypeError(f"{name}: expected a tensor of probabilities {shape}, got {type(start).__name__}")
+    if start.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(start.shape)}")
+    return Probabilities(start)
 
 
 def _data_dim(emission: Callable[[Tensor], Any], num_states: int) -> int:

@@ -16,7 +16,7 @@ from torch.distributions import transform_to
 
 import guides
 from zoo import HMM, DiagonalCovariance, FullCovariance, TiedCovariance, load_pair, save_pair
-from zoo.infer import ELBO, IWELBO, RenyiELBO, em, log_likelihood, mask_of, sequence_log_likelihood, terms
+from zoo.infer import ELBO, IWELBO, RenyiELBO, em, fit, log_likelihood, mask_of, sequence_log_likelihood, terms
 from zoo.parts import markov
 from zoo.parts.conditionals import Bernoulli, CategoricalEmission, NormalEmission, PoissonEmission
 from zoo.parts.markov import StationaryStart
@@ -189,8 +189,9 @@ def test_the_stationary_start_follows_the_transitions():
     assert model.transition_probabilities.logits.grad.isfinite().all()
     with pytest.raises(ValueError, match="e_step: initial is a StationaryStart, which has no closed M-step"):
         em(model, x)
-    with pytest.raises(ValueError, match="initial: no stationary distribution that reaches every state"):
-        build(initial=StationaryStart(), transition=torch.tensor([[0.5, 0.5, 0], [0, 1.0, 0], [0, 0.5, 0.5]]))
+    for A in ([[0.5, 0.5, 0], [0, 1.0, 0], [0, 0.5, 0.5]], [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]):
+        with pytest.raises(ValueError, match="initial: no stationary distribution that reaches every state"):
+            build(initial=StationaryStart(), transition=torch.tensor(A))
 
 
 # --- with guides, objectives, evaluation -----------------------------------------------------------------------------
@@ -226,6 +227,12 @@ def test_the_marginal_form_is_a_pair_without_latents(objective):
     expected = torch.autograd.grad(-model.log_prob(x, mask=holes()).sum(), list(model.parameters()))
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_graph_of_the_loss_is_refused():
+    model, x = build()
+    with pytest.raises(ValueError, match=r"compiled: log_evidence of zoo\.parts\.markov\.\w+ cannot be captured"):
+        fit(ELBO()(model, guides.Empty(model)), x, steps=1, batch_size=2, compile=True, progress=False)
 
 
 @pytest.mark.parametrize("marginal", [True, False])
@@ -467,6 +474,10 @@ def test_bad_models_are_refused():
         HMM(K, emission, initial=torch.ones(2) / 2)
     with pytest.raises(ValueError, match=r"transition: expected shape \(3, 3\), got \(3,\)"):
         HMM(K, emission, transition=torch.ones(3) / 3)
+    with pytest.raises(TypeError, match=r"transition: expected a tensor of probabilities \(3, 3\), got list"):
+        HMM(K, emission, transition=[[1 / 3] * 3] * 3)
+    with pytest.raises(TypeError, match=r"initial: expected a tensor of probabilities \(3,\), got Linear"):
+        HMM(K, emission, initial=nn.Linear(2, 3))
     with pytest.raises(ValueError, match="start: expected probabilities that sum to 1 in rows 0, 1, 2"):
         HMM(K, emission, transition=torch.ones(3, 3))
     with pytest.raises(ValueError, match="levels: expected a whole number, at least 2, got 1"):
@@ -529,6 +540,17 @@ def test_bad_counts_and_emissions_without_a_closed_step_are_refused():
         em(model, x)
     with pytest.raises(ValueError, match="initialise: emission is a Sequential, which has no closed M-step"):
         em(model, x, restarts=2)
+
+
+def test_a_start_needs_a_frame_for_each_state_and_em_takes_data_of_which_nothing_is_observed():
+    model, x = build()
+    with pytest.raises(ValueError, match=r"x: expected at least 3 observed frames, one for each state .* got 2"):
+        em(model, x[:1, :2], restarts=1)
+    before = copy.deepcopy(model.state_dict())
+    found = em(model, x, mask=torch.zeros(N, T, dtype=torch.bool))
+    assert found.log_likelihood == pytest.approx(0.0, abs=1e-12)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name])
 
 
 def test_data_that_no_path_explains_have_log_p_of_minus_infinity_and_no_posterior():

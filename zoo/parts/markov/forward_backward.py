@@ -47,8 +47,17 @@ class SmoothedStates(NamedTuple):
 def log_evidence(chain: Chain) -> Tensor:
     """log p(x), nats, `(...)`; -inf where no path explains x.
 
-    Differentiable once: a second derivative raises a RuntimeError.
+    Differentiable once.
+
+    Raises:
+        RuntimeError: a second derivative was asked for; or a graph of the loss is being captured (`fit(compile=True)`).
     """
+    # here, since it takes a while to import
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    if get_proxy_mode() is not None:
+        # numba's loops write to memory: the capture would take their result for a constant, without a gradient
+        raise RuntimeError("the recursion runs outside of torch")
     inputs = (chain.log_initial, chain.log_transition, _flat(chain.log_emission))
     return _Evidence.apply(*map(differentiable_once, inputs)).reshape(chain.log_emission.shape[:-2])
 

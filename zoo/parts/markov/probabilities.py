@@ -64,4 +64,6 @@ class StationaryStart(Recorded, nn.Module):
         A = log_transition.exp()
         # pi (I - A) = 0 and pi 1 = 1, added up: a regular system
         system = (torch.eye(len(A), dtype=A.dtype, device=A.device) - A + 1.0).T
-        return torch.linalg.solve(system, torch.ones_like(A[0])).log()
+        # without a check of values, which waits for the device; of a chain in parts pi is not unique, and the result is
+        # not finite or not positive: `HMM` looks at it once
+        return torch.linalg.solve_ex(system, torch.ones_like(A[0]))[0].log()

@@ -78,7 +78,7 @@ def _messages(last: Tensor, transition: Tensor, scores: Tensor) -> Tensor:
 def _block_length(scores: Tensor) -> int:
     """The frames of a block; T itself where the products would cost more than the dispatches that they save."""
     N, T, K = scores.shape
-    return max(2, math.isqrt(T)) if T >= 128 and N * K**3 <= 4096 else T
+    return max(2, math.isqrt(T)) if T >= 32 and N * K**3 <= 4096 else T
 
 
 def _in_blocks(scores: Tensor, length: int) -> Tensor:
