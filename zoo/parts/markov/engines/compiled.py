@@ -37,17 +37,20 @@ def _log_sum(a, b):
 
 
 @inlined
-def _add_product(logs, matrix, log_matrix, weights, out):
-    """out_i = log sum_j matrix_ij exp(logs_j); weights is room for K numbers. Returns the largest of the logs."""
+def _relative(logs, weights):
+    """Fills the weights with exp(logs - their largest), zeros where all are impossible; returns the largest."""
     largest = _largest(logs)
-    if largest == -np.inf:
-        out[:] = -np.inf
-        return
-    for j in range(logs.shape[0]):
-        weights[j] = np.exp(logs[j] - largest)
+    for k in range(logs.shape[0]):
+        weights[k] = np.exp(logs[k] - largest) if largest != -np.inf else 0.0
+    return largest
+
+
+@inlined
+def _add_product(logs, largest, weights, matrix, log_matrix, out):
+    """out_i = log sum_j matrix_ij exp(logs_j), where the weights are exp(logs - largest)."""
     for i in range(out.shape[0]):
         total = 0.0
-        for j in range(logs.shape[0]):
+        for j in range(weights.shape[0]):
             total += matrix[i, j] * weights[j]
         out[i] = largest + np.log(total) if total > SAFE else _log_sum(log_matrix[i], logs)
 
@@ -65,17 +68,23 @@ def _forward(initial, transition, scores, filtered, increments):
     K = scores.shape[2]
     # transposed, so that the inner loop reads neighbours
     log_matrix = np.ascontiguousarray(transition.T)
-    matrix, weights, none = np.exp(log_matrix), np.empty(K), np.zeros(K)
+    matrix, weights = np.exp(log_matrix), np.empty(K)
     for n in range(scores.shape[0]):
+        largest = 0.0
         for t in range(scores.shape[1]):
             now = filtered[n, t]
             if t == 0:
                 now[:] = initial
             else:
-                _add_product(filtered[n, t - 1], matrix, log_matrix, weights, now)
+                # the weights that normalised the step before serve this one too: half of the exponentials
+                _add_product(filtered[n, t - 1], largest, weights, matrix, log_matrix, now)
             now += scores[n, t]
-            increments[n, t] = _log_sum(now, none)
+            largest, sum_of_weights = _relative(now, weights), 0.0
+            for k in range(K):
+                sum_of_weights += weights[k]
+            increments[n, t] = largest + np.log(sum_of_weights)
             _normalise(now, increments[n, t])
+            largest = -np.log(sum_of_weights)
 
 
 @compiled
@@ -87,7 +96,8 @@ def _backward(transition, scores, messages):
         for t in range(T - 2, -1, -1):
             later[:] = scores[n, t + 1]
             later += messages[n, t + 1]
-            _add_product(later, matrix, transition, weights, messages[n, t])
+            largest = _relative(later, weights)
+            _add_product(later, largest, weights, matrix, transition, messages[n, t])
             _normalise(messages[n, t], _largest(messages[n, t]))
 
 
@@ -95,9 +105,9 @@ def _backward(transition, scores, messages):
 def _add_pairs(before, matrix, later, weight, room, out):
     """Adds the step's probabilities to out, times the weight. Returns False, and adds none, where they underflow."""
     left, right = room
-    largest, total = _largest(later), 0.0
-    for k in range(left.shape[0]):
-        left[k], right[k] = np.exp(before[k]), np.exp(later[k] - largest)
+    _relative(before, left)
+    _relative(later, right)
+    total = 0.0
     for j in range(left.shape[0]):
         for k in range(left.shape[0]):
             total += left[j] * matrix[j, k] * right[k]
