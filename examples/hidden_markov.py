@@ -52,7 +52,8 @@ def criteria(models: dict[int, HMM], x: Tensor, mask: Tensor, per_state: int) ->
     for K, model in models.items():
         log_p, free = model.log_prob(x, mask=mask).sum().item(), K * K - 1 + K * per_state
         found[K] = (log_p, 2 * free - 2 * log_p, free * math.log(int(mask.sum())) - 2 * log_p)
-        print("{:3d} states  log L {:11.2f}  AIC {:11.2f}  BIC {:11.2f}".format(K, *found[K]))
+        kind = type(model.emission).__name__
+        print("{:15} {:3d} states  log L {:11.2f}  AIC {:11.2f}  BIC {:11.2f}".format(kind, K, *found[K]))
     return found
 
 
@@ -77,7 +78,6 @@ def main(restarts: int = 5, ahead: int = 10, exercises: tuple[int, ...] = (8, 12
 
     x, years = torch.tensor(EARTHQUAKES).double().reshape(1, -1, 1), range(1900, 1900 + len(EARTHQUAKES))
     seen = torch.ones(1, len(EARTHQUAKES), dtype=torch.bool)
-    print("earthquakes")
     models = fitted(PoissonEmission, (2, 3, 4, 5), x, seen, restarts)
     found = criteria(models, x, seen, 1)
     best = models[min(found, key=lambda K: found[K][2])]
@@ -93,7 +93,6 @@ def main(restarts: int = 5, ahead: int = 10, exercises: tuple[int, ...] = (8, 12
 
     trials = load("mocap6").train
     x, mask, labels = trials.values.double(), trials.mask, trials.frame_labels
-    print("exercises")
     models = fitted(lambda K, D: NormalEmission(K, D, covariance=FullCovariance(floor=1e-2)), exercises, x, mask, 2)
     found = criteria(models, x, mask, x.shape[-1] * (x.shape[-1] + 3) // 2)
     best = models[min(found, key=lambda K: found[K][2])]
@@ -102,10 +101,10 @@ def main(restarts: int = 5, ahead: int = 10, exercises: tuple[int, ...] = (8, 12
     meant = table.argmax(1)[path]
     print(f"{best.num_states} states stand for the exercise of {(meant == labels).double().mean():.1%} of the frames")
     shown, colours = slice(0, int(trials.lengths[0])), colormaps["tab20"]
-    for row, strip in enumerate((path, meant, labels)):
-        palette = "prism" if row == 0 else "tab20"
-        below.imshow(strip[None, shown], aspect="auto", cmap=palette, vmin=0, vmax=(best.num_states, 20, 20)[row],
-                     extent=(0, shown.stop / 10, -row - 0.95, -row), interpolation="nearest")  # fmt: skip
+    strips = ((path, "prism", best.num_states), (meant, "tab20", 20), (labels, "tab20", 20))
+    for row, (strip, palette, most) in enumerate(strips):
+        place = (0, shown.stop / 10, -row - 0.95, -row)
+        below.imshow(strip[None, shown].numpy(), aspect="auto", cmap=palette, vmin=0, vmax=most, extent=place)
     for k in labels[shown].unique():
         below.plot([], [], "s", color=colours(int(k) / 20), label=EXERCISES[k])
     below.set(xlabel="seconds of the first trial", ylim=(-3, 0), yticks=(-0.5, -1.5, -2.5),
