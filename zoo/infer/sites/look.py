@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import pyro.poutine as poutine
+from pyro.distributions import Delta
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from zoo.infer.sites.programs import Programs
 from zoo.infer.sites.refusals import FirstRow, check_front, check_site, name_of, refuse_nan_draws, refuse_value
 from zoo.infer.sites.summed import AllValues, summed_sites
 from zoo.infer.sites.supports import same_support
-from zoo.infer.sites.values import doubtful
+from zoo.infer.sites.values import bare, doubtful
 
 
 @runtime_checkable
@@ -111,14 +112,15 @@ def _layout(
         summed=summed,
         no_path={n: name_of(s["fn"]) for n, s in drawn.items() if not s["fn"].has_rsample and n not in summed},
         unlike=frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support)),
-        mixed=frozenset(n for n in latents if _discrete(scored[n]) != _discrete(drawn[n])),
+        mixed=frozenset(n for n in latents if _mixed(scored[n]["fn"], drawn[n]["fn"])),
         in_order=latents == [n for n in drawn if n not in auxiliary],
         statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
     )
 
 
-def _discrete(site: Any) -> bool:
-    return site["fn"].support.is_discrete
+def _mixed(p: Any, q: Any) -> bool:
+    """Tells whether one of two distributions has probabilities and the other a density; a point has neither."""
+    return not isinstance(bare(q), Delta) and p.support.is_discrete != q.support.is_discrete
 
 
 def _sites(trace: Any) -> dict[str, Any]:
