@@ -2,8 +2,8 @@
 
 Each takes 40 CPU minutes at most, a small part of the papers' training. 1,000 training images with labels are held out:
 the first minutes of draw 0 chose sizes and KL weights by them, and they chose no epoch; no test image chose anything.
-The pair is that of the last step, averaged over steps: `fit` would choose an epoch by its loss, which says little of the
-error.
+The pair is that of the last step, averaged over steps: `fit` would choose an epoch by its loss, which says little of
+the error.
 """
 
 import math
@@ -210,7 +210,7 @@ def elbo(model: Any, guide: Any, splits: Splits) -> float:
 
 FACTS = {
     "data": "mnist, 100 labels, dynamic bits",
-    "held_out": "1,000 training images with labels: chose sizes and KL weights by the first minutes of draw 0, no epoch",
+    "held_out": "1,000 training images with labels: chose sizes and KL weights in the first minutes of draw 0",
 }
 
 
