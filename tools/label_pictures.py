@@ -17,6 +17,7 @@ from hierarchy_pictures import store
 from label_tables import BASELINE, by_system, classifiers
 from matplotlib.figure import Figure
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from rows.pictures import mnist
 from rows.place import cache
 from torch import Tensor
@@ -35,19 +36,26 @@ def style_site(model: Any) -> str:
     return "z_2" if hasattr(model, "m2") else "z"
 
 
-def analogies(model: Any, guide: Any, x: Tensor, y: Tensor, seed: int = 0) -> Tensor:
+class Means(Messenger):
+    """A handler that gives every site that has no value yet the mean of its density."""
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        if message["value"] is None:
+            message["value"], message["done"] = message["fn"].mean, True
+
+
+def analogies(model: Any, guide: Any, x: Tensor, y: Tensor) -> Tensor:
     """The mean image of each class with the style of each x: `(N, C, data_dim)`.
 
-    The style is the mean of the guide's density of z given x and its class. Latents between z and x are drawn.
+    The style is the guide's mean of z given x and its class; what stands between z and x is at its mean, too.
     """
-    site = style_site(model)
-    classes = torch.arange(model.num_classes)
-    with aside(guide, seed), aside(model):
-        style = poutine.trace(guide.forward).get_trace(x, y).nodes[site]["fn"].mean
+    site, classes = style_site(model), torch.arange(model.num_classes)
+    with aside(guide), aside(model), torch.no_grad(), Means():
+        style = poutine.trace(guide.forward).get_trace(x, y).nodes[site]["value"]
         given = {"y": classes.repeat(len(x)), site: style.repeat_interleave(len(classes), 0)}
         program = poutine.condition(poutine.uncondition(model.forward), given)
-        drawn = poutine.trace(program).get_trace(x.new_zeros(len(given["y"]), model.data_dim))
-    return drawn.nodes["x"]["fn"].mean.unflatten(0, (len(x), len(classes)))
+        images = poutine.trace(program).get_trace(x.new_zeros(len(given["y"]), model.data_dim)).nodes["x"]["value"]
+    return images.unflatten(0, (len(x), len(classes)))
 
 
 def analogy_rows(name: str, model: Any, guide: Any, images: Split) -> dict[str, Tensor]:
@@ -85,7 +93,8 @@ def errors(systems: Mapping[str, list[dict[str, Any]]], baseline: Sequence[float
         ax.axhline(100 * sum(baseline) / len(baseline), color="0.4", linestyle="--", label=BASELINE)
     ax.set(xlabel="CPU minutes", ylabel="validation error, %", yscale="log")
     # by itself a logarithmic axis writes 3 x 10^0
-    ticks = [1, 2, 3, 5, 10, 20, 30, 50, 90]
+    bottom, top = ax.get_ylim()
+    ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 30, 50, 90) if bottom <= tick <= top]
     ax.set_yticks(ticks, [str(tick) for tick in ticks])
     ax.minorticks_off()
     ax.spines[["top", "right"]].set_visible(False)

@@ -11,9 +11,9 @@ from sklearn.svm import SVC
 import guides
 from zoo import ADGM, M2
 from zoo.data import Binarized, PartlyLabelled, load
-from zoo.infer import ELBO, SemiSupervised, Tempered, classification_error, fit
+from zoo.infer import ELBO, SemiSupervised, classification_error, fit
 
-HIDDEN, LATENT, STEPS = (128,), 10, 5000
+HIDDEN, LATENT, STEPS = (128,), 10, 4000
 
 
 def m2():
@@ -35,19 +35,20 @@ def trained(build, rows, steps, objective):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("build", "styles"), [(m2, ["z"]), (sdgm, ["z", "a"])])
-def test_unlabelled_digits_teach_what_a_hundred_labels_do_not(build, styles):
+@pytest.mark.parametrize("build", [m2, sdgm])
+def test_unlabelled_digits_teach_what_a_hundred_labels_do_not(build):
     digits = load("digits")
     rows = PartlyLabelled(Binarized(digits.train, labels=True), num_labels=100, seed=0)
-    few, test = digits.train[rows.labelled], digits.test
+    few = digits.train[rows.labelled]
+    # both held-out splits, since nothing is chosen by either: 597 images, of which a per cent is six
+    images = torch.cat([digits.valid.images, digits.test.images])
+    labels = torch.cat([digits.valid.labels, digits.test.labels])
     logistic = LogisticRegression(max_iter=1000).fit(few.images.numpy(), few.labels.numpy())
-    of_labels_alone = 1 - logistic.score(test.images.numpy(), test.labels.numpy())
-    # a style that costs little tells the class as well, and unlabelled data teach the classifier nothing
-    dear = Tempered(ELBO(), kl_weight=dict.fromkeys(styles, lambda step: max(1.0, 4.0 - step / 1000)))
-    _, guide = trained(build, rows, STEPS, SemiSupervised(dear, 20.0))
-    found = classification_error(guide, test.images, test.labels, seed=1)
-    print(build.__name__, found, of_labels_alone, len(test))
-    assert found <= 0.75 * of_labels_alone
+    of_labels_alone = 1 - logistic.score(images.numpy(), labels.numpy())
+    _, guide = trained(build, rows, STEPS, SemiSupervised(ELBO(), 20.0))
+    found = classification_error(guide, images, labels, seed=1)
+    print(build.__name__, found, of_labels_alone, len(labels))
+    assert found <= 0.85 * of_labels_alone
 
 
 @pytest.mark.slow
