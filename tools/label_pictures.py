@@ -18,6 +18,7 @@ from label_tables import BASELINE, by_system, classifiers
 from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from rows.pictures import mnist
 from rows.place import cache
 from torch import Tensor
@@ -40,7 +41,8 @@ class Means(Messenger):
     """A handler that gives every site that has no value yet the mean of its density."""
 
     def _pyro_sample(self, message: dict[str, Any]) -> None:
-        if message["value"] is None:
+        # a plate is a site too, and has no mean
+        if message["value"] is None and not site_is_subsample(message):
             message["value"], message["done"] = message["fn"].mean, True
 
 

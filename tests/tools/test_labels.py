@@ -69,7 +69,7 @@ def test_rows_are_three_draws_of_each_system():
 @needs_files
 @pytest.mark.thorough
 def test_draws_keep_ten_labels_of_each_class_and_hold_out_the_rest():
-    first, second = labels.few_labels(0), labels.few_labels(1)
+    first, second = labels.few_labels(0, 100), labels.few_labels(1, 10)
     assert (len(first.train), len(first.test.valid), len(first.test.test)) == (59_000, 1000, 10_000)
     assert first.train.labels[first.train.labelled].bincount().tolist() == [10] * 10
     assert (first.train.labels >= 0).sum() == 100

@@ -55,10 +55,10 @@ def images() -> tuple[Split, Held]:
     return train[:-HELD_OUT], Held(train[-HELD_OUT:], test)
 
 
-def few_labels(draw: int) -> Splits:
-    """59,000 training images as fresh bits, of which 100 keep their labels; half of each batch has labels."""
+def few_labels(draw: int, per_batch: int) -> Splits:
+    """59,000 training images as fresh bits, of which 100 keep their labels, and some of these are in each batch."""
     train, held = images()
-    return Splits(PartlyLabelled(Binarized(train, labels=True), NUM_LABELS, draw), None, held)
+    return Splits(PartlyLabelled(Binarized(train, labels=True), NUM_LABELS, draw, per_batch=per_batch), None, held)
 
 
 def no_labels() -> Splits:
@@ -88,23 +88,21 @@ class Fall:
         return max(1.0, 4.0 - 3.0 * step / self.steps)
 
 
-def semi_supervised(model: nn.Module, guide: nn.Module, styles: Sequence[str], steps: int) -> nn.Module:
+def dear_style(model: nn.Module, guide: nn.Module, styles: Sequence[str], steps: int, alpha: float) -> nn.Module:
     """The loss of a training of so many steps; `styles`: the latents through which x could tell its class to itself.
 
     Where a style costs no more than a class it carries the class as well, and unlabelled images teach the classifier
     nothing. So it costs more until the classes are found, for half of the training.
     """
-    bound = Tempered(ELBO(), kl_weight=dict.fromkeys(styles, Fall(steps // 2)))
-    # alpha of the code of Maaloe et al., whose batches are half labelled as well
-    return SemiSupervised(bound, alpha=50.0)(model, guide)
+    return SemiSupervised(Tempered(ELBO(), kl_weight=dict.fromkeys(styles, Fall(steps // 2))), alpha)(model, guide)
 
 
-def m2(splits: Splits, *, steps: int) -> nn.Module:
+def m2(splits: Splits, *, steps: int, alpha: float) -> nn.Module:
     model = M2(784, 20, 10, (300,), likelihood=partial(Bernoulli, mean=mean_of(splits)))
-    return semi_supervised(model, guides.Labelled(model, hidden=(300,)), ["z"], steps)
+    return dear_style(model, guides.Labelled(model, hidden=(300,)), ["z"], steps, alpha)
 
 
-def m1m2(splits: Splits, *, steps: int) -> nn.Module:
+def m1m2(splits: Splits, *, alpha: float) -> nn.Module:
     """The loss of M2 over draws of z_1 from the trained M1, whose parameters stay as they are.
 
     It is the bound of the whole pair: log p(x | z_1) and log q(z_1 | x) are numbers to M2, so the gradient is that of
@@ -116,14 +114,15 @@ def m1m2(splits: Splits, *, steps: int) -> nn.Module:
     model = M1M2(vae.requires_grad_(False), of_z_1, kept=kept)
     labelled = guides.Labelled(of_z_1, hidden=(300,), activation=nn.Softplus)
     guide = guides.StackedLabelled(model, encoder.requires_grad_(False), labelled)
-    return semi_supervised(model, guide, ["z_2"], steps)
+    # z_2 carries next to nothing here, and need not cost more
+    return SemiSupervised(ELBO(), alpha)(model, guide)
 
 
-def adgm(splits: Splits, *, skip: bool, steps: int) -> nn.Module:
+def adgm(splits: Splits, *, skip: bool, steps: int, alpha: float) -> nn.Module:
     """The loss of ADGM; with `skip` of SDGM, in which x depends on a, too."""
     hidden = (300, 300)
     model = ADGM(784, 20, 10, hidden, skip, likelihood=partial(Bernoulli, mean=mean_of(splits)))
-    return semi_supervised(model, guides.Auxiliary(model, hidden=hidden), ["z", "a"] if skip else ["z"], steps)
+    return dear_style(model, guides.Auxiliary(model, hidden=hidden), ["z", "a"] if skip else ["z"], steps, alpha)
 
 
 @torch.no_grad()
@@ -214,7 +213,8 @@ FACTS = {
 }
 
 
-def rows(word: str, system: str, build: Callable[..., nn.Module], *, steps: int, **rest: Any) -> list[Row]:
+def rows(word: str, system: str, build: Callable[..., nn.Module], *, steps: int, per_batch: int,
+         **rest: Any) -> list[Row]:  # fmt: skip
     """A row for each draw of the labels, which is the seed of the training as well."""
     options: dict[str, Any] = {
         "evaluate": evaluate, "look": look, "every": 1, "figure": "test_error", "unit": "share of the test images",
@@ -223,18 +223,26 @@ def rows(word: str, system: str, build: Callable[..., nn.Module], *, steps: int,
         "settings": {"average": 0.999},
     }  # fmt: skip
     return [
-        Row(name=f"mnist-100-{word}-{draw}", system=system, data=partial(few_labels, draw),
-            build=partial(build, steps=steps), steps=steps, seed=draw, facts=FACTS | {"draw": draw}, **options | rest)
+        Row(name=f"mnist-100-{word}-{draw}", system=system, data=partial(few_labels, draw, per_batch), build=build,
+            steps=steps, seed=draw, facts=FACTS | {"draw": draw}, **options | rest)
         for draw in DRAWS
     ]  # fmt: skip
+
+
+def dear(word: str, system: str, build: Callable[..., nn.Module], *, steps: int) -> list[Row]:
+    """Rows whose style costs more at first; batches are half labelled, with alpha, as in the code of Maaloe et al."""
+    return rows(word, system, partial(build, steps=steps, alpha=50.0), steps=steps, per_batch=100)
 
 
 ROWS = [
     Row(name=M1, system="VAE + Amortized", data=no_labels, build=m1, evaluate=evaluate_m1, steps=60_000, minutes=40,
         figure="elbo", check=("elbo", elbo), batch_size=200, optimizer=ADAM, schedule=partial(cosine, last=1e-5),
         facts=FACTS),
-    *rows("m2", "M2 + Labelled", m2, steps=45_000),
-    *rows("m1m2", "M1M2 + StackedLabelled", m1m2, steps=60_000, after=M1, evaluate=evaluate_m1m2),
-    *rows("sdgm", "ADGM(skip=True) + Auxiliary (SDGM)", partial(adgm, skip=True), steps=22_000),
-    *rows("adgm", "ADGM + Auxiliary", partial(adgm, skip=False), steps=22_000),
+    *dear("m2", "M2 + Labelled", m2, steps=45_000),
+    # ten labels in a batch of 200, where Kingma's weight of log q(y | x) is alpha = 1.9: with half of the batch labelled
+    # the error on the images held out fell by far less in the first minutes
+    *rows("m1m2", "M1M2 + StackedLabelled", partial(m1m2, alpha=5.0), steps=42_000, per_batch=10, after=M1,
+          evaluate=evaluate_m1m2),
+    *dear("sdgm", "ADGM(skip=True) + Auxiliary (SDGM)", partial(adgm, skip=True), steps=22_000),
+    *dear("adgm", "ADGM + Auxiliary", partial(adgm, skip=False), steps=22_000),
 ]  # fmt: skip
