@@ -239,8 +239,8 @@ ROWS = [
         figure="elbo", check=("elbo", elbo), batch_size=200, optimizer=ADAM, schedule=partial(cosine, last=1e-5),
         facts=FACTS),
     *dear("m2", "M2 + Labelled", m2, steps=45_000),
-    # ten labels in a batch of 200, where Kingma's weight of log q(y | x) is alpha = 1.9: with half of the batch labelled
-    # the error on the images held out fell by far less in the first minutes
+    # ten labels in a batch of 200, where Kingma's weight of log q(y | x) is alpha = 1.9: with half of the batch
+    # labelled the error on the images held out fell by far less in the first minutes
     *rows("m1m2", "M1M2 + StackedLabelled", partial(m1m2, alpha=5.0), steps=42_000, per_batch=10, after=M1,
           evaluate=evaluate_m1m2),
     *dear("sdgm", "ADGM(skip=True) + Auxiliary (SDGM)", partial(adgm, skip=True), steps=22_000),
