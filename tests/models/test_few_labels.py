@@ -40,14 +40,13 @@ def test_unlabelled_digits_teach_what_a_hundred_labels_do_not(build):
     digits = load("digits")
     rows = PartlyLabelled(Binarized(digits.train, labels=True), num_labels=100, seed=0)
     few = digits.train[rows.labelled]
-    # both held-out splits, since nothing is chosen by either: 597 images, of which a per cent is six
+    # both held-out splits, since nothing is chosen by either: 600 images, of which a per cent is six
     images = torch.cat([digits.valid.images, digits.test.images])
     labels = torch.cat([digits.valid.labels, digits.test.labels])
     logistic = LogisticRegression(max_iter=1000).fit(few.images.numpy(), few.labels.numpy())
     of_labels_alone = 1 - logistic.score(images.numpy(), labels.numpy())
     _, guide = trained(build, rows, STEPS, SemiSupervised(ELBO(), 20.0))
     found = classification_error(guide, images, labels, seed=1)
-    print(build.__name__, found, of_labels_alone, len(labels))
     assert found <= 0.85 * of_labels_alone
 
 
@@ -61,5 +60,4 @@ def test_a_classifier_of_real_digits_reads_the_class_that_was_asked_for():
     # means, since bits of 8 x 8 pixels are hard to read even of real digits
     drawn = model.likelihood(y, latents["z"]).mean.detach()
     score = classifier.score(drawn.numpy(), y.numpy())
-    print("read", score)
     assert score >= 0.95
