@@ -9,6 +9,7 @@ from typing import Any
 
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
 from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
+from label_tables import label_pictures, labels_table
 from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
 
 # The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
@@ -232,8 +233,9 @@ PAGES = {
     "README.md": {"systems": systems_table},
     "docs/pairs.md": {"pairs": pairs_table},
     "docs/results.md": {
-        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table, "codes": codes_table,
-        "hierarchy-pictures": hierarchy_pictures, "sequences": sequences_table, "speech": speech_table,
+        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
+        "hierarchy-pictures": hierarchy_pictures, "codes": codes_table, "labels": labels_table,
+        "label-pictures": label_pictures, "sequences": sequences_table, "speech": speech_table,
     },
     "docs/speed.md": {
         "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "sequence-speed": sequence_speed_table,
