@@ -109,10 +109,10 @@ class SemiSupervised(Objective):
         if num_known == len(y):
             return [(args, kwargs)]
         if num_known == 0:
-            return [self._unlabelled(guide, args, kwargs)]
+            return [_without(y, args, kwargs)]
         labelled, others = known.nonzero()[:, 0], known.logical_not().nonzero()[:, 0]
-        return [batch_rows(args[0], args[1:], kwargs, labelled),
-                self._unlabelled(guide, *batch_rows(args[0], args[1:], kwargs, others))]  # fmt: skip
+        (x, *rest), named = _without(y, args, kwargs)
+        return [batch_rows(args[0], args[1:], kwargs, labelled), batch_rows(x, tuple(rest), named, others)]
 
     def added(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         y = self._labels(guide, args, kwargs)
@@ -131,13 +131,6 @@ class SemiSupervised(Objective):
         place = self._place(guide)
         return args[place] if place < len(args) else None
 
-    def _unlabelled(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:
-        # None, and not left out: arguments behind y keep their places
-        if self.label in kwargs:
-            return args, kwargs | {self.label: None}
-        place = self._place(guide)
-        return tuple(None if i == place else value for i, value in enumerate(args)), kwargs
-
     def _place(self, guide: Any) -> int:
         """The position of the label among the arguments of a guide."""
         program = guide.forward if isinstance(guide, nn.Module) else guide
@@ -149,3 +142,9 @@ class SemiSupervised(Objective):
                 "the argument's name as `label`"
             )
         return names.index(self.label)
+
+
+def _without(y: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:
+    """The arguments with None in place of the labels y."""
+    # None, and not left out: arguments behind y keep their places
+    return tuple(None if v is y else v for v in args), {name: None if v is y else v for name, v in kwargs.items()}
