@@ -36,6 +36,8 @@ class Amortized(Guide):
         context: size of your encoder's features; given exactly if `encoder` is.
         activation: constructor of the nonlinearity.
         site: name of the latent site in the model.
+        summed: sums z out where its values can be listed, as those of `OneHot` codes can: objectives of the zoo and
+            `pyro.infer.TraceEnum_ELBO` weigh all of them by q, and the guide draws one where it runs by itself.
 
     Sites: `z` (N, latent_dim) in `pyro.plate("data", N)`.
 
@@ -61,6 +63,7 @@ class Amortized(Guide):
         context: int | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
         site: str = "z",
+        summed: bool = False,
     ) -> None:
         super().__init__(model)
         if (encoder is None) != (context is None):
@@ -68,6 +71,8 @@ class Amortized(Guide):
         if not callable(family):
             raise TypeError(f"Amortized: family is a constructor such as guides.IAF, got {family!r}")
         self.site = site
+        # Pyro's own mark
+        self.infer = {"enumerate": "parallel"} if summed else {}
         self.encoder = mlp(model.data_dim, hidden, activation=activation) if encoder is None else encoder
         if context is None:
             context = hidden[-1] if hidden else model.data_dim
@@ -97,7 +102,7 @@ class Amortized(Guide):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with pyro.plate("data", len(x)):
-            return pyro.sample(self.site, self.posterior(x, *args, **kwargs))
+            return pyro.sample(self.site, self.posterior(x, *args, **kwargs), infer=self.infer)
 
     @torch.no_grad()
     def per_datum(self, x: Tensor, *args: Any, **kwargs: Any) -> PerDatum:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
-from zoo.parts.labels import mean_over_draws, one_hot, probabilities
+from zoo.parts.labels import mean_over_draws, one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
 
@@ -84,7 +84,7 @@ class Auxiliary(Guide):
 
     def classes(self, x: Tensor, a: Tensor) -> Categorical:
         """q(y | a, x); leading axes broadcast."""
-        return Categorical(logits=self.logits(x, a))
+        return over_classes(self.logits(x, a))
 
     def posterior(self, x: Tensor, a: Tensor, y: Tensor | None = None) -> Any:
         """q(z | a, y, x), event shape `(latent_dim,)`; leading axes broadcast."""
@@ -93,7 +93,7 @@ class Auxiliary(Guide):
         return self.family(prior, self.encoder(x, a, *coded))
 
     def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
-        """q(y | x), batch shape `(N,)`: the mean of q(y | a, x) over draws of a, by default one in training, else 100."""
+        """q(y | x), batch `(N,)`: the mean of q(y | a, x) over draws of a, one in training mode, else 100."""
         self._refuse_without_classes()
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
         return mean_over_draws(self.classes(x, self.auxiliary(x).rsample((num_draws,))))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
-from zoo.parts.labels import one_hot, probabilities
+from zoo.parts.labels import one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
 
@@ -43,7 +43,7 @@ class Labelled(Guide):
 
     Raises:
         TypeError, ValueError: as `zoo.parts.networks.WithHead`. At each call: x is not `(N, data_dim)`; y is not int64
-            `(N,)`, or a class is out of range.
+            `(N,)`, or a class is out of range; a classifier of your own gives another number of logits.
 
     Example:
         >>> import torch, guides
@@ -71,7 +71,11 @@ class Labelled(Guide):
 
     def classifier(self, x: Tensor) -> Categorical:
         """q(y | x), batch shape `(N,)`."""
-        return Categorical(logits=self.logits(x))
+        logits = self.logits(x)
+        if logits.shape[-1] != self.model.num_classes:
+            raise ValueError(f"classifier: expected {self.model.num_classes} logits, one for each class, got shape "
+                             f"{tuple(logits.shape)}")  # fmt: skip
+        return over_classes(logits)
 
     def predict(self, x: Tensor) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`."""

@@ -60,7 +60,7 @@ class StackedLabelled(Guide):
         return self.m2.classifier(self.model.modelled(z_1))
 
     def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
-        """q(y | x), batch shape `(N,)`: the mean of q(y | z_1) over draws of z_1, by default one in training, else 100.
+        """q(y | x), batch shape `(N,)`: the mean of q(y | z_1) over draws of z_1, one in training mode, else 100.
 
         The paper classifies by the mean of z_1: `m2.predict(model.modelled(guide.posterior(x).mean))`.
         """

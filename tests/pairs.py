@@ -17,9 +17,17 @@ from torch import Tensor, nn
 
 import guides
 from zoo import ADGM, BIVA, DMM, LGSSM, M1M2, M2, SRNN, STORN, VAE, VRNN, Hierarchical, WithAuxiliary
-from zoo.infer import ELBO, IWELBO, Objective, RenyiELBO, Tempered, terms
+from zoo.infer import ELBO, IWELBO, RLOO, VIMCO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
-from zoo.parts.conditionals import Categorical, DiscretizedLogistic, FlowPrior, MixtureOfNormals, MixturePrior, Normal
+from zoo.parts.conditionals import (
+    Categorical,
+    CodePrior,
+    DiscretizedLogistic,
+    FlowPrior,
+    MixtureOfNormals,
+    MixturePrior,
+    Normal,
+)
 from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.kalman import Parameters
 from zoo.parts.networks import WithHead
@@ -35,6 +43,8 @@ OBJECTIVES: Mapping[str, Callable[[], Objective]] = {
     "iwelbo": partial(IWELBO, PARTICLES),
     "doubly": partial(IWELBO, PARTICLES, gradient="doubly"),
     "renyi": partial(RenyiELBO, 0.5, PARTICLES),
+    "rloo": partial(RLOO, PARTICLES),
+    "vimco": partial(VIMCO, PARTICLES),
     "vr-max": partial(RenyiELBO, -math.inf, PARTICLES),
     "tempered": lambda: Tempered(ELBO(PARTICLES), kl_weight=0.5, free_bits=0.01),
 }
@@ -56,6 +66,8 @@ class Pair:
         idle: beginning of the names of parameters that a bound with these arguments does not depend on.
         scores_foreign_values: whether log q can be had at values that the guide has not just drawn.
         builds_itself: everything exists after the constructor (not so for Pyro's autoguides).
+        sampled_kl: log p - log q at a draw has a meaning in training mode (not so for relaxed codes under a one-hot
+            prior, whose terms are those of evaluation mode).
     """
 
     model: Callable[[], nn.Module]
@@ -69,6 +81,7 @@ class Pair:
     idle: tuple[str, ...] = ()
     scores_foreign_values: bool = True
     builds_itself: bool = True
+    sampled_kl: bool = True
 
     @property
     def valid(self) -> list[str]:
@@ -88,6 +101,13 @@ class Pair:
         if not self.builds_itself:
             pyro.clear_param_store()  # Pyro's autoguides all go by the name of their class
             terms(model, guide, x)
+        return model, guide, x
+
+    def build_scored(self, seed: int = 0) -> tuple[nn.Module, nn.Module, Tensor]:
+        """As `build`, in a mode in which the pair has terms."""
+        model, guide, x = self.build(seed)
+        if not self.sampled_kl:
+            model.eval(), guide.eval()
         return model, guide, x
 
 
@@ -265,6 +285,26 @@ def stacked(model: Any) -> nn.Module:
 
 
 LABELS = torch.tensor([0, 3, 1, 1, 2])
+
+
+def with_codes(
+    family: str, systems: Mapping[str, str], refused: frozenset[str], *, sampled_kl: bool = True,
+    relaxed: float | None = None, **settings: Any,
+) -> Pair:  # fmt: skip
+    """A VAE on bits whose latent is a code of two variables of three values; `relaxed` is the prior's temperature."""
+    prior = "CodePrior(...)" if relaxed is None else "CodePrior(..., temperature=...)"
+    shown = "".join(f"({name}={value})" for name, value in settings.items())
+    return Pair(
+        lambda: VAE(DATA, 6, HIDDEN, prior=CodePrior(2, 3, temperature=relaxed)),
+        partial(amortized, family=partial(getattr(guides, family), categories=3, **settings)),
+        bits,
+        (f"VAE(prior={prior})", "Amortized", family + shown),
+        systems,
+        refused,
+        sampled_kl=sampled_kl,
+    )
+
+
 ROWS = torch.tensor([7, 2, 5, 0, 8])  # of the data set, for guides with own parameters for each datum
 
 PAIRS: Mapping[str, Pair] = {
@@ -316,6 +356,34 @@ PAIRS: Mapping[str, Pair] = {
         partial(FlowPrior, LATENT, num_flows=2, hidden=(8,)),
         "VAE with a flow prior (couplings: Dinh et al. 2017)",
         "FlowPrior",
+    ),
+    "vae-jang": with_codes(
+        "GumbelSoftmax",
+        {
+            "Gumbel-softmax codes (Jang et al. 2017)": "ELBO(analytic_kl=True)",
+            "Gumbel-softmax codes, the temperature falling": "Scheduled(ELBO(analytic_kl=True), "
+            "guide.family.temperature, lambda step: max(0.5, math.exp(-3e-5 * step)))",
+        },
+        frozenset(OBJECTIVES) - NO_CLOSED_KL,
+        sampled_kl=False,
+    ),
+    "vae-straight-through": with_codes(
+        "GumbelSoftmax",
+        {"Straight-through Gumbel-softmax codes (Jang et al. 2017)": "ELBO(analytic_kl=True)"},
+        frozenset(OBJECTIVES) - NO_CLOSED_KL,
+        sampled_kl=False,
+        hard=True,
+    ),
+    "vae-concrete": with_codes(
+        "GumbelSoftmax", {"Concrete codes (Maddison et al. 2017)": "ELBO()"}, NO_CLOSED_KL, relaxed=0.5
+    ),
+    "vae-codes-rloo": with_codes(
+        "OneHot",
+        {
+            "Codes by the leave-one-out score (Kool et al. 2019)": "RLOO(4)",
+            "VIMCO (Mnih & Rezende 2016)": "VIMCO(4)",
+        },
+        frozenset(OBJECTIVES) - {"rloo", "vimco"},
     ),
     "vae-per-datum": Pair(
         vae,

@@ -1,4 +1,4 @@
-"""Tables of hierarchies, from the records of rows (tools/rows) and of `examples/anomaly.py`; and their pictures."""
+"""Tables of hierarchies and codes, from records of rows (tools/rows) and of `examples/anomaly.py`; and their pictures."""
 
 import math
 from pathlib import Path
@@ -9,13 +9,18 @@ from cells import RESULTS, ROOT, markdown, provenance, records
 from scipy import stats
 
 # Row -> the paper's number, and the words for those that another work quotes; the rest is from memory. Sonderby et al.
-# 2016 (LVAE), Burda et al. 2016 (IWAE), Maaloe et al. 2019 (BIVA), on the same binarisation, 1,000 and more epochs.
+# 2016 (LVAE), Burda et al. 2016 (IWAE), Maaloe et al. 2019 (BIVA), on the same binarisation, 1,000 and more epochs;
+# Jang et al. 2017 (codes).
 REPORTED = {
     "mnist-5-ladder": ("-81.74 (L_5000, fine-tuned with 10 samples)", "as quoted elsewhere"),
     "mnist-5-biva": ("-80.60 (L_1, feature maps)", "as quoted elsewhere"),
     "static-maps-biva": ("-80.47 (L_1), -78.59 (L_1000), six layers", "the first as quoted elsewhere"),
     "mnist-iwae-2-1": ("-85.33 (L_5000)", ""),
     "mnist-iwae-2-50": ("-82.90 (L_5000)", "as quoted elsewhere"),
+    "codes-200x2-jang": ("-105.0 (bound)", ""),
+    "codes-20x10-jang": ("-101.5 (bound)", ""),
+    "codes-200x2-straight-through": ("-111.5 (bound)", ""),
+    "codes-20x10-straight-through": ("-107.8 (bound)", ""),
 }
 # The last part of a run by CPU time, whose slope says how far its curve had come.
 LAST = 0.1
@@ -70,10 +75,25 @@ def course(row: dict[str, Any]) -> str:
 
 def hierarchies_table(folder: Path = RESULTS) -> str:
     """A table for each data set, the best bound first; rows that are still being trained have no line."""
-    rows = [row for row in records(folder) if "L_1" in (row.get("figures") or {})]
+    rows = [row for row in records(folder) if "L_1" in (row.get("figures") or {}) and "codes" not in row]
+    groups = {f"**{data}**": [row for row in rows if row["data"] == data] for data in {row["data"] for row in rows}}
+    return tables_of(groups) or "No row is recorded yet; `python tools/runs.py --run --only mnist-5` trains some."
+
+
+def codes_table(folder: Path = RESULTS) -> str:
+    """A table for each size of code, as `hierarchies_table`."""
+    rows = [row for row in records(folder) if row.get("codes") and row["figures"]]
+    groups = {
+        f"**{size}** (variables × values), {rows[0]['data']}": [row for row in rows if row["codes"] == size]
+        for size in {row["codes"] for row in rows}
+    }
+    return tables_of(groups) or "No row is recorded yet; `python tools/runs.py --run --only codes-` trains them."
+
+
+def tables_of(groups: dict[str, list[dict[str, Any]]]) -> str:
+    """A table for each group, under its title, the best bound first."""
     parts = []
-    for data in sorted({row["data"] for row in rows}):
-        group = [row for row in rows if row["data"] == data]
+    for title, group in sorted(groups.items()):
         cells = []
         for row in sorted(group, key=lambda row: -bound(row["figures"])[1]):
             figures, (name, value) = row["figures"], bound(row["figures"])
@@ -92,11 +112,11 @@ def hierarchies_table(folder: Path = RESULTS) -> str:
             ])  # fmt: skip
         head = "row, system, L_1, log p, KL by level, paper, epochs, CPU minutes, nats a minute at the end, command"
         tested = sorted({f"{row['figures']['num_test']:,}" for row in group})
-        line = f"**{data}**: {', '.join(tested)} test images."
+        line = f"{title}: {', '.join(tested)} test images."
         notes = [f"- {row['name']}: {row['note']}" for row in group if row["note"]]
         shown = markdown(head.split(", "), cells)
         parts.append("\n".join([line, "", shown, *([""] if notes else []), *notes, "", *machines(group)]))
-    return "\n\n".join(parts) or "No row is recorded yet; `python tools/runs.py --run --only mnist-5` trains some."
+    return "\n\n".join(parts)
 
 
 def machines(rows: list[dict[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
-from hierarchy_tables import anomaly_table, hierarchies_table, hierarchy_pictures
+from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
 from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
 
 # The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
@@ -36,7 +36,7 @@ def registry() -> tuple[Any, Any]:
 
 
 def systems_table() -> str:
-    """A row for each model: the guides and families that it is paired with, and the systems that the pairs make."""
+    """A row for each model, or models of the same guides and families: these, and the systems that the pairs make."""
     pairs, _ = registry()
     models: dict[str, tuple[dict[str, None], dict[str, None], list[str]]] = {}
     for pair in pairs.values():
@@ -46,14 +46,26 @@ def systems_table() -> str:
         guides |= {guide: None}
         families |= {family: None} if family else {}
         systems += [system.partition(" (")[0].partition("; ")[0] for system in pair.systems]
-    head, rows = ["model", "guides", "families", "systems, such as"], []
+    # README is short, so models that swap alike share a row.
+    alike: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
     for model, (guides, families, systems) in models.items():
-        row = [f"`{model}`", ", ".join(guides), ", ".join(families), f"{len(systems)}"]
-        named = [[*row[:3], f"{row[3]}: {'; '.join(systems[:count])}"] for count in range(1, len(systems) + 1)]
-        # As many names as README's lines, 120 columns wide, have room for.
-        fits = [line for line in named if len(markdown(head, [line]).splitlines()[-1]) <= WIDTH]
-        rows.append(fits[-1] if fits else row)
+        named_models, made = alike.setdefault((", ".join(guides), ", ".join(families)), ([], []))
+        named_models.append(f"`{model}`")
+        made += systems
+    head, rows = ["model", "guides", "families", "systems, such as"], []
+    for (guide_names, family_names), (named_models, systems) in alike.items():
+        shown = [family_names]
+        # As many families and then as many names as README's lines, 120 columns wide, have room for.
+        while not (fits := fitting(head, [", ".join(named_models), guide_names, shown[0]], systems)):
+            shown = [f"{shown[0].removesuffix(', …').rpartition(', ')[0]}, …"]
+        rows.append(fits[-1])
     return markdown(head, rows)
+
+
+def fitting(head: list[str], row: list[str], systems: list[str]) -> list[list[str]]:
+    """The row with the number of systems in its last cell, and with one name, two and so on, up to `WIDTH` columns."""
+    cells = [f"{len(systems)}", *(f"{len(systems)}: {'; '.join(systems[:n])}" for n in range(1, len(systems) + 1))]
+    return [line for cell in cells if len(markdown(head, [line := [*row, cell]]).splitlines()[-1]) <= WIDTH]
 
 
 def pairs_table() -> str:
@@ -61,8 +73,15 @@ def pairs_table() -> str:
     pairs, objectives = registry()
     rows = []
     for pair in pairs.values():
-        refused = [f"`{word}`" for word in objectives if word in pair.refused]
-        valid = "all" if not refused else f"all but {', '.join(refused)}" if pair.valid else "none: discrete latent"
+        refused, evaluated = (
+            ", ".join(f"`{word}`" for word in objectives if word in words)
+            for words in (pair.refused - pair.evaluated, pair.evaluated)
+        )
+        valid = f"all but {refused}" if refused else "all"
+        if len(pair.valid) == 1:
+            valid = f"`{pair.valid[0]}` alone"
+        if evaluated:
+            valid += f"; {evaluated} in evaluation alone"
         for system, objective in pair.systems.items():
             cells = [f"`{part}`" if part else "" for part in (*pair.code, objective)]
             rows.append([system, *cells, valid])
@@ -194,7 +213,7 @@ PAGES = {
     "README.md": {"systems": systems_table},
     "docs/pairs.md": {"pairs": pairs_table},
     "docs/results.md": {
-        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
+        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table, "codes": codes_table,
         "hierarchy-pictures": hierarchy_pictures, "sequences": sequences_table, "speech": speech_table,
     },
     "docs/speed.md": {

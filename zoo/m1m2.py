@@ -7,7 +7,6 @@ import pyro
 import torch
 from torch import Tensor
 
-from zoo.m2 import M2
 from zoo.parts.checks import check_labels, check_rows, parameter_of
 from zoo.parts.distributions import DiagonalNormal
 from zoo.parts.labels import generate_classes
@@ -25,7 +24,7 @@ class M1M2(RootModule):
 
     Args:
         m1: the model of x given z_1: `data_dim`, `latent_dim`, `likelihood(z)`. M2 takes the place of its prior.
-        m2: the model of z_1, or of its entries `kept`.
+        m2: an `M2` of z_1, or of its entries `kept`.
         kept: places of the entries of z_1 that M2 models, such as those whose posterior mean varies from datum to
             datum. The others are N(0, 1), independent of all. None: all.
 
@@ -47,7 +46,7 @@ class M1M2(RootModule):
         torch.Size([3, 784])
     """
 
-    def __init__(self, m1: Any, m2: M2, *, kept: Sequence[int] | None = None) -> None:
+    def __init__(self, m1: Any, m2: Any, *, kept: Sequence[int] | None = None) -> None:
         super().__init__("model")
         places = range(m1.latent_dim) if kept is None else sorted(kept)
         if len({*places}) != len(places) or not {*places} <= {*range(m1.latent_dim)}:

@@ -1,5 +1,6 @@
 """Families q(z | prior, context): the density of a guide, independent of the guide's structure."""
 
+from guides.families.codes import GumbelSoftmax, OneHot
 from guides.families.diagonal import Diagonal
 from guides.families.family import Family
 from guides.families.flows import IAF, Planar, Radial, Spline
@@ -12,7 +13,9 @@ __all__ = [
     "Diagonal",
     "Family",
     "FullRank",
+    "GumbelSoftmax",
     "Mixture",
+    "OneHot",
     "Planar",
     "PrecisionWeighted",
     "Radial",

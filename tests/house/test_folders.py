@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = sorted(p for p in (ROOT / "zoo" / "weights").glob("*") if p.is_dir())
 ABOUT = {"data", "convention", "command", "figure", "value", "error", "seed", "versions", "date", "stored"}
 
-# Scores every pair of a folder on its data, by the same draws; prints nothing, so that a warning is seen.
+# Scores every pair of a folder on its data, in evaluation mode by the same draws; prints nothing, so that a warning is
+# seen.
 LOADER = """
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     model, guide = zoo.load_pair(folder, trust=sys.argv[2:])
     pyro.clear_param_store()
     torch.manual_seed(7)
+    model.eval(), guide.eval()
     with torch.no_grad():
         run = terms(model, guide, given.pop("x"), num_particles=3, **given)
     save_file({"log_weights": run.log_weights}, folder / "scores.safetensors")
@@ -43,6 +45,8 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
 def scored(model, guide, x, **keywords):
     pyro.clear_param_store()
     torch.manual_seed(7)
+    # the mode in which every pair has terms
+    model.eval(), guide.eval()
     with torch.no_grad():
         return terms(model, guide, x, num_particles=3, **keywords).log_weights
 

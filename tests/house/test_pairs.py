@@ -13,13 +13,15 @@ from pyro import poutine
 from pyro.infer import SVI
 from pyro.poutine.util import site_is_subsample
 
-from zoo.infer import ELBO, terms
+from zoo.infer import terms
 
 TRAINABLE = [name for name, pair in PAIRS.items() if pair.valid]
 GRID = [(name, word) for name, pair in PAIRS.items() for word in OBJECTIVES if word in pair.valid]
 REFUSED = [(name, word) for name, pair in PAIRS.items() for word in OBJECTIVES if word not in pair.valid]
 
 EVALUATED = [(name, word) for name, pair in PAIRS.items() for word in OBJECTIVES if word in pair.evaluated]
+#: score-function estimators, which need more than terms, and the objective whose value they have
+VALUES = {"rloo": "elbo", "vimco": "iwelbo"}
 
 every_pair = pytest.mark.parametrize("name", PAIRS)
 every_trainable_pair = pytest.mark.parametrize("name", TRAINABLE)
@@ -32,8 +34,10 @@ def latents_of(model, x):
     return {n for n, s in sites(poutine.trace(model).get_trace(x)).items() if not s["is_observed"]}
 
 
-def loss_of(name, seed=0, word="elbo"):
+def loss_of(name, seed=0, word=None):
+    """The loss of an objective by its word; without, of the first that serves the pair."""
     model, guide, x = PAIRS[name].build(seed)
+    word = word or next(iter(PAIRS[name].valid), "elbo")
     return OBJECTIVES[word]()(model, guide), x, PAIRS[name].keywords
 
 
@@ -61,7 +65,8 @@ def test_loss_is_the_bound_and_its_gradient_reaches_every_parameter(name, word):
         torch.manual_seed(7)
         with torch.no_grad():
             run = terms(loss.model, loss.guide, x, num_particles=PARTICLES, **keywords)
-        torch.testing.assert_close(-value.detach(), loss.elbo.bound(run).sum())
+        bound = OBJECTIVES[VALUES.get(word, word)]().bound
+        torch.testing.assert_close(-value.detach(), bound(run).sum())
 
 
 @pytest.mark.parametrize(("name", "word"), REFUSED)
@@ -103,7 +108,7 @@ def full_draws(name, run, guide, x):
 @every_pair
 def test_terms_equal_pyros_own_traces_particle_by_particle(name):
     """With a summed site also value by value."""
-    model, guide, x = PAIRS[name].build()
+    model, guide, x = PAIRS[name].build_scored()
     keywords, given = PAIRS[name].keywords, PAIRS[name].model_keywords
     with torch.no_grad():
         run = terms(model, guide, x, num_particles=PARTICLES, **keywords)
@@ -133,7 +138,7 @@ def test_terms_equal_pyros_own_traces_particle_by_particle(name):
 @every_pair
 def test_data_and_particles_are_independent(name):
     """The weight of particle k of datum n depends on the row x_n and on its own latent, and on no other."""
-    model, guide, x = PAIRS[name].build()
+    model, guide, x = PAIRS[name].build_scored()
     x.requires_grad_()
     run = terms(model, guide, x, num_particles=PARTICLES, **PAIRS[name].keywords)
     k, n = 1, 2
@@ -143,7 +148,7 @@ def test_data_and_particles_are_independent(name):
     draws = full_draws(name, run, guide, x)
     reached = set()
     for site, latent in run.latents.items():
-        if latent.is_floating_point():
+        if latent.requires_grad:
             elsewhere = torch.ones(PARTICLES, BATCH, dtype=torch.bool)
             elsewhere[k, n] = False
             # axes of summed sites in front, the event behind
@@ -155,7 +160,7 @@ def test_data_and_particles_are_independent(name):
             (gradient,) = torch.autograd.grad(likelihood, latent, retain_graph=True, allow_unused=True)
             assert gradient is None or (gradient.reshape(-1, PARTICLES, BATCH, size)[:, k, n] != 0).all()
             reached |= set() if gradient is None else {site}
-    assert reached or not any(latent.is_floating_point() for latent in run.latents.values())
+    assert reached or not any(latent.requires_grad for latent in run.latents.values())
 
 
 @every_pair
@@ -208,10 +213,10 @@ def test_copy_move_and_save_keep_the_pair(name):
 @every_trainable_pair
 def test_svi_trains_model_and_guide(name):
     """With the same root name, one of two PyroModules under `pyro.infer.SVI` would never be trained, silently."""
-    model, guide, x = PAIRS[name].build()
-    parameters = list(ELBO()(model, guide).named_parameters())
+    loss, x, keywords = loss_of(name)
+    parameters = list(loss.named_parameters())
     before = [p.detach().clone() for _, p in parameters]
-    value = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), ELBO(PARTICLES)).step(x, **PAIRS[name].keywords)
+    value = SVI(loss.model, loss.guide, pyro.optim.Adam({"lr": 0.01}), loss.elbo).step(x, **keywords)
     assert math.isfinite(value)
     for (key, parameter), old in zip(parameters, before, strict=True):
         assert key.startswith(PAIRS[name].idle) or (parameter != old).any(), f"{key} was not trained"

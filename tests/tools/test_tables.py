@@ -263,3 +263,21 @@ def test_a_page_shows_the_pictures_that_are_stored(tmp_path):
     shown = table.hierarchy_pictures(tmp_path)
     assert shown.startswith("![Draws of each level given test images, by class](pictures/hierarchy_levels.png)\n\n*D")
     assert shown.count("](") == 1
+
+
+def test_codes_are_tabled_by_their_size_and_not_among_hierarchies(tmp_path):
+    assert table.codes_table(tmp_path).startswith("No row is recorded yet")
+    row = HIERARCHY | {"data": "binarized_mnist", "codes": "20 × 10"}
+    for name, size in (("codes-20x10-jang", "20 × 10"), ("codes-200x2-rloo", "200 × 2")):
+        (tmp_path / f"{name}.json").write_text(json.dumps(row | {"name": name, "codes": size}))
+    (tmp_path / "t.json").write_text(json.dumps(row | {"name": "in training", "figures": None, "ended": None}))
+    shown = table.codes_table(tmp_path)
+    for part in (
+        "**20 × 10** (variables × values), binarized_mnist: 10,000 test images.",
+        "**200 × 2** (variables × values)",
+        "| codes-20x10-jang |",
+        "-101.5 (bound), reported, unverified",
+    ):
+        assert part in shown, part
+    assert "in training" not in shown
+    assert table.hierarchies_table(tmp_path).startswith("No row is recorded yet")

@@ -50,7 +50,7 @@ class Binarized:
         TypeError: integer tensors, whose scale is not known; a `Split` knows its own.
     """
 
-    def __init__(self, grey: Split | Tensor, labels: bool = False) -> None:
+    def __init__(self, grey: Split | Tensor, *, labels: bool = False) -> None:
         self.labels = grey.labels if labels and isinstance(grey, Split) else None
         if labels and self.labels is None:
             raise ValueError(f"Binarized: labels were asked for, and this {type(grey).__name__} has none")

@@ -9,7 +9,18 @@ from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
 from zoo.infer.evaluation.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from zoo.infer.evaluation.particle_filter import smc_log_likelihood
 from zoo.infer.evaluation.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
-from zoo.infer.objectives import ELBO, IWELBO, MAP, RLOO, VIMCO, Objective, RenyiELBO, SemiSupervised, Tempered
+from zoo.infer.objectives import (
+    ELBO,
+    IWELBO,
+    MAP,
+    RLOO,
+    VIMCO,
+    Objective,
+    RenyiELBO,
+    Scheduled,
+    SemiSupervised,
+    Tempered,
+)
 from zoo.infer.reference.checked import NotAReference
 from zoo.infer.reference.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
 from zoo.infer.reference.grid import grid_reference
@@ -64,6 +75,7 @@ __all__ = [
     "Objective",
     "Reference",
     "RenyiELBO",
+    "Scheduled",
     "SemiSupervised",
     "SequenceLikelihood",
     "Tempered",

@@ -19,7 +19,14 @@ from zoo.infer.owned import own_parameters, refuse_untrained
 from zoo.infer.pair import check_pair
 from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import Programs, as_it_is, programs_of
-from zoo.infer.sites.refusals import refuse_nan_draws, refuse_no_sample, refuse_purpose, refuse_value, unscorable
+from zoo.infer.sites.refusals import (
+    refuse_mixed,
+    refuse_nan_draws,
+    refuse_no_sample,
+    refuse_purpose,
+    refuse_value,
+    unscorable,
+)
 from zoo.infer.sites.summed import AllValues
 from zoo.infer.sites.supports import log_prob_within
 from zoo.infer.sites.values import doubtful
@@ -229,6 +236,8 @@ class Call:
                 dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
                 log_ratios[name] = value.new_zeros((self.num_particles, *sizes), dtype=dtype)
             elif name in q:
+                if name in layout.mixed:
+                    refuse_mixed(name, site, q[name])
                 log_ratios[name] = self.log_density(site) - log_q[name]
             elif site["is_observed"]:
                 log_likelihood = log_likelihood + self.log_density(site)

@@ -112,10 +112,10 @@ def buffers_kept(*modules: Any) -> Iterator[None]:
     finally:
         # copied in place: optimisers, captured graphs and averages hold the buffers themselves. Those that have not
         # moved are left alone: a gradient still to come may need them, and refuses one that was written to
+        moved = [pair for pair in zip(buffers, before, strict=True) if not torch.equal(*pair)]
         with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+            for buffer, value in moved:
+                buffer.copy_(value)
 
 
 def _expanded(tensor: torch.Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Classes of data points: coded for networks, asked for in generation, inferred by guides."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from pyro import poutine
@@ -29,10 +29,16 @@ def one_hot(y: Tensor, num_classes: int, like: Tensor) -> Tensor:
     return (y.unsqueeze(-1) == torch.arange(num_classes, device=like.device)).to(like.dtype)
 
 
+def over_classes(logits: Tensor) -> Categorical:
+    """The distribution over classes `(...)` with logits `(..., num_classes)`."""
+    # objectives look at the values of all sites; torch's own look, at each construction, would be one more
+    return Categorical(logits=logits, validate_args=False)
+
+
 def mean_over_draws(classes: Categorical) -> Categorical:
     """The mean of distributions over classes along their first axis."""
     # by log probabilities, as the probability of a class that all draws rule out would be rounded to zero
-    return Categorical(logits=classes.logits.logsumexp(0))
+    return over_classes(classes.logits.logsumexp(0))
 
 
 @torch.no_grad()
@@ -69,12 +75,12 @@ def generate_classes(
     if num is not None:
         check_counts(num=num)
         y = model.class_prior().sample((num,))
-    # typed for mypy alone, which does not follow the two branches
-    y = cast(Tensor, y)
-    check_labels(y, len(y), model.num_classes)
-    given = {"y": y} | expand_fixed(type(model).__name__, sizes, len(y), fixed)
+    rows = len(y) if isinstance(y, Tensor) and y.ndim else 1
+    check_labels(y, rows, model.num_classes)
+    check_counts(num=rows)
+    given = {"y": y} | expand_fixed(type(model).__name__, sizes, rows, fixed)
     like: Any = parameter_of(model)
     # y is a condition, and no argument: `uncondition` would draw an argument anew, and give other classes
     program = poutine.condition(poutine.uncondition(model.forward), given)
-    sites = poutine.trace(program).get_trace(like.new_zeros(len(y), model.data_dim)).nodes
+    sites = poutine.trace(program).get_trace(like.new_zeros(rows, model.data_dim)).nodes
     return {name: sites[name]["value"] for name in ("y", *sizes)}, sites["x"]["value"]

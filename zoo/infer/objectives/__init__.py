@@ -9,6 +9,7 @@ A mean over k is one over the values of the sites, too, that the guide has summe
 | `RenyiELBO` | 1/(1-alpha) log mean_k w_k^(1-alpha) | Li and Turner 2016 |
 | `Tempered` | any of them on tempered weights | Higgins et al. 2017; Kingma et al. 2016; Maaloe et al. 2019 |
 | `SemiSupervised` | any of them with or without a label, + alpha log q(y \| x) of the labels | Kingma et al. 2014 |
+| `Scheduled` | any of them, a buffer of the pair moving with the steps | Jang et al. 2017 |
 | `RLOO`, `VIMCO` | `ELBO`, `IWELBO`, of draws without a path | Kool et al. 2019; Mnih and Rezende 2016 |
 | `MAP` | no bound: log p(x, z) at a point z | Bishop 2006, section 1.2.5 |
 
@@ -21,8 +22,11 @@ from zoo.infer.objectives.iwelbo import IWELBO
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.objectives.point import MAP
 from zoo.infer.objectives.renyi import RenyiELBO
+from zoo.infer.objectives.scheduled import Scheduled
 from zoo.infer.objectives.score import RLOO, VIMCO
 from zoo.infer.objectives.semi_supervised import SemiSupervised
 from zoo.infer.objectives.tempered import Tempered
 
-__all__ = ["ELBO", "IWELBO", "MAP", "RLOO", "VIMCO", "Objective", "RenyiELBO", "SemiSupervised", "Tempered"]
+__all__ = [
+    "ELBO", "IWELBO", "MAP", "RLOO", "VIMCO", "Objective", "RenyiELBO", "Scheduled", "SemiSupervised", "Tempered",
+]  # fmt: skip

@@ -81,9 +81,7 @@ class Objective(pyro.infer.ELBO):
             self.advance()
         return self.loss_of_parts(model, guide, self.parts(guide, args, kwargs))
 
-    def loss_of_parts(
-        self, model: Callable, guide: Callable, parts: list[Part], *, registered: bool = False
-    ) -> Tensor:
+    def loss_of_parts(self, model: Callable, guide: Callable, parts: list[Part], *, registered: bool = False) -> Tensor:
         """Minus the bounds of a batch's `parts`, summed over their rows; moves no schedule.
 
         Args:

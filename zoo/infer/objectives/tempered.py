@@ -10,6 +10,7 @@ from zoo.infer.objectives.elbo import ELBO
 from zoo.infer.objectives.iwelbo import IWELBO
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.objectives.semi_supervised import SemiSupervised
+from zoo.infer.objectives.scheduled import Scheduled
 from zoo.infer.per_datum import Terms
 
 Weight = float | Callable[[int], float]
@@ -46,9 +47,10 @@ class Tempered(Objective):
         free_bits: float | Mapping[str, float] = 0.0,
         batch_mean: bool = False,
     ) -> None:
-        if isinstance(objective, Tempered) or not isinstance(objective, Objective):
+        if isinstance(objective, Tempered | Scheduled) or not isinstance(objective, Objective):
             raise ValueError(
                 f"Tempered: expected an untempered objective of the zoo, such as ELBO(), got {type(objective).__name__}"
+                + (". Put Scheduled outside, around Tempered" if isinstance(objective, Scheduled) else "")
             )
         if isinstance(objective, SemiSupervised):
             raise ValueError("Tempered: labels go around a schedule: SemiSupervised(Tempered(...), alpha)")
@@ -81,7 +83,6 @@ class Tempered(Objective):
 
     @property
     def kl_weight_now(self) -> float | dict[str, float]:
-        """The weight of the next gradient evaluation; of a mapping, site -> weight."""
         if isinstance(self.kl_weight, Mapping):
             return {site: self._number(weight, f"kl_weight[{site!r}]") for site, weight in self.kl_weight.items()}
         return self._number(self.kl_weight, "kl_weight")

@@ -18,6 +18,7 @@ class Layout:
         summed: sites that the guide marks to be summed out, in its order.
         no_path: drawn sites of the guide without a reparameterised sample -> name of their distribution.
         unlike: latents whose support differs between model and guide, so that each run looks at the guide's draws.
+        mixed: latents that are discrete in one program and continuous in the other: a probability beside a density.
         in_order: True if the guide draws the latents in the model's order.
         statements: names of the model's own `pyro.param` statements.
     """
@@ -33,5 +34,6 @@ class Layout:
     summed: tuple[str, ...] = ()
     no_path: dict[str, str] = field(default_factory=dict)
     unlike: frozenset[str] = frozenset()
+    mixed: frozenset[str] = frozenset()
     in_order: bool = True
     statements: frozenset[str] = frozenset()

@@ -111,9 +111,14 @@ def _layout(
         summed=summed,
         no_path={n: name_of(s["fn"]) for n, s in drawn.items() if not s["fn"].has_rsample and n not in summed},
         unlike=frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support)),
+        mixed=frozenset(n for n in latents if _discrete(scored[n]) != _discrete(drawn[n])),
         in_order=latents == [n for n in drawn if n not in auxiliary],
         statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
     )
+
+
+def _discrete(site: Any) -> bool:
+    return site["fn"].support.is_discrete
 
 
 def _sites(trace: Any) -> dict[str, Any]:

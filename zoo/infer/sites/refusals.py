@@ -150,6 +150,15 @@ def refuse_purpose(layout: Layout, point_mass: bool) -> None:
         )
 
 
+def refuse_mixed(name: str, p: Any, q: Any) -> None:
+    """Refuses log p - log q, at a draw, of a site that has a density in one program and probabilities in the other."""
+    raise ValueError(
+        f"site {name!r}: the model's {name_of(p['fn'])} and the guide's {name_of(q['fn'])} are a discrete variable and "
+        "a relaxed one, and the ratio of a probability and a density is no weight. Take ELBO(analytic_kl=True), whose "
+        "KL is that of the discrete variables, or relax both: CodePrior(..., temperature=)"
+    )
+
+
 def refuse_no_sample(no_path: dict[str, str]) -> None:
     """Refuses, for a gradient, sites of the guide without a reparameterised sample."""
     for name, family in no_path.items():

@@ -128,7 +128,7 @@ def _made_of(name: str, drawn: dict[str, Any], latents: set[str]) -> str:
             return latent
     raise ValueError(
         f"site {name!r}: auxiliary, sampled by the guide alone; {_REVERSE}. Without one it must be the draw that a "
-        "latent site, a Delta of the guide, is made of (Pyro's autoguides: \"z_unconstrained\")"
+        'latent site, a Delta of the guide, is made of (Pyro\'s autoguides: "z_unconstrained")'
     )
 
 

@@ -47,7 +47,11 @@ def summed_sites(drawn: dict[str, Any], batch: Any) -> tuple[str, ...]:
                 f"site {name!r}: marked to be summed out, but {name_of(fn)} cannot list its values; draw the site, or "
                 f"give it a distribution with `enumerate_support`; {_MANY}"
             )
-        counts[name] = len(fn.enumerate_support(expand=False))
+        try:
+            counts[name] = len(fn.enumerate_support(expand=False))
+        except ValueError as error:
+            # a distribution may refuse a list that would fill the memory
+            raise ValueError(f"site {name!r}: marked to be summed out, but {error}") from error
     if math.prod(counts.values()) > MAX_VALUES:
         said = " times ".join(str(count) for count in counts.values())
         raise ValueError(

@@ -29,9 +29,9 @@ class Fit:
     Attributes:
         history: one record for each epoch, as in metrics.jsonl: `epoch`, `step`, `train` and `validation` (loss in
             nats per datum; None without validation), `kl` (site -> nats per datum, one draw on the epoch's last
-            batch), `beta` (KL weight, or site -> weight; None without), `lr` (of the parameters that no pattern of
-            `groups` names), `seconds` (so far). With `average`, `train` is of the parameters themselves, all else of
-            the averages.
+            batch, of its rows where the site is latent), `beta` (KL weight, or site -> weight; None without), `lr` (of
+            the parameters that no pattern of `groups` names), `seconds` (so far). With `average`, `train` is of the
+            parameters themselves, all else of the averages.
         best: the record with the lowest validation loss; without validation the latest.
         epochs: number of completed epochs.
         step: number of optimiser steps.

@@ -2,7 +2,7 @@
 
 `rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis, `labels`
 the classes of data, `fixed` latents that a caller gives. `words` holds the wording that all share, and the checks of
-layer widths.
+numbers and layer widths.
 """
 
 from zoo.parts.checks.entries import check_data
@@ -17,13 +17,14 @@ from zoo.parts.checks.sequences import (
     refuse_unobserved,
     whole_frames_only,
 )
-from zoo.parts.checks.words import check_counts, listed, widths
+from zoo.parts.checks.words import check_counts, check_positive, listed, widths
 
 __all__ = [
     "check_counts",
     "check_data",
     "check_frames",
     "check_labels",
+    "check_positive",
     "check_rows",
     "check_sequences",
     "check_shape",

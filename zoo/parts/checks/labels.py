@@ -28,7 +28,7 @@ def check_labels(y: Tensor | None, num: int, num_classes: int) -> None:
         raise ValueError(f"y: expected torch.int64 of shape ({num},), one of the {classes} for each row of x, got "
                          f"{y.dtype} of shape {tuple(y.shape)}{hint}")  # fmt: skip
     # a look at values waits for the device: a caller who has checked the labels once may switch validation off
-    if dist.is_validation_enabled() and not bool(((y >= 0) & (y < num_classes)).all()):
+    if dist.is_validation_enabled() and num and not (y.min().item() >= 0 and y.max().item() < num_classes):
         wrong = ((y < 0) | (y >= num_classes)).nonzero().flatten()
         unknown = "; data without a label go without y, in mixed batches by SemiSupervised" if (y == -1).any() else ""
         # `zoo.infer.sites.look` replaces the number after the word "datum" by the row of the caller's data

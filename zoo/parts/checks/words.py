@@ -1,5 +1,6 @@
-"""Checks of whole numbers, and the words for many rows."""
+"""Checks of numbers, and the words for many rows."""
 
+import math
 from collections.abc import Sequence
 from numbers import Integral
 from operator import index
@@ -21,6 +22,17 @@ def check_counts(least: int = 1, **counts: int) -> None:
         # True is an Integral: `num=True` is a mistake, not one draw
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name}: expected a whole number, at least {least}, got {value}")
+
+
+def check_positive(**numbers: float) -> None:
+    """Refuses numbers that are not positive and finite; the keyword is the argument's name.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name, value in numbers.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: expected a finite number > 0, got {value}")
 
 
 def widths(hidden: Sequence[int]) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ Priors are built by the user, called without arguments, and handed to the model 
 
 from zoo.parts.conditionals.bernoulli import Bernoulli
 from zoo.parts.conditionals.class_prior import ClassPrior
+from zoo.parts.conditionals.code_prior import CodePrior
 from zoo.parts.conditionals.flow_prior import FlowDensity, FlowPrior
 from zoo.parts.conditionals.levels import Categorical, DiscretizedLogistic
 from zoo.parts.conditionals.mixture_prior import MixturePrior
@@ -17,6 +18,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ClassPrior",
+    "CodePrior",
     "DiscretizedLogistic",
     "FlowDensity",
     "FlowPrior",

@@ -34,7 +34,8 @@ class ClassPrior(Recorded, nn.Module):
         self.register_buffer("logits", weights.log() - weights.sum().log())
 
     def forward(self) -> Categorical:
-        return Categorical(logits=self.logits)
+        # the constructor has looked at the probabilities
+        return Categorical(logits=self.logits, validate_args=False)
 
 
 def class_prior_or_uniform(given: nn.Module | None, num_classes: int) -> Any:
