@@ -34,7 +34,7 @@ class Auxiliary(Guide):
     Args:
         model: any model with `data_dim`, `latent_dim` and `auxiliary_dim` (protocol `HasAuxiliary`).
         family: constructor `(features, context) -> Family` of q(z | a, y, x).
-        auxiliary_family: constructor of q(a | x).
+        auxiliary_family: constructor of q(a | x), of a family that does not read the prior.
         hidden: widths of the hidden layers of the two or three networks, or the constructor of a stage.
         activation: constructor of the nonlinearity of networks given by widths.
         site: name of the latent site z in the model.
@@ -42,8 +42,9 @@ class Auxiliary(Guide):
     Sites, in `pyro.plate("data", N)`: `a` (N, auxiliary_dim); `y` (N,), where no label is given; `z` (N, latent_dim).
 
     Raises:
-        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `auxiliary_dim`. At each call: x is
-            not `(N, data_dim)`; y is given to a model without classes, is not int64 `(N,)`, or a class is out of range.
+        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `auxiliary_dim`; the family of a reads
+            the prior. At each call: x is not `(N, data_dim)`; y is given to a model without classes, is not int64
+            `(N,)`, or a class is out of range.
 
     Example:
         >>> import torch, guides
@@ -72,6 +73,11 @@ class Auxiliary(Guide):
         sizes: tuple[int, ...] = (model.data_dim, model.auxiliary_dim)
         self.reader = build_stage(hidden, (model.data_dim,), activation, "hidden")
         self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
+        if self.auxiliary_family.uses_prior:
+            raise ValueError(
+                f"auxiliary_family: {type(self.auxiliary_family).__name__} reads the prior, and the model's density of a "
+                "depends on z, which the guide draws after a; take another family, such as Diagonal"
+            )
         if self.num_classes:
             self.logits = WithHead(sizes, self.num_classes, nn.Linear, hidden, activation)
             sizes += (self.num_classes,)

@@ -36,8 +36,8 @@ class SemiSupervised(Objective):
     Args:
         objective: the bound of both kinds of rows; `Tempered(...)` too, whose schedule moves once for each batch, and
             whose `batch_mean` is one over the rows of each kind.
-        alpha: weight of log q(y | x), in nats per labelled row; at 0 the bounds alone. Otherwise the guide has
-            `classifier(x)`, whose result has the method `log_prob(y)`.
+        alpha: weight of log q(y | x) of a labelled row; at 0 the bounds alone. Otherwise the guide has `classifier(x)`,
+            whose result has the method `log_prob(y)`.
         label: name of the argument y of model and guide, given by position or by keyword.
 
     Raises:
