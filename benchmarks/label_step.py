@@ -205,6 +205,7 @@ ROWS: dict[str, Callable[[Size], Any]] = {
     "by hand, W x + V y": step_of(lambda size: ByHand(size, Apart)),
     "by hand, repeated and joined": step_of(lambda size: ByHand(size, Joined)),
     "zoo": step_of(zoo_loss),
+    "by hand, W x + V y, compiled": step_of(lambda size: torch.compile(ByHand(size, Apart), fullgraph=True)),
     "zoo, compiled": step_of(compiled_loss),
     "Pyro's TraceEnum_ELBO, the zoo's pair": step_of(WithPyro),
     "a loop over the classes, the zoo's pair": step_of(Looped),

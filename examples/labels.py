@@ -1,16 +1,14 @@
 """Digits of which few have labels: M2 beside classifiers that see the labels alone, and its posterior over classes.
 
-M2 learns from every digit, and its classifier q(y | x) from the unlabelled ones too; a classifier of scikit-learn sees
-the labelled ones alone, as pixels or, M1, as the posterior means of a VAE of all digits. Two latents say the style. Of
-unlabelled digits that might be one of two classes, the overlay holds q(z | x) = sum_y q(y | x) q(z | x, y) against
-the true posterior, in which y is summed too; a panel's title has the probabilities of the two classes, by q(y | x) and
-by the model itself, p(y | x).
+M2 learns from every digit, and so does its classifier q(y | x). Logistic regression sees the labelled digits alone, as
+pixels or, M1, as the posterior means of a VAE of all digits. Then digits that might be one of two classes: the overlay
+holds q(z | x) = sum_y q(y | x) q(z | x, y) against the true posterior, in which y is summed too; the titles have the
+probabilities of the two classes by q(y | x), and by the model itself, p(y | x).
 
     python examples/labels.py
     python examples/labels.py --num-labels 20 --alpha 1
 """
 
-from functools import partial
 from pathlib import Path
 
 import pyro
@@ -46,6 +44,14 @@ def classes_of_model(model: M2, guide: guides.Labelled, x: Tensor) -> Tensor:
     return (found.summed["y"] + found.log_weights).logsumexp(1).softmax(0).T
 
 
+@torch.no_grad()
+def analogies(model: M2, guide: guides.Labelled, images: Tensor, labels: Tensor) -> Tensor:
+    """A row for each image: the image, and every class in its style z, that of q(z | x, y), `(N * (C + 1), D)`."""
+    style = guide.posterior(images, labels).mean
+    every = model.likelihood(torch.arange(model.num_classes).unsqueeze(-1), style).mean
+    return torch.cat([images.unsqueeze(0), every]).transpose(0, 1).flatten(0, 1)
+
+
 def main(
     *,
     num_labels: int = 50,
@@ -54,7 +60,7 @@ def main(
     hidden: tuple[int, ...] = (128,),
     epochs: int = 400,
     num_checked: int = 4,
-    draws: int = 1000,
+    draws: int = 2000,
     seed: int = 0,
     out: Path = Path("runs/labels"),
 ) -> None:
@@ -64,11 +70,10 @@ def main(
     digits = load("digits")
     train = PartlyLabelled(Binarized(digits.train, labels=True), num_labels, seed)
     few, test = digits.train[train.labelled], digits.test
+    training = {"epochs": epochs, "batch_size": 100, "seed": seed, "progress": False}
     model = M2(digits.data_dim, latent_dim, num_classes=10, hidden=hidden)
     guide = guides.Labelled(model, hidden=hidden)
-    loss = SemiSupervised(ELBO(), alpha)(model, guide)
-    training = {"epochs": epochs, "batch_size": 100, "seed": seed, "progress": False}
-    fit(loss, train, **training)
+    fit(SemiSupervised(ELBO(), alpha)(model, guide), train, **training)
 
     # M1: a VAE of all digits without a label, and a classifier of its posterior means
     vae = VAE(digits.data_dim, 16, hidden)
@@ -89,36 +94,25 @@ def main(
 
     # the digits that are most nearly of two classes
     x = binarize(test, seed=seed)
-    probabilities = guide.predict(x)
-    x = x[probabilities.topk(2).values[:, 1].topk(num_checked).indices]
+    x = x[guide.predict(x).topk(2).values[:, 1].topk(num_checked).indices]
     said, true = guide.predict(x), classes_of_model(model, guide, x)
-    titles = [
-        "\n".join(f"{y}: q {said[row, y]:.2f}, p {true[row, y]:.2f}" for y in said[row].topk(2).indices.tolist())
-        for row in range(len(x))
-    ]
-    finders = {
-        "grid": partial(grid_reference, model, x),
-        "HMC": partial(hmc_reference, model, x, num_samples=draws, warmup=draws, seed=seed),
-    }
-    references = []
-    for name, finder in finders.items():
-        page.heading(f"The posterior of ambiguous digits against {name}")
-        try:
-            references.append(finder())
-        except NotAReference as refusal:
-            # draws that failed their checks are shown as they are, and nothing is held against them
-            page.preformatted(str(refusal))
-            references.append(refusal.inference_data)
-            continue
-        page.preformatted(str(compare(guide, references[-1], x, seed=seed)))
-    overlay = plot_overlay(guide, references, x, image_shape=digits.shape, titles=titles, columns=4)
-    page.figure("labels", overlay, "The guide's contours over HMC's draws and the exact posterior of z.")
+    titles = []
+    for q, p in zip(said, true, strict=True):
+        titles.append("\n".join(f"{y}: q {q[y]:.2f}, p {p[y]:.2f}" for y in q.topk(2).indices.tolist()))
+    references = [grid_reference(model, x, points=257)]
+    try:
+        references.append(hmc_reference(model, x, num_samples=draws, warmup=draws // 2, seed=seed))
+    except NotAReference as refusal:
+        # draws that failed their checks are no reference; they stay in refusal.inference_data
+        page.preformatted(str(refusal))
+    page.heading("The posterior of digits that might be one of two")
+    for reference in references:
+        page.preformatted(str(compare(guide, reference, x, seed=seed)))
+    overlay = plot_overlay(guide, references, x, image_shape=digits.shape, titles=titles)
+    page.figure("labels", overlay, "The guide's contours over the exact posterior of z, y summed out.")
 
-    # a style in each row: z of a digit given its label, and every class drawn with it
-    styles = guide.posterior(test.images[:8], test.labels[:8]).mean
-    likelihood = model.likelihood(torch.arange(10).unsqueeze(-1), styles)
-    rows = torch.cat([test.images[:8].unsqueeze(0), likelihood.mean.detach()]).transpose(0, 1)
-    page.figure("analogies", plot_images(rows.flatten(0, 1), digits.shape, columns=11), "Each style in every class.")
+    rows = analogies(model, guide, test.images[:8], test.labels[:8])
+    page.figure("analogies", plot_images(rows, digits.shape, columns=11), "Each digit's style in every class.")
     print(f"wrote {page.write()}")
 
 

@@ -42,9 +42,8 @@ class Auxiliary(Guide):
     Sites, in `pyro.plate("data", N)`: `a` (N, auxiliary_dim); `y` (N,), where no label is given; `z` (N, latent_dim).
 
     Raises:
-        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `auxiliary_dim`; the family of a reads
-            the prior. At each call: x is not `(N, data_dim)`; y is given to a model without classes, is not int64
-            `(N,)`, or a class is out of range.
+        TypeError, ValueError: as `zoo.parts.networks.WithHead`; no `auxiliary_dim`; a family of a that reads the prior.
+            At each call: x is not `(N, data_dim)`; y given to a model without classes, not int64 `(N,)`, out of range.
 
     Example:
         >>> import torch, guides
@@ -74,10 +73,8 @@ class Auxiliary(Guide):
         self.reader = build_stage(hidden, (model.data_dim,), activation, "hidden")
         self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
         if self.auxiliary_family.uses_prior:
-            raise ValueError(
-                f"auxiliary_family: {type(self.auxiliary_family).__name__} reads the prior, and the model's density of a "
-                "depends on z, which the guide draws after a; take another family, such as Diagonal"
-            )
+            reader = type(self.auxiliary_family).__name__
+            raise ValueError(f"auxiliary_family: {reader} reads the prior, and that of a depends on z, which comes after a")
         if self.num_classes:
             self.logits = WithHead(sizes, self.num_classes, nn.Linear, hidden, activation)
             sizes += (self.num_classes,)

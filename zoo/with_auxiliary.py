@@ -36,7 +36,7 @@ class WithAuxiliary(RootModule):
 
     Raises:
         TypeError: `reverse` is not callable, or has no whole number `size`.
-        ValueError: at each call: the model has no site of a name in `sites`, or these sites share no plate of the model.
+        ValueError: at each call: the model has no site of a name in `sites`, or these share no plate of the model.
 
     Example:
         >>> import guides, torch

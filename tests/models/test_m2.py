@@ -320,7 +320,7 @@ def small(**options):
         (
             lambda: guides.Auxiliary(ADGM(DATA, LATENT, CLASSES), auxiliary_family=guides.Residual),
             ValueError,
-            "auxiliary_family: Residual reads the prior, and the model's density of a depends on z",
+            "auxiliary_family: Residual reads the prior, and that of a depends on z",
         ),
         (lambda: guides.Labelled(small()).predict(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
         (lambda: guides.Labelled(small())(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
