@@ -5,8 +5,8 @@ RUN = $(VENV)/bin/python
 INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies bench-labels runs bench-peers bench-kalman \
-  bench-kalman-peers table
+.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies bench-labels runs \
+  bench-peers bench-kalman bench-kalman-peers bench-hmm table
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
@@ -59,6 +59,9 @@ bench-kalman: $(VENV)/.installed $(VENV)-kalman-peers/.installed    ## exact rec
 	$(RUN) -m benchmarks.kalman
 
 bench-kalman-peers: $(VENV)-kalman-peers/.installed     ## JAX and the other peers of benchmarks/kalman
+
+bench-hmm: $(VENV)/.installed   ## hidden Markov models and their peers; writes results/speed_hidden_markov.json
+	$(RUN) -m benchmarks.hidden_markov
 
 runs: $(VENV)/.installed        ## the rows of results that are not there yet; hours, resumed
 	$(RUN) tools/runs.py --run --jobs 2

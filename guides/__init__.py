@@ -2,6 +2,7 @@
 
 from guides.amortized import Amortized
 from guides.auxiliary import Auxiliary
+from guides.empty import Empty
 from guides.exact import Exact
 from guides.families import (
     IAF,
@@ -37,6 +38,7 @@ __all__ = [
     "Bidirectional",
     "BottomUp",
     "Diagonal",
+    "Empty",
     "Exact",
     "Family",
     "Filter",

@@ -65,16 +65,14 @@ class Auxiliary(Guide):
         super().__init__(model)
         name = type(model).__name__
         if not hasattr(model, "auxiliary_dim"):
-            raise ValueError(
-                f"Auxiliary: {name} has no auxiliary variable; zoo.WithAuxiliary({name}(...), reverse) has"
-            )
+            raise ValueError(f"Auxiliary: {name} has no auxiliary variable; zoo.WithAuxiliary(model, reverse) has")
         self.site, self.num_classes = site, getattr(model, "num_classes", 0)
         sizes: tuple[int, ...] = (model.data_dim, model.auxiliary_dim)
         self.reader = build_stage(hidden, (model.data_dim,), activation, "hidden")
         self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
         if self.auxiliary_family.uses_prior:
             reader = type(self.auxiliary_family).__name__
-            raise ValueError(f"auxiliary_family: {reader} reads the prior, and that of a depends on z, which comes after a")
+            raise ValueError(f"auxiliary_family: {reader} reads the prior, and that of a depends on z, drawn after a")
         if self.num_classes:
             self.logits = WithHead(sizes, self.num_classes, nn.Linear, hidden, activation)
             sizes += (self.num_classes,)

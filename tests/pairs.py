@@ -16,7 +16,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import guides
-from zoo import ADGM, BIVA, DMM, LGSSM, M1M2, M2, SRNN, STORN, VAE, VRNN, Hierarchical, WithAuxiliary
+from zoo import ADGM, BIVA, DMM, HMM, LGSSM, M1M2, M2, SRNN, STORN, VAE, VRNN, Hierarchical, WithAuxiliary
 from zoo.infer import ELBO, IWELBO, RLOO, VIMCO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
 from zoo.parts.conditionals import (
@@ -27,6 +27,7 @@ from zoo.parts.conditionals import (
     MixtureOfNormals,
     MixturePrior,
     Normal,
+    NormalEmission,
 )
 from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.kalman import Parameters
@@ -145,6 +146,11 @@ def lgssm() -> LGSSM:
     return LGSSM(Parameters, marginal=False, initial_covariance=torch.eye(LATENT), **learned)
 
 
+def hmm(marginal: bool = True) -> HMM:
+    """A hidden Markov model of three states that differ."""
+    return HMM(3, NormalEmission(3, DATA), transition=torch.randn(3, 3).softmax(-1), marginal=marginal)
+
+
 vae = partial(VAE, DATA, LATENT, HIDDEN)
 amortized = partial(guides.Amortized, hidden=HIDDEN)
 NO_CLOSED_KL = frozenset({"analytic_kl"})
@@ -255,7 +261,7 @@ def levels_of_latents(
 
 
 # log q(y | .) cancels in importance-weighted bounds, which would leave a classifier without a gradient
-UNTRAINED = frozenset({"iwelbo", "doubly"})
+UNTRAINED = frozenset({"iwelbo", "doubly", "vimco"})
 
 
 def with_classes(
@@ -274,7 +280,7 @@ def with_classes(
         code,
         systems,
         UNTRAINED | {"vr-max"} | refused,
-        UNTRAINED,
+        UNTRAINED - {"vimco"},
     )
 
 
@@ -465,7 +471,7 @@ PAIRS: Mapping[str, Pair] = {
         ("M1M2", "StackedLabelled", "Diagonal"),
         {"M1+M2 (Kingma et al. 2014)": "ELBO()"},
         UNTRAINED | {"vr-max", "analytic_kl"},
-        UNTRAINED,
+        UNTRAINED - {"vimco"},
     ),
     "adgm": with_classes(
         ADGM,
@@ -530,6 +536,22 @@ PAIRS: Mapping[str, Pair] = {
     ),
     "lgssm-smoother": with_sequences(
         guides.Smoother, "PrecisionWeighted", "Amortised smoother (DKS: Krishnan et al. 2017), which can be exact"
+    ),
+    "hmm": Pair(
+        hmm,
+        guides.Empty,
+        sequences,
+        ("HMM", "Empty", ""),
+        {"Hidden Markov model (Baum et al. 1970; Rabiner 1989)": "em, maximum_likelihood, ELBO()"},
+        scores_foreign_values=False,  # there is no latent to be scored
+    ),
+    "hmm-path": Pair(
+        partial(hmm, marginal=False),
+        guides.Exact,
+        sequences,
+        ("HMM(marginal=False)", "Exact", ""),
+        {"Hidden Markov model with its paths: exact draws, Viterbi (1967)": "em"},
+        frozenset(OBJECTIVES) - {"rloo", "vimco"},  # a discrete latent has no path for a gradient
     ),
     "dmm-mean-field": deep(DMM, guides.MeanField, "Diagonal", "Deep Markov model, MF-LR (Krishnan et al. 2017)"),
     "dmm-filter": deep(DMM, guides.Filter, "Diagonal", "Deep Markov model, ST-L (Krishnan et al. 2017)"),

@@ -1,4 +1,4 @@
-"""Tables of hierarchies and codes, from records of rows (tools/rows) and of `examples/anomaly.py`; and their pictures."""
+"""Tables of hierarchies and codes, from the records of rows and of `examples/anomaly.py`; and their pictures."""
 
 import math
 from pathlib import Path

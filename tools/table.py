@@ -221,6 +221,25 @@ def kalman_speed_table(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
+def hidden_markov_speed_table(folder: Path = RESULTS) -> str:
+    """Hidden Markov models beside hmmlearn and Pyro, from the records of `benchmarks/hidden_markov.py`."""
+    runs = [run for run in records(folder) if "hidden_markov" in run]
+    if not runs:
+        return "No timing is recorded yet; `make bench-hmm` records one."
+    parts = []
+    for run in runs:
+        sizes = run["hidden_markov"]
+        for task in next(iter(sizes.values())):
+            cells: dict[str, list[str]] = {}
+            for column, tasks in enumerate(sizes.values()):
+                for row, timed in tasks[task].items():
+                    line = cells.setdefault(row, [row, *["–"] * len(sizes)])
+                    line[1 + column] = f"{timed['cpu_ms']:.3g} ms, {timed['ratio']:.2f} ×"
+            parts.append(markdown([task, *sizes], list(cells.values())))
+        parts.append(provenance(run))
+    return "\n\n".join(parts)
+
+
 PAGES = {
     "README.md": {"systems": systems_table},
     "docs/pairs.md": {"pairs": pairs_table},
@@ -231,6 +250,7 @@ PAGES = {
     "docs/speed.md": {
         "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table,
         "sequence-speed": sequence_speed_table, "kalman-speed": kalman_speed_table,
+        "hidden-markov-speed": hidden_markov_speed_table,
     },
 }  # fmt: skip
 

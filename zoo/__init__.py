@@ -5,6 +5,7 @@ from zoo.biva import BIVA
 from zoo.dmm import DMM
 from zoo.folders import load_pair, save_pair
 from zoo.hierarchical import Hierarchical
+from zoo.hmm import HMM
 from zoo.lgssm import LGSSM
 from zoo.m1m2 import M1M2
 from zoo.m2 import M2
@@ -21,6 +22,7 @@ __all__ = [
     "ADGM",
     "BIVA",
     "DMM",
+    "HMM",
     "LGSSM",
     "M1M2",
     "M2",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from zoo.parts.checks import check_data, check_rows, listed
+from zoo.parts.clusters import clusters
 from zoo.parts.covariances import Covariance, FullCovariance
 from zoo.parts.store_keys import RootModule
 
@@ -114,19 +115,11 @@ class GaussianMixture(RootModule):
     def initialise(self, x: Tensor) -> None:
         """Sets the parameters to a start for EM: one M-step from the clusters of scikit-learn's k-means.
 
-        scikit-learn's own mixture starts in the same way. The seed of k-means is drawn by torch.
+        scikit-learn's own mixture starts in the same way. The seed of k-means is drawn by torch (`clusters`).
         """
-        # imported here, since it is slow and no other method needs it
-        from sklearn.cluster import KMeans
-
         self._check_count(check_data(x, self.data_dim, self.means))
-        seed = int(torch.randint(2**31 - 1, (), device="cpu"))
-        with warnings.catch_warnings():
-            # with fewer distinct data than components, `m_step` warns of the empty components itself
-            warnings.filterwarnings("ignore", "Number of distinct clusters")
-            kmeans = KMeans(self.num_components, n_init=1, random_state=seed).fit(x.detach().cpu().numpy())
-        clusters = torch.as_tensor(kmeans.labels_, dtype=torch.long, device=x.device)
-        self.m_step(MixtureStatistics(x, nn.functional.one_hot(clusters, self.num_components).to(x.dtype)))
+        # clusters that stay empty, `m_step` starts again with a warning
+        self.m_step(MixtureStatistics(x, clusters(x, self.num_components)))
 
     @torch.no_grad()
     def e_step(self, x: Tensor) -> tuple[MixtureStatistics, Tensor]:

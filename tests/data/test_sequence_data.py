@@ -155,6 +155,18 @@ def test_walks():
         assert np.array_equal(data.test.values.numpy(), file["test"])
 
 
+@real_files
+def test_exercises_keep_the_label_of_every_frame():
+    trials = load("mocap6").train
+    assert trials.lengths.tolist() == [382, 205, 251, 446, 387, 387]
+    assert trials.frame_labels.bincount(minlength=12).tolist() == [187, 180, 203, 382, 304, 352, 48, 72, 76, 99, 66, 89]
+    assert len(motion.EXERCISES) == 12
+    some = trials[torch.tensor([4, 1])]
+    assert torch.equal(some.frame_labels, torch.cat([part.frame_labels for part in (trials[4:5], trials[1:2])]))
+    assert torch.equal(some.without_first().frame_labels[:386], some.frame_labels[1:387])
+    assert torch.equal(some.cut(50).frame_labels, some.frame_labels)
+
+
 # Builds from the files of the public places, made here from this project's copies
 
 
@@ -238,6 +250,22 @@ def test_walks_build_from_the_mat_file(tmp_path):
     names = {"train": "Xtr", "valid": "Xval", "test": "Xtest"}
     savemat(stream, {names[part]: value.astype(np.float64) for part, value in parts.items()})
     built(motion.MOCAP_CMU35, motion._pack_walks, tmp_path, {"mocap35.mat": stream.getvalue()})
+
+
+@real_files
+def test_exercises_build_from_the_mat_file(tmp_path):
+    from scipy.io import savemat
+
+    parts = fetch(motion.MOCAP6)
+    kind = np.dtype([("X", object), ("TrueZ", object)])
+    ends = parts["length"].cumsum()
+    trials = np.array(
+        [(parts["x"][end - n : end], parts["action"][end - n : end, None].astype(np.float64))
+         for end, n in zip(ends, parts["length"], strict=True)], kind
+    )  # fmt: skip
+    stream = io.BytesIO()
+    savemat(stream, {"DataBySeq": trials[:, None]})
+    built(motion.MOCAP6, motion._pack_exercises, tmp_path, {"mocap6.mat": stream.getvalue()})
 
 
 def test_ljspeech_cannot_be_built_and_says_so(tmp_path, monkeypatch):

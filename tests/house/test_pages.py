@@ -63,11 +63,11 @@ def test_pages_with_code_are_found():
     assert {"README.md", "CONTRIBUTING.md", "docs/questions.md"} | guide - {"docs/guide/own.md"} == set(SCRIPTS)
 
 
-def test_questions_have_a_number_and_a_call_each():
+def test_questions_have_a_call_each():
     text = (ROOT / "docs" / "questions.md").read_text()
     found = re.findall(r"^\*\*(\d+)\. [^*]+\?\*\*\n\n```python\n", text, flags=re.MULTILINE)
     assert [int(number) for number in found] == list(range(1, text.count("?**\n") + 1))
-    assert len(found) >= 40
+    assert len(found) >= 42
 
 
 def test_readme_is_short():

@@ -8,7 +8,7 @@ from zoo.data.dataset import Dataset
 from zoo.data.loaders.digits import binarized_mnist, digits, mnist
 from zoo.data.loaders.faces import frey_faces, olivetti_faces
 from zoo.data.loaders.letters import notmnist, omniglot
-from zoo.data.loaders.motion import mocap_cmu35
+from zoo.data.loaders.motion import mocap6, mocap_cmu35
 from zoo.data.loaders.music import MUSIC_SETS
 from zoo.data.loaders.pictures import cifar10_first4000, photos
 from zoo.data.loaders.series import SERIES_SETS
@@ -51,6 +51,7 @@ def load(name: str, root: Root = None) -> Dataset[Any]:
     `spoken_digits`    2,400 / 300 / 300        digits at 8 kHz, frames of 200 samples
     `ljspeech_32`      24 / 4 / 4               read sentences at 16 kHz, frames of 200 samples
     `mocap_cmu35`      16 / 3 / 4               walks, 300 frames of 50 joint angles
+    `mocap6`           6 / 0 / 0                exercises, 12 joint angles, every frame labelled with its exercise
     =================  =======================  ================================================================
 
     Series and tracks, each split a `Sequences`; none of these has a split of its own, so all is in `train`:
@@ -106,6 +107,7 @@ DATASETS: dict[str, Callable[[Root], Dataset[Any]]] = {
     "spoken_digits": spoken_digits,
     "ljspeech_32": ljspeech_32,
     "mocap_cmu35": mocap_cmu35,
+    "mocap6": mocap6,
     **SERIES_SETS,
     "gps_tracks": gps_tracks,
 }

@@ -18,6 +18,7 @@ class Sequences:
         stamps: float64 `(total,)`, the time of each frame, or None where frames are one step apart.
         time_unit: of the stamps, such as "years" or "seconds since 1970".
         labels: int64 `(N,)`, or None where the source gives none.
+        frame_labels: int64 `(total,)`, the label of each frame, or None where the source gives none.
         num_levels: of frames that hold levels, as of a `Split` (2: bits); None where they are measurements.
         first: floats `(N, D)`, the frame before each sequence: input of a model that feeds x back, and not scored
             (SRNN's convention). None where sequences begin at their beginning.
@@ -39,14 +40,16 @@ class Sequences:
     labels: Tensor | None = field(default=None, repr=False)
     num_levels: int | None = None
     first: Tensor | None = field(default=None, repr=False)
+    frame_labels: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         total = int(self.lengths.sum())
         if self.frames.shape != (total, len(self.columns)):
             raise ValueError(f"frames: expected shape {(total, len(self.columns))} by lengths and columns, "
                              f"got {tuple(self.frames.shape)}")  # fmt: skip
-        if self.stamps is not None and self.stamps.shape != (total,):
-            raise ValueError(f"stamps: expected shape ({total},), one for each frame, got {tuple(self.stamps.shape)}")
+        for name, value in (("stamps", self.stamps), ("frame_labels", self.frame_labels)):
+            if value is not None and value.shape != (total,):
+                raise ValueError(f"{name}: expected shape ({total},), one for each frame, got {tuple(value.shape)}")
         if (self.lengths < 1).any():
             raise ValueError(f"sequence {int((self.lengths < 1).nonzero()[0])} has no frames")
         if self.first is not None and self.first.shape != (len(self), self.frames.shape[-1]):
@@ -75,6 +78,7 @@ class Sequences:
             frames=self.frames[places],
             lengths=self.lengths[kept],
             stamps=None if self.stamps is None else self.stamps[places],
+            frame_labels=None if self.frame_labels is None else self.frame_labels[places],
             labels=None if self.labels is None else self.labels[kept],
             first=None if self.first is None else self.first[kept],
         )
@@ -108,9 +112,10 @@ class Sequences:
             )
         kept = torch.ones(len(self.frames), dtype=torch.bool)
         kept[self._starts] = False
-        stamps = None if self.stamps is None else self.stamps[kept]
+        stamps, frame_labels = (None if v is None else v[kept] for v in (self.stamps, self.frame_labels))
         first = as_floats(self.frames[self._starts])
-        return replace(self, frames=self.frames[kept], lengths=self.lengths - 1, stamps=stamps, first=first)
+        return replace(self, frames=self.frames[kept], lengths=self.lengths - 1, stamps=stamps, first=first,
+                       frame_labels=frame_labels)  # fmt: skip
 
     def shuffled(self, seed: int = 0) -> "Sequences":
         """The same sequences in a random order fixed by `seed`: do this before taking a part of an ordered set."""

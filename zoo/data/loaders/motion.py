@@ -1,4 +1,4 @@
-"""Motion capture: joint angles of walks."""
+"""Motion capture: joint angles of walks and of exercises."""
 
 from pathlib import Path
 
@@ -33,3 +33,43 @@ def mocap_cmu35(root: Root = None) -> Dataset[Sequences]:
         for walks in (parts["train"], parts["valid"], parts["test"])
     )
     return manifest.dataset("mocap_cmu35", (train, valid, test), (50,), MOCAP_CMU35.digests())
+
+
+EXERCISES = (
+    "jumping jack", "jog", "squat", "knee raise", "arm circle", "twist", "side reach", "box", "up and down",
+    "toe touch, one hand", "side bend", "toe touch, two hands",
+)  # fmt: skip
+
+
+def _pack_exercises(downloaded: list[Path], target: Path) -> None:
+    """Builds mocap6.npz from the .mat file of M. Hughes."""
+    from scipy.io import loadmat
+
+    trials = loadmat(downloaded[0], squeeze_me=True)["DataBySeq"]
+    np.savez_compressed(
+        target,
+        x=np.concatenate([trial["X"] for trial in trials]).astype(np.float64),
+        action=np.concatenate([trial["TrueZ"] for trial in trials]).astype(np.uint8),
+        length=np.array([len(trial["X"]) for trial in trials], np.int32),
+    )
+
+
+MOCAP6 = manifest.file("mocap6.npz", read_npz, _pack_exercises)
+
+
+def mocap6(root: Root = None) -> Dataset[Sequences]:
+    """Six trials of exercises of CMU's subjects 13 and 14, 12 angles at 10 frames a second, each without its mean.
+
+    `frame_labels` are annotated by hand: 0 to 11, as `EXERCISES` names them. There is no split: `train` has all six.
+    """
+    parts = fetch(MOCAP6, root)
+    columns = ("root ty", "lower back rx", "lower back ry", "upper neck ry", "right humerus rz", "right radius rx",
+               "left humerus rz", "left radius rx", "right tibia rx", "right foot rx", "left tibia rx",
+               "left foot rx")  # fmt: skip
+    trials = Sequences(
+        torch.tensor(parts["x"]).float(),
+        torch.tensor(parts["length"]).long(),
+        columns,
+        frame_labels=torch.tensor(parts["action"]).long() - 1,
+    )
+    return manifest.undivided("mocap6", trials, MOCAP6)

@@ -9,8 +9,8 @@ from torch import Tensor
 from zoo.infer.objectives.elbo import ELBO
 from zoo.infer.objectives.iwelbo import IWELBO
 from zoo.infer.objectives.objective import Objective
-from zoo.infer.objectives.semi_supervised import SemiSupervised
 from zoo.infer.objectives.scheduled import Scheduled
+from zoo.infer.objectives.semi_supervised import SemiSupervised
 from zoo.infer.per_datum import Terms
 
 Weight = float | Callable[[int], float]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from zoo.parts.first_derivative import Refusal, differentiable_once
 from zoo.parts.kalman.engines import engine_for
 from zoo.parts.kalman.given import Canonical, Problem, Tensors, canonical
 from zoo.parts.kalman.layout import unshift
@@ -24,7 +25,8 @@ from zoo.parts.kalman.moments import Solved, backward, forward, smoothed_mean
 
 def differentiable(problem: Problem) -> Canonical:
     """The model laid out, a function of the problem's tensors that can be differentiated once."""
-    once = Tensors._make(_Once.apply(a) if _is_wanted(a) else a for a in problem.tensors)
+    tensors = problem.tensors
+    once = Tensors._make(differentiable_once(a) if a is not None and _is_wanted(a) else a for a in tensors)
     return canonical(problem.grouping, problem.mask, once)
 
 
@@ -86,36 +88,8 @@ class MarginalLoglik(Function):
             grads = [piece(tensor) if need else None for piece, tensor, need in wanted]
         # with create_graph=True a second derivative has to raise an error: it would be wrong
         if torch.is_grad_enabled():
-            grads = [None if g is None else _Refusal.apply(g, *ctx.saved_tensors) for g in grads]
+            grads = [None if g is None else Refusal.apply(g, *ctx.saved_tensors) for g in grads]
         return None, *grads
-
-
-class _Refusal(Function):
-    """A first derivative that cannot be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, *tensors: Tensor) -> Tensor:
-        return grad.view_as(grad)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        raise RuntimeError(
-            "zoo.parts.kalman.inference: a second derivative was asked for; the recursions have first derivatives only "
-            "(for a Hessian take finite differences of the gradient)"
-        )
-
-
-class _Once(Function):
-    """The tensor, whose gradient cannot be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.save_for_backward(tensor)
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _Refusal.apply(grad, *ctx.saved_tensors) if torch.is_grad_enabled() else grad
 
 
 class _Recursion(Function):

@@ -1,12 +1,12 @@
 """The linear-Gaussian state-space model as distributions: over the observations, and over the states given them."""
 
 import math
-from typing import Any
 
 import torch
 from pyro.distributions import MultivariateNormal, TorchDistribution, constraints, is_validation_enabled
 from torch import Size, Tensor
 
+from zoo.parts.distributions.expanded import expanded
 from zoo.parts.kalman import inference as kalman
 from zoo.parts.kalman.checks import check_burn, free_mask
 from zoo.parts.kalman.parameters import Parameters, batch_axes, frames, observed
@@ -56,7 +56,7 @@ class LinearGaussian(TorchDistribution):
         super().__init__(batch, Size((T, parameters.data_dim)), validate_args=False)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> "LinearGaussian":
-        return _expanded(self, batch_shape)
+        return expanded(self, batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if value.shape[-2:] != self._event_shape:
@@ -143,7 +143,7 @@ class LinearGaussianPosterior(TorchDistribution):
         super().__init__(batch, Size((x.shape[-2], parameters.state_dim)), validate_args=False)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> "LinearGaussianPosterior":
-        return _expanded(self, batch_shape)
+        return expanded(self, batch_shape)
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         own = batch_axes(self.parameters, self.x, *(() if self.u is None else (self.u,)))
@@ -207,7 +207,7 @@ class GaussianFrames(TorchDistribution):
         super().__init__(self.seen.batch_shape[:-1], loc.shape[-2:], validate_args=False)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> "GaussianFrames":
-        return _expanded(self, batch_shape)
+        return expanded(self, batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         log_prob = self.seen.log_prob(torch.where(self.mask_, value, 0.0)).sum(-1)
@@ -229,15 +229,3 @@ def _split(batch: Size, own: Size) -> tuple[Size, Size]:
     """The axes that `expand` added in front, and the rest, of which `expand` may have stretched some."""
     added = len(batch) - len(own)
     return batch[:added], batch[added:]
-
-
-def _expanded(distribution: Any, batch_shape: Size) -> Any:
-    # parameters and data stay as they are: covariances depend on the parameters alone, and a copy for every entry of
-    # the new batch would make each of these a group with a recursion of its own
-    batch_shape = torch.broadcast_shapes(Size(batch_shape), distribution._batch_shape)
-    if batch_shape == distribution._batch_shape:
-        return distribution
-    new = object.__new__(type(distribution))
-    new.__dict__.update(distribution.__dict__)
-    new._batch_shape = batch_shape
-    return new

@@ -1,0 +1,69 @@
+"""Learned probabilities: of the first state, and of each step from one state to the next."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo.parts.checks import listed
+from zoo.parts.recorded import Recorded
+
+
+class Probabilities(Recorded, nn.Module):
+    """Rows of probabilities as learned logits, those that start at zero excepted: a zero stays one.
+
+    Args:
+        start: probabilities, `(..., K)`; each row sums to 1.
+
+    Raises:
+        ValueError: a negative entry, a row that does not sum to 1.
+    """
+
+    possible: Tensor
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        # wide enough for a row of float32 thirds
+        wrong = (start < 0).any(-1) | ~((start.sum(-1) - 1).abs() < 1e-4)
+        if wrong.any():
+            rows = f" in rows {listed(wrong.nonzero().flatten().tolist())}" if wrong.ndim else ""
+            raise ValueError(f"start: expected probabilities that sum to 1{rows}, got {start}")
+        # kept apart from the logits: a parameter of -inf would be NaN after an optimiser's average or weight decay
+        self.register_buffer("possible", start > 0)
+        self.logits = nn.Parameter(start.log().masked_fill(~self.possible, 0.0))
+
+    def forward(self) -> Tensor:
+        """The logarithms, -inf of a zero; their gradient there is 0."""
+        return self.logits.masked_fill(~self.possible, -math.inf).log_softmax(-1)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draws each row anew, uniform over the probabilities that keep its zeros."""
+        noise = torch.empty_like(self.logits).exponential_()
+        self.logits.copy_(noise.clamp(min=torch.finfo(noise.dtype).tiny).log().masked_fill(~self.possible, 0.0))
+
+    @torch.no_grad()
+    def maximise(self, counts: Tensor) -> None:
+        """Sets each row to its share of the expected counts; a row without any stays as it is."""
+        total = counts.sum(-1, keepdim=True)
+        # a share of zero that is not structural: the least number keeps its logit finite
+        least = torch.finfo(self.logits.dtype).tiny
+        found = (counts / total).to(self.logits.dtype).clamp(min=least).log().masked_fill(~self.possible, 0.0)
+        self.logits.copy_(torch.where(total > 0, found, self.logits))
+
+
+class StationaryStart(Recorded, nn.Module):
+    """p(z_1) = pi with pi = pi A: the chain has run for ever before the first frame.
+
+    It has no parameter of its own. Every state must be reached from every other: left-to-right models have no such pi
+    of use. EM has no closed form with it; `HMM.maximum_likelihood` and `fit` take it.
+    """
+
+    def forward(self, log_transition: Tensor) -> Tensor:
+        """log pi, `(K,)`."""
+        A = log_transition.exp()
+        # pi (I - A) = 0 and pi 1 = 1, added up: a regular system
+        system = (torch.eye(len(A), dtype=A.dtype, device=A.device) - A + 1.0).T
+        # without a check of values, which waits for the device; of a chain in parts pi is not unique, and the result is
+        # not finite or not positive: `HMM` looks at it once
+        return torch.linalg.solve_ex(system, torch.ones_like(A[0]))[0].log()
