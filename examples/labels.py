@@ -40,7 +40,7 @@ from zoo.infer import (
 @torch.no_grad()
 def classes_of_model(model: M2, guide: guides.Labelled, x: Tensor) -> Tensor:
     """p(y | x) by importance sampling, `(N, C)`: the weights of each class, its draws of z taken together."""
-    found = terms(model, guide, x, num_particles=2000)
+    found = terms(model, guide, x, num_particles=5000)
     return (found.summed["y"] + found.log_weights).logsumexp(1).softmax(0).T
 
 
@@ -98,7 +98,7 @@ def main(
     said, true = guide.predict(x), classes_of_model(model, guide, x)
     titles = []
     for q, p in zip(said, true, strict=True):
-        titles.append("\n".join(f"{y}: q {q[y]:.2f}, p {p[y]:.2f}" for y in q.topk(2).indices.tolist()))
+        titles.append("\n".join(f"{y}: q {q[y]:.1f}, p {p[y]:.1f}" for y in q.topk(2).indices.tolist()))
     references = [grid_reference(model, x, points=257)]
     try:
         references.append(hmc_reference(model, x, num_samples=draws, warmup=draws // 2, seed=seed))
