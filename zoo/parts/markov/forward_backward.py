@@ -124,8 +124,9 @@ def sample_paths(chain: Chain, sample_shape: Size = Size()) -> Tensor:  # noqa: 
     """
     filtered = filter_states(chain).log_filtered
     refuse_impossible(filtered)
-    # the largest of log p + Gumbel noise is a draw: all the noise of a path is drawn in one call
-    uniform = torch.rand(Size(sample_shape) + filtered.shape, dtype=filtered.dtype, device=filtered.device)
+    # the largest of log p + Gumbel noise is a draw: all the noise of a path is drawn in one call; in float64, since
+    # float32 has no number between 1 - 6e-8 and 1, and a chain that stays would jump too rarely
+    uniform = torch.rand(Size(sample_shape) + filtered.shape, dtype=torch.float64, device=filtered.device)
     scores = filtered - (-uniform.clamp(min=torch.finfo(uniform.dtype).tiny).log()).log()
     z = scores[..., -1, :].argmax(-1)
     path, towards = [z], chain.log_transition.T.contiguous()
