@@ -205,6 +205,19 @@ def test_one_frame_and_further_leading_axes(engine):
     )
 
 
+def test_the_smoother_makes_pairs_when_they_are_read():
+    """They are K times the numbers of all else: of a thousand sequences of a thousand frames gigabytes."""
+    scores = torch.randn(4, 50, 40)
+    chain = Chain(logits(40), logits(40, 40).requires_grad_(), scores)
+    with torch.profiler.profile(profile_memory=True) as run:
+        found = markov.smooth_states(chain)
+    largest = max((event.cpu_memory_usage for event in run.events()), default=0)
+    assert 0 < largest <= 4 * scores.numel() * scores.element_size()
+    assert found.pairs.shape == (4, 49, 40, 40)
+    assert not found.pairs.requires_grad
+    torch.testing.assert_close(found.pairs.sum(-1), found.smoothed[:, :-1])
+
+
 def test_draws_in_float32_are_those_in_float64():
     """Noise in float32 ends at 1 - 6e-8: a chain that is left with probability 1e-7 would jump a third too rarely."""
     chain = a_chain(frames=50)
