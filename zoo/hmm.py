@@ -61,7 +61,7 @@ class HMM(RootModule):
         num_states: K; 1 leaves independent frames, the baseline of a choice of K.
         emission: module whose call with states z gives p(x_t | z_t = z), batch shape that of z, event shape
             `(data_dim,)`: `NormalEmission`, `PoissonEmission`, `CategoricalEmission` of `zoo.parts.conditionals`, or
-            your own. Without a closed M-step (`MaximisedEmission`) it is trained by gradients.
+            your own. One without a closed M-step (`MaximisedEmission`) is trained by gradients.
         initial: probabilities of z_1 at first, `(K,)`, all equal by default; or `zoo.parts.markov.StationaryStart()`.
         transition: A at first, `(K, K)`; row j holds the probabilities of the states after j, all equal by default.
             Zeros in `initial` and `transition` stay zeros: a triangular A makes a left-to-right model.

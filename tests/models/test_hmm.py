@@ -508,7 +508,7 @@ def test_the_casino_and_the_four_components_of_hmmlearns_examples():
 
 @pytest.mark.thorough
 def test_the_earthquakes_of_zucchini_and_macdonald():
-    """Their stationary models of two and three states, -log L 342.3183 and 329.4603, in Zucchini & MacDonald's book."""
+    """-log L and rates of stationary models of two and three states, as the R functions of their book print them."""
     x = EARTHQUAKES.double().reshape(1, -1, 1)
     published = {2: (342.3183, [15.472, 26.125]), 3: (329.4603, [13.146, 19.721, 29.714])}
     for num_states, (cost, rates) in published.items():

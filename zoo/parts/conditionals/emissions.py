@@ -54,7 +54,8 @@ class NormalEmission(Recorded, nn.Module):
         num_states: K.
         data_dim: size of x_t.
         covariance: form of Sigma_k, as in a `GaussianMixture`: `DiagonalCovariance()` (default), `FullCovariance()`,
-            `TiedCovariance()`, or your own.
+            `TiedCovariance()`, or your own. EM adds its `floor`, 1e-6, to every variance: x of far smaller variance is
+            to be scaled first.
 
     Attributes:
         means: mu_k, `(K, data_dim)`; standard normal at first.

@@ -68,8 +68,8 @@ def started(name: str, start: Tensor | None, shape: tuple[int, ...], dtype: torc
 class StationaryStart(Recorded, nn.Module):
     """p(z_1) = pi with pi = pi A: the chain has run for ever before the first frame.
 
-    It has no parameter of its own. Every state must be reached from every other: left-to-right models have no such pi
-    of use. EM has no closed form with it; `HMM.maximum_likelihood` and `fit` take it.
+    The module has no parameter of its own. Every state must be reached from every other: the pi of a left-to-right
+    model is its last state alone. EM has no closed form with it; `HMM.maximum_likelihood` and `fit` take it.
     """
 
     def forward(self, log_transition: Tensor) -> Tensor:
