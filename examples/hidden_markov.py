@@ -2,7 +2,7 @@
 
 The yearly numbers of the world's major earthquakes, 1900 to 2006, are Poisson with a rate that depends on a hidden
 state. EM climbs from random starts for each number of states, and AIC and BIC choose among them; Viterbi's path dates
-the changes, and the exact forecast returns towards the long-run mean. In `mocap6` every frame of six recordings has been
+the changes, and the exact forecast returns to the long-run mean. In `mocap6` every frame of six recordings has been
 labelled by hand with one of twelve exercises. A model with full covariances, which sees no label, is held against them:
 each state stands for the exercise that most of its frames have.
 
