@@ -75,14 +75,16 @@ def main(
     epochs: int = 150,
     num_particles: int = 1000,
     num_test: int = 300,
+    shown: int = 8,
     seed: int = 0,
     out: Path = Path("runs/codes"),
 ) -> None:
-    """Trains the four pairs and compares their bounds."""
+    """Trains the four pairs, compares their bounds, and varies the code of a digit of class `shown`."""
     torch.set_num_threads(1)
     pyro.set_rng_seed(seed)
     digits = load("digits")
-    train, test = Binarized(digits.train), binarize(digits.test, seed=seed)[:num_test]
+    train, bits = Binarized(digits.train), binarize(digits.test, seed=seed)
+    test, digit = bits[:num_test], bits[digits.test.labels == shown][:1]
     page = Report(out, "Codes of categorical variables", f"{groups} variables of {categories} values, digits as bits")
     trained = losses(groups, categories, epochs * -(-len(train) // 64))
     rows = {}
@@ -95,7 +97,7 @@ def main(
     page.table(rows)
     page.heading("One variable at each of its values")
     model, guide = trained["relaxed (Jang)"].model, trained["relaxed (Jang)"].guide
-    picture = plot_images(variations(model, guide, test[:1]), (8, 8), columns=categories)
+    picture = plot_images(variations(model, guide, digit), (8, 8), columns=categories)
     page.figure("codes", picture, "A row for each variable, a column for each value; the other variables as inferred.")
     print(f"wrote {page.write()}")
 
