@@ -34,6 +34,7 @@ from zoo.infer import (
     kl_per_site,
     kl_per_unit,
     log_likelihood,
+    nuts_reference,
     terms,
 )
 from zoo.infer.call import Purpose, run
@@ -455,6 +456,8 @@ def test_a_model_of_discrete_latents_alone_has_no_density_to_sample():
     model, _, x = mixture()
     with pytest.raises(ValueError, match="no continuous latent site: 'k' is discrete and would be summed out"):
         grid_reference(model, x)
+    with pytest.raises(ValueError, match="the model has no continuous latent site"):
+        nuts_reference(model, x)
 
 
 def marked(fn, infer=None, plate=None):
@@ -488,6 +491,9 @@ REFUSED = {
     "a vector of bits": (
         dist.Bernoulli(0.5 * torch.ones(3)).to_event(1), None, "Bernoulli cannot list its values.*RLOO"
     ),
+    "other values than the model's": (
+        dist.Categorical(torch.ones(2)), None, "site 'y': summed out over the 2 values of .* the model's .* has 3"
+    ),
     "too many values": (dist.Binomial(5000, 0.5), None, "site 'y': .* takes 5001 values; 4096 are the most.*RLOO"),
 }  # fmt: skip
 
@@ -495,8 +501,20 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_mark_that_cannot_be_followed_is_refused(name):
     fn, infer, message = REFUSED[name]
+    model = of(dist.Categorical(torch.ones(3)) if name.startswith("other values") else fn)
     with pytest.raises(ValueError, match=message):
-        ELBO().loss(of(fn), marked(fn, infer), torch.ones(2, 1))
+        ELBO().loss(model, marked(fn, infer), torch.ones(2, 1))
+
+
+@pytest.mark.parametrize("K", [1, 2])
+def test_counts_without_end_are_summed_over_the_values_that_the_guide_lists(K):
+    model, guide = of(dist.Poisson(2.0)), marked(dist.Binomial(40, torch.tensor(0.1)))
+    x = torch.tensor([[0.5], [-1.0]])
+    count = torch.arange(41.0).unsqueeze(-1)
+    joint = dist.Poisson(2.0).log_prob(count) + normal((count * x.T).unsqueeze(-1)).log_prob(x)
+    # the counts above 40 have less than 1e-30 of the prior
+    found = log_likelihood(model, guide, x, num_particles=K).per_datum
+    torch.testing.assert_close(found, joint.logsumexp(0), rtol=1e-12, atol=1e-12)
 
 
 def test_a_summed_site_of_an_inner_plate_is_refused():

@@ -319,6 +319,7 @@ def small(**options):
             ValueError,
             r"Auxiliary: M2 has no auxiliary variable; zoo.WithAuxiliary\(M2",
         ),
+        (lambda: guides.Labelled(VAE(6, 2)), ValueError, "Labelled: VAE has no classes, num_classes"),
         (lambda: guides.Labelled(small()).predict(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
         (lambda: guides.Labelled(small())(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
     ],

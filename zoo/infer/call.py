@@ -136,7 +136,8 @@ class Call:
     def record(self, fn: Callable, kwargs: dict[str, Any], values: Values | None = None) -> Sites:
         """Runs a program over the particles, latents named in `values` fixed at these; returns its sites."""
         record = _Record(values or {}, self._rows)
-        with record, AllValues(self.layout) if self.summed else nullcontext():
+        # the record answers first: at the guide's values a model need not be able to list its own
+        with AllValues(self.layout) if self.summed else nullcontext(), record:
             if self.num_particles == 1:
                 # no plate for one particle, or every tensor of the run would carry an axis of size 1
                 fn(*self.args, **kwargs)
