@@ -254,6 +254,53 @@ def test_a_value_that_the_guide_rules_out_has_no_weight_and_a_finite_gradient(pa
             assert gradient is None or gradient.isfinite().all(), word
 
 
+@pytest.mark.parametrize("by", ["handler", "distribution"])
+@pytest.mark.parametrize("word", ["ELBO", "analytic", "sticking", "IWELBO", "doubly", "VIMCO", "RLOO"])
+def test_a_mask_hides_the_ratio_of_a_summed_site_but_weights_its_values(by, word):
+    """y is masked in row 1 in both programs, x is not: there log w_y = log p(x | y), and q(y) weights it."""
+    mask, x = torch.tensor([True, False, True]), torch.tensor([[0.3], [1.2], [-0.5]])
+    logits, prior = nn.Parameter(torch.tensor([0.5, -1.0, 0.2])), torch.tensor([0.1, 0.6, 0.3])
+
+    def half(fn, **site):
+        if by == "distribution":
+            return pyro.sample("y", fn.mask(mask), **site)
+        with pyro.poutine.mask(mask=mask):
+            return pyro.sample("y", fn, **site)
+
+    class Masking(PyroModule):
+        def __init__(self, **marks):
+            super().__init__("masking")
+            self.logits, self.marks = logits, marks
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                half(dist.Categorical(logits=self.logits), **self.marks)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = half(dist.Categorical(prior))
+            pyro.sample("x", normal(y.unsqueeze(-1).double()), obs=x)
+
+    objective = {
+        "ELBO": ELBO(2), "analytic": ELBO(analytic_kl=True), "sticking": ELBO(sticking=True), "IWELBO": IWELBO(2),
+        "doubly": IWELBO(2, gradient="doubly"), "VIMCO": VIMCO(2), "RLOO": RLOO(2),
+    }[word]  # fmt: skip
+    log_q = logits.log_softmax(-1)
+    log_w = normal(torch.arange(3.0).unsqueeze(-1)).log_prob(x.unsqueeze(1))
+    log_w = log_w + torch.where(mask.unsqueeze(-1), prior.log() - log_q, 0.0)
+    inside = word in ("IWELBO", "doubly", "VIMCO")
+    expected = (log_q + log_w).logsumexp(-1) if inside else (log_q.exp() * log_w).sum(-1)
+    guide = Masking(**SUMMED)
+    # in the log of a sum q(y) cancels, and its training is refused
+    assert objective.loss(model, guide, x) == pytest.approx(-expected.sum().item(), abs=1e-12)
+    if not inside:
+        gradients = [torch.autograd.grad(v, logits)[0] for v in (objective(model, guide)(x), -expected.sum())]
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    # a draw without a path has its score under the mask too, by which it reaches the likelihood
+    drawn = run(model, Masking(), (x,), {}, 2, Purpose(differentiable=True, score=True))
+    torch.testing.assert_close(drawn.log_score, log_q[drawn.latents["y"]])
+
+
 def test_summed_and_drawn_sites_agree_in_expectation(pair):
     """Each difference within 4.9 standard errors: 16 numbers, so that a right program fails in 1 of 60,000 seeds."""
     model, guide, x = pair

@@ -50,7 +50,8 @@ class Simplices(constraints.Constraint):
 @biject_to.register(Simplices)
 def _broken_sticks(support: Simplices) -> transforms.Transform:
     """The map from `groups * (categories - 1)` real numbers, for autoguides, NUTS, and the count of free numbers."""
-    blocks, free = torch.Size((support.groups, support.categories)), torch.Size((support.groups, support.categories - 1))
+    blocks = torch.Size((support.groups, support.categories))
+    free = torch.Size((support.groups, support.categories - 1))
     return transforms.ComposeTransform([
         transforms.ReshapeTransform(torch.Size((free.numel(),)), free),
         transforms.StickBreakingTransform(),
