@@ -9,35 +9,23 @@ same weights and noises. A row without `once` runs every network of the model tw
 of `benchmarks.vae_step`.
 """
 
-import argparse
-import json
-import os
-import shlex
-import statistics
-import sys
-import tempfile
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import guides
-from benchmarks.turns import Runner, peak_of, processor, train
+from benchmarks.steps import main
+from benchmarks.turns import peak_of, train
 from zoo import BIVA, Hierarchical
 from zoo.infer import ELBO, IWELBO, log_likelihood
-from zoo.infer.training.settings import versions
 from zoo.infer.training.step.compiled import compiled
 from zoo.parts.once import Once
 
-ROOT = Path(__file__).parents[1]
 LATENTS = (64, 32, 16, 8, 4)
 WIDTHS = ((512, 512), (256, 256), (128, 128), (64, 64), (64, 64))
 
@@ -46,7 +34,6 @@ class Size(NamedTuple):
     kind: str
     batch: int
     particles: int = 1
-    # Of a block: long enough for the clock, short enough for many rounds.
     steps: int = 4
 
 
@@ -243,33 +230,6 @@ ROWS: dict[str, Callable[[Size], Any]] = {
 }
 
 
-def measure(name: str, rounds: int, rows: list[str]) -> dict[str, dict[str, Any]]:
-    """Row -> CPU milliseconds of a step, ratio to the first row with quartiles, bytes of the peak."""
-    steps = SIZES[name].steps
-    with tempfile.TemporaryDirectory() as cache:
-        environment = {"PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": cache}
-        command = [sys.executable, "-m", "benchmarks.hierarchy_step", "--sizes", name, "--row"]
-        running = {row: Runner([*command, row], environment) for row in rows}
-        try:
-            for runner in running.values():
-                runner.ask(3)  # the first call checks the pair, or compiles
-            times: dict[str, list[float]] = {row: [] for row in rows}
-            for k in range(rounds):
-                turn = k % len(rows)
-                for row in rows[turn:] + rows[:turn]:
-                    running[row].ask(1)
-                    times[row].append(running[row].ask(steps)["cpu"])
-            found: dict[str, dict[str, Any]] = {row: {"peak_bytes": running[row].ask("memory")["peak"]} for row in rows}
-        finally:
-            for runner in running.values():
-                runner.close()
-    for row in rows:
-        ratios = [a / b for a, b in zip(times[row], times[rows[0]], strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        found[row] |= {"cpu_ms": 1e3 * statistics.median(times[row]) / steps, "ratio": median, "quartiles": [low, high]}
-    return found
-
-
 def memory() -> None:
     """Prints the peak of the tensors in `log_likelihood` of eight images with K = 5000, by bound."""
     model, guide = pair("ladder")
@@ -281,49 +241,5 @@ def memory() -> None:
         print(f"bound {max_bytes / 1e6:7.1f} MB: peak {peak / 1e6:7.1f} MB", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="two rounds, nothing written")
-    parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/speed_hierarchy_step.json")
-    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    pyro.set_rng_seed(args.seed)
-    if args.row:
-        ROWS[args.row](SIZES[args.sizes[0]])
-        return
-    if args.memory:
-        memory()
-        return
-    begun, tables = time.perf_counter(), {}
-    for name in args.sizes:
-        check(SIZES[name])
-        tables[name] = measure(name, 2 if args.quick else args.rounds, args.rows)
-        print(f"\n### {name}\n\n| | CPU ms | / by hand | quartiles | peak MB |\n|---|---:|---:|---:|---:|")
-        for row, r in tables[name].items():
-            low, high = r["quartiles"]
-            peak = r["peak_bytes"] / 1e6
-            cells = [row, f"{r['cpu_ms']:.1f}", f"{r['ratio']:.2f}", f"{low:.2f} to {high:.2f}", f"{peak:.1f}"]
-            print(f"| {' | '.join(cells)} |", flush=True)
-    if not args.quick:
-        args.out.parent.mkdir(exist_ok=True)
-        record = {
-            "command": shlex.join(["python", "-m", "benchmarks.hierarchy_step", *sys.argv[1:]]),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seed": args.seed,
-            "rounds": args.rounds,
-            "seconds": round(time.perf_counter() - begun),
-            "hardware": f"{processor()}, one thread",
-            "load": os.getloadavg()[1],
-            "versions": versions(),
-            "hierarchy_steps": tables,
-        }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    main("benchmarks.hierarchy_step", __doc__, SIZES, ROWS, check, key="hierarchy_steps", alone={"memory": memory})

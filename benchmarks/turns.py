@@ -40,12 +40,12 @@ def turns() -> Iterator[None]:
         print(json.dumps(answer), file=replies, flush=True)
 
 
-def train(loss: torch.nn.Module, x: torch.Tensor) -> None:
+def train(loss: torch.nn.Module, *batch: torch.Tensor) -> None:
     """Steps of fused Adam in turns; the rate is so small that all steps are about alike."""
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-6, fused=True)
     for _ in turns():
         optimizer.zero_grad(set_to_none=True)
-        loss(x).backward()
+        loss(*batch).backward()
         optimizer.step()
 
 

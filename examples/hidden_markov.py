@@ -2,7 +2,7 @@
 
 The yearly numbers of the world's major earthquakes, 1900 to 2006, are Poisson with a rate that depends on a hidden
 state. EM climbs from random starts for each number of states, and AIC and BIC choose among them; Viterbi's path dates
-the changes, and the exact forecast goes back to the long-run mean. In `mocap6` every frame of six recordings has been
+the changes, and the exact forecast returns to the long-run mean. In `mocap6` every frame of six recordings has been
 labelled by hand with one of twelve exercises. A model with full covariances, which sees no label, is held against them:
 each state stands for the exercise that most of its frames have.
 
@@ -10,6 +10,7 @@ each state stands for the exercise that most of its frames have.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,8 +28,8 @@ from zoo.infer import Band, draw_band, em
 from zoo.parts.conditionals import NormalEmission, PoissonEmission
 from zoo.plots.look import CYCLE, DRAWS, EXACT, GUIDE
 
-# Magnitude 7 and more. From plot_poisson_hmm.py of hmmlearn 0.3.3 (BSD-3-Clause), which took them from the US
-# Geological Survey; the first example of Zucchini, MacDonald and Langrock's book.
+# Magnitude 7 and more. From plot_poisson_hmm.py of hmmlearn 0.3.3 (BSD-3-Clause), which names as its sources the US
+# Geological Survey and the book of Zucchini and MacDonald.
 EARTHQUAKES = (
     13, 14, 8, 10, 16, 26, 32, 27, 18, 32, 36, 24, 22, 23, 22, 18, 25, 21, 21, 14, 8, 11, 14, 23, 18, 17, 19, 20, 22,
     19, 13, 26, 13, 14, 22, 24, 21, 22, 26, 21, 23, 24, 27, 41, 31, 27, 35, 26, 28, 36, 39, 21, 17, 22, 17, 19, 15, 34,
@@ -37,17 +38,17 @@ EARTHQUAKES = (
 )  # fmt: skip
 
 
-def fitted(emission: type | object, sizes: tuple[int, ...], x: Tensor, mask: Tensor, restarts: int) -> dict[int, HMM]:
+def fitted(emission: Callable[[int, int], nn.Module], sizes: tuple[int, ...], x: Tensor, mask: Tensor, restarts: int,
+           tolerance: float = 1e-3) -> dict[int, HMM]:  # fmt: skip
     """A model for each number of states, at the best end of `restarts` runs of EM."""
-    models = {}
-    for num_states in sizes:
-        models[num_states] = HMM(num_states, emission(num_states, x.shape[-1]))
-        em(models[num_states], x, mask=mask, restarts=restarts, max_iterations=200, tolerance=1e-4)
+    models = {K: HMM(K, emission(K, x.shape[-1])) for K in sizes}
+    for model in models.values():
+        em(model, x, mask=mask, restarts=restarts, tolerance=tolerance)
     return models
 
 
 def criteria(models: dict[int, HMM], x: Tensor, mask: Tensor, per_state: int) -> dict[int, tuple[float, float, float]]:
-    """log L, AIC and BIC of each model; `per_state` counts the parameters of one state's emission."""
+    """log L, AIC and BIC; parameters are K - 1 of the start, K (K - 1) of the steps, `per_state` of an emission."""
     found = {}
     for K, model in models.items():
         log_p, free = model.log_prob(x, mask=mask).sum().item(), K * K - 1 + K * per_state
@@ -78,9 +79,9 @@ def main(restarts: int = 5, ahead: int = 10, exercises: tuple[int, ...] = (8, 12
 
     x, years = torch.tensor(EARTHQUAKES).double().reshape(1, -1, 1), range(1900, 1900 + len(EARTHQUAKES))
     seen = torch.ones(1, len(EARTHQUAKES), dtype=torch.bool)
-    models = fitted(PoissonEmission, (2, 3, 4, 5), x, seen, restarts)
+    models = fitted(PoissonEmission, (1, 2, 3, 4, 5), x, seen, restarts, 1e-6)
     found = criteria(models, x, seen, 1)
-    best = models[min(found, key=lambda K: found[K][2])]
+    best = models[min(found, key=lambda K: found[K][2])]  # by BIC
     rates = best.emission.log_rate.exp().flatten()
     print(f"rates of the {best.num_states} states: {', '.join(f'{rate:.2f}' for rate in rates.sort().values)}")
     left.plot(years, EARTHQUAKES, "o-", color=DRAWS, markersize=3, linewidth=0.6)

@@ -34,7 +34,7 @@ class Auxiliary(Guide):
     Args:
         model: any model with `data_dim`, `latent_dim` and `auxiliary_dim` (protocol `HasAuxiliary`).
         family: constructor `(features, context) -> Family` of q(z | a, y, x).
-        auxiliary_family: constructor of q(a | x).
+        auxiliary_family: constructor of q(a | x), of a family that does not read the prior.
         hidden: widths of the hidden layers of the two or three networks, or the constructor of a stage.
         activation: constructor of the nonlinearity of networks given by widths.
         site: name of the latent site z in the model.
@@ -42,8 +42,8 @@ class Auxiliary(Guide):
     Sites, in `pyro.plate("data", N)`: `a` (N, auxiliary_dim); `y` (N,), where no label is given; `z` (N, latent_dim).
 
     Raises:
-        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `auxiliary_dim`. At each call: x is
-            not `(N, data_dim)`; y is given to a model without classes, is not int64 `(N,)`, or a class is out of range.
+        TypeError, ValueError: as `zoo.parts.networks.WithHead`; no `auxiliary_dim`; a family of a that reads the prior.
+            At each call: x is not `(N, data_dim)`; y given to a model without classes, not int64 `(N,)`, out of range.
 
     Example:
         >>> import torch, guides
@@ -65,13 +65,14 @@ class Auxiliary(Guide):
         super().__init__(model)
         name = type(model).__name__
         if not hasattr(model, "auxiliary_dim"):
-            raise ValueError(
-                f"Auxiliary: {name} has no auxiliary variable; zoo.WithAuxiliary({name}(...), reverse) has"
-            )
+            raise ValueError(f"Auxiliary: {name} has no auxiliary variable; zoo.WithAuxiliary(model, reverse) has")
         self.site, self.num_classes = site, getattr(model, "num_classes", 0)
         sizes: tuple[int, ...] = (model.data_dim, model.auxiliary_dim)
         self.reader = build_stage(hidden, (model.data_dim,), activation, "hidden")
         self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
+        if self.auxiliary_family.uses_prior:
+            reader = type(self.auxiliary_family).__name__
+            raise ValueError(f"auxiliary_family: {reader} reads the prior, and that of a depends on z, drawn after a")
         if self.num_classes:
             self.logits = WithHead(sizes, self.num_classes, nn.Linear, hidden, activation)
             sizes += (self.num_classes,)

@@ -16,7 +16,7 @@ from zoo.parts.networks.stages import StageArgument, build_stage
 
 
 class HasClasses(Protocol):
-    """A model that `Labelled` can serve; families that read the prior also call its `prior()`."""
+    """A model that `Labelled` can serve; with a family that reads the prior, the guide also calls `model.prior()`."""
 
     data_dim: int
     latent_dim: int
@@ -27,7 +27,7 @@ class Labelled(Guide):
     """q(y | x) q(z | x, y): a classifier, and an encoder of data point and class.
 
     Where no label is given, y is marked to be summed out: the objectives of `zoo.infer` weight the bound of each class
-    by q(y | x). A given label leaves the encoder alone, so the classifier learns from labels by
+    by q(y | x). Where the label is given, only the encoder takes part in the bound; labels train the classifier by
     `zoo.infer.SemiSupervised`.
 
     References: Kingma, Rezende, Mohamed and Welling 2014.

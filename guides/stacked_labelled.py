@@ -13,7 +13,7 @@ from zoo.parts.labels import mean_over_draws, probabilities
 
 
 class StackedLabelled(Guide):
-    """q(z_1 | x) q(y | z_1) q(z_2 | z_1, y): the guides of M1 and of M2, M2 reading the draw of z_1.
+    """q(z_1 | x) q(y | z_1) q(z_2 | z_1, y): the guides of M1 and of M2, the latter reading the draw of z_1 as data.
 
     One draw of z_1 serves all classes, which are summed out where no label is given.
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from cells import RESULTS, ROOT, markdown, provenance, records
-from scipy import stats
+from cells import RESULTS, ROOT, end_slope, machines, markdown, provenance, records, shown_pictures
 
 # Row -> the paper's number, and the words for those that another work quotes; the rest is from memory. Sonderby et al.
 # 2016 (LVAE), Burda et al. 2016 (IWAE), Maaloe et al. 2019 (BIVA), on the same binarisation, 1,000 and more epochs;
@@ -22,9 +21,6 @@ REPORTED = {
     "codes-200x2-straight-through": ("-111.5 (bound)", ""),
     "codes-20x10-straight-through": ("-107.8 (bound)", ""),
 }
-# The last part of a run by CPU time, whose slope says how far its curve had come.
-LAST = 0.1
-
 PICTURES = {
     "hierarchy_kl": "KL of each level over epochs: the levels that open, and when (as in LVAE's figure 4, BIVA's "
     "figure 2). A level at the free bits carries as much as it is not charged for.",
@@ -57,14 +53,9 @@ def levels(kl: dict[str, float]) -> str:
 
 def slope(curve: list[dict[str, Any]]) -> str:
     """Nats per CPU minute by which the validation bound rose over the last part of a run, with its standard error."""
-    points = [(point["cpu_minutes"], -point["validation"]) for point in curve if point["validation"] is not None]
-    last = [point for point in points if point[0] >= (1 - LAST) * points[-1][0]]
-    # a line through fewer points has no error to speak of
-    last = last if len(last) >= 3 else points[-3:]
-    if len(last) < 3:
-        return "–"
-    found = stats.linregress(*zip(*last, strict=True))
-    return f"{found.slope:+.3f} ± {found.stderr:.3f}"
+    return end_slope(
+        [(point["cpu_minutes"], -point["validation"]) for point in curve if point["validation"] is not None]
+    )
 
 
 def course(row: dict[str, Any]) -> str:
@@ -119,14 +110,6 @@ def tables_of(groups: dict[str, list[dict[str, Any]]]) -> str:
     return "\n\n".join(parts)
 
 
-def machines(rows: list[dict[str, Any]]) -> list[str]:
-    """The machines, versions and seeds of some rows."""
-    return sorted({
-        f"{row['hardware']}; {', '.join(f'{name} {version}' for name, version in row['versions'].items())}; seed "
-        f"{row['seed']}." for row in rows
-    })  # fmt: skip
-
-
 def anomaly_table(folder: Path = RESULTS) -> str:
     """A table for each trained pair: the area under the ROC curve of every score, for every strange set."""
     parts = []
@@ -150,7 +133,4 @@ def anomaly_table(folder: Path = RESULTS) -> str:
 
 def hierarchy_pictures(folder: Path = ROOT / "docs" / "pictures") -> str:
     """The stored pictures of `tools/hierarchy_pictures.py` and `examples/anomaly.py`, each with its caption."""
-    # A page may not show a picture that is not there: those of rows in training are left out.
-    stored = {name: caption for name, caption in PICTURES.items() if (folder / f"{name}.png").exists()}
-    shown = [f"![{caption.partition(':')[0]}](pictures/{name}.png)\n\n*{caption}*" for name, caption in stored.items()]
-    return "\n\n".join(shown) or "No picture is stored yet; `python tools/hierarchy_pictures.py` makes them."
+    return shown_pictures(PICTURES, folder, "tools/hierarchy_pictures.py")

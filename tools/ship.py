@@ -78,7 +78,7 @@ def of_runner(record: dict[str, Any], row: Row) -> Figure:
     splits, found = row.data(), record["figures"]
     name, score = row.check
     return Figure(
-        f"{row.figure}, nats per datum", f"{row.system}; {record['data']}, {found['num_test']} test data",
+        f"{row.figure}, {row.unit}", f"{row.system}; {record['data']}, {found['num_test']} test data",
         found[row.figure], found["error"], lambda model, guide: score(model, guide, splits),
         found[name], found["error"],
     )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
 from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
+from label_tables import label_pictures, labels_table
 from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
 
 # The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
@@ -159,21 +160,33 @@ def speed_table(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
-def hierarchy_speed_table(folder: Path = RESULTS) -> str:
-    """A training step of hierarchies beside PyTorch written by hand, from `benchmarks/hierarchy_step.py`."""
-    runs = [run for run in records(folder) if "hierarchy_steps" in run]
+def steps_table(key: str, target: str, folder: Path) -> str:
+    """A training step beside PyTorch written by hand, from the records of a benchmark that calls `benchmarks/steps.py`.
+
+    Args:
+        key: of the benchmark's tables in its records.
+        target: of make, which records one.
+        folder: of the records.
+    """
+    runs = [run for run in records(folder) if key in run]
     if not runs:
-        return "No timing is recorded yet; `make bench-hierarchies` records one."
+        return f"No timing is recorded yet; `make {target}` records one."
     parts = []
     for run in runs:
-        sizes = run["hierarchy_steps"]
-        rows = dict.fromkeys(row for size in sizes.values() for row in size)
-        cells = [
-            step_cells(row, sizes)
-            for row in rows
-        ]
+        sizes = run[key]
+        cells = [step_cells(row, sizes) for row in dict.fromkeys(row for size in sizes.values() for row in size)]
         parts += [markdown(["one training step", *sizes], cells), provenance(run)]
     return "\n\n".join(parts)
+
+
+def hierarchy_speed_table(folder: Path = RESULTS) -> str:
+    """A training step of hierarchies, from `benchmarks/hierarchy_step.py`."""
+    return steps_table("hierarchy_steps", "bench-hierarchies", folder)
+
+
+def label_speed_table(folder: Path = RESULTS) -> str:
+    """A semi-supervised training step, from `benchmarks/label_step.py`."""
+    return steps_table("label_steps", "bench-labels", folder)
 
 
 def kalman_speed_table(folder: Path = RESULTS) -> str:
@@ -232,12 +245,14 @@ PAGES = {
     "README.md": {"systems": systems_table},
     "docs/pairs.md": {"pairs": pairs_table},
     "docs/results.md": {
-        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table, "codes": codes_table,
-        "hierarchy-pictures": hierarchy_pictures, "sequences": sequences_table, "speech": speech_table,
+        "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
+        "hierarchy-pictures": hierarchy_pictures, "codes": codes_table, "labels": labels_table,
+        "label-pictures": label_pictures, "sequences": sequences_table, "speech": speech_table,
     },
     "docs/speed.md": {
-        "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "sequence-speed": sequence_speed_table,
-        "kalman-speed": kalman_speed_table, "hidden-markov-speed": hidden_markov_speed_table,
+        "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table,
+        "sequence-speed": sequence_speed_table, "kalman-speed": kalman_speed_table,
+        "hidden-markov-speed": hidden_markov_speed_table,
     },
 }  # fmt: skip
 

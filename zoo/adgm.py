@@ -19,9 +19,9 @@ from zoo.parts.store_keys import RootModule
 class ADGM(RootModule):
     """p(x, y, z, a) = p(y) p(z) p(x | y, z) p(a | x, y, z); with `skip` p(y) p(z) p(a | y, z) p(x | a, y, z) (SDGM).
 
-    Without `skip` the auxiliary a is drawn after x and says nothing about it: p(x, y) is that of `M2`. It is there for
-    the guide, whose q(y, z | x) = int q(a | x) q(y | a, x) q(z | a, y, x) da is a mixture over a, and so more than a
-    Gaussian for each class. With `skip` a is a second layer of latents, too.
+    Without `skip` the auxiliary a is drawn after x and says nothing about x: p(x, y) is that of `M2`. The auxiliary
+    serves the guide, whose q(y, z | x) = int q(a | x) q(y | a, x) q(z | a, y, x) da is a mixture over a, and so more
+    than a Gaussian for each class. With `skip` a is a second layer of latents, too.
 
     References: Maaloe, Sonderby, Sonderby and Winther 2016.
 

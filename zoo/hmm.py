@@ -1,6 +1,5 @@
 """p(x, z) = p(z_1) prod_{t>1} A_{z_{t-1} z_t} prod_t p(x_t | z_t): the discrete hidden Markov model."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from zoo.parts.ascent import climb
 from zoo.parts.checks import check_counts, check_frames, check_sequences, parameter_of, refuse_entries
-from zoo.parts.conditionals.emissions import Emission, MaximisedEmission
+from zoo.parts.conditionals.emissions import Emission, MaximisedEmission, examined
 from zoo.parts.markov import Chain, MostProbable, StationaryStart, expected_counts, filter_states, viterbi
 from zoo.parts.markov.distributions import HiddenMarkov, MarkovPaths
-from zoo.parts.markov.probabilities import Probabilities
+from zoo.parts.markov.forward_backward import refuse_impossible
+from zoo.parts.markov.probabilities import Probabilities, started
 from zoo.parts.store_keys import RootModule
 from zoo.parts.trajectory import Draws
 from zoo.parts.trajectory.masks import ends, filled, observed_frames
@@ -58,14 +58,15 @@ class HMM(RootModule):
     References: Baum et al. 1970; Viterbi 1967; Rabiner 1989; Zucchini, MacDonald & Langrock 2016.
 
     Args:
-        num_states: K, at least 2.
+        num_states: K; 1 leaves independent frames, the baseline of a choice of K.
         emission: module whose call with states z gives p(x_t | z_t = z), batch shape that of z, event shape
             `(data_dim,)`: `NormalEmission`, `PoissonEmission`, `CategoricalEmission` of `zoo.parts.conditionals`, or
-            your own. Without a closed M-step (`MaximisedEmission`) it is trained by gradients.
+            your own. One without a closed M-step (`MaximisedEmission`) is trained by gradients.
         initial: probabilities of z_1 at first, `(K,)`, all equal by default; or `zoo.parts.markov.StationaryStart()`.
         transition: A at first, `(K, K)`; row j holds the probabilities of the states after j, all equal by default.
             Zeros in `initial` and `transition` stay zeros: a triangular A makes a left-to-right model.
-        marginal: True sums z out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
+        marginal: True sums z out: one site `x` in place of `z` and `x`; its guide is `guides.Empty`. False keeps
+            z, for `guides.Exact`.
 
     Sites, in `pyro.plate("data", N)`: `z` `(T,)`, whole paths, if not marginal; `x` `(T, data_dim)`, observed.
 
@@ -75,9 +76,10 @@ class HMM(RootModule):
     must be None.
 
     Raises:
-        TypeError: emission is not callable, or probabilities are no tensor.
-        ValueError: fewer than two states, probabilities of another shape, an emission for another number of states;
-            by methods: as `check_sequences`, values outside the emission's support, a mask of single entries.
+        TypeError: emission is not callable or returns no distribution of Pyro, or probabilities are no tensor.
+        ValueError: probabilities of another shape or that do not sum to 1, an emission for another number of states or
+            whose batch shape is not that of z; by methods: as `check_sequences`, values outside the emission's
+            support, a mask of single entries.
 
     Example:
         >>> import torch
@@ -107,17 +109,17 @@ class HMM(RootModule):
         marginal: bool = True,
     ) -> None:
         super().__init__("model")
-        check_counts(2, num_states=num_states)
+        check_counts(num_states=num_states)
         self.num_states, self.marginal = num_states, marginal
-        self.transition_probabilities = _probabilities("transition", transition, (num_states, num_states))
+        self.data_dim, dtype = examined(emission, num_states)
+        self.transition_probabilities = started("transition", transition, (num_states, num_states), dtype)
         if isinstance(initial, StationaryStart):
             self.initial_probabilities = initial
             if not bool(self.log_initial.isfinite().all()):
                 raise ValueError("initial: no stationary distribution that reaches every state; expected probabilities")
         else:
-            self.initial_probabilities = _probabilities("initial", initial, (num_states,))
+            self.initial_probabilities = started("initial", initial, (num_states,), dtype)
         self.emission = emission
-        self.data_dim = _data_dim(emission, num_states)
 
     # --- the conditionals --------------------------------------------------------------------------------------------
 
@@ -144,7 +146,7 @@ class HMM(RootModule):
     def forward(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> Tensor:
         """Runs the generative program: checks the arguments, samples z (latent form) and x, returns x."""
         self.check(x, u, mask)
-        x = filled(x, mask)
+        x = _scorable(x, mask)
         with pyro.plate("data", len(x)):
             if self.marginal:
                 return pyro.sample("x", self._density(x, mask), obs=x)
@@ -158,13 +160,13 @@ class HMM(RootModule):
     def chain(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> Chain:
         """The `zoo.parts.markov.Chain` of x, for the recursions."""
         self.check(x, u, mask)
-        x = filled(x, mask)
+        x = _scorable(x, mask)
         return self._density(x, mask).chain(x)
 
     def log_prob(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> Tensor:
         """log p(x) of the observed frames, exact, nats, `(N,)`; -inf where no path explains a sequence."""
         self.check(x, u, mask)
-        x = filled(x, mask)
+        x = _scorable(x, mask)
         return self._density(x, mask).log_prob(x)
 
     def posterior(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> MarkovPaths:
@@ -188,8 +190,9 @@ class HMM(RootModule):
         chain, future = self._with_future(x, k, u, mask)
         # the k frames are missing ones: the filter's prediction of them is the forecast
         found = filter_states(chain).log_filtered
+        refuse_impossible(found)
         states = found.gather(1, future.unsqueeze(-1).expand(-1, -1, self.num_states)).exp()
-        components = self.emission(torch.arange(self.num_states, device=x.device)).expand(states.shape)
+        components = self._of_states(x).expand(states.shape)
         return HMMForecast(states, MixtureSameFamily(Categorical(states), components))
 
     @torch.no_grad()
@@ -202,9 +205,19 @@ class HMM(RootModule):
 
     @torch.no_grad()
     def impute(self, x: Tensor, mask: Tensor, u: None = None) -> Tensor:
-        """x with E[x_missing | x_observed] in its missing frames, exact."""
+        """x with E[x_missing | x_observed] in its missing frames, exact.
+
+        Raises:
+            ValueError: the emission has no mean, as a categorical one.
+        """
         smoothed = self.posterior(x, u, mask).smoothed
-        means = self.emission(torch.arange(self.num_states, device=x.device)).mean
+        try:
+            means = self._of_states(x).mean
+        except NotImplementedError:
+            means = x.new_tensor(torch.nan)
+        if means.isnan().any():
+            raise ValueError("emission: it has no mean to impute, as levels without an order have none; "
+                             "sample_imputation draws the missing frames")  # fmt: skip
         return torch.where(mask.unsqueeze(-1), x, smoothed @ means)
 
     @torch.no_grad()
@@ -278,15 +291,20 @@ class HMM(RootModule):
         refuse_entries(mask, "HMM")
         check_frames(x, mask)
         if is_validation_enabled():
-            self._check_support(filled(x, mask), mask)
+            self._check_support(_scorable(x, mask), mask)
 
     def _check_support(self, x: Tensor, mask: Tensor | None) -> None:
-        support = self.emission(torch.zeros((), dtype=torch.long, device=x.device)).support
-        wrong = (~support.check(x) & observed_frames(x, mask)).nonzero()
+        support = self._of_states(x).support
+        # each state may have a support of its own
+        wrong = (~support.check(x.unsqueeze(-2)).any(-1) & observed_frames(x, mask)).nonzero()
         if len(wrong):
             n, t = wrong[0].tolist()
             raise ValueError(f"x: {x[n, t].tolist()} in sequence {n}, frame {t} (counted from 0) is not in the support "
                              f"of the emission, {support}; {len(wrong)} such frames")  # fmt: skip
+
+    def _of_states(self, x: Tensor) -> Any:
+        """p(x_t | z_t) of all states, batch shape `(K,)`."""
+        return self.emission(torch.arange(self.num_states, device=x.device))
 
     def _density(self, x: Tensor, mask: Tensor | None) -> HiddenMarkov:
         """p(x), z summed out."""
@@ -310,31 +328,8 @@ class HMM(RootModule):
                                  "maximum_likelihood and fit take any")  # fmt: skip
 
 
-def _probabilities(name: str, start: Tensor | None, shape: tuple[int, ...]) -> Probabilities:
-    """The learned probabilities of a start; None: all equal."""
-    if start is None:
-        start = torch.full(shape, 1 / shape[-1])
-    if not isinstance(start, Tensor):
-        raise TypeError(f"{name}: expected a tensor of probabilities {shape}, got {type(start).__name__}")
-    if start.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {tuple(start.shape)}")
-    return Probabilities(start)
-
-
-def _data_dim(emission: Callable[[Tensor], Any], num_states: int) -> int:
-    """The size of x_t, by a call of the emission with all states."""
-    if not callable(emission):
-        raise TypeError(f"emission: expected a module such as PoissonEmission({num_states}, 1), got {emission!r}")
-    own = getattr(emission, "num_states", num_states)
-    if own != num_states:
-        raise ValueError(f"emission: expected one for {num_states} states, got one for {own}")
-    try:
-        density = emission(torch.arange(num_states))
-    except IndexError as error:
-        raise ValueError(f"emission: expected one for {num_states} states, it has fewer ({error})") from error
-    if density.batch_shape != (num_states,) or len(density.event_shape) != 1:
-        raise ValueError(
-            f"emission: expected batch shape ({num_states},) and event shape (data_dim,) for z = 0..{num_states - 1}, "
-            f"got {tuple(density.batch_shape)} and {tuple(density.event_shape)}"
-        )
-    return density.event_shape[0]
+def _scorable(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x, in its missing frames the first observed frame: zeros need not lie in the support of an emission."""
+    if mask is None or not mask.any():
+        return filled(x, mask)
+    return torch.where(mask.unsqueeze(-1), x, x.flatten(0, 1)[mask.flatten().int().argmax()])

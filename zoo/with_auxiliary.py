@@ -1,4 +1,4 @@
-"""A model with an auxiliary variable that leaves it as it is, for guides that are mixtures over that variable."""
+"""A model with an auxiliary variable beside its own sites, for guides that are mixtures over that variable."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,9 +18,9 @@ class WithAuxiliary(RootModule):
     """p(x, z) r(a | x, z): a model and a reverse model r of an auxiliary a. r is normalised, so p(x) is the model's.
 
     A guide q(a | x) q(z | a, x) makes q(z | x) = int q(a | x) q(z | a, x) da, a mixture of infinitely many densities of
-    its family, whose own density is not known. The bound with r is one on log p(x). It is below the ELBO of the mixture
-    by the mean of KL(q(a | z, x) || r(a | x, z)): r learns to infer a from z. Importance-weighted bounds and
-    `log_likelihood` converge to log p(x) for every r.
+    its family; the density of the mixture is not known. With r there is a bound on log p(x) all the same. This bound is
+    below the ELBO of the mixture by the mean of KL(q(a | z, x) || r(a | x, z)): r learns to infer a from x and z.
+    Importance-weighted bounds and `log_likelihood` converge to log p(x) for every r.
 
     References: Agakov and Barber 2004; Ranganath, Tran and Blei 2016 (hierarchical variational models); Maaloe,
     Sonderby, Sonderby and Winther 2016.
@@ -36,7 +36,7 @@ class WithAuxiliary(RootModule):
 
     Raises:
         TypeError: `reverse` is not callable, or has no whole number `size`.
-        ValueError: at each call: the model has no site of a name in `sites`, or none of them stands in its plate.
+        ValueError: at each call: the model has no site of a name in `sites`, or these share no plate of the model.
 
     Example:
         >>> import guides, torch
@@ -73,7 +73,7 @@ class WithAuxiliary(RootModule):
                              f"{sorted(seen.values)}: WithAuxiliary(model, reverse, sites=...)")  # fmt: skip
         frames = seen.frames(self.sites)
         if not frames:
-            raise ValueError(f"sites: {type(self.inner).__name__} samples none of {self.sites} in a plate of its own")
+            raise ValueError(f"sites: {type(self.inner).__name__} samples {self.sites} in no common plate of its own")
         # `broadcast` first, so that it sees the plates: a site of r that reads nothing has their axes all the same
         with poutine.broadcast(), ExitStack() as plates:
             for frame in frames:

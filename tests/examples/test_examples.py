@@ -46,6 +46,8 @@ RUNS = {
     "amortization_gap": f"amortization_gap.py {FEW} --families diagonal spline --widths 5 --num-test 5 --steps 3",
     "hierarchy": f"hierarchy.py {FEW} --num-checked 2 --draws 20",
     "codes": f"codes.py {FEW} --groups 2 --categories 3 --num-test 20 --num-particles 20",
+    "labels": f"labels.py {FEW} --num-labels 10 --num-checked 2 --draws 40",
+    "few_labels": "few_labels.py --numbers 10 20 --draws 2 --steps 2",
     "anomaly": "anomaly.py --epochs 1 --num-images 10 --num-particles 2",
     "own_model": f"own_model.py {FEW} --num-checked 2",
     "own_model-per-datum": f"own_model.py {FEW} --guide per-datum --num-checked 2",

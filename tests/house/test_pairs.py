@@ -120,7 +120,7 @@ def test_terms_equal_pyros_own_traces_particle_by_particle(name):
         for site, z in draws.items():
             first, second = z.movedim(len(shape) - 2, 0)[:2]
             assert site in run.summed or (first != second).any(), f"particles share their draw of {site}"
-        log_ratio = sum(run.log_ratios.values()).expand(shape)
+        log_ratio = sum(run.log_ratios.values(), torch.zeros(shape))
         for k in itertools.product(*map(range, shape[:-1])):
             values = {f"{site}{end}": z[k] for site, z in draws.items() for end in ("", "_unconstrained")}
             p = poutine.trace(poutine.condition(model, values)).get_trace(x, **given)

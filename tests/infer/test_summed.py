@@ -301,6 +301,24 @@ def test_a_mask_hides_the_ratio_of_a_summed_site_but_weights_its_values(by, word
     torch.testing.assert_close(drawn.log_score, log_q[drawn.latents["y"]])
 
 
+def test_units_are_averaged_over_the_values_of_a_site_that_a_mask_hides():
+    def program(loc, **marks):
+        def forward(x):
+            with pyro.plate("data", len(x)):
+                with pyro.poutine.mask(mask=torch.tensor([True, False])):
+                    y = pyro.sample("y", dist.Categorical(torch.tensor([0.2, 0.8])), **marks)
+                z = pyro.sample("z", normal(y.unsqueeze(-1) * torch.tensor([1.0, -2.0]) + loc))
+                if not marks:
+                    pyro.sample("x", normal(z), obs=x)
+
+        return forward
+
+    x, settings = torch.tensor([[0.3, 1.2], [-0.5, 0.1]]), {"num_particles": 4, "seed": 0}
+    model, guide = program(0.0), program(0.5, **SUMMED)
+    by_unit, by_site = (kl(model, guide, x, **settings)["z"] for kl in (kl_per_unit, kl_per_site))
+    torch.testing.assert_close(by_unit.sum(-1), by_site)
+
+
 def test_summed_and_drawn_sites_agree_in_expectation(pair):
     """Each difference within 4.9 standard errors: 16 numbers, so that a right program fails in 1 of 60,000 seeds."""
     model, guide, x = pair

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torch.distributions as td
 from pyro.infer import TraceEnum_ELBO
 from scipy.stats import chi2
 from tiers import thorough_but
@@ -130,6 +131,72 @@ def test_missing_frames_are_summed_out_and_padding_holds_anything(name):
     for compute in (lambda v: model.posterior(v, mask=mask).smoothed, lambda v: model.viterbi(v, mask=mask).path,
                     lambda v: model.e_step(v, mask=mask)[0].transitions):  # fmt: skip
         torch.testing.assert_close(compute(spoilt), compute(x))
+
+
+class Shares(nn.Module):
+    """An emission whose support, the simplex, is without zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_concentration = nn.Parameter(torch.randn(K, 3))
+
+    def forward(self, z):
+        return dist.Dirichlet(self.log_concentration[z].exp())
+
+
+@pytest.mark.parametrize("marginal", [True, False])
+def test_missing_frames_need_no_zero_in_the_support(marginal):
+    model, mask = HMM(K, Shares(), marginal=marginal), mask_of(LENGTHS, T)
+    mask[0, 0] = False
+    x = dist.Dirichlet(torch.ones(3)).sample((N, T)).masked_fill(~mask.unsqueeze(-1), torch.nan)
+    alone = torch.cat([model.log_prob(x[1:2, :4]), model.log_prob(x[3:4, :5])])
+    torch.testing.assert_close(model.log_prob(x, mask=mask)[[1, 3]], alone)
+    assert model.posterior(x, mask=mask).smoothed.isfinite().all()
+    traced = pyro.poutine.trace(model).get_trace(x, mask=mask)
+    assert traced.nodes["x"]["fn"].log_prob(traced.nodes["x"]["value"]).isfinite().all()
+
+
+def test_each_state_may_have_a_support_of_its_own():
+    ends = torch.tensor([1.0, 2.0, 3.0])
+    model = HMM(K, lambda z: dist.Uniform(0.0, ends[z].unsqueeze(-1), validate_args=False).to_event(1))
+    x = torch.tensor([[[2.5], [1.5], [0.5]]])  # possible in one state, in two, in all
+    p = (1 / 3) * (1 / 2 + 1 / 3) * (1 + 1 / 2 + 1 / 3) / 27
+    torch.testing.assert_close(model.log_prob(x).exp(), torch.tensor([p]))
+    with pytest.raises(ValueError, match=r"x: \[3.5\] in sequence 0, frame 0"):
+        model.log_prob(x + 1)
+
+
+def test_one_state_is_a_model_of_independent_frames():
+    x = reals()
+    model = HMM(1, NormalEmission(1, D))
+    em(model, x)
+    torch.testing.assert_close(model.emission.means[0], x.mean((0, 1)))
+    torch.testing.assert_close(model.log_prob(x), model.emission(torch.zeros(N, T).long()).log_prob(x).sum(-1))
+    torch.testing.assert_close(model.forecast(x, 2).x.mean, x.mean((0, 1)).expand(N, 2, -1))
+    assert model.viterbi(x).path.eq(0).all()
+    stationary = HMM(1, NormalEmission(1, D), initial=StationaryStart())
+    assert stationary.initial().probs.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_given_probabilities_take_the_dtype_of_the_emission(dtype):
+    for given in (torch.float32, torch.float64, torch.long):
+        model = HMM(K, normal().to(dtype), initial=torch.eye(K)[0].to(given), transition=torch.eye(K).to(given))
+        assert {p.dtype for p in model.parameters()} == {dtype}
+        assert model.log_prob(reals().to(dtype)).dtype == dtype
+
+
+def test_an_emission_without_a_mean_is_not_imputed():
+    x, mask = counts(2, N, T, D), holes()
+    softplus = [dist.transforms.SoftplusTransform()]
+
+    def positive(z):
+        return dist.TransformedDistribution(dist.Normal(torch.zeros(*z.shape, D), 1.0), softplus).to_event(1)
+
+    for emission in (CategoricalEmission(K, D, levels=3), positive):
+        model = HMM(K, emission)
+        with pytest.raises(ValueError, match="emission: it has no mean to impute"):
+            model.impute(x + 1, mask)
 
 
 def test_equals_pyros_discrete_hmm():
@@ -441,7 +508,7 @@ def test_the_casino_and_the_four_components_of_hmmlearns_examples():
 
 @pytest.mark.thorough
 def test_the_earthquakes_of_zucchini_and_macdonald():
-    """Their stationary models of two and three states, -log L 342.3183 and 329.4603, in Zucchini & MacDonald's book."""
+    """-log L and rates of stationary models of two and three states, as the R functions of their book print them."""
     x = EARTHQUAKES.double().reshape(1, -1, 1)
     published = {2: (342.3183, [15.472, 26.125]), 3: (329.4603, [13.146, 19.721, 29.714])}
     for num_states, (cost, rates) in published.items():
@@ -459,8 +526,8 @@ def test_the_earthquakes_of_zucchini_and_macdonald():
 
 def test_bad_models_are_refused():
     emission = PoissonEmission(K, D)
-    for num in (1, 0, 2.5, True):
-        with pytest.raises(ValueError, match="num_states: expected a whole number, at least 2"):
+    for num in (0, 2.5, True):
+        with pytest.raises(ValueError, match="num_states: expected a whole number, at least 1"):
             HMM(num, emission)
     with pytest.raises(ValueError, match="emission: expected one for 4 states, got one for 3"):
         HMM(4, emission)
@@ -468,8 +535,13 @@ def test_bad_models_are_refused():
         HMM(K, nn.Sequential(nn.Embedding(2, 4), Bernoulli(4, D)))
     with pytest.raises(TypeError, match=r"emission: expected a module such as PoissonEmission\(3, 1\), got 'poisson'"):
         HMM(K, "poisson")
-    with pytest.raises(ValueError, match=r"emission: expected batch shape \(3,\) and event shape \(data_dim,\)"):
+    with pytest.raises(ValueError, match=r"emission: expected batch shape \(2, 3\) and event shape \(data_dim,\)"):
         HMM(K, lambda z: dist.Normal(z.double(), 1.0))
+    with pytest.raises(ValueError, match=r"for states of shape \(2, 3\), got \(3,\) and \(2,\)"):
+        HMM(K, lambda z: dist.Normal(torch.zeros(K, D), 1.0).to_event(1))
+    for wrong in (nn.Embedding(K, D), lambda z: td.Independent(td.Normal(torch.zeros(*z.shape, D), 1.0), 1)):
+        with pytest.raises(TypeError, match=r"emission: expected .* distributions of pyro.distributions, got torch\."):
+            HMM(K, wrong)
     with pytest.raises(ValueError, match=r"initial: expected shape \(3,\), got \(2,\)"):
         HMM(K, emission, initial=torch.ones(2) / 2)
     with pytest.raises(ValueError, match=r"transition: expected shape \(3, 3\), got \(3,\)"):
@@ -478,8 +550,11 @@ def test_bad_models_are_refused():
         HMM(K, emission, transition=[[1 / 3] * 3] * 3)
     with pytest.raises(TypeError, match=r"initial: expected a tensor of probabilities \(3,\), got Linear"):
         HMM(K, emission, initial=nn.Linear(2, 3))
-    with pytest.raises(ValueError, match="start: expected probabilities that sum to 1 in rows 0, 1, 2"):
-        HMM(K, emission, transition=torch.ones(3, 3))
+    for row in ([0.5, 0.6, 0.0], [-0.5, 1.5, 0.0], [torch.nan, 1.0, 0.0]):
+        with pytest.raises(ValueError, match="transition: expected probabilities that sum to 1 in rows 0, 2, got"):
+            HMM(K, emission, transition=torch.tensor([row, [0.0, 1.0, 0.0], row]))
+        with pytest.raises(ValueError, match="initial: expected probabilities that sum to 1, got"):
+            HMM(K, emission, initial=torch.tensor(row))
     with pytest.raises(ValueError, match="levels: expected a whole number, at least 2, got 1"):
         CategoricalEmission(K, D, levels=1)
     for kind in (NormalEmission, PoissonEmission, partial(CategoricalEmission, levels=3)):
@@ -561,6 +636,7 @@ def test_data_that_no_path_explains_have_log_p_of_minus_infinity_and_no_posterio
     x[1:] = 1.0
     assert model.log_prob(x)[0] == 0
     assert (model.log_prob(x)[1:] == -torch.inf).all()
-    for method in (lambda: model.posterior(x).smoothed, lambda: model.posterior(x).sample(), lambda: model.e_step(x)):
+    for method in (lambda: model.posterior(x).smoothed, lambda: model.posterior(x).sample(), lambda: model.e_step(x),
+                   lambda: model.forecast(x, 2), lambda: model.sample_forecast(x, 2, 3)):  # fmt: skip
         with pytest.raises(ValueError, match="x: sequences 1, 2, 3 have probability 0"):
             method()

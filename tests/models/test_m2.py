@@ -317,7 +317,12 @@ def small(**options):
         (
             lambda: guides.Auxiliary(small()),
             ValueError,
-            r"Auxiliary: M2 has no auxiliary variable; zoo.WithAuxiliary\(M2",
+            r"Auxiliary: M2 has no auxiliary variable; zoo.WithAuxiliary\(model",
+        ),
+        (
+            lambda: guides.Auxiliary(ADGM(DATA, LATENT, CLASSES), auxiliary_family=guides.Residual),
+            ValueError,
+            "auxiliary_family: Residual reads the prior, and that of a depends on z",
         ),
         (lambda: guides.Labelled(VAE(6, 2)), ValueError, "Labelled: VAE has no classes, num_classes"),
         (lambda: guides.Labelled(small()).predict(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),

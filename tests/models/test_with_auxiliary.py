@@ -169,5 +169,5 @@ def test_bad_arguments():
         pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
         pyro.sample("x", dist.Bernoulli(0.5).expand([N, DATA]).to_event(2), obs=x)
 
-    with pytest.raises(ValueError, match=r"sites: function samples none of \('x', 'z'\) in a plate of its own"):
+    with pytest.raises(ValueError, match=r"sites: function samples \('x', 'z'\) in no common plate of its own"):
         WithAuxiliary(global_latent, reverse())(x)

@@ -1,20 +1,29 @@
 """Splits of pictures for rows: dynamic MNIST, drawn anew for each batch, and static MNIST."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from rows.row import Splits
-from zoo.data import Binarized, binarize, load
+from zoo.data import Binarized, PartlyLabelled, Split, binarize, load
 
 #: images kept to choose the best epoch by; the papers chose on the test set, or trained on all
 HELD_OUT = 1000
 
 
-def grey_mnist() -> tuple[Tensor, Tensor]:
-    """Probabilities of a one, in [0, 1]: the training images (the validation set of the literature too), the test's."""
+def mnist() -> tuple[Split, Split]:
+    """The training images with their labels (the validation set of the literature too), and the test images."""
     data = load("mnist")
-    train, test = torch.cat([data.train.levels, data.valid.levels]), data.test.levels
-    return train.float() / (data.num_levels - 1), test.float() / (data.num_levels - 1)
+    both = data.train, data.valid
+    levels, labels = torch.cat([part.levels for part in both]), torch.cat([part.labels for part in both])
+    return replace(data.train, levels=levels, labels=labels), data.test
+
+
+def grey_mnist() -> tuple[Tensor, Tensor]:
+    """Probabilities of a one, in [0, 1], of the images of `mnist`."""
+    train, test = mnist()
+    return train.images, test.images
 
 
 def dynamic_mnist() -> Splits:
@@ -33,6 +42,6 @@ def static_mnist() -> Splits:
 
 def mean_of(splits: Splits) -> Tensor:
     """The mean training image, from which a decoder's last layer starts."""
-    train = splits.train
+    train = splits.train.rows if isinstance(splits.train, PartlyLabelled) else splits.train
     grey = train if isinstance(train, Tensor) else train.grey / train.scale
     return grey.mean(0)

@@ -47,6 +47,7 @@ class Row:
             budget has ended goes on when it is given a larger one.
         epochs, steps: the plan, one of the two.
         figure: the name of the main figure among those of `evaluate`, whose standard error is called `error`.
+        unit: of that figure.
         check: the name of a figure of `evaluate`, and a function (model, guide, splits) that computes it alone, in
             seconds: by it `tools/ship.py` tells the pair of the record, and what half precision changes.
         look: figures along the way, from (model, guide, splits): fewer and cheaper than those of `evaluate`. The
@@ -85,6 +86,7 @@ class Row:
     epochs: int | None = None
     steps: int | None = None
     figure: str = "log_p"
+    unit: str = "nats per datum"
     check: tuple[str, Callable[[Any, Any, Splits], float]] | None = None
     look: Callable[[Any, Any, Splits], Figures] | None = None
     every: int = 10
@@ -108,7 +110,7 @@ class Row:
     def arguments(self) -> str:
         """All that a resumed row must share with the one that was begun."""
         # Words of the tables may change, since they change no figure, and the budget, which changes no step.
-        free = ("name", "system", "facts", "note", "minutes", "figure", "check")
+        free = ("name", "system", "facts", "note", "minutes", "figure", "unit", "check")
         names = [f.name for f in fields(self) if f.name not in free]
         return str({name: describe(getattr(self, name)) for name in names})
 

@@ -31,7 +31,7 @@ class PartlyLabelled:
 
     Every class keeps equally many labels; `seed` chooses which. Each batch has a fixed number of labelled rows: an
     epoch visits every unlabelled row once, in a new order, and goes through the labelled rows in turns, each turn in a
-    new order. No label is seen more than once more often than another in an epoch. The last batch of an epoch may have
+    new order. In an epoch the visits of two labelled rows differ by one at most. The last batch of an epoch may have
     fewer unlabelled rows. Batches depend on the seed and the epoch of the training alone, so a resumed training sees
     the same ones.
 

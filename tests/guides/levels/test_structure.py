@@ -17,6 +17,7 @@ from torch import nn
 import guides
 from zoo import BIVA, VAE, Hierarchical
 from zoo.infer import ELBO, IWELBO, gaps, log_likelihood, terms
+from zoo.infer.call import Purpose
 from zoo.infer.path import doubly, sticking
 from zoo.parts.conditionals import Normal
 from zoo.parts.networks import MultiInput
@@ -212,7 +213,7 @@ def test_path_gradients_are_exact_in_expectation(name, path, objective, K, nodes
             ]
         )
 
-    estimated = gradient(lambda: path(model, guide, (x,), {}, K, registered=False))
+    estimated = gradient(lambda: path(model, guide, (x,), {}, K, Purpose(differentiable=True)))
     plain = gradient(lambda: terms(model, guide, x, num_particles=K))
     assert plain.abs().max() > 0.1
     torch.testing.assert_close(estimated, plain, rtol=tolerance, atol=tolerance)

@@ -180,6 +180,16 @@ def test_a_sequence_without_a_path_is_minus_infinity_and_leaves_the_others_alone
             compute(lost)
 
 
+@pytest.mark.parametrize("place", [(0, 1), (1, (0, 1)), (1, slice(None)), (2, (0, 2, 1)), (2, (0, 2))])
+def test_nan_is_no_probability_of_zero(engine, place):
+    """One entry, or all entries of a row: a maximum that skips NaN would make it minus infinity, or pass it by."""
+    which, entry = place
+    chain = Chain(*(value.clone() for value in a_chain()))
+    chain[which][entry] = torch.nan
+    assert markov.log_evidence(chain)[0].isnan()
+    assert markov.viterbi(chain).log_joint[0].isnan()
+
+
 def test_one_frame_and_further_leading_axes(engine):
     one = a_chain(frames=1)
     torch.testing.assert_close(markov.log_evidence(one), (one.log_initial + one.log_emission[:, 0]).logsumexp(-1))
@@ -193,6 +203,30 @@ def test_one_frame_and_further_leading_axes(engine):
     torch.testing.assert_close(
         markov.smooth_states(many).pairs, torch.stack([markov.smooth_states(c).pairs for c in each])
     )
+
+
+def test_the_smoother_makes_pairs_when_they_are_read():
+    """They are K times the numbers of all else: of a thousand sequences of a thousand frames gigabytes."""
+    scores = torch.randn(4, 50, 40)
+    chain = Chain(logits(40), logits(40, 40).requires_grad_(), scores)
+    with torch.profiler.profile(profile_memory=True) as run:
+        found = markov.smooth_states(chain)
+    largest = max((event.cpu_memory_usage for event in run.events()), default=0)
+    assert 0 < largest <= 4 * scores.numel() * scores.element_size()
+    assert found.pairs.shape == (4, 49, 40, 40)
+    assert not found.pairs.requires_grad
+    torch.testing.assert_close(found.pairs.sum(-1), found.smoothed[:, :-1])
+
+
+def test_draws_in_float32_are_those_in_float64():
+    """Noise in float32 ends at 1 - 6e-8: a chain that is left with probability 1e-7 would jump a third too rarely."""
+    chain = a_chain(frames=50)
+    paths = []
+    for each in (chain, Chain(*(value.float() for value in chain))):
+        torch.manual_seed(1)
+        paths.append(markov.sample_paths(each, torch.Size((20,))))
+    # 2,000 draws; the rounding of a logarithm, 2e-7, decides one of them with probability below 1e-6
+    assert torch.equal(*paths)
 
 
 @pytest.mark.parametrize("frames", thorough_but((131,), [128, 131, 400]))
@@ -301,16 +335,17 @@ def test_probabilities_keep_their_zeros_and_their_finite_gradients():
     assert torch.equal(rows().exp() > 0, start > 0)
 
 
-@pytest.mark.parametrize("start", [[0.5, 0.6], [-0.5, 1.5], [float("nan"), 1.0]])
-def test_rows_that_are_no_probabilities_are_refused(start):
-    with pytest.raises(ValueError, match=r"start: expected probabilities that sum to 1 in rows 0"):
-        Probabilities(torch.tensor([start, [0.5, 0.5]]))
-    with pytest.raises(ValueError, match=r"start: expected probabilities that sum to 1, got"):
-        Probabilities(torch.tensor(start))
-
-
 def test_the_stationary_start_is_left_as_it_is_by_a_step():
     log_A = logits(4, 4)
     pi = StationaryStart()(log_A).exp()
     torch.testing.assert_close(pi @ log_A.exp(), pi)
     torch.testing.assert_close(pi.sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("leaves", [1e-3, 1e-7, 1e-12])
+def test_the_stationary_start_of_a_chain_that_stays_keeps_its_digits(dtype, leaves):
+    """I - A would lose them: the rows differ from the identity by less than rounding."""
+    A = torch.tensor([[1 - leaves, leaves], [3 * leaves, 1 - 3 * leaves]]).to(dtype)
+    pi = StationaryStart()(A.log()).exp()
+    torch.testing.assert_close(pi, torch.tensor([0.75, 0.25], dtype=dtype), rtol=1e-6, atol=0.0)

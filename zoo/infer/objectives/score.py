@@ -12,10 +12,12 @@ from zoo.infer.per_datum import Terms
 
 
 class RLOO(Objective):
-    """The ELBO with the leave-one-out score estimator (Kool, van Hoof and Welling 2019): REINFORCE without a network.
+    """The ELBO with the leave-one-out score estimator: REINFORCE with the other draws as baseline.
 
     The gradient of log q(z_k) of the sites without a reparameterised sample is weighted by log w_k - mean_{j != k} log
     w_j. Sites with one keep the gradient through their sample. The value is that of `ELBO(num_particles)`.
+
+    References: Kool, van Hoof and Welling 2019.
 
     Args:
         num_particles: K >= 2.
@@ -37,11 +39,13 @@ class RLOO(Objective):
 
 
 class VIMCO(Objective):
-    """The IWELBO with the leave-one-out score estimator of Mnih and Rezende 2016.
+    """The IWELBO with a leave-one-out score estimator.
 
     The gradient of log q(z_k) of the sites without a reparameterised sample is weighted by L - L_-k: L the bound, L_-k
     the bound with w_k replaced by the geometric mean of the other weights. The value is that of
     `IWELBO(num_particles)`.
+
+    References: Mnih and Rezende 2016.
 
     Args:
         num_particles: K >= 2.
@@ -81,6 +85,6 @@ def _check_several(objective: Objective) -> None:
 
 
 def _score(terms: Terms) -> Tensor:
-    """A number that is 0 and has the gradient of the score."""
+    """Zeros whose gradient is the score, that of log q."""
     assert terms.log_score is not None, "asked for by `Objective.score`"
     return terms.log_score - terms.log_score.detach()

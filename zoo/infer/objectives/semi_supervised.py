@@ -37,8 +37,8 @@ class SemiSupervised(Objective):
         objective: the bound of both kinds of rows; `Tempered(...)` too, whose schedule moves once for each batch,
             whose `batch_mean` is one over the rows of each kind, and whose weight and free bits of the label, named
             as the argument is, are those of the rows without one.
-        alpha: weight of log q(y | x), in nats per labelled row; at 0 the bounds alone. Otherwise the guide has
-            `classifier(x)`, whose result has the method `log_prob(y)`.
+        alpha: weight of log q(y | x) of a labelled row; at 0 the bounds alone. Otherwise the guide has `classifier(x)`,
+            whose result has the method `log_prob(y)`.
         label: name of the argument y of model and guide, given by position or by keyword.
 
     Raises:
@@ -114,10 +114,10 @@ class SemiSupervised(Objective):
         if num_known == len(y):
             return [(args, kwargs)]
         if num_known == 0:
-            return [self._unlabelled(guide, args, kwargs)]
+            return [_without(y, args, kwargs)]
         labelled, others = known.nonzero()[:, 0], known.logical_not().nonzero()[:, 0]
-        return [batch_rows(args[0], args[1:], kwargs, labelled),
-                self._unlabelled(guide, *batch_rows(args[0], args[1:], kwargs, others))]  # fmt: skip
+        (x, *rest), named = _without(y, args, kwargs)
+        return [batch_rows(args[0], args[1:], kwargs, labelled), batch_rows(x, tuple(rest), named, others)]
 
     def added(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         y = self._labels(guide, args, kwargs)
@@ -136,13 +136,6 @@ class SemiSupervised(Objective):
         place = self._place(guide)
         return args[place] if place < len(args) else None
 
-    def _unlabelled(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:
-        # None, and not left out: arguments behind y keep their places
-        if self.label in kwargs:
-            return args, kwargs | {self.label: None}
-        place = self._place(guide)
-        return tuple(None if i == place else value for i, value in enumerate(args)), kwargs
-
     def _place(self, guide: Any) -> int:
         """The position of the label among the arguments of a guide."""
         program = guide.forward if isinstance(guide, nn.Module) else guide
@@ -154,3 +147,9 @@ class SemiSupervised(Objective):
                 "the argument's name as `label`"
             )
         return names.index(self.label)
+
+
+def _without(y: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:
+    """The arguments with None in place of the labels y."""
+    # None, and not left out: arguments behind y keep their places
+    return tuple(None if v is y else v for v in args), {name: None if v is y else v for name, v in kwargs.items()}

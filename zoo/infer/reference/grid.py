@@ -43,7 +43,8 @@ def grid_reference(
     error falls exponentially in the number of points. The error is measured by leaving out every other point.
 
     Args:
-        model: a Pyro model whose latents have one or two entries for each datum.
+        model: a Pyro model whose continuous latents have one or two entries for each datum; discrete ones are summed
+            out.
         x, *args, **kwargs: the model's arguments.
         points: on each axis, 9 at least, made odd; None: 129 in two dimensions and 1025 in one.
         tolerance: accepted change of log p(x), in nats, when every other point is left out.

@@ -62,7 +62,7 @@ def hmc_reference(
     with a Gaussian's period. A trajectory takes as long as its longest datum; the others wait.
 
     Args:
-        model: a Pyro model whose latents are continuous, each in the batch plate and in no other.
+        model: a Pyro model whose latents stand in the batch plate and in no other; discrete ones are summed out.
         x, *args, **kwargs: the model's arguments.
         num_samples, warmup, chains: draws kept and thrown away, for each of at least four chains; 20 or more are
             thrown away.
@@ -81,7 +81,8 @@ def hmc_reference(
 
     Raises:
         NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
-        ValueError: a latent is discrete or outside the batch plate, fewer than four chains, no finite log p(x, z).
+        ValueError: a latent is outside the batch plate or a discrete one whose values cannot be listed, fewer than
+            four chains, no finite log p(x, z).
     """
     check_chains(chains, num_samples, warmup, LEAST_WARMUP)
     sampling = Sampling("HMC", num_samples, warmup, time_budget, max_rhat, min_ess, max_divergences, ADVICE)

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import pyro.poutine as poutine
+from pyro.distributions import Delta
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from zoo.infer.sites.refusals import (
 )
 from zoo.infer.sites.summed import AllValues, summed_sites
 from zoo.infer.sites.supports import same_support
-from zoo.infer.sites.values import doubtful
+from zoo.infer.sites.values import bare, doubtful
 
 
 @runtime_checkable
@@ -109,10 +110,10 @@ def _layout(
     summed = summed_sites(drawn, scored, batch)
     unlike = frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support))
     points = sets.point_masses(scored, drawn, auxiliary)
-    mixed = frozenset(n for n in latents if _discrete(scored[n]) != _discrete(drawn[n]))
+    mixed = frozenset(n for n in latents if _mixed(scored[n]["fn"], drawn[n]["fn"]))
     # a Delta has no density, or that of the auxiliary site that it is made of
     for name in unlike - mixed - {*points, *auxiliary.values()}:
-        if not _discrete(scored[name]):
+        if not scored[name]["fn"].support.is_discrete:
             refuse_other_dimension(name, scored[name], drawn[name])
     return Layout(
         batch_plate=batch.name,
@@ -132,8 +133,9 @@ def _layout(
     )
 
 
-def _discrete(site: Any) -> bool:
-    return site["fn"].support.is_discrete
+def _mixed(p: Any, q: Any) -> bool:
+    """Tells whether one of two distributions has probabilities and the other a density; a point has neither."""
+    return not isinstance(bare(q), Delta) and p.support.is_discrete != q.support.is_discrete
 
 
 def _sites(trace: Any) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from pyro.distributions import Categorical as PyroCategorical
 from pyro.distributions import Poisson, TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
-from zoo.parts.checks import check_counts
+from zoo.parts.checks import check_counts, parameter_of
 from zoo.parts.clusters import clusters
 from zoo.parts.covariances import Covariance, DiagonalCovariance
 from zoo.parts.recorded import Recorded
@@ -53,7 +54,8 @@ class NormalEmission(Recorded, nn.Module):
         num_states: K.
         data_dim: size of x_t.
         covariance: form of Sigma_k, as in a `GaussianMixture`: `DiagonalCovariance()` (default), `FullCovariance()`,
-            `TiedCovariance()`, or your own.
+            `TiedCovariance()`, or your own. EM adds its `floor`, 1e-6, to every variance: x of far smaller variance is
+            to be scaled first.
 
     Attributes:
         means: mu_k, `(K, data_dim)`; standard normal at first.
@@ -176,3 +178,33 @@ class CategoricalEmission(Recorded, nn.Module):
         total = counts.sum(-1, keepdim=True)
         found = (counts / total).to(self.logits.dtype).clamp(min=torch.finfo(self.logits.dtype).tiny).log()
         self.logits.copy_(torch.where(total > 0, found, self.logits))
+
+
+def examined(emission: Emission, num_states: int) -> tuple[int, torch.dtype]:
+    """The size of x_t and the dtype of the parameters, by a call of the emission.
+
+    Raises:
+        TypeError: the emission is not callable, or returns no distribution of Pyro.
+        ValueError: it is made for another number of states, or its batch shape is not that of z.
+    """
+    if not callable(emission):
+        raise TypeError(f"emission: expected a module such as PoissonEmission({num_states}, 1), got {emission!r}")
+    own = getattr(emission, "num_states", num_states)
+    if own != num_states:
+        raise ValueError(f"emission: expected one for {num_states} states, got one for {own}")
+    # two rows of states: an emission that returns all states, whatever z is, would pass with one, and draw wrongly
+    z = torch.arange(num_states).expand(2, num_states)
+    try:
+        density = emission(z)
+    except IndexError as error:
+        raise ValueError(f"emission: expected one for {num_states} states, it has fewer ({error})") from error
+    if not isinstance(density, TorchDistributionMixin):
+        raise TypeError("emission: expected a module that returns distributions of pyro.distributions, "
+                        f"got {type(density).__module__}.{type(density).__name__}")  # fmt: skip
+    if density.batch_shape != z.shape or len(density.event_shape) != 1:
+        raise ValueError(
+            f"emission: expected batch shape {tuple(z.shape)} and event shape (data_dim,) for states of shape "
+            f"{tuple(z.shape)}, got {tuple(density.batch_shape)} and {tuple(density.event_shape)}"
+        )
+    parameter = parameter_of(emission) if isinstance(emission, nn.Module) else None
+    return density.event_shape[0], torch.get_default_dtype() if parameter is None else parameter.dtype

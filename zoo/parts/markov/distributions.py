@@ -30,8 +30,8 @@ class MarkovPaths(TorchDistribution):
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
-        # the smoother's result, shared with the distributions that `expand` makes: filtered, smoothed and pairs would
-        # run the recursions once each. It belongs to this value of x and of the parameters and ends with them
+        # the smoother's result, shared with the distributions that `expand` makes: filtered and smoothed would run the
+        # recursions once each. It belongs to this value of x and of the parameters and ends with them
         self._moments: list[SmoothedStates] = []
         scores = chain.log_emission
         super().__init__(scores.shape[:-2], scores.shape[-2:-1], validate_args=False)

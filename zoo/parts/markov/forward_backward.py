@@ -4,6 +4,7 @@ References: Baum et al. 1970; Rabiner 1989. The gradient of log p(x) is made of 
 identity), so no loop over time is recorded for autograd.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -28,20 +29,31 @@ class FilteredStates(NamedTuple):
     log_increments: Tensor
 
 
-class SmoothedStates(NamedTuple):
+@dataclass(frozen=True)
+class SmoothedStates:
     """The result of `smooth_states`.
 
     Attributes:
         filtered: p(z_t = k | x_{1:t}), `(..., T, K)`.
         smoothed: p(z_t = k | x), `(..., T, K)`.
-        pairs: p(z_t = j, z_{t+1} = k | x), `(..., T - 1, K, K)`.
         log_evidence: log p(x), `(...)`.
     """
 
     filtered: Tensor
     smoothed: Tensor
-    pairs: Tensor
     log_evidence: Tensor
+    _chain: Chain
+    _engine: tuple[Tensor, Tensor]
+
+    @property
+    @torch.no_grad()
+    def pairs(self) -> Tensor:
+        """p(z_t = j, z_{t+1} = k | x), `(..., T - 1, K, K)`."""
+        # made when read: these are K times the numbers of the others, and most callers read those alone
+        shape, scores, (filtered, messages) = self.smoothed.shape, _flat(self._chain.log_emission), self._engine
+        later = (scores + messages)[:, 1:].unsqueeze(-2)
+        joint = (filtered[:, :-1].unsqueeze(-1) + self._chain.log_transition + later).flatten(-2).softmax(-1)
+        return joint.to(scores.dtype).reshape(*shape[:-2], shape[-2] - 1, shape[-1], shape[-1])
 
 
 def log_evidence(chain: Chain) -> Tensor:
@@ -80,13 +92,12 @@ def smooth_states(chain: Chain) -> SmoothedStates:
     """
     shape, flat = chain.log_emission.shape, _flat(chain.log_emission)
     filtered, increments, messages = both_ways(chain)
-    later = (flat + messages)[:, 1:].unsqueeze(-2)
-    joint = (filtered[:, :-1].unsqueeze(-1) + chain.log_transition + later).flatten(-2).softmax(-1)
     return SmoothedStates(
         filtered.exp().to(flat.dtype).reshape(shape),
         (filtered + messages).softmax(-1).to(flat.dtype).reshape(shape),
-        joint.to(flat.dtype).reshape(*shape[:-2], shape[-2] - 1, shape[-1], shape[-1]),
         increments.sum(-1).to(flat.dtype).reshape(shape[:-2]),
+        chain,
+        (filtered, messages),
     )
 
 
@@ -124,8 +135,9 @@ def sample_paths(chain: Chain, sample_shape: Size = Size()) -> Tensor:  # noqa: 
     """
     filtered = filter_states(chain).log_filtered
     refuse_impossible(filtered)
-    # the largest of log p + Gumbel noise is a draw: all the noise of a path is drawn in one call
-    uniform = torch.rand(Size(sample_shape) + filtered.shape, dtype=filtered.dtype, device=filtered.device)
+    # the largest of log p + Gumbel noise is a draw: all the noise of a path is drawn in one call; in float64, since
+    # float32 has no number between 1 - 6e-8 and 1, and a chain that stays would jump too rarely
+    uniform = torch.rand(Size(sample_shape) + filtered.shape, dtype=torch.float64, device=filtered.device)
     scores = filtered - (-uniform.clamp(min=torch.finfo(uniform.dtype).tiny).log()).log()
     z = scores[..., -1, :].argmax(-1)
     path, towards = [z], chain.log_transition.T.contiguous()

@@ -1,4 +1,4 @@
-"""ExpectedCounts statistics of a hidden Markov chain: the E-step of Baum and Welch."""
+"""Expected statistics of a hidden Markov chain: the E-step of Baum and Welch."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class ExpectedCounts(NamedTuple):
 
 @torch.no_grad()
 def expected_counts(chain: Chain, ends: Tensor | None = None) -> ExpectedCounts:
-    """ExpectedCounts counts of starts and steps, given all of x.
+    """Expected counts of starts and steps, given all of x.
 
     Args:
         chain: with scores `(N, T, K)`.

@@ -14,7 +14,7 @@ class MostProbable(NamedTuple):
 
     Attributes:
         path: argmax_z p(z | x), int64 `(..., T)`.
-        log_joint: log p(z, x) of that path, nats, `(...)`.
+        log_joint: log p(z, x) of that path, nats, `(...)`; -inf where no path explains x, and the path means nothing.
     """
 
     path: Tensor
@@ -32,4 +32,7 @@ def viterbi(chain: Chain) -> MostProbable:
     flat = scores.reshape(-1, *scores.shape[-2:])
     path = engine_for(scores.device).viterbi(chain.log_initial, chain.log_transition, flat).reshape(scores.shape[:-1])
     # scored anew: a sum along the recursion would lose the last digits of a long path in float32
-    return MostProbable(path, path_log_joint(chain, path))
+    log_joint = path_log_joint(chain, path)
+    # NaN compares with nothing: the path may have passed it by
+    steps = chain.log_initial.isnan().any() | chain.log_transition.isnan().any()
+    return MostProbable(path, log_joint.masked_fill(scores.isnan().flatten(-2).any(-1) | steps, torch.nan))

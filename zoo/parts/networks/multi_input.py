@@ -46,7 +46,6 @@ class MultiInput(Recorded, nn.Module):
         # zip would stop at the shorter one, and leave an input out without a word
         if len(inputs) != len(self.layers):
             raise ValueError(f"MultiInput: built for {len(self.layers)} inputs, got {len(inputs)}")
-        total = self.layers[0](inputs[0])
-        for layer, value in zip(self.layers[1:], inputs[1:], strict=True):
-            total = total + layer(value)
-        return total
+        # no slice of the layers: a ModuleList makes a new module of it at each call
+        first, *others = (layer(value) for layer, value in zip(self.layers, inputs, strict=True))
+        return sum(others, first)

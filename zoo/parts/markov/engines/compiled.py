@@ -15,10 +15,16 @@ SAFE = 1e-200
 
 
 @inlined
+def _larger(a, b):
+    # NaN if one of them is: `max` may return the other, and a NaN of the model would end as a probability of zero
+    return a if a > b or a != a else b
+
+
+@inlined
 def _largest(values):
     largest = -np.inf
     for value in values:
-        largest = max(largest, value)
+        largest = _larger(largest, value)
     return largest
 
 
@@ -27,7 +33,7 @@ def _log_sum(a, b):
     """log sum_i exp(a_i + b_i); -inf where all terms are zero."""
     largest = -np.inf
     for i in range(a.shape[0]):
-        largest = max(largest, a[i] + b[i])
+        largest = _larger(largest, a[i] + b[i])
     if largest == -np.inf:
         return largest
     total = 0.0

@@ -1,0 +1,37 @@
+"""Programs that are timed beside one another compute the same."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks import hierarchy_step, label_step  # noqa: E402
+
+SMALL = label_step.Size(7, 6, 4, 16)
+
+
+@pytest.fixture(autouse=True)
+def _warnings_stay_as_they_were():
+    # the program with Pyro's objective silences one of its warnings
+    with warnings.catch_warnings():
+        yield
+
+
+@pytest.mark.thorough
+def test_steps_of_labels_are_those_of_one_loss(monkeypatch):
+    """By hand in both forms, the zoo's, Pyro's and a loop over the classes."""
+    label_step.check(SMALL)
+    bound = label_step.Looped.bound
+    monkeypatch.setattr(label_step.Looped, "bound", lambda *args: bound(*args) + 0.01)
+    with pytest.raises(AssertionError, match="not close"):
+        label_step.check(SMALL)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("size", ["LVAE+, batch 128", "BIVA, batch 128"])
+def test_steps_of_hierarchies_are_those_of_one_loss(size):
+    hierarchy_step.check(hierarchy_step.SIZES[size])
