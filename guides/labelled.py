@@ -42,8 +42,9 @@ class Labelled(Guide):
     Sites, in `pyro.plate("data", N)`: `y` (N,), where no label is given; `z` (N, latent_dim).
 
     Raises:
-        TypeError, ValueError: as `zoo.parts.networks.WithHead`. At each call: x is not `(N, data_dim)`; y is not int64
-            `(N,)`, or a class is out of range; a classifier of your own gives another number of logits.
+        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `num_classes`. At each call: x is not
+            `(N, data_dim)`; y is not int64 `(N,)`, or a class is out of range; a classifier of your own gives another
+            number of logits.
 
     Example:
         >>> import torch, guides
@@ -62,6 +63,8 @@ class Labelled(Guide):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__(model)
+        if not getattr(model, "num_classes", 0):
+            raise ValueError(f"Labelled: {type(model).__name__} has no classes, num_classes; use guides.Amortized")
         data_dim, classes = model.data_dim, model.num_classes
         if classifier is None:
             classifier = WithHead((data_dim,), classes, nn.Linear, hidden, activation)

@@ -143,6 +143,11 @@ def twice(x):
         pyro.sample("z", normal(0.5 * x))
 
 
+def over_the_simplex(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Dirichlet(torch.ones(len(x), 2)))
+
+
 NAN = X.clone()
 NAN[3, 1] = float("nan")
 
@@ -170,6 +175,12 @@ REFUSED = {
     "no site": (silent, silent, X, "the model has no sample site"),
     "two plates of one name": (model, two_plates, X, "plate 'data': opened twice in one program, by half and by half"),
     "a site twice": (model, twice, X, "site 'z': sampled twice in one program, by twice and by twice"),
+    "a density over fewer numbers": (
+        model,
+        over_the_simplex,
+        X,
+        r"site 'z': the guide's Dirichlet is a density over 1 free numbers, .*Normal over 2",
+    ),
     "NaN in the data": (model, lambda x: guide(x.nan_to_num()), NAN, r"site 'x': the value is NaN in rows 3$"),
     "empty batch": (model, guide, X[:0], "the batch is empty"),
 }

@@ -34,6 +34,7 @@ from zoo.infer import (
     kl_per_site,
     kl_per_unit,
     log_likelihood,
+    nuts_reference,
     terms,
 )
 from zoo.infer.call import Purpose, run
@@ -253,6 +254,71 @@ def test_a_value_that_the_guide_rules_out_has_no_weight_and_a_finite_gradient(pa
             assert gradient is None or gradient.isfinite().all(), word
 
 
+@pytest.mark.parametrize("by", ["handler", "distribution"])
+@pytest.mark.parametrize("word", ["ELBO", "analytic", "sticking", "IWELBO", "doubly", "VIMCO", "RLOO"])
+def test_a_mask_hides_the_ratio_of_a_summed_site_but_weights_its_values(by, word):
+    """y is masked in row 1 in both programs, x is not: there log w_y = log p(x | y), and q(y) weights it."""
+    mask, x = torch.tensor([True, False, True]), torch.tensor([[0.3], [1.2], [-0.5]])
+    logits, prior = nn.Parameter(torch.tensor([0.5, -1.0, 0.2])), torch.tensor([0.1, 0.6, 0.3])
+
+    def half(fn, **site):
+        if by == "distribution":
+            return pyro.sample("y", fn.mask(mask), **site)
+        with pyro.poutine.mask(mask=mask):
+            return pyro.sample("y", fn, **site)
+
+    class Masking(PyroModule):
+        def __init__(self, **marks):
+            super().__init__("masking")
+            self.logits, self.marks = logits, marks
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                half(dist.Categorical(logits=self.logits), **self.marks)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = half(dist.Categorical(prior))
+            pyro.sample("x", normal(y.unsqueeze(-1).double()), obs=x)
+
+    objective = {
+        "ELBO": ELBO(2), "analytic": ELBO(analytic_kl=True), "sticking": ELBO(sticking=True), "IWELBO": IWELBO(2),
+        "doubly": IWELBO(2, gradient="doubly"), "VIMCO": VIMCO(2), "RLOO": RLOO(2),
+    }[word]  # fmt: skip
+    log_q = logits.log_softmax(-1)
+    log_w = normal(torch.arange(3.0).unsqueeze(-1)).log_prob(x.unsqueeze(1))
+    log_w = log_w + torch.where(mask.unsqueeze(-1), prior.log() - log_q, 0.0)
+    inside = word in ("IWELBO", "doubly", "VIMCO")
+    expected = (log_q + log_w).logsumexp(-1) if inside else (log_q.exp() * log_w).sum(-1)
+    guide = Masking(**SUMMED)
+    # in the log of a sum q(y) cancels, and its training is refused
+    assert objective.loss(model, guide, x) == pytest.approx(-expected.sum().item(), abs=1e-12)
+    if not inside:
+        gradients = [torch.autograd.grad(v, logits)[0] for v in (objective(model, guide)(x), -expected.sum())]
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    # a draw without a path has its score under the mask too, by which it reaches the likelihood
+    drawn = run(model, Masking(), (x,), {}, 2, Purpose(differentiable=True, score=True))
+    torch.testing.assert_close(drawn.log_score, log_q[drawn.latents["y"]])
+
+
+def test_units_are_averaged_over_the_values_of_a_site_that_a_mask_hides():
+    def program(loc, **marks):
+        def forward(x):
+            with pyro.plate("data", len(x)):
+                with pyro.poutine.mask(mask=torch.tensor([True, False])):
+                    y = pyro.sample("y", dist.Categorical(torch.tensor([0.2, 0.8])), **marks)
+                z = pyro.sample("z", normal(y.unsqueeze(-1) * torch.tensor([1.0, -2.0]) + loc))
+                if not marks:
+                    pyro.sample("x", normal(z), obs=x)
+
+        return forward
+
+    x, settings = torch.tensor([[0.3, 1.2], [-0.5, 0.1]]), {"num_particles": 4, "seed": 0}
+    model, guide = program(0.0), program(0.5, **SUMMED)
+    by_unit, by_site = (kl(model, guide, x, **settings)["z"] for kl in (kl_per_unit, kl_per_site))
+    torch.testing.assert_close(by_unit.sum(-1), by_site)
+
+
 def test_summed_and_drawn_sites_agree_in_expectation(pair):
     """Each difference within 4.9 standard errors: 16 numbers, so that a right program fails in 1 of 60,000 seeds."""
     model, guide, x = pair
@@ -455,6 +521,8 @@ def test_a_model_of_discrete_latents_alone_has_no_density_to_sample():
     model, _, x = mixture()
     with pytest.raises(ValueError, match="no continuous latent site: 'k' is discrete and would be summed out"):
         grid_reference(model, x)
+    with pytest.raises(ValueError, match="the model has no continuous latent site"):
+        nuts_reference(model, x)
 
 
 def marked(fn, infer=None, plate=None):
@@ -488,6 +556,9 @@ REFUSED = {
     "a vector of bits": (
         dist.Bernoulli(0.5 * torch.ones(3)).to_event(1), None, "Bernoulli cannot list its values.*RLOO"
     ),
+    "other values than the model's": (
+        dist.Categorical(torch.ones(2)), None, "site 'y': summed out over the 2 values of .* the model's .* has 3"
+    ),
     "too many values": (dist.Binomial(5000, 0.5), None, "site 'y': .* takes 5001 values; 4096 are the most.*RLOO"),
 }  # fmt: skip
 
@@ -495,8 +566,20 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_mark_that_cannot_be_followed_is_refused(name):
     fn, infer, message = REFUSED[name]
+    model = of(dist.Categorical(torch.ones(3)) if name.startswith("other values") else fn)
     with pytest.raises(ValueError, match=message):
-        ELBO().loss(of(fn), marked(fn, infer), torch.ones(2, 1))
+        ELBO().loss(model, marked(fn, infer), torch.ones(2, 1))
+
+
+@pytest.mark.parametrize("K", [1, 2])
+def test_counts_without_end_are_summed_over_the_values_that_the_guide_lists(K):
+    model, guide = of(dist.Poisson(2.0)), marked(dist.Binomial(40, torch.tensor(0.1)))
+    x = torch.tensor([[0.5], [-1.0]])
+    count = torch.arange(41.0).unsqueeze(-1)
+    joint = dist.Poisson(2.0).log_prob(count) + normal((count * x.T).unsqueeze(-1)).log_prob(x)
+    # the counts above 40 have less than 1e-30 of the prior
+    found = log_likelihood(model, guide, x, num_particles=K).per_datum
+    torch.testing.assert_close(found, joint.logsumexp(0), rtol=1e-12, atol=1e-12)
 
 
 def test_a_summed_site_of_an_inner_plate_is_refused():

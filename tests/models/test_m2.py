@@ -324,6 +324,7 @@ def small(**options):
             ValueError,
             "auxiliary_family: Residual reads the prior, and that of a depends on z",
         ),
+        (lambda: guides.Labelled(VAE(6, 2)), ValueError, "Labelled: VAE has no classes, num_classes"),
         (lambda: guides.Labelled(small()).predict(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
         (lambda: guides.Labelled(small())(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
     ],

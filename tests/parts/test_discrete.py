@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch.distributions import kl_divergence
+from torch.distributions import biject_to, kl_divergence
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
 from zoo.parts.conditionals import CodePrior
@@ -169,6 +169,13 @@ def test_supports_hold_points_of_the_simplices_alone():
     assert OneHotCode(torch.zeros(2, 3)).support.check(torch.tensor([1, 0, 0, 0, 1, 0])), "codes of integers"
     assert OneHotCode(torch.zeros(2, 3)).support.is_discrete
     assert not fn.support.is_discrete
+    assert str(fn.support) == "Simplices(groups=2, categories=3)"
+    # a map onto the simplices for autoguides and NUTS, from as many numbers as a point has free ones
+    onto = biject_to(fn.support)
+    u = torch.randn(5, 4)
+    assert fn.support.check(onto(u)).all()
+    torch.testing.assert_close(onto.inv(onto(u)), u)
+    assert onto.log_abs_det_jacobian(u, onto(u)).shape == (5,)
 
 
 def test_values_that_cannot_be_scored_are_refused():

@@ -59,10 +59,13 @@ def test_certainty_of_single_precision_is_no_error():
         (torch.rand(0, 2), torch.zeros(0), r"got \(0, 2\) and \(0,\)"),
         (
             torch.tensor([[-1.0, 2.0]]),
-            torch.zeros(1),
+            torch.zeros(1).long(),
             r"q: expected probabilities in \[0, 1\], got values from -1.0 to 2",
         ),
-        (torch.tensor([[torch.nan, 0.5]]), torch.zeros(1), r"q: expected probabilities in \[0, 1\]"),
+        (torch.tensor([[torch.nan, 0.5]]), torch.zeros(1).long(), r"q: expected probabilities in \[0, 1\]"),
+        (torch.ones(3, 1), torch.tensor([0, -1, 0]), "q: expected integers 0 to 0 as labels, got torch.int64, -1 to 0"),
+        (torch.full((2, 2), 0.5), torch.tensor([0, 2]), "q: expected integers 0 to 1 as labels, got .* 0 to 2"),
+        (torch.full((2, 2), 0.5), torch.zeros(2), "q: expected integers 0 to 1 as labels, got torch.float32"),
     ],
 )
 def test_predictions_that_cannot_be(probabilities, y, message):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import is_validation_enabled
+from pyro.distributions import MaskedDistribution, is_validation_enabled
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
@@ -136,7 +136,8 @@ class Call:
     def record(self, fn: Callable, kwargs: dict[str, Any], values: Values | None = None) -> Sites:
         """Runs a program over the particles, latents named in `values` fixed at these; returns its sites."""
         record = _Record(values or {}, self._rows)
-        with record, AllValues(self.layout) if self.summed else nullcontext():
+        # the record answers first: at the guide's values a model need not be able to list its own
+        with AllValues(self.layout) if self.summed else nullcontext(), record:
             if self.num_particles == 1:
                 # no plate for one particle, or every tensor of the run would carry an axis of size 1
                 fn(*self.args, **kwargs)
@@ -199,6 +200,26 @@ class Call:
         needed = {*self.summed, *(self.layout.no_path if self.purpose.score else ())}
         return [name for name in q if name not in self.layout.from_model or name in needed]
 
+    def as_drawn(self, q: Sites, log_q: Values) -> Values:
+        """log q of the values of summed sites, and with `score` of drawn ones without a path, whatever is masked.
+
+        A mask takes a site's ratio out of the bound, but the site is drawn, and its values are weighted, all the same:
+        with the masked log q = 0 each value would have probability 1.
+
+        Args:
+            q, log_q: the guide's sites, and their log densities with masks.
+        """
+        found = {}
+        for name in (*self.summed, *(self.layout.no_path if self.purpose.score else ())):
+            site, fn = q[name], q[name]["fn"]
+            if site["mask"] is None and not isinstance(fn, MaskedDistribution):
+                found[name] = log_q[name]
+                continue
+            while isinstance(fn, MaskedDistribution):
+                fn = fn.base_dist
+            found[name] = self.log_density({**site, "mask": None, "fn": fn})
+        return found
+
     def batch_size(self, site: Any) -> int:
         """The number of data: the size of the batch plate around the site, since data need not come as arguments."""
         for frame in site["cond_indep_stack"]:
@@ -215,7 +236,7 @@ class Call:
         Args:
             p, q, values: the sites of model and guide, and the guide's values, at which the model has run.
             log_q: the guide's log densities at `values`.
-            measure: log q of the summed sites, under which their values are averaged.
+            measure: the result of `as_drawn`: log q under which the values of summed sites are averaged.
             known: log ratios to take in place of log p - log q at the sample, such as minus a closed-form KL.
         """
         layout = self.layout
@@ -260,7 +281,7 @@ class Call:
         summed = {name: measure[name] for name in self.summed}
         if self.purpose.cancels_summed and self.purpose.differentiable and summed:
             refuse_untrained(summed, values.values(), own_parameters(*self.owners))
-        score = sum((log_q[name] for name in layout.no_path), torch.zeros(())) if self.purpose.score else None
+        score = sum((measure[name] for name in layout.no_path), torch.zeros(())) if self.purpose.score else None
         return Terms(log_likelihood, log_ratios, kept, summed, score)
 
 
@@ -305,4 +326,4 @@ def plainly(call: Call) -> Terms:
             log_q |= {name: torch.zeros_like(log_q[name]) for name in layout.point_masses}
         values = {name: site["value"] for name, site in q.items()}
         p = call.run_model(q, values)
-        return call.add_up(p, q, values, log_q, log_q)
+        return call.add_up(p, q, values, log_q, call.as_drawn(q, log_q))

@@ -40,7 +40,7 @@ def closed_form(
             p = call.run_model(q, values)
             both = [n for n in q if n in p and n not in layout.from_model and n not in call.summed]
             known = {name: -call.per_datum(q[name], _kl(p[name], q[name], late)) for name in both}
-            return call.add_up(p, q, values, log_q, log_q, known)
+            return call.add_up(p, q, values, log_q, call.as_drawn(q, log_q), known)
 
 
 def _kl(p: Any, q: Any, late: dict[str, str]) -> Tensor:

@@ -166,16 +166,18 @@ def _scored_at_copies(
     with call.shared():
         with weighted or nullcontext():
             q = call.record(call.guide, call.kwargs)
-        measure = {name: call.log_density(q[name], drawn=True) for name in call.summed}
+        measure = call.as_drawn(q, {name: call.log_density(q[name], drawn=True) for name in call.summed})
     values = {name: copy(site) if site["value"].requires_grad else site["value"] for name, site in q.items()}
     with Frozen(constant, shared), call.shared():
-        log_q = _log_q(call, call.record(_bare_guide(call), call.kwargs, values))
+        again = call.record(_bare_guide(call), call.kwargs, values)
+        log_q = _log_q(call, again)
+        constant_measure = call.as_drawn(again, log_q)
     with call.shared():
         p = call.run_model(q, values)
         if weighted is not None and call.purpose.cancels_summed:
             # here, since the measure of the frozen run, which enters the terms, depends on no parameter
             refuse_untrained(measure, [site["value"] for site in q.values()], own_parameters(*call.owners))
-        return call.add_up(p, q, values, log_q, measure if weighted is None else log_q)
+        return call.add_up(p, q, values, log_q, measure if weighted is None else constant_measure)
 
 
 def _bare_guide(call: Call) -> Callable:

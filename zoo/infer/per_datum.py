@@ -33,6 +33,7 @@ class Terms(NamedTuple):
             guide's order.
         log_score: log q of the sites without a reparameterised sample, all together, `(K, N)`; None where the caller
             did not ask for it. The score estimators of `RLOO` and `VIMCO` differentiate it.
+        given: names of latent sites whose values are known in these rows, so that they have no log ratio: a label's.
     """
 
     log_likelihood: Tensor
@@ -40,6 +41,7 @@ class Terms(NamedTuple):
     latents: dict[str, Tensor]
     summed: dict[str, Tensor] = {}  # noqa: RUF012  (a NamedTuple's default, written to by nobody)
     log_score: Tensor | None = None
+    given: tuple[str, ...] = ()
 
     @property
     def log_weights(self) -> Tensor:

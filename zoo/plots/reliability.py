@@ -25,7 +25,7 @@ def plot_reliability(predictions: Mapping[str, tuple[Tensor, Tensor]], *, bins: 
         bins: their number over [0, 1].
 
     Raises:
-        ValueError: probabilities and labels of other shapes, or no probabilities.
+        ValueError: probabilities and labels of other shapes, or no probabilities; labels that are no classes.
 
     Example:
         >>> import torch
@@ -66,6 +66,12 @@ def _most_probable(label: str, probabilities: Tensor, y: Tensor) -> tuple[np.nda
         raise ValueError(
             f"{label}: expected probabilities (N, C) and labels (N,), got {tuple(probabilities.shape)} and "
             f"{tuple(y.shape)}"
+        )
+    classes = probabilities.shape[1]
+    if y.is_floating_point() or not ((y >= 0) & (y < classes)).all():
+        raise ValueError(
+            f"{label}: expected integers 0 to {classes - 1} as labels, got {y.dtype}, {y.min().item()} to "
+            f"{y.max().item()}; data without a label have no place in the plot"
         )
     values = array(probabilities)
     if not ((values >= 0) & (values <= 1 + 1e-6)).all():

@@ -281,6 +281,19 @@ def test_a_schedule_moves_once_for_each_batch():
     assert (SemiSupervised(ELBO(), 1.0).step, SemiSupervised(ELBO(), 1.0).kl_weight_now) == (None, None)
 
 
+def test_a_weight_and_free_bits_of_the_label_are_those_of_the_rows_without_one(double_precision):
+    model, guide = summed_pair()
+    (x, y), settings = data(), {"kl_weight": {"y": 0.3}, "free_bits": {"y": 0.5}}
+    tempered, known = Tempered(ELBO(), **settings), y >= 0
+    torch.manual_seed(5)
+    expected = ELBO()(model, guide)(x[known], y[known]) + tempered(model, guide)(x[~known])
+    torch.manual_seed(5)
+    torch.testing.assert_close(SemiSupervised(tempered, 0.0)(model, guide)(x, y), expected)
+    SemiSupervised(tempered, 1.0)(model, guide)(x[known], y[known])
+    with pytest.raises(ValueError, match=r"kl_weight names \['label'\], the latent sites are \['z'\]"):
+        SemiSupervised(Tempered(ELBO(), {"label": 0.3}), 0.0)(model, guide)(x, y)
+
+
 @pytest.mark.parametrize("of", [pair, summed_pair])
 @pytest.mark.parametrize("known", [range(12), (1, 4, 5, 9), ()])
 def test_svi_trains_what_each_batch_uses(known, of):
@@ -505,8 +518,8 @@ def test_objectives_that_cannot_be_wrapped():
 
 @pytest.mark.parametrize(
     "change",
-    [lambda y: y.float(), lambda y: nn.functional.one_hot(y.clamp(min=0)), lambda y: y[:5], lambda y: y[0]],
-    ids=["floats", "one-hot", "too few", "one"],
+    [lambda y: y.float(), lambda y: nn.functional.one_hot(y.clamp(min=0)), lambda y: y[:5], lambda y: y[0], list],
+    ids=["floats", "one-hot", "too few", "one", "a list"],
 )
 def test_labels_are_one_integer_for_each_row(change):
     x, y = data()

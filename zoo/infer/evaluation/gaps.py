@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.infer.call import Purpose, run
 from zoo.infer.evaluation.likelihood import log_likelihood, pooled_error, standard_error
+from zoo.infer.objectives import ELBO, RLOO
 from zoo.infer.pieces import MAX_BYTES, with_index
-from zoo.infer.terms import terms
-from zoo.parts.aside import held, seeded
+from zoo.parts.aside import evaluating, held, seeded
 from zoo.parts.checks import listed
 
 __all__ = ["Gaps", "gaps"]
@@ -102,13 +103,13 @@ def gaps(
         log_p: log p(x), `(batch,)`, where it is known. Otherwise `model.log_prob(x, ...)`, which is taken to be exact,
             or for a model without it the larger of two estimates, by importance sampling from both guides.
         steps, learning_rate: of Adam.
-        step_particles: draws for the ELBO of one step.
+        step_particles: draws for the ELBO of one step; codes that are drawn (`guides.OneHot`) need two at least.
         num_particles: draws from each guide for the ELBOs and log p.
         max_bytes, seed: as in `log_likelihood`.
 
     Raises:
         ValueError: no `best`, and a guide without `per_datum`; a `best` without parameters; a `log_p` of another shape;
-            an ELBO that is not finite.
+            an ELBO that is not finite; one draw a step of a site without a reparameterised sample.
     """
     with seeded(seed):
         # any callable may be a guide, so `per_datum` is looked up by name, and a guide without it is refused
@@ -149,11 +150,14 @@ def _optimise(
     optimizer = torch.optim.Adam(parameters, lr=rate)
     history: list[float] = []
     kwargs = with_index(best, x, kwargs)
-    with held(model):
+    # codes that are drawn have no path to their logits; for all other latents RLOO is the ELBO
+    objective = RLOO(particles) if particles > 1 else ELBO()
+    purpose = Purpose(differentiable=True, score=objective.score)
+    # in evaluation mode, in which both ELBOs are estimated: there relaxed codes are one-hot
+    with held(model), evaluating(best):
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
-            found = terms(model, best, x, *args, num_particles=particles, **kwargs)
-            elbo = found.expectation(found.log_weights)
+            elbo = objective.bound(run(model, best, (x, *args), kwargs, particles, purpose))
             if not elbo.isfinite().all():
                 rows = listed((~elbo.isfinite()).nonzero().flatten().tolist())
                 raise ValueError(f"gaps: at step {step} the ELBO is not finite in rows {rows}")

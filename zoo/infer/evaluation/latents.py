@@ -101,7 +101,7 @@ def _ratios_by_unit(model: Any, guide: Any, *args: Any, num_particles: int, **kw
     with alone(), (call := Call(model, guide, args, kwargs, num_particles)).shared():
         q = call.record(call.guide, call.kwargs)
         p = call.run_model(q, {name: site["value"] for name, site in q.items()})
-        summed = [call.log_density(q[name]) for name in call.summed]
+        summed = [*call.as_drawn(q, {name: call.log_density(q[name]) for name in call.summed}).values()]
     ratios = {}
     for name in call.layout.latents:
         value, event = q[name]["value"], q[name]["fn"].event_shape

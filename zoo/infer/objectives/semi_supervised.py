@@ -34,8 +34,9 @@ class SemiSupervised(Objective):
     References: Kingma et al. 2014 (equation 9); Maaloe et al. 2016.
 
     Args:
-        objective: the bound of both kinds of rows; `Tempered(...)` too, whose schedule moves once for each batch, and
-            whose `batch_mean` is one over the rows of each kind.
+        objective: the bound of both kinds of rows; `Tempered(...)` too, whose schedule moves once for each batch,
+            whose `batch_mean` is one over the rows of each kind, and whose weight and free bits of the label, named
+            as the argument is, are those of the rows without one.
         alpha: weight of log q(y | x) of a labelled row; at 0 the bounds alone. Otherwise the guide has `classifier(x)`,
             whose result has the method `log_prob(y)`.
         label: name of the argument y of model and guide, given by position or by keyword.
@@ -88,7 +89,9 @@ class SemiSupervised(Objective):
         self.objective.advance()
 
     def bound(self, terms: Terms) -> Tensor:
-        return self.objective.bound(terms)
+        # a KL weight or free bits may name the label, which is a latent site of the other rows alone
+        given = () if self.label in terms.log_ratios else (self.label,)
+        return self.objective.bound(terms._replace(given=given))
 
     def parts(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
         """The labelled rows with their labels, and the others with None in place of y; a kind without rows is left out.
@@ -99,10 +102,11 @@ class SemiSupervised(Objective):
         y = self._labels(guide, args, kwargs)
         if y is None:
             return [(args, kwargs)]
-        if y.is_floating_point() or y.shape != args[0].shape[:1]:
+        if not isinstance(y, Tensor) or y.is_floating_point() or y.shape != args[0].shape[:1]:
+            found = f"{y.dtype}, shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(
                 f"{self.label}: expected an integer for each row, -1 where the label is unknown, shape "
-                f"({len(args[0])},); got {y.dtype}, shape {tuple(y.shape)}"
+                f"({len(args[0])},); got {found}"
             )
         known = y != -1
         # one look at the values, not two: each makes a device wait

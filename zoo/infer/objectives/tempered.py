@@ -109,7 +109,7 @@ class Tempered(Objective):
         """The terms with weighted log ratios, each cut off at its free bits."""
         for argument in ("free_bits", "kl_weight"):
             given = getattr(self, argument)
-            if isinstance(given, Mapping) and (unknown := set(given) - set(terms.log_ratios)):
+            if isinstance(given, Mapping) and (unknown := {*given} - {*terms.log_ratios, *terms.given}):
                 sites = [*terms.log_ratios]
                 raise ValueError(f"Tempered: {argument} names {sorted(unknown)}, the latent sites are {sites}")
         # copied: backward needs the weight of this evaluation, and the next one overwrites the tensor

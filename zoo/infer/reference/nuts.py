@@ -67,7 +67,7 @@ def nuts_reference(
 
     Raises:
         NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
-        ValueError: fewer than four chains, or no finite log p(x, latents).
+        ValueError: fewer than four chains, no continuous latent, or no finite log p(x, latents).
     """
     check_chains(chains, num_samples, warmup, 1)
     sampling = Sampling("NUTS", num_samples, warmup, time_budget, max_rhat, min_ess, max_divergences, ADVICE)
@@ -121,6 +121,8 @@ class Potential:
         found, self._potential, self._transforms, _ = initialize_model(
             program(model), (x, *args), kwargs, init_strategy=init_to_sample
         )
+        if not found:
+            raise ValueError("the model has no continuous latent site: there is no posterior density to sample")
         self._shapes = {name: value.shape for name, value in found.items()}
         self.dim = sum(shape.numel() for shape in self._shapes.values())
 

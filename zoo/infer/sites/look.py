@@ -20,7 +20,15 @@ from zoo.infer.sites import sets
 from zoo.infer.sites.auxiliary import check_auxiliary
 from zoo.infer.sites.layout import Layout
 from zoo.infer.sites.programs import Programs
-from zoo.infer.sites.refusals import FirstRow, check_front, check_site, name_of, refuse_nan_draws, refuse_value
+from zoo.infer.sites.refusals import (
+    FirstRow,
+    check_front,
+    check_site,
+    name_of,
+    refuse_nan_draws,
+    refuse_other_dimension,
+    refuse_value,
+)
 from zoo.infer.sites.summed import AllValues, summed_sites
 from zoo.infer.sites.supports import same_support
 from zoo.infer.sites.values import bare, doubtful
@@ -99,7 +107,14 @@ def _layout(
     for name, site in everywhere:
         check_site(name, site)
     latents = [n for n, s in scored.items() if not s["is_observed"]]
-    summed = summed_sites(drawn, batch)
+    summed = summed_sites(drawn, scored, batch)
+    unlike = frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support))
+    points = sets.point_masses(scored, drawn, auxiliary)
+    mixed = frozenset(n for n in latents if _mixed(scored[n]["fn"], drawn[n]["fn"]))
+    # a Delta has no density, or that of the auxiliary site that it is made of
+    for name in unlike - mixed - {*points, *auxiliary.values()}:
+        if not scored[name]["fn"].support.is_discrete:
+            refuse_other_dimension(name, scored[name], drawn[name])
     return Layout(
         batch_plate=batch.name,
         batch_dim=batch.dim,
@@ -107,12 +122,12 @@ def _layout(
         order=(*drawn, *(n for n in scored if n not in drawn)),
         latents=tuple(n for n in latents if not scored[n]["fn"].support.is_discrete),
         auxiliary=auxiliary,
-        point_masses=sets.point_masses(scored, drawn, auxiliary),
+        point_masses=points,
         from_model=sets.from_model(scored, drawn),
         summed=summed,
         no_path={n: name_of(s["fn"]) for n, s in drawn.items() if not s["fn"].has_rsample and n not in summed},
-        unlike=frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support)),
-        mixed=frozenset(n for n in latents if _mixed(scored[n]["fn"], drawn[n]["fn"])),
+        unlike=unlike,
+        mixed=mixed,
         in_order=latents == [n for n in drawn if n not in auxiliary],
         statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
     )
@@ -181,7 +196,8 @@ def _viewed(
     """
     layout, many = view.layout, view.num_particles
     plate = pyro.plate("num_particles", many, dim=-1 - layout.nesting) if many > 1 else nullcontext()
-    with poutine.trace() as tracer, replayed, view.values:
+    # the replay answers first: at the guide's values a model need not be able to list its own
+    with poutine.trace() as tracer, view.values, replayed:
         try:
             with plate:
                 fn(*args, **kwargs)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
+from torch.distributions import biject_to
 
 from zoo.infer.sites.layout import Layout
 from zoo.infer.sites.programs import Programs
@@ -148,6 +149,28 @@ def refuse_purpose(layout: Layout, point_mass: bool) -> None:
             f"site {layout.point_masses[0]!r}: the guide's Delta is a point and has no density over a continuous "
             "latent, so log p - log q is no bound and no weight. zoo.infer.MAP() maximises log p(x, z) at the point"
         )
+
+
+def refuse_other_dimension(name: str, p: Any, q: Any) -> None:
+    """Refuses a density of the guide over fewer or more numbers than the model's, such as one over a simplex.
+
+    Such values may lie in the model's support, and log p - log q is then a ratio of densities over other volumes.
+    """
+    free = [_free(site["fn"]) for site in (p, q)]
+    if None not in free and free[0] != free[1]:
+        raise ValueError(
+            f"site {name!r}: the guide's {name_of(q['fn'])} is a density over {free[1]} free numbers, "
+            f"{q['fn'].support}, the model's {name_of(p['fn'])} over {free[0]}, {p['fn'].support}; their ratio is no "
+            "weight. Take a family with the model's support"
+        )
+
+
+def _free(fn: Any) -> int | None:
+    """The free numbers of a value: C - 1 on a simplex of C entries; None where torch does not know them."""
+    try:
+        return int(biject_to(fn.support).inverse_shape(fn.event_shape).numel())
+    except NotImplementedError:
+        return None
 
 
 def refuse_mixed(name: str, p: Any, q: Any) -> None:

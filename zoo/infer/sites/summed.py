@@ -17,11 +17,12 @@ MAX_VALUES = 4096
 _MANY = "codes too many to sum have estimators of their own, zoo.infer.RLOO and zoo.infer.VIMCO, without the mark"
 
 
-def summed_sites(drawn: dict[str, Any], batch: Any) -> tuple[str, ...]:
+def summed_sites(drawn: dict[str, Any], stated: dict[str, Any], batch: Any) -> tuple[str, ...]:
     """The sites of a guide that are marked to be summed out, in its order.
 
     Args:
         drawn: the guide's sites.
+        stated: the model's sites.
         batch: the batch plate.
 
     Raises:
@@ -52,6 +53,8 @@ def summed_sites(drawn: dict[str, Any], batch: Any) -> tuple[str, ...]:
         except ValueError as error:
             # a distribution may refuse a list that would fill the memory
             raise ValueError(f"site {name!r}: marked to be summed out, but {error}") from error
+        if name in stated:
+            _check_number(name, fn, stated[name]["fn"])
     if math.prod(counts.values()) > MAX_VALUES:
         said = " times ".join(str(count) for count in counts.values())
         raise ValueError(
@@ -59,6 +62,19 @@ def summed_sites(drawn: dict[str, Any], batch: Any) -> tuple[str, ...]:
             f"Draw it; {_MANY}"
         )
     return tuple(counts)
+
+
+def _check_number(name: str, q: Any, p: Any) -> None:
+    """Refuses a guide that lists other values than the model: the mass of those left out would silently be lost."""
+    # a support without end, such as that of Poisson counts, can only be summed in part
+    if not isinstance(q.support, type(p.support)) or not p.has_enumerate_support:
+        return
+    listed, all_values = (len(fn.enumerate_support(expand=False)) for fn in (q, p))
+    if listed != all_values:
+        raise ValueError(
+            f"site {name!r}: summed out over the {listed} values of the guide's {name_of(q)}, but the model's "
+            f"{name_of(p)} has {all_values}; logits of -inf rule single values out"
+        )
 
 
 class AllValues(Messenger):

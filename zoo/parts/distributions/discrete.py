@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pyro.distributions import constraints, is_validation_enabled
 from torch import Tensor
-from torch.distributions import register_kl
+from torch.distributions import biject_to, register_kl, transforms
 
 from zoo.parts.checks import check_positive
 from zoo.parts.distributions.vector import VectorDistribution, version_of
@@ -36,11 +36,27 @@ class Simplices(constraints.Constraint):
         self.groups, self.categories = groups, categories
         super().__init__()
 
+    def __repr__(self) -> str:
+        # torch's own drops the first letter of the name, and says no sizes
+        return f"{type(self).__name__}(groups={self.groups}, categories={self.categories})"
+
     def check(self, value: Tensor) -> Tensor:
         value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
         blocks = value.unflatten(-1, (self.groups, self.categories))
         one = (blocks.sum(-1) - 1).abs() < torch.finfo(value.dtype).eps ** 0.5
         return ((blocks >= 0).all(-1) & one).all(-1)
+
+
+@biject_to.register(Simplices)
+def _broken_sticks(support: Simplices) -> transforms.Transform:
+    """The map from `groups * (categories - 1)` real numbers, for autoguides, NUTS, and the count of free numbers."""
+    blocks = torch.Size((support.groups, support.categories))
+    free = torch.Size((support.groups, support.categories - 1))
+    return transforms.ComposeTransform([
+        transforms.ReshapeTransform(torch.Size((free.numel(),)), free),
+        transforms.StickBreakingTransform(),
+        transforms.ReshapeTransform(blocks, torch.Size((blocks.numel(),))),
+    ])  # fmt: skip
 
 
 class Codes(Simplices):

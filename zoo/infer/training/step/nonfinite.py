@@ -85,7 +85,7 @@ def _in_latents(call: Call, q: Sites, index: Tensor) -> str:
 def _in_densities(call: Call, q: Sites, index: Tensor) -> str:
     """The first site whose log p, or then whose log q, is not finite."""
     p = call.run_model(q, {name: site["value"] for name, site in q.items()})
-    measure = {name: call.log_density(q[name]) for name in call.summed}
+    measure = call.as_drawn(q, {name: call.log_density(q[name]) for name in call.summed})
     for name, log_q in measure.items():
         # -inf is right there: a value that the guide rules out
         if (lost := log_q.isnan().flatten(0, -2).any(0)).any():
