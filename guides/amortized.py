@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.per_datum import PerDatum
-from zoo.parts.checks import check_rows, parameter_of
+from zoo.parts.checks import check_offers, check_rows, parameter_of
 from zoo.parts.networks import mlp
 
 
@@ -66,6 +66,8 @@ class Amortized(Guide):
         summed: bool = False,
     ) -> None:
         super().__init__(model)
+        advice = "it serves a model with one latent vector; hierarchies and sequences have guides of their own"
+        check_offers("Amortized", model, "latent_dim", *["data_dim"] * (encoder is None), advice=advice)
         if (encoder is None) != (context is None):
             raise ValueError("Amortized: `encoder` and `context` (the size of its output) come together")
         if not callable(family):

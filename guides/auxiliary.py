@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
-from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
+from zoo.parts.checks import check_labels, check_offers, check_rows, check_shape, parameter_of
 from zoo.parts.labels import mean_over_draws, one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
@@ -63,9 +63,8 @@ class Auxiliary(Guide):
         site: str = "z",
     ) -> None:
         super().__init__(model)
-        name = type(model).__name__
-        if not hasattr(model, "auxiliary_dim"):
-            raise ValueError(f"Auxiliary: {name} has no auxiliary variable; zoo.WithAuxiliary(model, reverse) has")
+        advice = "it needs an auxiliary variable: zoo.WithAuxiliary(model, reverse)"
+        check_offers("Auxiliary", model, "auxiliary_dim", "data_dim", "latent_dim", advice=advice)
         self.site, self.num_classes = site, getattr(model, "num_classes", 0)
         sizes: tuple[int, ...] = (model.data_dim, model.auxiliary_dim)
         self.reader = build_stage(hidden, (model.data_dim,), activation, "hidden")

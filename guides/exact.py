@@ -6,6 +6,7 @@ import pyro
 from torch import Tensor
 
 from guides.guide import Guide
+from zoo.parts.checks import check_offers
 
 
 class HasPosterior(Protocol):
@@ -39,8 +40,7 @@ class Exact(Guide):
 
     def __init__(self, model: HasPosterior, *, site: str = "z") -> None:
         super().__init__(model)
-        if not callable(getattr(model, "posterior", None)):
-            raise ValueError(f"Exact: {type(model).__name__} offers no posterior(x); use guides.Amortized")
+        check_offers("Exact", model, "posterior", advice="posterior(x) gives the exact one; use guides.Amortized")
         self.site = site
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):

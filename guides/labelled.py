@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
-from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
+from zoo.parts.checks import check_labels, check_offers, check_rows, check_shape, parameter_of
 from zoo.parts.labels import one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
@@ -63,8 +63,8 @@ class Labelled(Guide):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__(model)
-        if not getattr(model, "num_classes", 0):
-            raise ValueError(f"Labelled: {type(model).__name__} has no classes, num_classes; use guides.Amortized")
+        advice = "it needs a model with classes, such as M2; guides.Amortized serves one without"
+        check_offers("Labelled", model, "num_classes", "data_dim", "latent_dim", advice=advice)
         data_dim, classes = model.data_dim, model.num_classes
         if classifier is None:
             classifier = WithHead((data_dim,), classes, nn.Linear, hidden, activation)

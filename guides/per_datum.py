@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
+from zoo.parts.checks import check_offers
 
 
 class PerDatum(Guide):
@@ -44,6 +45,7 @@ class PerDatum(Guide):
         self, model, num_data: int, *, family: Callable[[int, int], Family] | Family = Diagonal, site: str = "z"
     ) -> None:
         super().__init__(model)
+        check_offers("PerDatum", model, "latent_dim", advice="it serves a model with one latent vector")
         if isinstance(family, Family) and not isinstance(family.head, nn.Identity):
             raise ValueError("PerDatum: family: expected a constructor, or a family made with context=0, got one with "
                              "a head")  # fmt: skip

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from zoo.parts.checks import check_offers
+
 
 class HasLevels(Protocol):
     """A model that guides of hierarchies can serve: p(z_l | h_l) of each level. Levels count from 1, next to the data.
@@ -39,10 +41,8 @@ def levels_of(model: Any, guide: str) -> Levels:
         ValueError: the model lacks a part of the protocol, has no level, or states another number of sizes or names.
     """
     name = type(model).__name__
-    for needed in ("data_dim", "latent_dims", "prior"):
-        if not hasattr(model, needed):
-            raise ValueError(f"{guide}: {name} has no {needed}; guides of hierarchies need a model with data_dim, "
-                             "latent_dims and prior(level, above)")  # fmt: skip
+    advice = "guides of hierarchies need a model with data_dim, latent_dims and prior(level, above)"
+    check_offers(guide, model, "data_dim", "latent_dims", "prior", advice=advice)
     # looked up by name: a user's model need not inherit anything, nor state more than three parts
     dims = tuple(model.latent_dims)
     found = Levels(dims, tuple(getattr(model, "above_dims", (*dims[1:], 0))),

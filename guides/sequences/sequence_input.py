@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from guides.guide import Guide
-from zoo.parts.checks import refuse_unobserved
+from zoo.parts.checks import check_offers, refuse_unobserved
 from zoo.parts.once import once
 from zoo.parts.trajectory import Carry, side_by_side
 from zoo.parts.trajectory.density import inputs_of
@@ -24,10 +24,8 @@ def size_of_frames(guide: Guide, entry_masks: bool) -> int:
     Raises:
         ValueError: the model is no state space.
     """
-    model, name = guide.model, type(guide).__name__
-    for needed in _NEEDED:
-        if not hasattr(model, needed):
-            raise ValueError(f"{name}: {type(model).__name__} has no {needed}; sequence guides need a StateSpace")
+    model = guide.model
+    check_offers(type(guide).__name__, model, *_NEEDED, advice="sequence guides need a StateSpace")
     return model.encoding_dim + model.control_dim + (model.data_dim if entry_masks else 1)
 
 

@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import guides
-from zoo import VAE
+from zoo import VAE, Hierarchical
 from zoo.infer import ELBO, active_units, gaps, log_likelihood, terms
 from zoo.parts.conditionals import Normal
 from zoo.ppca import PPCA
@@ -112,8 +112,29 @@ def test_encoder_and_context_come_together():
 
 
 def test_exact_needs_a_posterior():
-    with pytest.raises(ValueError, match=r"Exact: VAE offers no posterior\(x\); use guides.Amortized"):
+    with pytest.raises(ValueError, match=r"Exact: VAE has no posterior; posterior\(x\) gives the exact one"):
         guides.Exact(VAE(6, 2))
+
+
+def nothing(x):
+    """A program without attributes."""
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: guides.Amortized(Hierarchical(6, (3, 2))), "Amortized: Hierarchical has no latent_dim"),
+        (lambda: guides.Amortized(nothing), "Amortized: nothing has no latent_dim"),
+        (lambda: guides.PerDatum(Hierarchical(6, (3, 2)), 5), "PerDatum: Hierarchical has no latent_dim"),
+        (lambda: guides.Labelled(nothing), "Labelled: nothing has no num_classes"),
+        (lambda: guides.Auxiliary(nothing), "Auxiliary: nothing has no auxiliary_dim"),
+        (lambda: guides.TopDown(nothing), "TopDown: nothing has no data_dim"),
+        (lambda: guides.Filter(nothing), "Filter: nothing has no"),
+    ],
+)
+def test_guides_name_what_a_model_lacks(build, said):
+    with pytest.raises(ValueError, match=said):
+        build()
 
 
 @pytest.mark.parametrize(

@@ -317,14 +317,14 @@ def small(**options):
         (
             lambda: guides.Auxiliary(small()),
             ValueError,
-            r"Auxiliary: M2 has no auxiliary variable; zoo.WithAuxiliary\(model",
+            r"Auxiliary: M2 has no auxiliary_dim; it needs an auxiliary variable: zoo.WithAuxiliary\(model",
         ),
         (
             lambda: guides.Auxiliary(ADGM(DATA, LATENT, CLASSES), auxiliary_family=guides.Residual),
             ValueError,
             "auxiliary_family: Residual reads the prior, and that of a depends on z",
         ),
-        (lambda: guides.Labelled(VAE(6, 2)), ValueError, "Labelled: VAE has no classes, num_classes"),
+        (lambda: guides.Labelled(VAE(6, 2)), ValueError, "Labelled: VAE has no num_classes; it needs a model"),
         (lambda: guides.Labelled(small()).predict(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
         (lambda: guides.Labelled(small())(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
     ],

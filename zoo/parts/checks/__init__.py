@@ -1,13 +1,14 @@
 """Checks of arguments at a program's door: an error names the argument, the value that was expected and the one given.
 
 `rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis, `labels`
-the classes of data, `fixed` latents that a caller gives. `words` holds the wording that all share, and the checks of
-numbers and layer widths.
+the classes of data, `fixed` latents that a caller gives, `offered` the attributes of a model. `words` holds the wording
+that all share, and the checks of numbers and layer widths.
 """
 
 from zoo.parts.checks.entries import check_data
 from zoo.parts.checks.fixed import expand_fixed
 from zoo.parts.checks.labels import check_labels
+from zoo.parts.checks.offered import check_offers
 from zoo.parts.checks.rows import check_rows, check_shape, parameter_of
 from zoo.parts.checks.sequences import (
     check_frames,
@@ -24,6 +25,7 @@ __all__ = [
     "check_data",
     "check_frames",
     "check_labels",
+    "check_offers",
     "check_positive",
     "check_rows",
     "check_sequences",
