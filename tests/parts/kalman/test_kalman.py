@@ -18,7 +18,7 @@ from tiers import thorough_but
 from torch import Tensor
 
 from zoo.parts import kalman
-from zoo.parts.kalman import Parameters, engines
+from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.parameters import EVENTS as FIELDS
 
 ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
@@ -28,7 +28,7 @@ ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
 def _engine(request, monkeypatch):
     """Each test with the compiled recursions and with PyTorch's."""
     if request.param == "pytorch":
-        monkeypatch.setattr(engines, "_compiled", lambda: None)
+        monkeypatch.setattr("zoo.parts.recursions.engine.has_numba", lambda: False)
 
 
 COVARIANCES = [name for name in FIELDS if name.endswith("covariance")]

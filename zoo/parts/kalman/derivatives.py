@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from zoo.parts.first_derivative import Refusal, differentiable_once
 from zoo.parts.kalman.engines import engine_for
 from zoo.parts.kalman.given import Canonical, Problem, Tensors, canonical
 from zoo.parts.kalman.layout import unshift
 from zoo.parts.kalman.moments import Solved, backward, forward, smoothed_mean
+from zoo.parts.recursions.first_derivative import Refusal, differentiable_once
 
 
 def differentiable(problem: Problem) -> Canonical:

@@ -12,9 +12,9 @@ from torch import Size, Tensor
 from torch.autograd import Function
 
 from zoo.parts.checks import listed
-from zoo.parts.first_derivative import differentiable_once
 from zoo.parts.markov.chain import Chain
 from zoo.parts.markov.engines import engine_for
+from zoo.parts.recursions.first_derivative import differentiable_once
 
 
 class FilteredStates(NamedTuple):

@@ -1,23 +1,8 @@
 """The engines of the recursions, modules with the same functions: loops compiled by numba, or batched PyTorch."""
 
-from functools import cache
-from importlib.util import find_spec
-from types import ModuleType
+from functools import partial
 
-import torch
+from zoo.parts.recursions.engine import engine_of
 
-from zoo.parts.kalman.engines import pytorch
-
-
-def engine_for(device: torch.device) -> ModuleType:
-    """The module that runs the recursions: compiled on the CPU where numba is installed, else PyTorch."""
-    return _compiled() or pytorch if device.type == "cpu" else pytorch
-
-
-@cache  # the packages of a process do not change, and a search for numba takes as long as a short recursion
-def _compiled() -> ModuleType | None:
-    if find_spec("numba") is None:
-        return None
-    from zoo.parts.kalman.engines import compiled  # here, since numba takes a second to import
-
-    return compiled
+#: device -> the module that runs the recursions there
+engine_for = partial(engine_of, __name__)
