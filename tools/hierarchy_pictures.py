@@ -7,7 +7,7 @@ Rows that are not done, or whose folder is not here, are left out.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,15 @@ def samples(model: Any, seed: int = 0) -> Figure:
     return plot_reconstructions(rows, (28, 28))
 
 
-def store(figure: Figure, path: Path) -> None:
-    """Writes a figure in 64 colours, which a page loads three times as fast."""
-    full = BytesIO()
-    figure.savefig(full, format="png", dpi=100)
-    Image.open(full).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+def store(figures: Mapping[str, Figure], folder: Path) -> None:
+    """Writes figures, file name without its end -> figure, in 64 colours, which a page loads three times as fast."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        full = BytesIO()
+        figure.savefig(full, format="png", dpi=100)
+        path = folder / f"{name}.png"
+        Image.open(full).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+        print(f"wrote {path}")
 
 
 def main() -> None:
@@ -116,10 +120,7 @@ def main() -> None:
     best = args.samples or max(courses, key=lambda name: bound(courses[name]["figures"])[1], default=None)
     for model, _ in pairs_of([best] if best else [], args.results).values():
         figures["hierarchy_samples"] = samples(model)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        store(figure, args.out / f"{name}.png")
-        print(f"wrote {args.out / name}.png")
+    store(figures, args.out)
 
 
 if __name__ == "__main__":

@@ -117,10 +117,7 @@ def main() -> None:
         images = mnist()[1][torch.tensor(args.digits)]
         rows = [analogy_rows(word, *load_pair(cache() / name), images) for word, name in best.items()]
         figures["label_analogies"] = plot_reconstructions({k: v for part in rows for k, v in part.items()}, (28, 28))
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        store(figure, args.out / f"{name}.png")
-        print(f"wrote {args.out / name}.png")
+    store(figures, args.out)
 
 
 if __name__ == "__main__":
