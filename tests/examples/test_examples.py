@@ -81,9 +81,10 @@ def run(tmp_path, monkeypatch, capsys):
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
         return capsys.readouterr().out
 
-    threads = torch.get_num_threads()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     yield main
     torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
     pyplot.close("all")
 
 

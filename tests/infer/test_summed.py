@@ -46,13 +46,7 @@ SUMMED = {"infer": {"enumerate": "parallel"}}
 normal = lambda loc, scale=1.0: dist.Normal(loc, scale).to_event(1)  # noqa: E731
 
 
-@pytest.fixture(autouse=True)
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.double)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 class Model(PyroModule):
