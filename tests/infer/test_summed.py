@@ -398,11 +398,9 @@ def mixture():
     return model, guides.Exact(model, site="k"), torch.randn(5, D)
 
 
-@pytest.mark.parametrize("word", OBJECTIVES)
+@pytest.mark.parametrize("word", ["ELBO", "IWELBO", "Renyi", "Renyi near 1"])
 @pytest.mark.parametrize("K", [1, 4])
 def test_an_exact_posterior_that_is_summed_gives_the_value_and_gradient_of_log_p(word, K):
-    if "beta" in word or word == "free bits":
-        pytest.skip("tempered: no bound equals log p")
     model, guide, x = mixture()
     parameters = [*model.parameters()]
     exact = model.log_prob(x).sum()
