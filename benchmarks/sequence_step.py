@@ -18,7 +18,6 @@ import json
 import os
 import runpy
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from pyro.distributions import Bernoulli, Normal
 from torch import Tensor, nn
 
 import guides
-from benchmarks.turns import Runner, processor, train, turns
+from benchmarks.turns import Runner, in_turns, processor, train, turns
 from zoo import DMM, SRNN
 from zoo.infer import ELBO
 from zoo.infer.training.settings import versions
@@ -241,25 +240,8 @@ def measure(size: Size, rows: list[str], rounds: int, *options: str) -> dict[str
     """Row -> CPU milliseconds of a step, ratio to the first row with quartiles, bytes of the peak."""
     command = [sys.executable, "-m", "benchmarks.sequence_step", *options, "--size", json.dumps(size), "--row"]
     running = {row: Runner([*command, row], {"PYTHONPATH": str(ROOT)}) for row in rows}
-    try:
-        # The first call checks the pair.
-        for runner in running.values():
-            runner.ask(1)
-        times: dict[str, list[float]] = {row: [] for row in rows}
-        for k in range(rounds):
-            turn = k % len(rows)
-            for row in rows[turn:] + rows[:turn]:
-                times[row].append(running[row].ask(1)["cpu"])
-        found: dict[str, dict[str, Any]] = {row: {"peak_bytes": running[row].ask("memory")["peak"]} for row in rows}
-    finally:
-        for runner in running.values():
-            runner.close()
-    # Ratios within a round, then their median: a busy minute falls on both sides of a ratio.
-    for row in rows:
-        ratios = [a / b for a, b in zip(times[row], times[rows[0]], strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        found[row] |= {"cpu_ms": 1e3 * statistics.median(times[row]), "ratio": median, "quartiles": [low, high]}
-    return found
+    # the first call checks the pair
+    return in_turns(running, rounds, steps=1, first=1)
 
 
 def show(title: str, results: dict[str, dict[str, Any]]) -> None:

@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import shlex
-import statistics
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import pyro
 
-from benchmarks.turns import Runner, processor
+from benchmarks.turns import Runner, in_turns, processor
 from zoo.infer.training.settings import versions
 
 ROOT = Path(__file__).parents[1]
@@ -38,24 +37,8 @@ def measure(module: str, size: str, steps: int, rounds: int, rows: list[str]) ->
         environment = {"PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": cache}
         command = [sys.executable, "-m", module, "--sizes", size, "--row"]
         running = {row: Runner([*command, row], environment) for row in rows}
-        try:
-            for runner in running.values():
-                runner.ask(3)  # the first call checks the pair, or compiles
-            times: dict[str, list[float]] = {row: [] for row in rows}
-            for k in range(rounds):
-                turn = k % len(rows)
-                for row in rows[turn:] + rows[:turn]:
-                    running[row].ask(1)
-                    times[row].append(running[row].ask(steps)["cpu"])
-            found: dict[str, dict[str, Any]] = {row: {"peak_bytes": running[row].ask("memory")["peak"]} for row in rows}
-        finally:
-            for runner in running.values():
-                runner.close()
-    for row in rows:
-        ratios = [a / b for a, b in zip(times[row], times[rows[0]], strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        found[row] |= {"cpu_ms": 1e3 * statistics.median(times[row]) / steps, "ratio": median, "quartiles": [low, high]}
-    return found
+        # the first call checks the pair, or compiles
+        return in_turns(running, rounds, steps=steps, first=3)
 
 
 def main(

@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import select
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -169,3 +170,34 @@ class Runner:
         # The end of its requests ends its loop.
         self.process.communicate()
         self.log.close()
+
+
+def in_turns(running: Mapping[str, Runner], rounds: int, *, steps: int, first: int) -> dict[str, dict[str, Any]]:
+    """Row -> CPU milliseconds of a step, ratio to the first row with quartiles, bytes of the peak; ends the programs.
+
+    Args:
+        running: row -> its program; the first is the base of the ratios.
+        rounds: blocks of each row.
+        steps: timed steps of a block, after one that is not timed.
+        first: steps of the first call, which is not timed.
+    """
+    rows = [*running]
+    times: dict[str, list[float]] = {row: [] for row in rows}
+    try:
+        for runner in running.values():
+            runner.ask(first)
+        for k in range(rounds):
+            turn = k % len(rows)
+            for row in rows[turn:] + rows[:turn]:
+                running[row].ask(1)
+                times[row].append(running[row].ask(steps)["cpu"])
+        found: dict[str, dict[str, Any]] = {row: {"peak_bytes": running[row].ask("memory")["peak"]} for row in rows}
+    finally:
+        for runner in running.values():
+            runner.close()
+    # ratios within a round, then their median: a busy minute falls on both sides of a ratio
+    for row in rows:
+        ratios = [a / b for a, b in zip(times[row], times[rows[0]], strict=True)]
+        low, median, high = statistics.quantiles(ratios, n=4)
+        found[row] |= {"cpu_ms": 1e3 * statistics.median(times[row]) / steps, "ratio": median, "quartiles": [low, high]}
+    return found

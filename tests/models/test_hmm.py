@@ -2,8 +2,11 @@
 
 import copy
 import itertools
+import sys
 from functools import partial
+from pathlib import Path
 
+import hmmlearn.hmm
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -21,6 +24,10 @@ from zoo.infer import ELBO, IWELBO, RenyiELBO, em, fit, log_likelihood, mask_of,
 from zoo.parts import markov
 from zoo.parts.conditionals import Bernoulli, CategoricalEmission, NormalEmission, PoissonEmission
 from zoo.parts.markov import StationaryStart
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+from benchmarks.hidden_markov import enumerated  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -211,15 +218,7 @@ def test_equals_pyros_enumeration_of_a_chain_of_ten_in_value_and_gradient():
     model, _ = build("poisson")
     x = counts(5, N, 10, D)
 
-    def program(x):
-        with pyro.plate("data", len(x), dim=-1):
-            z = None
-            for t in pyro.markov(range(x.shape[1])):
-                p = model.initial() if z is None else model.transition(z)
-                z = pyro.sample(f"z_{t}", p, infer={"enumerate": "parallel"})
-                pyro.sample(f"x_{t}", model.emission(z), obs=x[:, t])
-
-    loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(program, lambda x: None, x)
+    loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(partial(enumerated, model), lambda x: None, x)
     torch.testing.assert_close(-loss, model.log_prob(x).sum(), rtol=1e-12, atol=1e-12)
     parameters = list(model.parameters())
     theirs, ours = (torch.autograd.grad(value, parameters) for value in (-loss, model.log_prob(x).sum()))
@@ -414,8 +413,7 @@ def test_a_state_that_explains_nothing_keeps_its_parameters():
 
 def theirs(kind, model, **options):
     """hmmlearn's model with the parameters of ours, and without its priors, which ours does not have."""
-    hmm = pytest.importorskip("hmmlearn.hmm")
-    found = getattr(hmm, kind)(model.num_states, init_params="", tol=-1.0, implementation="log", **options)
+    found = getattr(hmmlearn.hmm, kind)(model.num_states, init_params="", tol=-1.0, implementation="log", **options)
     with torch.no_grad():
         found.startprob_ = model.log_initial.exp().numpy()
         found.transmat_ = model.log_transition.exp().numpy()
@@ -479,7 +477,6 @@ def test_scores_paths_and_fits_equal_hmmlearns(kind, options):
 
 def test_the_casino_and_the_four_components_of_hmmlearns_examples():
     """Its examples' parameters, on draws of its own: score, posterior and path."""
-    hmm = pytest.importorskip("hmmlearn.hmm")
     A = torch.tensor([[0.95, 0.05], [0.1, 0.9]])
     casino = HMM(2, CategoricalEmission(2, levels=6), initial=torch.tensor([1.0, 0.0]), transition=A)
     with torch.no_grad():
@@ -498,7 +495,7 @@ def test_the_casino_and_the_four_components_of_hmmlearns_examples():
         emission.unconstrained_scale.copy_(transform_to(emission.covariance.constraint).inv(scale))
     four = HMM(4, emission, initial=torch.tensor([0.6, 0.3, 0.1, 0.0]), transition=A)
     peer = theirs("GaussianHMM", four, covariance_type="full")
-    assert isinstance(peer, hmm.GaussianHMM)
+    assert isinstance(peer, hmmlearn.hmm.GaussianHMM)
     drawn, states = peer.sample(500, random_state=1)
     x = torch.tensor(drawn)[None]
     assert four.log_prob(x).item() == pytest.approx(peer.score(drawn), rel=1e-12)
