@@ -105,6 +105,8 @@ class Call:
         self.layout, self.num_particles, self.purpose = pair.layout, num_particles, purpose
         self.owners, self.args, self.kwargs = (model, guide), args, kwargs
         self.summed = () if purpose.sample_all else pair.layout.summed
+        # sites whose log q weighs the others, by the measure of `Terms` or by a score
+        self.weighing = (*self.summed, *(pair.layout.no_path if purpose.score else ()))
         self._check_purpose()
         self.model_kwargs = kwargs
         if pair.drops_index:
@@ -197,8 +199,7 @@ class Call:
 
     def scored(self, q: Sites) -> list[str]:
         """The guide's sites whose log q enters: all but those of the model, which enter where they weight others."""
-        needed = {*self.summed, *(self.layout.no_path if self.purpose.score else ())}
-        return [name for name in q if name not in self.layout.from_model or name in needed]
+        return [name for name in q if name not in self.layout.from_model or name in self.weighing]
 
     def as_drawn(self, q: Sites, log_q: Values) -> Values:
         """log q of the values of summed sites, and with `score` of drawn ones without a path, whatever is masked.
@@ -208,9 +209,12 @@ class Call:
 
         Args:
             q, log_q: the guide's sites, and their log densities with masks.
+
+        Raises:
+            ValueError: parameters of the guide for a summed site alone, which would get no gradient; names the site.
         """
-        found = {}
-        for name in (*self.summed, *(self.layout.no_path if self.purpose.score else ())):
+        found: Values = {}
+        for name in self.weighing:
             site, fn = q[name], q[name]["fn"]
             if site["mask"] is None and not isinstance(fn, MaskedDistribution):
                 found[name] = log_q[name]
@@ -218,6 +222,9 @@ class Call:
             while isinstance(fn, MaskedDistribution):
                 fn = fn.base_dist
             found[name] = self.log_density({**site, "mask": None, "fn": fn})
+        if self.summed and self.purpose.cancels_summed and self.purpose.differentiable:
+            summed, draws = {name: found[name] for name in self.summed}, [site["value"] for site in q.values()]
+            refuse_untrained(summed, draws, own_parameters(*self.owners))
         return found
 
     def batch_size(self, site: Any) -> int:
@@ -279,8 +286,6 @@ class Call:
             fronts = {n: v.dim() - q[n]["fn"].event_dim > layout.nesting for n, v in kept.items()}
             kept = {name: value if fronts[name] else value.unsqueeze(0) for name, value in kept.items()}
         summed = {name: measure[name] for name in self.summed}
-        if self.purpose.cancels_summed and self.purpose.differentiable and summed:
-            refuse_untrained(summed, values.values(), own_parameters(*self.owners))
         score = sum((measure[name] for name in layout.no_path), torch.zeros(())) if self.purpose.score else None
         return Terms(log_likelihood, log_ratios, kept, summed, score)
 

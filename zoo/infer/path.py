@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
 from zoo.infer.call import Call, Purpose, alone, plainly
-from zoo.infer.owned import leaves, own_parameters, refuse_untrained
+from zoo.infer.owned import leaves, own_parameters
 from zoo.infer.per_datum import Terms
 
 
@@ -166,7 +166,7 @@ def _scored_at_copies(
     with call.shared():
         with weighted or nullcontext():
             q = call.record(call.guide, call.kwargs)
-        measure = call.as_drawn(q, {name: call.log_density(q[name], drawn=True) for name in call.summed})
+        measure = call.as_drawn(q, {name: call.log_density(q[name], drawn=True) for name in call.weighing})
     values = {name: copy(site) if site["value"].requires_grad else site["value"] for name, site in q.items()}
     with Frozen(constant, shared), call.shared():
         again = call.record(_bare_guide(call), call.kwargs, values)
@@ -174,9 +174,6 @@ def _scored_at_copies(
         constant_measure = call.as_drawn(again, log_q)
     with call.shared():
         p = call.run_model(q, values)
-        if weighted is not None and call.purpose.cancels_summed:
-            # here, since the measure of the frozen run, which enters the terms, depends on no parameter
-            refuse_untrained(measure, [site["value"] for site in q.values()], own_parameters(*call.owners))
         return call.add_up(p, q, values, log_q, measure if weighted is None else constant_measure)
 
 

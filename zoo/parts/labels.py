@@ -1,7 +1,7 @@
 """Classes of data points: coded for networks, asked for in generation, inferred by guides."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -9,18 +9,6 @@ from pyro.distributions import Categorical
 from torch import Tensor
 
 from zoo.parts.checks import check_counts, check_labels, expand_fixed, parameter_of
-
-
-class Classifies(Protocol):
-    """A guide that infers the class of a data point: `SemiSupervised` trains its classifier with labels."""
-
-    def classifier(self, x: Tensor) -> Categorical:
-        """q(y | x), batch shape `(N,)`."""
-        ...
-
-    def predict(self, x: Tensor) -> Tensor:
-        """q(y | x) as probabilities, `(N, num_classes)`, without a gradient."""
-        ...
 
 
 def one_hot(y: Tensor, num_classes: int, like: Tensor) -> Tensor:

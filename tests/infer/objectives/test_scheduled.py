@@ -165,5 +165,5 @@ def test_arguments_of_other_kinds_are_refused():
             Scheduled(ELBO(), wrong, falling)
     with pytest.raises(TypeError, match=r"schedule is a function of the step, got 0\.5"):
         Scheduled(ELBO(), buffer, 0.5)
-    with pytest.raises(ValueError, match=r"got Scheduled.*around Tempered"):
+    with pytest.raises(ValueError, match=r"got Scheduled, which goes around it"):
         Tempered(Scheduled(ELBO(), buffer, falling))

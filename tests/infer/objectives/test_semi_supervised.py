@@ -512,7 +512,7 @@ def test_objectives_that_cannot_be_wrapped():
     for other in (labelled, pyro.infer.Trace_ELBO(), 3):
         with pytest.raises(ValueError, match="SemiSupervised: expected an objective of the zoo that knows no labels"):
             SemiSupervised(other, 1.0)
-    with pytest.raises(ValueError, match=r"labels go around a schedule: SemiSupervised\(Tempered\(\.\.\.\), alpha\)"):
+    with pytest.raises(ValueError, match=r"SemiSupervised, which goes around it: SemiSupervised\(Tempered\(\.\.\.\)"):
         Tempered(labelled, 0.5)
 
 

@@ -46,6 +46,12 @@ class Objective(pyro.infer.ELBO):
         particles = check_num_particles(num_particles, f"{type(self).__name__}: ")
         super().__init__(num_particles=particles, vectorize_particles=True)
 
+    def _demand_as(self, objective: "Objective") -> None:
+        """Makes the demands on pairs that another objective makes, which this one is built around."""
+        self.analytic_kl, self.path, self.score = objective.analytic_kl, objective.path, objective.score
+        self.point_mass, self.quantity = objective.point_mass, objective.quantity
+        self.cancels_summed = objective.cancels_summed
+
     @abstractmethod
     def bound(self, terms: Terms) -> Tensor:
         """The bound for each datum in nats, `(N,)`, from terms `(K, N)`; with summed sites `(..., K, N)`."""

@@ -65,9 +65,7 @@ class Scheduled(Objective):
         super().__init__(objective.num_particles)
         # not under the argument's name: a resumed training compares those, and the buffer has moved by then
         self.objective, self.moved, self.schedule = objective, buffer, schedule
-        self.analytic_kl, self.path, self.score = objective.analytic_kl, objective.path, objective.score
-        self.point_mass, self.quantity = objective.point_mass, objective.quantity
-        self.cancels_summed = objective.cancels_summed
+        self._demand_as(objective)
         self._step = 0
 
     @property

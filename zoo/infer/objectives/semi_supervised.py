@@ -62,10 +62,9 @@ class SemiSupervised(Objective):
             raise ValueError(f"SemiSupervised: alpha must be finite and >= 0, got {alpha!r}")
         super().__init__(objective.num_particles)
         self.objective, self.alpha, self.label = objective, float(alpha), label
-        self.analytic_kl, self.path = objective.analytic_kl, objective.path
-        self.point_mass, self.quantity, self.score = objective.point_mass, objective.quantity, objective.score
+        self._demand_as(objective)
         # an importance-weighted bound does not train q(y | x); labels do
-        self.cancels_summed = objective.cancels_summed and self.alpha == 0
+        self.cancels_summed &= self.alpha == 0
 
     @property
     def untempered(self) -> Objective:

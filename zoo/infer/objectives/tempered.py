@@ -47,13 +47,13 @@ class Tempered(Objective):
         free_bits: float | Mapping[str, float] = 0.0,
         batch_mean: bool = False,
     ) -> None:
-        if isinstance(objective, Tempered | Scheduled) or not isinstance(objective, Objective):
+        outer = isinstance(objective, Scheduled | SemiSupervised)
+        if outer or isinstance(objective, Tempered) or not isinstance(objective, Objective):
+            name = type(objective).__name__
             raise ValueError(
-                f"Tempered: expected an untempered objective of the zoo, such as ELBO(), got {type(objective).__name__}"
-                + (". Put Scheduled outside, around Tempered" if isinstance(objective, Scheduled) else "")
+                f"Tempered: expected an untempered objective of the zoo, such as ELBO(), got {name}"
+                + (f", which goes around it: {name}(Tempered(...), ...)" if outer else "")
             )
-        if isinstance(objective, SemiSupervised):
-            raise ValueError("Tempered: labels go around a schedule: SemiSupervised(Tempered(...), alpha)")
         if isinstance(objective, IWELBO) and objective.gradient == "doubly":
             raise ValueError(
                 'Tempered: the "doubly" gradient is that of the untempered bound; use IWELBO(gradient="iwae")'
@@ -67,11 +67,9 @@ class Tempered(Objective):
             raise ValueError(f"Tempered: free_bits must be finite and >= 0, got {free_bits!r}")
         super().__init__(objective.num_particles)
         self.objective, self.kl_weight, self.free_bits, self.batch_mean = objective, kl_weight, free_bits, batch_mean
-        self.analytic_kl, self.path = objective.analytic_kl, objective.path
-        self.point_mass, self.quantity = objective.point_mass, objective.quantity
-        self.score = objective.score
+        self._demand_as(objective)
         # a weight that stays away from 1 leaves some of log q in the bound
-        self.cancels_summed = objective.cancels_summed and (not isinstance(kl_weight, float | int) or kl_weight == 1)
+        self.cancels_summed &= not isinstance(kl_weight, float | int) or kl_weight == 1
         self.step = 0
         # a tensor that `advance` changes in place: a captured graph reads it, and so follows the schedule
         self.weight = torch.empty(len(kl_weight) if isinstance(kl_weight, Mapping) else ())
