@@ -14,6 +14,7 @@ from torch.autograd import Function
 from zoo.parts.checks import listed
 from zoo.parts.markov.chain import Chain
 from zoo.parts.markov.engines import engine_for
+from zoo.parts.markov.engines.pytorch import pair_probabilities
 from zoo.parts.recursions.first_derivative import differentiable_once
 
 
@@ -51,9 +52,8 @@ class SmoothedStates:
         """p(z_t = j, z_{t+1} = k | x), `(..., T - 1, K, K)`."""
         # made when read: these are K times the numbers of the others, and most callers read those alone
         shape, scores, (filtered, messages) = self.smoothed.shape, _flat(self._chain.log_emission), self._engine
-        later = (scores + messages)[:, 1:].unsqueeze(-2)
-        joint = (filtered[:, :-1].unsqueeze(-1) + self._chain.log_transition + later).flatten(-2).softmax(-1)
-        return joint.to(scores.dtype).reshape(*shape[:-2], shape[-2] - 1, shape[-1], shape[-1])
+        found = pair_probabilities(filtered, self._chain.log_transition, scores, messages)
+        return found.to(scores.dtype).reshape(*shape[:-2], shape[-2] - 1, shape[-1], shape[-1])
 
 
 def log_evidence(chain: Chain) -> Tensor:

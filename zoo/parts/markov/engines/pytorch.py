@@ -102,12 +102,17 @@ def _less(logs: Tensor, total: Tensor) -> Tensor:
 
 def pairs(filtered: Tensor, transition: Tensor, scores: Tensor, messages: Tensor, weight: Tensor) -> Tensor:
     """sum_{n, t} weight_nt p(z_t = j, z_{t+1} = k | x_n), `(K, K)`; weight is `(N, T - 1)`."""
-    later = (scores + messages)[:, 1:].unsqueeze(-2)
-    joint = filtered[:, :-1].unsqueeze(-1) + transition + later
-    probabilities = joint.flatten(-2).softmax(-1).unflatten(-1, transition.shape)
+    probabilities = pair_probabilities(filtered, transition, scores, messages)
     # a sequence of probability zero has no posterior; its weight is zero, and 0 * NaN is NaN
     weight = weight[..., None, None]
     return torch.where(weight == 0, 0.0, weight * probabilities).sum((0, 1))
+
+
+def pair_probabilities(filtered: Tensor, transition: Tensor, scores: Tensor, messages: Tensor) -> Tensor:
+    """p(z_t = j, z_{t+1} = k | x), `(N, T - 1, K, K)`."""
+    later = (scores + messages)[:, 1:].unsqueeze(-2)
+    joint = filtered[:, :-1].unsqueeze(-1) + transition + later
+    return joint.flatten(-2).softmax(-1).unflatten(-1, transition.shape)
 
 
 def viterbi(initial: Tensor, transition: Tensor, scores: Tensor) -> Tensor:
