@@ -15,6 +15,7 @@ import torch
 from pyro.infer import SVI, Predictive, TraceEnum_ELBO
 from pyro.nn import PyroModule
 from torch import nn
+from torch.distributions import kl_divergence
 
 import guides
 from zoo import GaussianMixture
@@ -120,7 +121,7 @@ def by_hand(model, guide, x, draws):
 
     The draws are made anew from their noise, so that gradients flow through them: each `(Y, B, K, N)`.
     """
-    found = {name: [] for name in ("x", "a", "y", "b", "z", "q_y", "q_b")}
+    found = {name: [] for name in ("x", "a", "y", "b", "z", "q_y", "q_b", "kl_a", "kl_z")}
     noise = (draws["a"] - guide.q_a(x).mean) / 0.5
     a = guide.q_a(x).mean + 0.5 * noise.detach()
     for i in range(Y):
@@ -134,6 +135,8 @@ def by_hand(model, guide, x, draws):
             found["y"].append(model.p_y(a).log_prob(y) - q_y)
             found["b"].append(model.p_b(y).log_prob(b) - q_b)
             found["z"].append(model.p_z(y, b).log_prob(z) - q_z.log_prob(z))
+            found["kl_a"].append(kl_divergence(guide.q_a(x), normal(torch.zeros(D))).expand(a.shape[:-1]))
+            found["kl_z"].append(kl_divergence(q_z, model.p_z(y, b)))
             found["q_y"].append(q_y)
             found["q_b"].append(q_b)
     return {name: torch.stack(values).unflatten(0, (Y, B)) for name, values in found.items()}
@@ -157,6 +160,7 @@ def bounds_by_hand(found):
     )  # fmt: skip
     return {
         "ELBO": mean(log_w),
+        "closed KL": mean(found["x"] - found["kl_a"] + found["y"] + found["b"] - found["kl_z"]),
         "IWELBO": log_mean(log_w),
         "Renyi": log_mean(0.5 * log_w) / 0.5,
         "Renyi near 1": log_mean(1e-3 * log_w) / 1e-3,
@@ -168,6 +172,7 @@ def bounds_by_hand(found):
 
 OBJECTIVES = {
     "ELBO": ELBO,
+    "closed KL": partial(ELBO, analytic_kl=True),
     "IWELBO": IWELBO,
     "Renyi": partial(RenyiELBO, 0.5),
     "Renyi near 1": partial(RenyiELBO, 1 - 1e-3),
