@@ -1,6 +1,6 @@
 """Batches of sequences for `zoo.infer.fit`: of about equal length, or going on where the last batch ended.
 
-A batch is `(x, None, mask)`, the arguments of a sequence model: frames `(batch, T, D)` padded behind, no controls, and
+A batch is `(x, u, mask)`, the arguments of a sequence model: frames `(batch, T, D)` padded behind, controls if any, and
 True where a frame is there. Both classes choose the batches of an epoch (`batches`), in place of `fit`'s permutation.
 """
 
@@ -51,8 +51,8 @@ class Buckets:
         batches = torch.from_numpy(np.argsort(spread, kind="stable")).split(batch_size)
         return [batches[i] for i in random.permutation(len(batches))]
 
-    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, None, Tensor]:
-        """`(x, None, mask)` of the rows `index`; nothing is drawn, the generator is not used."""
+    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`(x, u, mask)` of the rows `index`; nothing is drawn, the generator is not used."""
         return _padded(self.sequences[index], self.multiple)
 
     def first(self, index: Tensor) -> Tensor | None:
@@ -125,8 +125,8 @@ class Streams:
             )
         return list(torch.arange(len(self)).split(batch_size))
 
-    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, None, Tensor]:
-        """`(x, None, mask)` of the chunks `index`; nothing is drawn, the generator is not used."""
+    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`(x, u, mask)` of the chunks `index`; nothing is drawn, the generator is not used."""
         return _padded(self.sequences[index], 1)
 
     def first(self, index: Tensor) -> Tensor | None:
@@ -157,9 +157,7 @@ def _first(sequences: Sequences, index: Tensor) -> Tensor | None:
     return None if sequences.first is None else sequences.first[index].nan_to_num()
 
 
-def _padded(rows: Sequences, multiple: int) -> tuple[Tensor, None, Tensor]:
-    x, mask = rows.values, rows.mask
-    more = -x.shape[1] % multiple
-    # A missing frame is NaN, and 0 times NaN is NaN: masking its log-likelihood would leave its gradient NaN.
-    x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
-    return torch.nn.functional.pad(x, (0, 0, 0, more)), None, torch.nn.functional.pad(mask, (0, more))
+def _padded(rows: Sequences, multiple: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    more = -rows.values.shape[1] % multiple
+    x, u = (None if v is None else torch.nn.functional.pad(v, (0, 0, 0, more)) for v in (rows.filled, rows.u))
+    return x, u, torch.nn.functional.pad(rows.mask, (0, more))

@@ -14,6 +14,7 @@ from zoo.data.loaders.pictures import cifar10_first4000, photos
 from zoo.data.loaders.series import SERIES_SETS
 from zoo.data.loaders.speech import ljspeech_32, spoken_digits
 from zoo.data.loaders.tracks import gps_tracks
+from zoo.data.simulated.balls import BALL_SETS
 from zoo.data.simulated.cadences import cadences
 from zoo.data.sources import Root
 
@@ -36,6 +37,19 @@ def load(name: str, root: Root = None) -> Dataset[Any]:
     `cifar10_first4000`  3,000 / 500 / 500         256     32x32x3, the first 4,000 training images of CIFAR-10
     `photos`             164 / 21 / 21             256     64x64x3 tiles of four photographs
     ===================  ========================  ======  =====================================================
+
+    Simulated videos of a ball, each split a `Sequences` of 20 frames of 32 x 32 bits with the true positions and
+    velocities, `truth`; made at each load in a few seconds, no file is needed:
+
+    =============  =====================  =====================================================================
+    name           train / valid / test   contents
+    =============  =====================  =====================================================================
+    `box`          5,000 / 500 / 1,000    a square room; bounces lose no energy
+    `box_gravity`  5,000 / 500 / 1,000    the same with gravity
+    `pong`         5,000 / 500 / 1,000    floor, roof and two paddles; a bounce takes a tenth of the speed
+    `polygon`      5,000 / 500 / 1,000    an irregular room of six walls
+    `box_pushed`   5,000 / 500 / 1,000    the square room, and known random pushes of the ball, `controls`
+    =============  =====================  =====================================================================
 
     Music, speech and motion, each split a `Sequences`:
 
@@ -102,6 +116,7 @@ DATASETS: dict[str, Callable[[Root], Dataset[Any]]] = {
     "frey_faces": frey_faces,
     "cifar10_first4000": cifar10_first4000,
     "photos": photos,
+    **BALL_SETS,
     "cadences": cadences,
     **MUSIC_SETS,
     "spoken_digits": spoken_digits,

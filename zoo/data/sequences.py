@@ -6,6 +6,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+# Fields of several numbers a frame.
+WIDE = ("truth", "controls")
+
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
@@ -19,12 +22,19 @@ class Sequences:
         time_unit: of the stamps, such as "years" or "seconds since 1970".
         labels: int64 `(N,)`, or None where the source gives none.
         frame_labels: int64 `(total,)`, the label of each frame, or None where the source gives none.
+        truth: floats `(total, S)`, the true state behind each frame where a simulator has made them, or None.
+        controls: floats `(total, K)`, known inputs of each frame, such as pushes of a ball, or None.
         num_levels: of frames that hold levels, as of a `Split` (2: bits); None where they are measurements.
         first: floats `(N, D)`, the frame before each sequence: input of a model that feeds x back, and not scored
             (SRNN's convention). None where sequences begin at their beginning.
         values: `(N, T, D)`, T the greatest length, padded behind with 0 (missing frames stay NaN); integers as float32.
         mask: bool `(N, T)`, True where a frame is there: neither padding nor missing. Models take it as `mask`.
+        u: `(N, T, K)`, the controls, padded with 0; None without controls. Models take it as `u`.
         times: float64 `(N, T)`: the stamps, or 0, 1, ...; padding repeats the last, so that no time passes in it.
+
+    `fit` takes sequences as they are: a batch is `(x, u, mask)` of some rows, floats whatever the frames are, so that
+    a large set stays in bytes. The mask is None where every frame of the split is there. See `Buckets` and `Streams`
+    for batches of equal length.
 
     Padded forms are made at the first access and kept. Of a large set take rows first, `sequences[rows].values`.
 
@@ -41,24 +51,29 @@ class Sequences:
     num_levels: int | None = None
     first: Tensor | None = field(default=None, repr=False)
     frame_labels: Tensor | None = field(default=None, repr=False)
+    truth: Tensor | None = field(default=None, repr=False)
+    controls: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         total = int(self.lengths.sum())
         if self.frames.shape != (total, len(self.columns)):
             raise ValueError(f"frames: expected shape {(total, len(self.columns))} by lengths and columns, "
                              f"got {tuple(self.frames.shape)}")  # fmt: skip
-        for name, value in (("stamps", self.stamps), ("frame_labels", self.frame_labels)):
-            if value is not None and value.shape != (total,):
-                raise ValueError(f"{name}: expected shape ({total},), one for each frame, got {tuple(value.shape)}")
+        for name, value in self._beside.items():
+            if value.shape[: value.ndim - (name in WIDE)] != (total,):
+                expected = f"({total}, any)" if name in WIDE else f"({total},)"
+                raise ValueError(f"{name}: expected shape {expected}, one for each frame, got {tuple(value.shape)}")
         if (self.lengths < 1).any():
             raise ValueError(f"sequence {int((self.lengths < 1).nonzero()[0])} has no frames")
         if self.first is not None and self.first.shape != (len(self), self.frames.shape[-1]):
             raise ValueError(f"first: expected shape {(len(self), self.frames.shape[-1])}, "
                              f"got {tuple(self.first.shape)}")  # fmt: skip
-        # `mask` marks whole frames, so a frame of which some coordinates alone are missing cannot be told in it.
-        unknown = self.frames.isnan()
-        if (partly := unknown.any(-1) & ~unknown.all(-1)).any():
-            raise ValueError(f"frame {int(partly.nonzero()[0])} is NaN in some of its coordinates")
+        # Integers cannot be NaN, and looking for it in a video set would take longer than drawing it.
+        if self.frames.is_floating_point():
+            # `mask` marks whole frames, so a frame of which some coordinates alone are missing cannot be told in it.
+            unknown = self.frames.isnan()
+            if (partly := unknown.any(-1) & ~unknown.all(-1)).any():
+                raise ValueError(f"frame {int(partly.nonzero()[0])} is NaN in some of its coordinates")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -77,8 +92,7 @@ class Sequences:
             self,
             frames=self.frames[places],
             lengths=self.lengths[kept],
-            stamps=None if self.stamps is None else self.stamps[places],
-            frame_labels=None if self.frame_labels is None else self.frame_labels[places],
+            **{name: value[places] for name, value in self._beside.items()},
             labels=None if self.labels is None else self.labels[kept],
             first=None if self.first is None else self.first[kept],
         )
@@ -112,31 +126,68 @@ class Sequences:
             )
         kept = torch.ones(len(self.frames), dtype=torch.bool)
         kept[self._starts] = False
-        stamps, frame_labels = (None if v is None else v[kept] for v in (self.stamps, self.frame_labels))
+        beside = {name: value[kept] for name, value in self._beside.items()}
         first = as_floats(self.frames[self._starts])
-        return replace(self, frames=self.frames[kept], lengths=self.lengths - 1, stamps=stamps, first=first,
-                       frame_labels=frame_labels)  # fmt: skip
+        return replace(self, frames=self.frames[kept], lengths=self.lengths - 1, first=first, **beside)
 
     def shuffled(self, seed: int = 0) -> "Sequences":
         """The same sequences in a random order fixed by `seed`: do this before taking a part of an ordered set."""
         return self[torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))]
 
+    def padded(self, beside: Tensor) -> Tensor:
+        """A tensor with a row for each frame, such as `truth`, as `(N, T, ...)`, padded behind with 0."""
+        padding = self._padding.reshape(*self._padding.shape, *(1 for _ in beside.shape[1:]))
+        return beside[self._places].masked_fill(padding, 0)
+
+    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """`(x, u, mask)` of the sequences `index`; nothing is drawn, the generator is not used."""
+        rows = self[index]
+        return (rows.values, rows.u, None) if self._whole else (rows.filled, rows.u, rows.mask)
+
     # Kept, since evaluations ask one split for its padded forms many times. Batches leave nothing behind: rows of a
     # split are an object of their own.
     @cached_property
     def values(self) -> Tensor:
-        frames = as_floats(self.frames)
-        return frames[self._places].masked_fill(self._padding.unsqueeze(-1), 0)
+        return self.padded(as_floats(self.frames))
 
     @cached_property
     def mask(self) -> Tensor:
-        return ~(self._padding | self.frames.isnan().all(-1)[self._places])
+        return ~(self._padding | self._missing[self._places])
+
+    @property
+    def filled(self) -> Tensor:
+        """`values` with 0 in place of missing frames."""
+        # 0 times NaN is NaN: masking the log-likelihood of a missing frame would leave its gradient NaN
+        return self.values.masked_fill(~self.mask.unsqueeze(-1), 0.0)
+
+    @property
+    def u(self) -> Tensor | None:
+        return None if self.controls is None else self.padded(self.controls)
 
     @cached_property
     def times(self) -> Tensor:
         if self.stamps is None:
             return (self._places - self._starts[:, None]).double()
         return self.stamps[self._places]
+
+    @property
+    def _beside(self) -> dict[str, Tensor]:
+        """The fields with a row for each frame that are given, besides the frames."""
+        named = {name: getattr(self, name) for name in ("stamps", "frame_labels", *WIDE)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def _missing(self) -> Tensor:
+        """`(total,)`: the frames that are not there."""
+        if not self.frames.is_floating_point():
+            return torch.zeros(len(self.frames), dtype=torch.bool)
+        return self.frames.isnan().all(-1)
+
+    # Kept, since every batch asks for it.
+    @cached_property
+    def _whole(self) -> bool:
+        """Tells whether the sequences have one length and no frame is missing."""
+        return bool((self.lengths == self.lengths[:1]).all()) and not bool(self._missing.any())
 
     @property
     def _starts(self) -> Tensor:

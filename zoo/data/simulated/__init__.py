@@ -1,1 +1,1 @@
-"""Data sets that the package generates: no file is needed, and their exact density is known."""
+"""Data sets that the package generates, no file needed: their exact density is known, or the true states."""
