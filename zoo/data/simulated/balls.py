@@ -46,6 +46,10 @@ class Room:
         paddles: the second and fourth wall are drawn only where a paddle of 6 pixels is, at the ball's height. Each
             frame it moves up or down by 2 if the ball is more than 1 away.
         push: acceleration that a control of 1 causes; 0: there are no controls.
+
+    Raises:
+        ValueError: walls that form no convex room with the ball in its middle, (16, 16); numbers out of range; or
+            accelerations in a room whose bounces lose speed, where a ball may bounce without end in finite time.
     """
 
     corners: tuple[tuple[float, float], ...]
@@ -55,6 +59,20 @@ class Room:
     elasticity: float = 1.0
     paddles: bool = False
     push: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.speeds
+        inside = len(self.corners) > 2 and (self.gaps(np.array(self.corners)) + RADIUS >= -1e-9).all()
+        if not inside or self.gaps(np.full((1, 2), MIDDLE)).min() <= 0:
+            raise ValueError(f"corners: expected a convex room that holds the ball at (16, 16), got {self.corners}")
+        if self.paddles and len(self.corners) != 4:
+            raise ValueError(f"paddles: expected a room of four walls, got {len(self.corners)}")
+        if not (0 <= low <= high < math.inf and 0 <= self.spread < math.inf):
+            raise ValueError(f"expected 0 <= spread and 0 <= speeds[0] <= speeds[1], got {self.spread}, {self.speeds}")
+        if not 0 < self.elasticity <= 1:
+            raise ValueError(f"elasticity: expected more than 0 and at most 1, got {self.elasticity}")
+        if self.elasticity < 1 and (self.gravity or self.push):
+            raise ValueError(f"elasticity: expected 1 under gravity or pushes, got {self.elasticity}")
 
     @cached_property
     def normals(self) -> Array:
@@ -87,8 +105,8 @@ class Room:
 
     def moved(self, position: Array, velocity: Array, acceleration: Array, time: float) -> tuple[Array, Array]:
         """Positions and velocities `(N, 2)` after a time, through every bounce on the way."""
-        position, velocity, left = position.copy(), velocity.copy(), np.full(len(position), time)
-        rows = np.arange(len(position))
+        position, velocity = position.astype(float), velocity.astype(float)
+        left, rows = np.full(len(position), time), np.arange(len(position))
         # Each round goes up to the next bounce, or to the end of the time, in the sequences that have not come there.
         while len(rows):
             pull = acceleration[rows]
@@ -179,6 +197,9 @@ def videos(room: Room, num: int, T: int = 20, seed: int = 0) -> Sequences:
         T: frames of each.
         seed: of start positions, velocities and controls.
 
+    Raises:
+        ValueError: `num` or `T` below 1.
+
     Returns:
         `Sequences` of 1024 columns; `truth` is (x, y, velocity of x, velocity of y) of each frame.
 
@@ -188,6 +209,8 @@ def videos(room: Room, num: int, T: int = 20, seed: int = 0) -> Sequences:
         >>> long.frames.dtype, long.values.shape, long.padded(long.truth).shape
         (torch.uint8, torch.Size([2, 100, 1024]), torch.Size([2, 100, 4]))
     """
+    if num < 1 or T < 1:
+        raise ValueError(f"expected at least one sequence and one frame, got num = {num}, T = {T}")
     # The stream of RandomState is the same everywhere and in every version of numpy.
     random = np.random.RandomState(seed)
     start = room.starts(num, random)
