@@ -30,6 +30,8 @@ MIDDLE, CLIP = 16.0, (6.0, 26.0)
 # Half the length of a paddle, and how far it moves in a frame.
 HALF, REACH = 3.0, 2.0
 COLUMNS = tuple(f"row {row}, column {column}" for row in range(SIZE) for column in range(SIZE))
+# (x, y) of each pixel, `(32, 32, 2)`
+PIXELS = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1).astype(float)
 Array = np.ndarray
 
 
@@ -146,14 +148,19 @@ class Room:
     @cached_property
     def walls(self) -> Array:
         """The picture of the walls without ball and paddles, bool `(32, 32)`."""
-        points = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1).astype(float)
         start = np.array(self.corners)
         along = np.roll(start, -1, 0) - start
         # along the wall: 0 at its first corner, 1 at the next
-        place = np.sum((points[..., None, :] - start) * along, -1) / np.sum(along**2, -1)
+        place = np.sum((PIXELS[..., None, :] - start) * along, -1) / np.sum(along**2, -1)
         nearest = start + np.clip(place, 0, 1)[..., None] * along
-        drawn = np.linalg.norm(points[..., None, :] - nearest, axis=-1) <= 0.5
+        drawn = np.linalg.norm(PIXELS[..., None, :] - nearest, axis=-1) <= 0.5
         return (drawn[..., ::2] if self.paddles else drawn).any(-1)
+
+    @cached_property
+    def interior(self) -> Array:
+        """The pixels inside that are part of no wall, and of no place of a paddle, bool `(32, 32)`."""
+        gaps = self.gaps(PIXELS.reshape(-1, 2)) + RADIUS
+        return (gaps > 0.5).all(1).reshape(SIZE, SIZE)
 
     def frames(self, positions: Array) -> Array:
         """Pictures of the ball at positions `(N, T, 2)`: uint8 0 and 1, `(N, T, 32, 32)`."""
