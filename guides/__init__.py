@@ -6,6 +6,7 @@ from guides.empty import Empty
 from guides.exact import Exact
 from guides.families import (
     IAF,
+    BoundedDiagonal,
     Diagonal,
     Family,
     FullRank,
@@ -27,6 +28,7 @@ from guides.levels.ladder import Ladder
 from guides.levels.prior_below import PriorBelow
 from guides.levels.top_down import TopDown
 from guides.per_datum import PerDatum
+from guides.sequences.kalman_smoother import KalmanSmoother
 from guides.sequences.sequence_guide import SequenceGuide
 from guides.sequences.sequential import Filter, MeanField, Smoother
 from guides.stacked_labelled import StackedLabelled
@@ -36,6 +38,7 @@ __all__ = [
     "Amortized",
     "Auxiliary",
     "Bidirectional",
+    "BoundedDiagonal",
     "BottomUp",
     "Diagonal",
     "Empty",
@@ -46,6 +49,7 @@ __all__ = [
     "Guide",
     "GumbelSoftmax",
     "HierarchyGuide",
+    "KalmanSmoother",
     "Labelled",
     "Ladder",
     "MeanField",

@@ -6,11 +6,13 @@ from zoo.dmm import DMM
 from zoo.folders import load_pair, save_pair
 from zoo.hierarchical import Hierarchical
 from zoo.hmm import HMM
+from zoo.kvae import KVAE
 from zoo.lgssm import LGSSM
 from zoo.m1m2 import M1M2
 from zoo.m2 import M2
 from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
+from zoo.parts.mixed_dynamics import MixedDynamics
 from zoo.ppca import PPCA
 from zoo.srnn import SRNN
 from zoo.storn import STORN
@@ -23,6 +25,7 @@ __all__ = [
     "BIVA",
     "DMM",
     "HMM",
+    "KVAE",
     "LGSSM",
     "M1M2",
     "M2",
@@ -35,6 +38,7 @@ __all__ = [
     "FullCovariance",
     "GaussianMixture",
     "Hierarchical",
+    "MixedDynamics",
     "TiedCovariance",
     "WithAuxiliary",
     "load_pair",

@@ -1,7 +1,7 @@
 """Families q(z | prior, context): the density of a guide, independent of the guide's structure."""
 
 from guides.families.codes import GumbelSoftmax, OneHot
-from guides.families.diagonal import Diagonal
+from guides.families.diagonal import BoundedDiagonal, Diagonal
 from guides.families.family import Family
 from guides.families.flows import IAF, Planar, Radial, Spline
 from guides.families.from_prior import PrecisionWeighted, Residual
@@ -10,6 +10,7 @@ from guides.families.mixture import Mixture
 
 __all__ = [
     "IAF",
+    "BoundedDiagonal",
     "Diagonal",
     "Family",
     "FullRank",

@@ -10,11 +10,10 @@ from zoo.parts.checks import check_offers, refuse_unobserved
 from zoo.parts.once import once
 from zoo.parts.trajectory import Carry, side_by_side
 from zoo.parts.trajectory.density import inputs_of
-from zoo.parts.trajectory.masks import filled
 
 _NEEDED = (
     "data_dim", "latent_dim", "state_dim", "control_dim", "encoding_dim",
-    "transition", "advance", "states", "inputs", "check",
+    "transition", "advance", "states", "inputs", "completed", "check",
 )  # fmt: skip
 
 
@@ -34,7 +33,8 @@ def read_frames(
 ) -> tuple[tuple[Any, ...], Tensor, Tensor | None]:
     """The frames that a guide's networks read: the model's encoding of x_t, the controls u_t, and flags.
 
-    x is zero where it is missing, and its flag is 1 there: a missing frame is told from a silent one.
+    x is `model.completed` where it is missing (zero, in most models), and its flag is 1 there: a missing frame is told
+    from a silent one.
 
     Returns:
         `model.inputs`; the frames `(N, T, size)`; None or the frames observed, in whole or in part, `(N, T)`.
@@ -47,7 +47,7 @@ def read_frames(
     if mask is not None:
         flags, observed = _flagged(guide, flags, mask, entry_masks)
         # `once`, as in the model's own trajectory: both hand the same tensor to `inputs`, which then runs once
-        x = once(filled)(x, mask)
+        x = once(model.completed)(x, u, mask, carry)
     inputs = inputs_of(model, x, u, carry)
     parts = [model.encoding(x, *inputs), flags]
     if u is not None and model.control_dim:

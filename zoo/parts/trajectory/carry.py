@@ -15,7 +15,7 @@ class Carry(NamedTuple):
 
     Attributes:
         s: the state of that step, a tensor or a NamedTuple of tensors.
-        z, x: `(..., latent_dim)` and `(..., data_dim)`; x is zero where it was not observed.
+        z, x: `(..., latent_dim)` and `(..., data_dim)`; x as the model reads it, zero where it was not observed.
     """
 
     s: Any
@@ -70,7 +70,7 @@ def carry_on(model: Any, z: Tensor, x: Tensor, u: Tensor | None, mask: Tensor | 
         check_carry(model, x, carry)
     chunk = Trajectory(model, model.transition, x, u, mask, carry=carry)
     # detached: a graph through all chunks would grow with the song
-    return Carry(each(chunk.states(z), last), last(z), last(chunk.x)).detach()
+    return Carry(last(chunk.states(z)), last(z), last(chunk.x)).detach()
 
 
 def given(model: Any, x: Tensor) -> Carry:

@@ -12,18 +12,19 @@ from torch import Tensor
 from zoo.parts.trajectory.time import at_steps
 
 
-def beyond(q: Any, z: Tensor, s: Any, t: int) -> Tensor:
+def beyond(model: Any, z: Tensor, s: Any, followed: Tensor) -> Tensor:
     """z_t; in sequences that have ended before t, a draw from the transition in its place, without a gradient.
 
     Args:
-        q: a `Trajectory` with `followed`.
-        z: a draw from its conditional at step t.
-        s, t: the state s_t, and t counted from 0.
+        model: a `StateSpace`.
+        z: a draw from a conditional at step t.
+        s: the state s_t.
+        followed: True where the sequence has not ended, boolean `(...)`.
     """
     # without a gradient: log p - log q of padding is zero for every value, so its derivative would be pure rounding
     with torch.no_grad():
-        drawn = q.model.transition(s).expand(z.shape[:-1]).sample()
-    return torch.where(q.followed[..., t, None], z, drawn)
+        drawn = model.transition(s).expand(z.shape[:-1]).sample()
+    return torch.where(followed.unsqueeze(-1), z, drawn)
 
 
 def everywhere(followed: Tensor) -> list[bool]:
@@ -33,13 +34,19 @@ def everywhere(followed: Tensor) -> list[bool]:
 
 
 @torch.no_grad()
-def padded(q: Any, z: Tensor) -> Tensor:
-    """z, drawn in one call, with draws from the transition in the frames after each sequence's last observed one."""
-    holds, inputs = everywhere(q.followed), at_steps(q.inputs, z.shape[-2])
+def padded(q: Any, z: Tensor, followed: Tensor) -> Tensor:
+    """z, drawn in one call, with draws from the transition in the frames after each sequence's last observed one.
+
+    Args:
+        q: a `Trajectory` of the sequences.
+        z: `(..., T, latent_dim)`.
+        followed: True until the last observed frame, boolean `(..., T)`.
+    """
+    holds, inputs = everywhere(followed), at_steps(q.inputs, z.shape[-2])
     s, x, path = q.start(), q.x.unbind(-2), [*z.unbind(-2)]
     for t in range(len(path)):
         if not holds[t]:
-            path[t] = beyond(q, path[t], s, t)
+            path[t] = beyond(q.model, path[t], s, followed[..., t])
         if t + 1 < len(path):
             s = q.model.advance(s, path[t], x[t], *inputs[t + 1])
     return torch.stack(path, -2)

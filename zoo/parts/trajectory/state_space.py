@@ -6,7 +6,7 @@ hardly more than that (docs/speed.md), and NUTS, masks and plots become simpler.
 
 from abc import abstractmethod
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
 from pyro.distributions import TorchDistribution
@@ -18,6 +18,7 @@ from zoo.parts.trajectory import carry as chunks
 from zoo.parts.trajectory.carry import Carry
 from zoo.parts.trajectory.density import Trajectory
 from zoo.parts.trajectory.forecasts import Forecasts
+from zoo.parts.trajectory.masks import filled
 from zoo.parts.trajectory.time import side_by_side
 
 
@@ -28,9 +29,9 @@ class StateSpace(Forecasts, RootModule):
     of a recurrent network otherwise; a tensor, or a NamedTuple of tensors. A model states `start`, `transition`,
     `emission` and `advance`, one step at a time, and the same once more for all steps at once, `states`, for scores.
 
-    Five further methods have a default, which a model may replace: `inputs` (nothing enters besides z), `encoding` (x
-    itself) with its `encoding_dim`, `features` (the parts of s side by side), `observed_entries` (refused), `program`
-    (the two sites below). No other method is for a subclass to replace. A model whose posterior has a closed form
+    Six further methods have a default, which a model may replace: `inputs` (nothing enters besides z), `completed` (zero
+    where x is missing), `encoding` (x itself) with its `encoding_dim`, `features` (the parts of s side by side),
+    `observed_entries` (refused), `program` (the two sites below). No other method is for a subclass to replace. A model whose posterior has a closed form
     states the methods of `tractable.Tractable` besides; forecasts then need no guide.
 
     Computations that do not depend on z belong in `inputs`, outside every loop over time. Step t of the model may use
@@ -63,7 +64,7 @@ class StateSpace(Forecasts, RootModule):
     latent_dim: int
     state_dim: int
     control_dim: int = 0
-    carries: ClassVar[bool] = True
+    carries: bool = True
     sizes: tuple[int | None, int | None] = (None, None)
 
     def __init__(self) -> None:
@@ -120,6 +121,12 @@ class StateSpace(Forecasts, RootModule):
         if u is not None:
             raise ValueError(f"u: {type(self).__name__} takes no controls")
         return ()
+
+    def completed(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
+    ) -> Tensor:
+        """x as the steps read it, with a value in place of what is missing; arguments as in `forward`."""
+        return filled(x, mask)
 
     def encoding(self, x: Tensor, *inputs: Any) -> Tensor:
         """Features of the frames that a guide's networks read, `(..., T, encoding_dim)`."""

@@ -26,9 +26,14 @@ def shift(z: Tensor, first: Tensor) -> Tensor:
     return torch.cat([first, z[..., :-1, :]], -2)
 
 
-def last(v: Tensor) -> Tensor:
-    """The last frame."""
-    return v[..., -1, :]
+def last(v: Any) -> Any:
+    """The last frame of a tensor, or of all parts of a state."""
+    if v is None:
+        return None
+    if isinstance(v, Tensor):
+        return v[..., -1, :]
+    # a part that holds matrices has its time axis elsewhere, and says how its steps are taken apart
+    return v.unbind(-2)[-1] if hasattr(v, "unbind") else type(v)(*map(last, v))
 
 
 def side_by_side(*parts: Tensor) -> Tensor:

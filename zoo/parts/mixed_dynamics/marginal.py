@@ -1,0 +1,50 @@
+"""p(a), z summed out: a distribution whose matrices depend on its own value."""
+
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Size, Tensor
+
+from zoo.parts.distributions.expanded import expanded
+
+
+class Marginal(TorchDistribution):
+    """p(a_1..a_T) of a `MixedDynamics`, z summed out: event `(T, data_dim)`.
+
+    `LinearGaussian` holds matrices; these follow, step by step, from the very value that is scored or drawn, so this
+    distribution holds the function a -> `kalman.Parameters`.
+
+    Args:
+        dynamics: p(a, z), a `MixedDynamics`.
+        T: number of frames.
+        u: controls, `(..., T, control_dim)`.
+        mask: True where a is observed, `(..., T)`: `log_prob` is that of the observed frames (`MixedDynamics`).
+            Draws are of all frames.
+    """
+
+    arg_constraints: dict = {}  # noqa: RUF012
+    has_rsample = True
+    support = constraints.independent(constraints.real, 2)
+
+    def __init__(self, dynamics: Any, T: int, u: Tensor | None = None, mask: Tensor | None = None) -> None:
+        self.dynamics, self.u, self.mask_ = dynamics, u, mask
+        lead = (Size() if u is None else u.shape[:-2]), (Size() if mask is None else mask.shape[:-1])
+        super().__init__(torch.broadcast_shapes(*lead), Size((T, dynamics.data_dim)), validate_args=False)
+
+    def expand(self, batch_shape: Size, _instance: object = None) -> "Marginal":
+        return expanded(self, batch_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        total = self.dynamics.log_marginal(value, self.u, self.mask_)
+        return total.expand(torch.broadcast_shapes(total.shape, self._batch_shape))
+
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
+        d, lead = self.dynamics, Size(sample_shape) + self._batch_shape
+        s, path = d.first(), []
+        for t in range(self._event_shape[0]):
+            if t:
+                s = d.following(s, z, path[-1], None if self.u is None else self.u[..., t, :])
+            z = d.transition(s).expand(lead).rsample()
+            path.append(d.emission(z, s).rsample())
+        return torch.stack(path, -2)
