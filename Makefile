@@ -5,8 +5,8 @@ RUN = $(VENV)/bin/python
 INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies bench-labels runs \
-  bench-peers bench-kalman bench-kalman-peers bench-hmm table
+.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies bench-labels bench-kvae \
+  runs bench-peers bench-kalman bench-kalman-peers bench-hmm table
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed        ## train, evaluate and check a VAE on real digits; writes runs/demo/report.html
@@ -52,6 +52,9 @@ bench-hierarchies: $(VENV)/.installed   ## a step of a ladder, LVAE+ and BIVA; w
 
 bench-labels: $(VENV)/.installed        ## a step of M2 with few labels; writes results/speed_label_step.json
 	$(RUN) -m benchmarks.label_step
+
+bench-kvae: $(VENV)/.installed          ## a step of a Kalman VAE; writes results/speed_kvae_step.json
+	$(RUN) -m benchmarks.kvae_step
 
 bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
 

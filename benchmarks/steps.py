@@ -1,6 +1,6 @@
 """Tables of training steps: programs in processes of their own, timed in turns beside the first of them.
 
-`benchmarks.hierarchy_step` and `benchmarks.label_step` state sizes and rows, and call `main`.
+`benchmarks.hierarchy_step`, `benchmarks.label_step` and `benchmarks.kvae_step` state sizes and rows, and call `main`.
 """
 
 import argparse
@@ -50,6 +50,7 @@ def main(
     *,
     key: str,
     alone: Mapping[str, Callable[[], None]] | None = None,
+    applies: Callable[[str, Any], bool] = lambda row, size: True,
 ) -> None:
     """The command line of a benchmark: prints a table for each size, and writes the record.
 
@@ -62,6 +63,7 @@ def main(
         check: refuses a size at which the programs do not compute the same.
         key: name of the tables in the record; the record goes to `results/speed_<benchmark>.json`.
         alone: name of an option -> a measurement made in place of the tables.
+        applies: (row, size) -> that there is such a row for this size; the first row is there for all.
     """
     alone = alone or {}
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,7 +88,8 @@ def main(
     begun, tables = time.perf_counter(), {}
     for name in args.sizes:
         check(sizes[name])
-        tables[name] = measure(module, name, sizes[name].steps, 2 if args.quick else args.rounds, args.rows)
+        of_size = [row for row in args.rows if applies(row, sizes[name])]
+        tables[name] = measure(module, name, sizes[name].steps, 2 if args.quick else args.rounds, of_size)
         print(f"\n### {name}\n\n| | CPU ms | / {args.rows[0]} | quartiles | peak MB |\n|---|---:|---:|---:|---:|")
         for row, r in tables[name].items():
             low, high = r["quartiles"]

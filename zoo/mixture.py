@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from zoo.parts.checks import check_data, check_rows, listed
-from zoo.parts.clusters import clusters
 from zoo.parts.covariances import Covariance, FullCovariance
+from zoo.parts.starts.clusters import clusters
 from zoo.parts.store_keys import RootModule
 
 

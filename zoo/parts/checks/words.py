@@ -35,8 +35,12 @@ def check_positive(**numbers: float) -> None:
             raise ValueError(f"{name}: expected a finite number > 0, got {value}")
 
 
-def widths(hidden: Sequence[int]) -> tuple[int, ...]:
+def widths(hidden: Sequence[int], name: str = "hidden") -> tuple[int, ...]:
     """The widths of hidden layers as integers.
+
+    Args:
+        hidden: the widths.
+        name: of the argument, as errors name it.
 
     Raises:
         TypeError: `hidden` is not a sequence of whole numbers.
@@ -46,7 +50,7 @@ def widths(hidden: Sequence[int]) -> tuple[int, ...]:
         # operator.index takes numpy's integers too and refuses 100.0, which int() would round
         found = tuple(index(width) for width in hidden)
     except TypeError as error:
-        raise TypeError(f"hidden: expected a tuple of layer widths such as (100,), got {hidden!r}") from error
+        raise TypeError(f"{name}: expected a tuple of layer widths such as (100,), got {hidden!r}") from error
     if any(width < 1 for width in found):
-        raise ValueError(f"hidden: expected widths >= 1, got {found}")
+        raise ValueError(f"{name}: expected widths >= 1, got {found}")
     return found

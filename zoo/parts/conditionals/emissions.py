@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from zoo.parts.checks import check_counts, parameter_of
-from zoo.parts.clusters import clusters
 from zoo.parts.covariances import Covariance, DiagonalCovariance
 from zoo.parts.recorded import Recorded
+from zoo.parts.starts.clusters import clusters
 
 
 class Emission(Protocol):

@@ -1,5 +1,6 @@
 """Networks that map the last axis and broadcast all others."""
 
+from zoo.parts.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from zoo.parts.networks.maps import Maps
 from zoo.parts.networks.mlp import mlp, start_kaiming, start_small
 from zoo.parts.networks.multi_input import MultiInput
@@ -10,6 +11,8 @@ from zoo.parts.networks.with_head import WithHead
 
 __all__ = [
     "GRU",
+    "ConvolutionalDecoder",
+    "ConvolutionalEncoder",
     "DenseStage",
     "Dropped",
     "Maps",

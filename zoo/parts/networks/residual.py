@@ -63,24 +63,25 @@ def _steps(here: Maps, there: Maps) -> tuple[int, int]:
 
 
 class ToPicture(Recorded, nn.Module):
-    """W * h + b: a picture from feature maps, by a convolution of width 3; b has an entry for each pixel and channel.
+    """W * h + b: a picture from feature maps, by a convolution; b has an entry for each pixel and channel.
 
     Likelihoods of pictures take it as their `layer`: `partial(Bernoulli, layer=ToPicture)`.
 
     Args:
         in_features: `Maps` of h.
         data_dim: `Maps` of the picture.
+        kernel: odd width of the convolution.
 
     Raises:
         TypeError, ValueError: as of `ToMaps`; h is a plain vector.
     """
 
-    def __init__(self, in_features: int, data_dim: int) -> None:
+    def __init__(self, in_features: int, data_dim: int, *, kernel: int = 3) -> None:
         super().__init__()
         if not isinstance(in_features, Maps) or not isinstance(data_dim, Maps):
             raise TypeError(f"ToPicture: expected Maps of the features and of the data, such as data_dim=Maps(28, 28), "
                             f"got {in_features!r} and {data_dim!r}")  # fmt: skip
-        self.weight: Any = ToMaps(in_features, data_dim, kernel=3)
+        self.weight: Any = ToMaps(in_features, data_dim, kernel=kernel)
         # in the place of the convolution's bias: the picture's mean is learned at once, pixel by pixel
         self.weight.layer.register_parameter("bias", None)
         self.bias = nn.Parameter(torch.zeros(data_dim))

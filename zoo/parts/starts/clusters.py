@@ -1,4 +1,4 @@
-"""Starts of mixtures and hidden Markov models: clusters of the data."""
+"""Clusters of the data, from which mixtures and hidden Markov models start."""
 
 import warnings
 

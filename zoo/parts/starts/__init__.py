@@ -1,0 +1,1 @@
+"""Starts of a training that are found in the data."""
