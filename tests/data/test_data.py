@@ -366,6 +366,8 @@ def test_integer_frames_become_float32():
         ({"lengths": torch.tensor([2, 4])}, r"frames: expected shape \(6, 2\) by lengths .* got \(7, 2\)"),
         ({"columns": ("a",)}, r"frames: expected shape \(7, 1\) by .* columns, got \(7, 2\)"),
         ({"stamps": torch.zeros(6)}, r"stamps: expected shape \(7,\), one for each frame, got \(6,\)"),
+        ({"truth": torch.zeros(7)}, r"truth: expected shape \(7, any\), one for each frame, got \(7,\)"),
+        ({"controls": torch.zeros(6, 1)}, r"controls: expected shape \(7, any\), one for each frame, got \(6, 1\)"),
         ({"frame_labels": torch.zeros(6)}, r"frame_labels: expected shape \(7,\), one for each frame, got \(6,\)"),
         ({"lengths": torch.tensor([2, 0, 5])}, "sequence 1 has no frames"),
         (

@@ -302,6 +302,31 @@ def test_without_first_frames():
         ragged().without_first()
 
 
+def test_truth_and_controls_go_with_their_frames():
+    beside = {"truth": torch.arange(21.0).reshape(7, 3), "controls": torch.arange(7.0).reshape(7, 1)}
+    whole = ragged(**beside)
+    some = whole[torch.tensor([2, 1])]
+    assert torch.equal(some.controls.flatten(), torch.tensor([6.0, 2, 3, 4, 5]))
+    assert some.padded(some.truth)[0].tolist() == [[18, 19, 20], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert some.u[1].flatten().tolist() == [2, 3, 4, 5]
+    assert torch.equal(whole[:2].without_first().truth, beside["truth"][[1, 3, 4, 5]])
+    assert whole.cut(3).u[1].flatten().tolist() == [2, 3, 4]
+    assert ragged().u is None
+    x, u, mask = Buckets(whole, multiple=3).batch(torch.tensor([1]), torch.Generator())
+    assert u.flatten().tolist() == [2, 3, 4, 5, 0, 0]
+    same = whole.batch(torch.tensor([1]), torch.Generator())
+    assert all(torch.equal(a[:, :4], b) for a, b in zip((x, u, mask), same, strict=True))
+    assert torch.isfinite(same[0]).all(), "a missing frame is NaN"
+
+
+def test_sequences_of_one_length_with_nothing_missing_come_without_a_mask():
+    whole = Sequences(torch.arange(8, dtype=torch.uint8).reshape(4, 2), torch.tensor([2, 2]), ("a", "b"))
+    x, u, mask = whole.batch(torch.tensor([1]), torch.Generator())
+    assert (x.tolist(), x.dtype, u, mask) == ([[[4, 5], [6, 7]]], torch.float32, None, None)
+    # whatever the rows of a batch are: a pair should see masks in all batches or in none
+    assert ragged().batch(torch.tensor([2]), torch.Generator())[2].tolist() == [[True]]
+
+
 def many(lengths):
     total = sum(lengths)
     return Sequences(torch.arange(2.0 * total).reshape(-1, 2), torch.tensor(lengths), ("a", "b"))

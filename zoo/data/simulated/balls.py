@@ -30,6 +30,8 @@ MIDDLE, CLIP = 16.0, (6.0, 26.0)
 # Half the length of a paddle, and how far it moves in a frame.
 HALF, REACH = 3.0, 2.0
 COLUMNS = tuple(f"row {row}, column {column}" for row in range(SIZE) for column in range(SIZE))
+# (x, y) of each pixel, `(32, 32, 2)`
+PIXELS = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1).astype(float)
 Array = np.ndarray
 
 
@@ -46,6 +48,10 @@ class Room:
         paddles: the second and fourth wall are drawn only where a paddle of 6 pixels is, at the ball's height. Each
             frame it moves up or down by 2 if the ball is more than 1 away.
         push: acceleration that a control of 1 causes; 0: there are no controls.
+
+    Raises:
+        ValueError: walls that form no convex room with the ball in its middle, (16, 16); numbers out of range; or
+            accelerations in a room whose bounces lose speed, where a ball may bounce without end in finite time.
     """
 
     corners: tuple[tuple[float, float], ...]
@@ -55,6 +61,20 @@ class Room:
     elasticity: float = 1.0
     paddles: bool = False
     push: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.speeds
+        inside = len(self.corners) > 2 and (self.gaps(np.array(self.corners)) + RADIUS >= -1e-9).all()
+        if not inside or self.gaps(np.full((1, 2), MIDDLE)).min() <= 0:
+            raise ValueError(f"corners: expected a convex room that holds the ball at (16, 16), got {self.corners}")
+        if self.paddles and len(self.corners) != 4:
+            raise ValueError(f"paddles: expected a room of four walls, got {len(self.corners)}")
+        if not (0 <= low <= high < math.inf and 0 <= self.spread < math.inf):
+            raise ValueError(f"expected 0 <= spread and 0 <= speeds[0] <= speeds[1], got {self.spread}, {self.speeds}")
+        if not 0 < self.elasticity <= 1:
+            raise ValueError(f"elasticity: expected more than 0 and at most 1, got {self.elasticity}")
+        if self.elasticity < 1 and (self.gravity or self.push):
+            raise ValueError(f"elasticity: expected 1 under gravity or pushes, got {self.elasticity}")
 
     @cached_property
     def normals(self) -> Array:
@@ -87,8 +107,8 @@ class Room:
 
     def moved(self, position: Array, velocity: Array, acceleration: Array, time: float) -> tuple[Array, Array]:
         """Positions and velocities `(N, 2)` after a time, through every bounce on the way."""
-        position, velocity, left = position.copy(), velocity.copy(), np.full(len(position), time)
-        rows = np.arange(len(position))
+        position, velocity = position.astype(float), velocity.astype(float)
+        left, rows = np.full(len(position), time), np.arange(len(position))
         # Each round goes up to the next bounce, or to the end of the time, in the sequences that have not come there.
         while len(rows):
             pull = acceleration[rows]
@@ -128,14 +148,19 @@ class Room:
     @cached_property
     def walls(self) -> Array:
         """The picture of the walls without ball and paddles, bool `(32, 32)`."""
-        points = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1).astype(float)
         start = np.array(self.corners)
         along = np.roll(start, -1, 0) - start
         # along the wall: 0 at its first corner, 1 at the next
-        place = np.sum((points[..., None, :] - start) * along, -1) / np.sum(along**2, -1)
+        place = np.sum((PIXELS[..., None, :] - start) * along, -1) / np.sum(along**2, -1)
         nearest = start + np.clip(place, 0, 1)[..., None] * along
-        drawn = np.linalg.norm(points[..., None, :] - nearest, axis=-1) <= 0.5
+        drawn = np.linalg.norm(PIXELS[..., None, :] - nearest, axis=-1) <= 0.5
         return (drawn[..., ::2] if self.paddles else drawn).any(-1)
+
+    @cached_property
+    def interior(self) -> Array:
+        """The pixels inside that are part of no wall, and of no place of a paddle, bool `(32, 32)`."""
+        gaps = self.gaps(PIXELS.reshape(-1, 2)) + RADIUS
+        return (gaps > 0.5).all(1).reshape(SIZE, SIZE)
 
     def frames(self, positions: Array) -> Array:
         """Pictures of the ball at positions `(N, T, 2)`: uint8 0 and 1, `(N, T, 32, 32)`."""
@@ -179,6 +204,9 @@ def videos(room: Room, num: int, T: int = 20, seed: int = 0) -> Sequences:
         T: frames of each.
         seed: of start positions, velocities and controls.
 
+    Raises:
+        ValueError: `num` or `T` below 1.
+
     Returns:
         `Sequences` of 1024 columns; `truth` is (x, y, velocity of x, velocity of y) of each frame.
 
@@ -188,6 +216,8 @@ def videos(room: Room, num: int, T: int = 20, seed: int = 0) -> Sequences:
         >>> long.frames.dtype, long.values.shape, long.padded(long.truth).shape
         (torch.uint8, torch.Size([2, 100, 1024]), torch.Size([2, 100, 4]))
     """
+    if num < 1 or T < 1:
+        raise ValueError(f"expected at least one sequence and one frame, got num = {num}, T = {T}")
     # The stream of RandomState is the same everywhere and in every version of numpy.
     random = np.random.RandomState(seed)
     start = room.starts(num, random)
