@@ -47,7 +47,7 @@ SIZES = {
     "convolutions, 32 filters": Size((32, 32, 32), steps=1),
     "recursions alone, batch 32, T 20": Size(None, steps=10),
     "recursions alone, batch 32, T 100": Size(None, frames=100, steps=4),
-    "recursions alone, batch 32, T 500": Size(None, frames=500, steps=1),
+    "recursions alone, batch 32, T 200": Size(None, frames=200, steps=2),
     "recursions alone, batch 256, T 20": Size(None, batch=256, steps=4),
 }
 
