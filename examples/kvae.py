@@ -43,7 +43,13 @@ def strips(figure: SubFigure, title: str, rows: dict[str, Tensor], every: int = 
 
 
 def main(
-    *, room: str = "box", width: int = 256, steps: int = 1500, num: int = 200, seed: int = 0, out: Path = Path("runs/kvae")
+    *,
+    room: str = "box",
+    width: int = 256,
+    steps: int = 1500,
+    num: int = 200,
+    seed: int = 0,
+    out: Path = Path("runs/kvae"),
 ) -> None:
     """Trains the model and a linear one, measures both on gaps, and draws what they predict."""
     torch.set_num_threads(1)

@@ -189,6 +189,11 @@ def label_speed_table(folder: Path = RESULTS) -> str:
     return steps_table("label_steps", "bench-labels", folder)
 
 
+def kvae_speed_table(folder: Path = RESULTS) -> str:
+    """A training step of a Kalman VAE, from `benchmarks/kvae_step.py`."""
+    return steps_table("kvae_steps", "bench-kvae", folder)
+
+
 def kalman_speed_table(folder: Path = RESULTS) -> str:
     """The exact linear-Gaussian recursions beside their peers, from the summary of `benchmarks/kalman`."""
     runs = [run for run in records(folder) if "geometric_means" in run.get("summary", {})]
@@ -251,7 +256,7 @@ PAGES = {
     },
     "docs/speed.md": {
         "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table,
-        "sequence-speed": sequence_speed_table, "kalman-speed": kalman_speed_table,
+        "sequence-speed": sequence_speed_table, "kvae-speed": kvae_speed_table, "kalman-speed": kalman_speed_table,
         "hidden-markov-speed": hidden_markov_speed_table,
     },
 }  # fmt: skip

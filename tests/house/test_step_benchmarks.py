@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks import hierarchy_step, label_step  # noqa: E402
+from benchmarks import hierarchy_step, kvae_step, label_step  # noqa: E402
 
 SMALL = label_step.Size(7, 6, 4, 16)
 
@@ -35,3 +35,14 @@ def test_steps_of_labels_are_those_of_one_loss(monkeypatch):
 @pytest.mark.parametrize("size", ["LVAE+, batch 128", "BIVA, batch 128"])
 def test_steps_of_hierarchies_are_those_of_one_loss(size):
     hierarchy_step.check(hierarchy_step.SIZES[size])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("size", [*kvae_step.SIZES][:4])
+def test_steps_of_a_kalman_vae_are_those_of_one_bound(size, monkeypatch):
+    """By hand with filter and smoother, and with the filter alone, and the zoo's two forms."""
+    kvae_step.check(kvae_step.SIZES[size])
+    mixed = kvae_step.ByHand.matrices
+    monkeypatch.setattr(kvae_step.ByHand, "matrices", lambda *args: tuple(1.01 * m for m in mixed(*args)))
+    with pytest.raises(AssertionError, match="not close"):
+        kvae_step.check(kvae_step.SIZES[size])

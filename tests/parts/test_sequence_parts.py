@@ -15,11 +15,12 @@ from guides import Filter, MeanField, Residual, Smoother
 from guides.sequences.sequence_guide import SequenceGuide
 from zoo import DMM, SRNN, STORN, VRNN
 from zoo.infer import ELBO, IWELBO
+from zoo.parts.checks import check_frames
 from zoo.parts.conditionals import MixtureOfNormals
 from zoo.parts.distributions import MixtureOfNormalsDensity
 from zoo.parts.networks import GRU, Dropped
 from zoo.parts.once import Once
-from zoo.parts.trajectory import Trajectory, rollout
+from zoo.parts.trajectory import Trajectory, rollout, state_space
 
 N, T, DATA, LATENT = 3, 5, 4, 2
 
@@ -295,6 +296,29 @@ def test_generation_is_linear_in_time(name):
         model.generate(N, length)
         counts.append(sum(seen))
     assert counts[2] - counts[1] == 2 * (counts[1] - counts[0])
+
+
+def test_an_evaluation_of_a_pair_looks_at_x_once(monkeypatch):
+    """Guide and model both check x; of videos a look at all entries is a tenth of a training step."""
+    looks = []
+    looking = state_space.check_frames
+    monkeypatch.setattr(state_space, "check_frames", lambda *args: looks.append(looking(*args)))
+    model = MODELS["dmm"]()
+    loss, x = ELBO()(model, Smoother(model, hidden=(4,), recurrent=3)), torch.zeros(N, T, DATA)
+    loss(x)
+    looks.clear()
+    loss(x)
+    assert len(looks) == 1
+    loss(x + 1)
+    assert len(looks) == 2
+
+
+def test_finite_frames_whose_sum_overflows_are_taken():
+    large = torch.full((2, 3, 4), 3e38)
+    check_frames(large)
+    large[1, 2, 0] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite in 1 observed frames, the first of them sequence 1, frame 2"):
+        check_frames(large)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from zoo.parts.checks import check_controls, check_frames, check_sequences, check_support, whole_frames_only
+from zoo.parts.once import once
 from zoo.parts.store_keys import RootModule
 from zoo.parts.trajectory import carry as chunks
 from zoo.parts.trajectory.carry import Carry
@@ -153,7 +154,8 @@ class StateSpace(Forecasts, RootModule):
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Tensor:
         """Runs the generative program: checks the arguments, samples z and x, returns x. u: `(N, T, control_dim)`."""
-        self.check(x, u, mask, carry)
+        # the guide has asked for the same check, which reads all of x
+        once(self.check)(x, u, mask, carry)
         # SVI trains the parameters that are looked at during this call, and z is scored after it
         if self._pyro_context.active:
             for part in self.modules():
