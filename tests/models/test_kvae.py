@@ -39,12 +39,13 @@ def pair(marginal=True, controls=0, seed=0, **options):
     return model, KalmanSmoother(model, encoder=mlp(DATA, (8,), activation=nn.Tanh), context=8)
 
 
-def linear_pair(noise=0.4, **options):
+def linear_pair(noise=0.1, **options):
     """A KVAE that is an LGSSM over z, and this LGSSM: one component, the code shown by a matrix with noise."""
     torch.manual_seed(0)
     dynamics = MixedDynamics(CODE, LATENT, CONTROL, num_components=1, recurrent=3, start=Velocity(0.3), **options)
     model = KVAE(dynamics, nn.Identity(), Normal(CODE, DATA, scale=noise), DATA, marginal=False)
     p, show = dynamics.mixed(torch.ones(1)), model.likelihood.loc
+    nn.init.orthogonal_(show.weight)
     exact = p._replace(
         emission_matrix=show.weight @ p.emission_matrix,
         emission_covariance=show.weight @ p.emission_covariance @ show.weight.T + noise**2 * torch.eye(DATA),
@@ -53,12 +54,11 @@ def linear_pair(noise=0.4, **options):
     given = {name: value.detach() for name, value in exact._asdict().items() if value is not None}
     guide = KalmanSmoother(model, encoder=nn.Linear(DATA, CODE), context=CODE)
     with torch.no_grad():
-        # the encoder at the code's least-squares estimate, so that few particles know p(x)
-        inverse = torch.linalg.pinv(show.weight)
-        guide.encoder.weight.copy_(inverse), guide.encoder.bias.copy_(-inverse @ show.bias)
+        # q(a_t | x_t) is p(x_t | a_t), normalised: the weights are then p(a) up to a constant, and few particles serve
+        guide.encoder.weight.copy_(show.weight.T), guide.encoder.bias.copy_(-show.weight.T @ show.bias)
         guide.family.head.weight[:CODE] = torch.eye(CODE)
         guide.family.head.weight[CODE:] = 0.0
-        guide.family.head.bias[CODE:] = math.log(2 * noise)
+        guide.family.head.bias[CODE:] = math.log(noise)
     return model, guide, LGSSM(Parameters, **given)
 
 
@@ -165,21 +165,24 @@ def test_importance_weights_are_those_of_the_joint_trajectory(mask):
     with torch.no_grad():
         x = model.generate(N, T, u)[1]
         expected = exact.log_prob(x, u, mask)
-    found = log_likelihood(model, guide, x, u, mask, num_particles=20_000, seed=0)
+    found = log_likelihood(model, guide, x, u, mask, num_particles=3000, seed=0)
     assert ((found.per_datum - expected) / found.per_datum_error).abs().max() < Z_MAX
     assert found.per_datum_error.max() < 0.1
 
 
 def test_mixed_dynamics_with_holes_have_the_weights_of_the_joint_trajectory():
     """Where the plug-in and the joint trajectory differ: p(x_observed) is the latter's, by draws of the prior."""
-    model, guide = pair(False, initial_variance=0.5, transition_variance=0.3, emission_variance=0.3)
-    x = bits()
-    found = log_likelihood(model, guide, x, None, HOLES, num_particles=20_000, seed=0)
+    model, guide = pair(False, initial_variance=0.3, transition_variance=0.2, emission_variance=0.2)
     with torch.no_grad():
-        a = model.dynamics.marginal(T).sample((100_000, 1))
-        p = model.decode(a).log_prob(x).masked_fill(~HOLES, 0.0).sum(-1).exp()
+        # wider than p(a), or the weights would have heavy tails
+        guide.family.head.bias[CODE:] = 0.5
+    x, mask = bits(3), HOLES[:, :3]
+    found = log_likelihood(model, guide, x, None, mask, num_particles=3000, seed=0)
+    with torch.no_grad():
+        a = model.dynamics.marginal(3).sample((20_000, 1))
+        p = model.decode(a).log_prob(x).masked_fill(~mask, 0.0).sum(-1).exp()
     error = (p.var(0) / len(p) / p.mean(0) ** 2 + found.per_datum_error**2).sqrt()
-    assert error.max() < 0.05
+    assert error.max() < 0.1
     assert ((p.mean(0).log() - found.per_datum) / error).abs().max() < Z_MAX
 
 
@@ -209,12 +212,12 @@ def test_the_guides_density_is_that_of_its_draws():
     x, u = torch.randn(N, T, DATA), controls_of(CONTROL)
     with torch.no_grad():
         q = guide.posterior(x, u, HOLES)
-        z = q.rsample((20_000,)).flatten(2)
+        z = q.rsample((4000,)).flatten(2)
         gaussian = MultivariateNormal(z.mean(0), torch.stack([v.T.cov() for v in z.unbind(1)]))
         tried = z[:50]
         difference = q.log_prob(tried.unflatten(-1, (T, -1))) - gaussian.log_prob(tried)
-    # the moments of 20,000 draws put about dim / sqrt(draws) of noise on log q
-    assert difference.abs().max() < 10 * T * (LATENT + CODE) / math.sqrt(20_000)
+    # the moments of the draws put about dim / sqrt(draws) of noise on log q
+    assert difference.abs().max() < 10 * T * (LATENT + CODE) / math.sqrt(4000)
 
 
 @pytest.mark.parametrize("controls", [0, CONTROL])
@@ -267,7 +270,7 @@ def test_sticking_is_no_noisier(marginal):
     model, guide = pair(marginal)
     for objective in (ELBO(), ELBO(sticking=True)):
         loss, draws = objective(model, guide), []
-        for seed in range(200):
+        for seed in range(100):
             pyro.set_rng_seed(seed)
             value = loss(x)
             gradients = torch.autograd.grad(value, list(loss.parameters()))
@@ -388,8 +391,8 @@ def test_a_video_without_an_observed_frame_is_named(marginal):
 
 
 def test_a_guide_of_another_model_is_named():
-    model, _ = pair(False)
-    _, other = pair(False)
+    model, other = pair(False)
+    assert ELBO()(model, other)(bits()).isfinite()
     for latent_dim, data_dim, size in ((5, DATA, "latent_dim"), (LATENT, 7, "data_dim")):
         dynamics = MixedDynamics(CODE, latent_dim, recurrent=5)
         wrong = KVAE(dynamics, mlp(CODE, (8,)), Bernoulli(8, data_dim), data_dim, marginal=False)
@@ -397,7 +400,6 @@ def test_a_guide_of_another_model_is_named():
         silent(guide.encoder, model.decoder)
         with pytest.raises(ValueError, match=f"guide: KalmanSmoother was built for a KVAE of {size}"):
             ELBO()(model, guide)(bits())
-    assert ELBO()(model, other)(bits()).isfinite()
 
 
 def test_one_frame_is_a_video():
