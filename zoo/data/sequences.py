@@ -83,15 +83,15 @@ class Sequences:
         if not isinstance(rows, slice | Tensor):
             raise TypeError(f"Sequences are indexed by a slice or a tensor of rows, not {type(rows).__name__}")
         kept = torch.arange(len(self))[rows]
-        parts = [
-            torch.arange(start, start + length)
-            for start, length in zip(self._starts[kept], self.lengths[kept], strict=True)
-        ]
-        places = torch.cat([*parts, torch.arange(0)])
+        lengths = self.lengths[kept]
+        # the place of each frame among those that are kept, moved to its own: a loop over rows would cost a small
+        # model a fifth of its step
+        moved = self._starts[kept] - (lengths.cumsum(0) - lengths)
+        places = torch.arange(int(lengths.sum())) + moved.repeat_interleave(lengths)
         return replace(
             self,
             frames=self.frames[places],
-            lengths=self.lengths[kept],
+            lengths=lengths,
             **{name: value[places] for name, value in self._beside.items()},
             labels=None if self.labels is None else self.labels[kept],
             first=None if self.first is None else self.first[kept],
