@@ -47,7 +47,7 @@ SIZES = {
     "convolutions, 32 filters": Size((32, 32, 32), steps=1),
     "recursions alone, batch 32, T 20": Size(None, steps=10),
     "recursions alone, batch 32, T 100": Size(None, frames=100, steps=4),
-    "recursions alone, batch 32, T 500": Size(None, frames=500, steps=1),
+    "recursions alone, batch 32, T 200": Size(None, frames=200, steps=2),
     "recursions alone, batch 256, T 20": Size(None, batch=256, steps=4),
 }
 
@@ -101,15 +101,15 @@ class ByHand(nn.Module):
             self.logits = model.likelihood.logits
         else:
             self.code = nn.Parameter(data(size))
-        variances = dynamics.transition_variance, dynamics.emission_variance, dynamics.initial_variance
-        self.Q, self.R, self.P = (torch.as_tensor(float(variance)) for variance in variances)
+        # multiples of the identity, all three
+        covariances = dynamics.transition_covariance, dynamics.emission_covariance, dynamics.initial_covariance
+        self.Q, self.R, self.P = (covariance[0, 0] for covariance in covariances)
 
     def matrices(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """A_t and C_t, mixed by weights that read a_0, ..., a_{t-1}."""
         own = self.dynamics
         before = torch.cat([own.a_0.expand(len(a), 1, -1), a[:, :-1]], 1)
-        first = before.new_zeros(1, len(a), own.recurrence.hidden)
-        alpha = own.head(own.recurrence.fused(before, first)[0]).softmax(-1)
+        alpha = own.alpha.head(own.alpha.recurrence.fused(before)[0]).softmax(-1)
         mixed = (torch.einsum("ntk,kij->ntij", alpha, m) for m in (own.transition_matrices, own.emission_matrices))
         return tuple(mixed)  # type: ignore[return-value]
 

@@ -16,10 +16,27 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import guides
-from zoo import ADGM, BIVA, DMM, HMM, LGSSM, M1M2, M2, SRNN, STORN, VAE, VRNN, Hierarchical, WithAuxiliary
+from zoo import (
+    ADGM,
+    BIVA,
+    DMM,
+    HMM,
+    KVAE,
+    LGSSM,
+    M1M2,
+    M2,
+    SRNN,
+    STORN,
+    VAE,
+    VRNN,
+    Hierarchical,
+    MixedDynamics,
+    WithAuxiliary,
+)
 from zoo.infer import ELBO, IWELBO, RLOO, VIMCO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
 from zoo.parts.conditionals import (
+    Bernoulli,
     Categorical,
     CodePrior,
     DiscretizedLogistic,
@@ -31,7 +48,8 @@ from zoo.parts.conditionals import (
 )
 from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.kalman import Parameters
-from zoo.parts.networks import WithHead
+from zoo.parts.mixed_dynamics import Velocity
+from zoo.parts.networks import WithHead, mlp
 from zoo.ppca import PPCA
 
 BATCH, DATA, LATENT, HIDDEN, PARTICLES, FRAMES, CLASSES, AUXILIARY = 5, 6, 3, (8,), 3, 4, 4, 2
@@ -149,6 +167,17 @@ def lgssm() -> LGSSM:
 def hmm(marginal: bool = True) -> HMM:
     """A hidden Markov model of three states that differ."""
     return HMM(3, NormalEmission(3, DATA), transition=torch.randn(3, 3).softmax(-1), marginal=marginal)
+
+
+def kvae(**form: bool) -> KVAE:
+    """A Kalman VAE on bits with small networks; components of A, C that differ, so that alpha has a gradient."""
+    dynamics = MixedDynamics(AUXILIARY, LATENT, recurrent=4, start=Velocity(0.3))
+    return KVAE(dynamics, mlp(AUXILIARY, HIDDEN), Bernoulli(HIDDEN[-1], DATA), DATA, **form)
+
+
+def kalman_smoother(model: Any) -> guides.KalmanSmoother:
+    encoder = mlp(DATA, HIDDEN)
+    return guides.KalmanSmoother(model, encoder=encoder, context=HIDDEN[-1], family=guides.BoundedDiagonal)
 
 
 vae = partial(VAE, DATA, LATENT, HIDDEN)
@@ -536,6 +565,33 @@ PAIRS: Mapping[str, Pair] = {
     ),
     "lgssm-smoother": with_sequences(
         guides.Smoother, "PrecisionWeighted", "Amortised smoother (DKS: Krishnan et al. 2017), which can be exact"
+    ),
+    "mixed-dynamics-exact": Pair(
+        partial(MixedDynamics, DATA, LATENT, recurrent=4),
+        guides.Exact,
+        sequences,
+        ("MixedDynamics", "Exact", ""),
+        {"Locally linear dynamics, mixed by a recurrent network (Fraccaro et al. 2017)": "ELBO()"},
+        NO_CLOSED_KL,
+    ),
+    "kvae": Pair(
+        kvae,
+        kalman_smoother,
+        frames_of_bits,
+        ("KVAE", "KalmanSmoother", "BoundedDiagonal"),
+        {
+            "Kalman VAE (Fraccaro et al. 2017)": "ELBO()",
+            "Kalman VAE, reconstruction weight 0.3 as in its code": "Tempered(ELBO(), kl_weight=1 / 0.3)",
+        },
+        NO_CLOSED_KL,
+    ),
+    "kvae-joint": Pair(
+        partial(kvae, marginal=False),
+        kalman_smoother,
+        frames_of_bits,
+        ("KVAE(marginal=False)", "KalmanSmoother", "BoundedDiagonal"),
+        {"Kalman VAE with missing frames": "ELBO()"},
+        NO_CLOSED_KL,
     ),
     "hmm": Pair(
         hmm,

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zoo import DMM, LGSSM, SRNN, STORN, VRNN
-from zoo.parts.conditionals import MixtureOfNormals, Normal
+from zoo import DMM, KVAE, LGSSM, SRNN, STORN, VRNN, MixedDynamics
+from zoo.parts.conditionals import Bernoulli, MixtureOfNormals, Normal
 from zoo.parts.distributions import DiagonalNormal, IndependentBernoulli
 from zoo.parts.kalman import Parameters
 from zoo.parts.networks import mlp
@@ -42,6 +42,7 @@ class Markov(StateSpace):
     def __init__(self):
         super().__init__()
         self.data_dim, self.latent_dim, self.state_dim = DATA, LATENT, LATENT + CONTROL
+        self.control_dim = CONTROL
         self.z_0 = nn.Parameter(torch.randn(LATENT))
         self.net = mlp(LATENT + CONTROL, (5,), 2 * LATENT, nn.Tanh)
         self.decoder = mlp(LATENT, (5,), DATA, nn.Tanh)
@@ -140,11 +141,30 @@ heteroscedastic = partial(Normal, heteroscedastic=True)
 
 def moved(model: Callable[..., StateSpace], **options: Any) -> StateSpace:
     """A model with smooth nets, and no parameter at a start that is special (zeros, the identity)."""
-    built = model(DATA, LATENT, activation=nn.Tanh, **options)
+    return nudged(model(DATA, LATENT, activation=nn.Tanh, **options))
+
+
+def nudged(model: StateSpace) -> StateSpace:
+    """The model with every parameter moved a little."""
     with torch.no_grad():
-        for parameter in built.parameters():
+        for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    return built
+    return model
+
+
+def mixed_dynamics(data_dim: int = DATA, latent_dim: int = LATENT) -> MixedDynamics:
+    """Mixed dynamics that take controls and whose weights differ from step to step."""
+    variances = {"initial_variance": 1.0, "transition_variance": 0.5, "emission_variance": 0.5}
+    dynamics = MixedDynamics(data_dim, latent_dim, CONTROL, recurrent=4, **variances)
+    with torch.no_grad():
+        # at their start the weights hardly move, and a shift that is wrong would not show
+        dynamics.alpha.head.weight.mul_(5.0)
+    return dynamics
+
+
+def kvae(**options: Any) -> KVAE:
+    """A KVAE on bits whose (z_t, a_t) has two entries."""
+    return KVAE(mixed_dynamics(1, 1), mlp(1, (5,), activation=nn.Tanh), Bernoulli(5, DATA), DATA, **options)
 
 
 def positive(*shape: int) -> Tensor:
@@ -200,6 +220,8 @@ STATE_SPACES: Mapping[str, Row] = {
     "lgssm-in-time": Row(partial(linear_gaussian, lead=(FRAMES,)), controlled=True),
     "lgssm-per-sequence": Row(partial(linear_gaussian, lead=(SEQUENCES, 1)), controlled=True),
     "lgssm-both": Row(partial(linear_gaussian, lead=(SEQUENCES, FRAMES)), controlled=True),
+    "mixed-dynamics": Row(lambda: nudged(mixed_dynamics()), controlled=True),
+    "kvae": Row(lambda: nudged(kvae(marginal=False)), bits, controlled=True),
     "markov": Row(Markov, bits, controlled=True),
     "feedback": Row(Feedback),
     "driven": Row(Driven),

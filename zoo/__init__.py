@@ -13,6 +13,7 @@ from zoo.m2 import M2
 from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
 from zoo.parts.mixed_dynamics import MixedDynamics
+from zoo.parts.starts.components import start_at_components
 from zoo.ppca import PPCA
 from zoo.srnn import SRNN
 from zoo.storn import STORN
@@ -43,4 +44,5 @@ __all__ = [
     "WithAuxiliary",
     "load_pair",
     "save_pair",
+    "start_at_components",
 ]

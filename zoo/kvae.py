@@ -67,12 +67,19 @@ class KVAE(StateSpace):
     """
 
     def __init__(
-        self, dynamics: MixedDynamics, decoder: nn.Module, likelihood: nn.Module, data_dim: int, *, marginal: bool = True
+        self,
+        dynamics: MixedDynamics,
+        decoder: nn.Module,
+        likelihood: nn.Module,
+        data_dim: int,
+        *,
+        marginal: bool = True,
     ) -> None:
         super().__init__()
         self.dynamics, self.decoder, self.likelihood, self.marginal = dynamics, decoder, likelihood, marginal
         self.data_dim, self.code_dim, self.control_dim = data_dim, dynamics.data_dim, dynamics.control_dim
         self.latent_dim, self.state_dim = dynamics.latent_dim + self.code_dim, dynamics.state_dim
+        self.support = getattr(likelihood, "support", None)
         # a chunk of the marginal form would have to know p(z | the a before it)
         self.carries = not marginal
 

@@ -70,6 +70,9 @@ class KalmanSmoother(Guide):
     def codes(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> TorchDistribution:
         """q(a_t | x_t) of every frame: batch `(N, T)`, event `(code_dim,)`. A missing frame is read as zeros."""
         self.model.check(x, u, mask)
+        return self._codes(x, mask)
+
+    def _codes(self, x: Tensor, mask: Tensor | None) -> TorchDistribution:
         if mask is not None:
             refuse_unobserved(mask, ", so there is nothing to infer z from: leave it out")
         features = self.encoder(filled(x, mask))
@@ -85,11 +88,10 @@ class KalmanSmoother(Guide):
         with pyro.plate("data", len(x)):
             return pyro.sample("z", self._joint(x, u, mask, carry))
 
-    def _joint(self, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Carry | None = None) -> Encoded:
-        model = self.model
-        codes = self.codes(x, u, mask)
-        prior = Trajectory(model, model.transition, x, u, mask, carry=carry)
-        return Encoded(codes, prior, u, mask)
+    def _joint(self, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Carry | None) -> Encoded:
+        self.model.check(x, u, mask, carry)
+        prior = Trajectory(self.model, self.model.transition, x, u, mask, carry=carry)
+        return Encoded(self._codes(x, mask), prior, u, mask)
 
     def posterior(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
@@ -99,9 +101,9 @@ class KalmanSmoother(Guide):
             return self._joint(x, u, mask, carry)
         self.model.check(x, u, mask, carry)
         if mask is not None and not bool(mask.all()):
-            raise ValueError("mask: a frame is missing, and the q(a_t | ...) of a missing frame has no density once z "
-                             "is summed out; a KVAE with marginal=False (same parameters) takes missing frames")  # fmt: skip
-        return self.codes(x, u).to_event(1)
+            raise ValueError("mask: a frame is missing, and its q(a_t | ...) has no density once z is summed out; a "
+                             "KVAE with marginal=False, which has the same parameters, takes it")  # fmt: skip
+        return self._codes(x, None).to_event(1)
 
     def forward(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None

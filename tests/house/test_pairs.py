@@ -155,10 +155,11 @@ def test_data_and_particles_are_independent(name):
             size = draws[site].shape[run.log_weights.dim() :].numel()
             (gradient,) = torch.autograd.grad(run.log_weights[..., k, n].sum(), latent, retain_graph=True)
             assert (gradient.reshape(-1, PARTICLES, BATCH, size)[:, elsewhere] == 0).all()
-            # the weight of an exact guide is constant; a likelihood may see the lowest level alone
+            # the weight of an exact guide is constant; a likelihood may see the lowest level alone,
+            # or a part of a trajectory's steps
             likelihood = run.log_likelihood[..., k, n].sum()
             (gradient,) = torch.autograd.grad(likelihood, latent, retain_graph=True, allow_unused=True)
-            assert gradient is None or (gradient.reshape(-1, PARTICLES, BATCH, size)[:, k, n] != 0).all()
+            assert gradient is None or (gradient.reshape(-1, PARTICLES, BATCH, size)[:, k, n] != 0).any()
             reached |= set() if gradient is None else {site}
     assert reached or not any(latent.requires_grad for latent in run.latents.values())
 

@@ -65,12 +65,12 @@ def masked(request):
     x, guide = model.generate(*x.shape[:2], u)[1].detach(), small(kind, model)
     # wider than p(z | s): the weights of a narrower one have tails that no number of runs would show
     guide.family.head.bias.data[model.latent_dim :] += 0.5
-    if not isinstance(model, LGSSM):  # few frames, so that plain importance sampling knows p(x)
+    if not hasattr(model, "log_prob"):  # few frames, so that plain importance sampling knows p(x)
         x, u = x[:, :3], None if u is None else u[:, :3]
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
     mask[0, 2:] = mask[1, 1] = mask[2, 0] = False
     x = x.masked_fill(~mask.unsqueeze(-1), math.nan)
-    if isinstance(model, LGSSM):
+    if hasattr(model, "log_prob"):
         return model, guide, (x, u, mask), model.log_prob(x, u, mask).detach().double(), 0.0
     many = sequence_log_likelihood(model, guide, x, u, mask, data="drawn", num_particles=20_000, seed=2)
     assert many.log_p_error.max() < 0.1, "or its error is not known either"

@@ -143,7 +143,7 @@ def test_a_level_without_noise_is_imputed_by_draws():
         (lambda m, x, g: m.forecast(x, 2, guide=g, level=x), "level: not used by draws of a DMM"),
         (lambda m, x, g: m.impute(x, PADDING, guide=g, level=x), "level: not used by draws of a DMM"),
         (lambda m, x, g: m.generate(2, 3, level=x), "level: not used by draws of a DMM"),
-        (lambda m, x, g: m.sample_forecast(x, 2, 3, g, None, x < 1), "mask: a forecast of a DMM by draws takes whole"),
+        (lambda m, x, g: m.sample_forecast(x, 2, 3, g, None, x < 1), "mask: DMM takes whole frames"),
     ],
 )
 def test_what_does_not_fit_is_named(call, message):

@@ -354,7 +354,7 @@ def test_padding_adds_nothing(name):
 def test_a_mask_speaks_of_x_alone(name):
     """z_t of a missing frame is a latent variable like any other: its prior density does not know of the mask."""
     model, x, u = STATE_SPACES[name].build()
-    x = torch.where(HOLES.unsqueeze(-1), x, 0.0)  # models that feed x back see a missing frame as zero
+    x = model.completed(x, u, HOLES)  # models that feed x back see a missing frame as zero, or as its expectation
     z = torch.randn(SEQUENCES, FRAMES, LATENT)
     masked = Trajectory(model, model.transition, x, u, HOLES)
     torch.testing.assert_close(masked.log_prob(z), Trajectory(model, model.transition, x, u).log_prob(z))
@@ -442,7 +442,8 @@ def test_analytic_kl_of_padding_is_nothing(name):
     torch.manual_seed(1)
     run = terms(model, guide, x, u, mask, num_particles=PARTICLES)
     z, filled = run.latents["z"], x.masked_fill(~mask.unsqueeze(-1), 0.0)
-    s = model.states(z, filled, *model.inputs(filled, u))
+    read = model.completed(x, u, mask)
+    s = model.states(z, read, *model.inputs(read, u))
     steps = kl_divergence(guide.conditional(s, filled), model.transition(s))
     kl = torch.stack([steps[:, n, :T].sum(-1) for n, T in enumerate((6, 2, 4, 1))], -1)
     torch.testing.assert_close(-value, (run.log_likelihood - kl).mean(0).sum())

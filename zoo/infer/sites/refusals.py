@@ -10,8 +10,8 @@ from torch.distributions import biject_to
 from zoo.infer.sites.layout import Layout
 from zoo.infer.sites.programs import Programs
 from zoo.infer.sites.supports import moves_with_latents
-from zoo.infer.sites.values import bare, element, support_of
-from zoo.parts.checks import listed
+from zoo.infer.sites.values import bare, support_of
+from zoo.parts.checks import element, listed
 
 FirstRow = int | Tensor  # number of a batch's first row in the data, or the numbers of all its rows
 

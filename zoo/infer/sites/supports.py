@@ -12,7 +12,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from zoo.infer.sites.programs import Programs
-from zoo.infer.sites.values import element, support_of
+from zoo.infer.sites.values import support_of
+from zoo.parts.checks import element
 
 
 def same_support(a: Any, b: Any) -> bool:

@@ -1,8 +1,8 @@
 """Checks of arguments at a program's door: an error names the argument, the value that was expected and the one given.
 
-`rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis, `labels`
-the classes of data, `fixed` latents that a caller gives, `offered` the attributes of a model. `words` holds the wording
-that all share, and the checks of numbers and layer widths.
+`rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis, `supports`
+values against a support, `labels` the classes of data, `fixed` latents that a caller gives, `offered` the attributes of
+a model. `words` holds the wording that all share, and the checks of numbers and layer widths.
 """
 
 from zoo.parts.checks.entries import check_data
@@ -11,6 +11,7 @@ from zoo.parts.checks.labels import check_labels
 from zoo.parts.checks.offered import check_offers
 from zoo.parts.checks.rows import check_rows, check_shape, parameter_of
 from zoo.parts.checks.sequences import (
+    check_controls,
     check_frames,
     check_sequences,
     refuse_entries,
@@ -18,9 +19,11 @@ from zoo.parts.checks.sequences import (
     refuse_unobserved,
     whole_frames_only,
 )
+from zoo.parts.checks.supports import check_support, element, holds
 from zoo.parts.checks.words import check_counts, check_positive, listed, widths
 
 __all__ = [
+    "check_controls",
     "check_counts",
     "check_data",
     "check_frames",
@@ -30,7 +33,10 @@ __all__ = [
     "check_rows",
     "check_sequences",
     "check_shape",
+    "check_support",
+    "element",
     "expand_fixed",
+    "holds",
     "listed",
     "parameter_of",
     "refuse_entries",

@@ -31,7 +31,9 @@ def check_sequences(
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(other).__name__}")
     if x.ndim != 3 or (data_dim is not None and x.shape[-1] != data_dim):
         size = "data_dim" if data_dim is None else data_dim
-        raise ValueError(f"x: expected shape (N, T, {size}), got {tuple(x.shape)}")
+        pictures = x.ndim > 3 and x.shape[2:].numel() == data_dim
+        hint = "; x.flatten(2) makes vectors of pictures" if pictures else ""
+        raise ValueError(f"x: expected shape (N, T, {size}), got {tuple(x.shape)}{hint}")
     if 0 in x.shape:
         raise ValueError(f"x: expected at least one sequence and one frame, got shape {tuple(x.shape)}")
     if u is not None and (u.ndim != 3 or u.shape[:2] != x.shape[:2]):
@@ -45,6 +47,24 @@ def check_sequences(
             f"mask: expected torch.bool of shape {tuple(x.shape[:2])} or {tuple(x.shape)}, True where x is observed, "
             f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )
+
+
+def check_controls(u: Tensor | None, control_dim: int, who: str) -> None:
+    """Checks that controls are given to a model that takes them, and to no other; their axes are those of x.
+
+    Args:
+        control_dim: size of u_t; 0: `who` takes none.
+        who: name of the model, for the error.
+
+    Raises:
+        ValueError: u is missing, unasked for, or of another size.
+    """
+    if u is None and control_dim:
+        raise ValueError(f"u: missing, {who} takes controls of size {control_dim}")
+    if u is not None and not control_dim:
+        raise ValueError(f"u: {who} takes no controls")
+    if u is not None and u.shape[-1] != control_dim:
+        raise ValueError(f"u: expected shape (N, T, {control_dim}), the controls of {who}, got {tuple(u.shape)}")
 
 
 def check_frames(x: Tensor, mask: Tensor | None = None) -> None:

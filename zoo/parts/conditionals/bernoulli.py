@@ -23,6 +23,9 @@ class Bernoulli(Recorded, nn.Module):
             maps `zoo.parts.networks.ToPicture`.
     """
 
+    #: the support of x, known before a network runs
+    support = IndependentBernoulli.support
+
     def __init__(
         self,
         in_features: int,

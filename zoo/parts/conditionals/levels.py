@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from pyro.distributions import Categorical as PyroCategorical
-from pyro.distributions import TorchDistribution
+from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from zoo.parts.distributions import IndependentDiscretizedLogistic
@@ -25,6 +25,7 @@ class Categorical(Recorded, nn.Module):
     def __init__(self, in_features: int, data_dim: int, *, levels: int = 256) -> None:
         super().__init__()
         self.levels = _at_least_two("Categorical", levels)
+        self.support = _support(levels)
         self.logits = nn.Linear(in_features, data_dim * levels)
 
     def forward(self, h: Tensor) -> TorchDistribution:
@@ -57,6 +58,7 @@ class DiscretizedLogistic(Recorded, nn.Module):
     ) -> None:
         super().__init__()
         self.levels = _at_least_two("DiscretizedLogistic", levels)
+        self.support = _support(levels)
         self.loc = layer(in_features, data_dim)
         self.log_scale = nn.Parameter(torch.full((data_dim,), levels / 16.0).log())
 
@@ -65,6 +67,11 @@ class DiscretizedLogistic(Recorded, nn.Module):
         # optimiser moves the location by a share of all levels, however many there are
         loc = (self.loc(h) + 0.5) * (self.levels - 1)
         return IndependentDiscretizedLogistic(loc, self.log_scale, self.levels)
+
+
+def _support(levels: int) -> constraints.Constraint:
+    """The support of x, known before a network runs."""
+    return constraints.independent(constraints.integer_interval(0, levels - 1), 1)
 
 
 def _at_least_two(name: str, levels: int) -> int:

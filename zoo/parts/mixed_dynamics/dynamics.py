@@ -1,7 +1,7 @@
 """p(a, z) with matrices that are mixed anew at each step, by weights that a network makes of the past a."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import MultivariateNormal
@@ -11,7 +11,7 @@ from zoo.parts import kalman
 from zoo.parts.checks import check_counts, check_positive
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.distributions import LinearGaussian, LinearGaussianPosterior
-from zoo.parts.kalman.parameters import observed, times
+from zoo.parts.kalman.parameters import observed, offset_of
 from zoo.parts.kalman.steps import Step, started, steps
 from zoo.parts.mixed_dynamics.marginal import Marginal
 from zoo.parts.mixed_dynamics.starts import Velocity
@@ -34,7 +34,7 @@ class MixingWeights(Recorded, nn.Module):
         self, data_dim: int, recurrent: int, num_components: int, recurrence: Callable[[int, int], nn.Module]
     ) -> None:
         super().__init__()
-        self.recurrence = recurrence(data_dim, recurrent)
+        self.recurrence: Any = recurrence(data_dim, recurrent)
         self.head = nn.Linear(recurrent, num_components)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -145,9 +145,9 @@ class MixedDynamics(StateSpace):
     def mixed(self, alpha: Tensor) -> Parameters:
         """The `kalman.Parameters` of weights `(..., T, K)`: matrices `(..., T, rows, columns)`."""
 
-        def mix(matrices: Tensor | None) -> Tensor | None:
+        def mix(matrices: Tensor) -> Tensor:
             # one product of matrices serves all components, sequences and times
-            return None if matrices is None else (alpha @ matrices.flatten(1)).unflatten(-1, matrices.shape[1:])
+            return (alpha @ matrices.flatten(1)).unflatten(-1, matrices.shape[1:])
 
         return Parameters(
             self.initial_mean,
@@ -156,7 +156,7 @@ class MixedDynamics(StateSpace):
             self.transition_covariance,
             mix(self.emission_matrices),
             self.emission_covariance,
-            mix(self.input_matrices),
+            None if self.input_matrices is None else mix(self.input_matrices),
         )
 
     def along(self, a: Tensor, u: Tensor | None = None, carry: Carry | None = None) -> tuple[Parameters, Tensor]:
@@ -171,10 +171,8 @@ class MixedDynamics(StateSpace):
         if carry is None:
             return p, h
         # the first z of a chunk comes from a transition, that of `Parameters` from N(m_1, P_1)
-        mean = times(p.transition_matrix[..., 0, :, :], carry.z)
-        if u is not None:
-            mean = mean + times(p.transition_input[..., 0, :, :], u[..., 0, :])
-        return p._replace(initial_mean=mean, initial_covariance=self.transition_covariance), h
+        step = self.step(h[..., 0, :], None if u is None else u[..., 0, :])
+        return p._replace(initial_mean=step.transition_mean(carry.z), initial_covariance=self.transition_covariance), h
 
     def system(self, a: Tensor, u: Tensor | None = None, carry: Carry | None = None) -> Parameters:
         """The `kalman.Parameters` along a; arguments as in `along`."""
@@ -198,7 +196,7 @@ class MixedDynamics(StateSpace):
     def advance(self, s: MixedState, z: Tensor, x: Tensor, step: Step, h: Tensor) -> MixedState:
         return MixedState(step.transition_mean(z), h, step)
 
-    def states(self, z: Tensor, x: Tensor, *inputs: object, first: MixedState | None = None) -> MixedState:
+    def states(self, z: Tensor, x: Tensor, *inputs: Any, first: MixedState | None = None) -> MixedState:
         # `first` is in the inputs already: A of their first step is zero, its offset the mean of z_1
         step, h = inputs
         return MixedState(step.transition_mean(shift(z, z.new_zeros(self.latent_dim))), h, step)
@@ -268,7 +266,8 @@ class MixedDynamics(StateSpace):
         a, c = p.transition_matrix, p.emission_matrix
         roots = (torch.linalg.cholesky(q) for q in (self.transition_covariance, self.emission_covariance))
         q, r = (root.expand(*h.shape[:-1], *root.shape) for root in roots)
-        drift = h.new_zeros(*h.shape[:-1], self.latent_dim) if u is None else times(p.transition_input, u)
+        drift = offset_of(p.transition_input, None, u)
+        drift = h.new_zeros(*h.shape[:-1], self.latent_dim) if drift is None else drift.to(h.dtype)
         return Step(a, q, c, r, drift, h.new_zeros(*h.shape[:-1], self.data_dim))
 
     def first(self) -> MixedState:

@@ -40,11 +40,11 @@ class Marginal(TorchDistribution):
         return total.expand(torch.broadcast_shapes(total.shape, self._batch_shape))
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
-        d, lead = self.dynamics, Size(sample_shape) + self._batch_shape
-        s, path = d.first(), []
-        for t in range(self._event_shape[0]):
-            if t:
-                s = d.following(s, z, path[-1], None if self.u is None else self.u[..., t, :])
+        d, lead, T = self.dynamics, Size(sample_shape) + self._batch_shape, self._event_shape[0]
+        s, path = d.first(), list[Tensor]()
+        for t in range(1, T + 1):
             z = d.transition(s).expand(lead).rsample()
             path.append(d.emission(z, s).rsample())
+            if t < T:
+                s = d.following(s, z, path[-1], None if self.u is None else self.u[..., t, :])
         return torch.stack(path, -2)

@@ -41,5 +41,5 @@ class RandomWalk:
 
     def __call__(self, K: int, data_dim: int, latent_dim: int, control_dim: int) -> tuple[Tensor, Tensor, Tensor]:
         """(A^k, B^k, C^k), the components along the first axis."""
-        sizes = (K, latent_dim, control_dim), (K, data_dim, latent_dim)
-        return torch.eye(latent_dim).repeat(K, 1, 1), *(self.scale * torch.randn(*size) for size in sizes)
+        b, c = self.scale * torch.randn(K, latent_dim, control_dim), self.scale * torch.randn(K, data_dim, latent_dim)
+        return torch.eye(latent_dim).repeat(K, 1, 1), b, c

@@ -3,13 +3,11 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.parts.aside import streams_kept
 from zoo.parts.checks import check_counts, check_positive, check_shape, parameter_of
 from zoo.parts.networks import Maps
-from zoo.parts.networks.maps import as_maps, as_vectors
 
 # Components are of at most so many frames, evenly spaced: 64 MiB of pictures of 32 x 32.
 MOST = 16_384
@@ -53,7 +51,8 @@ def start_at_components(
     check_counts(blur=blur, steps=steps)
     check_positive(scale=scale)
     with streams_kept(seed), torch.enable_grad():
-        frames, code = _components(_checked(x, model), model.dynamics.data_dim, _picture(model, picture, blur), blur)
+        frames = _checked(x, model)
+        code = _components(frames, model.code_dim, _picture(model, picture, blur), blur)
         _train(model, guide, frames, scale * code, steps)
 
 
@@ -65,7 +64,7 @@ def _picture(model: Any, picture: Maps | None, blur: int) -> Maps:
     if blur == 1:
         return Maps(1, 1, model.data_dim)
     if not isinstance(found, Maps) or found != model.data_dim:
-        raise ValueError(f"picture: expected Maps(height, width) of {model.data_dim} entries, to blur frames as "
+        raise ValueError(f"picture: expected Maps(height, width) of {int(model.data_dim)} entries, to blur frames as "
                          f"pictures, got {found!r}; blur=1 takes frames as they are")  # fmt: skip
     return found
 
@@ -82,22 +81,24 @@ def _checked(x: Tensor, model: Any) -> Tensor:
     return frames
 
 
-def _components(frames: Tensor, size: int, picture: Maps, blur: int) -> tuple[Tensor, Tensor]:
-    """The frames, and their first components, of mean 0 and variance 1, `(M, size)`."""
-    # imported here, since it is slow and no other function needs it
+def _components(frames: Tensor, size: int, picture: Maps, blur: int) -> Tensor:
+    """The first components of the frames, each of mean 0 and variance 1, `(M, size)`."""
+    # imported here, since they are slow and no other function needs them
+    from scipy.ndimage import uniform_filter
     from sklearn.decomposition import PCA
 
     if len(frames) <= size:
         raise ValueError(f"x: expected more frames than the {size} entries of the code, got {len(frames)}")
-    blurred = as_maps(frames, picture)
+    blurred = frames.cpu().numpy().reshape(-1, picture.height, picture.width, picture.channels)
     # twice: a box of a box has no edge, at which a component would jump. What is outside a picture counts as 0
     for _ in range(2 if blur > 1 else 0):
-        blurred = F.avg_pool2d(blurred, blur, stride=1, padding=blur // 2)
+        blurred = uniform_filter(blurred, (1, blur, blur, 1), mode="constant")
     found = PCA(size, whiten=True, random_state=0)
-    code = found.fit_transform(as_vectors(blurred, frames.shape[:1]).detach().cpu().double().numpy())
-    if not found.explained_variance_[-1] > 1e-9 * max(1.0, found.explained_variance_[0]):
+    code = found.fit_transform(blurred.reshape(len(frames), -1))
+    variances = found.explained_variance_
+    if not variances[-1] > 1e-9 * max(1.0, variances[0]):
         raise ValueError(f"x: the frames vary in fewer than {size} directions, the entries of the code")
-    return frames, torch.as_tensor(code).to(frames)
+    return torch.as_tensor(code).to(frames)
 
 
 def _train(model: Any, guide: Any, frames: Tensor, code: Tensor, steps: int) -> None:
@@ -106,11 +107,13 @@ def _train(model: Any, guide: Any, frames: Tensor, code: Tensor, steps: int) -> 
     optimizer = torch.optim.Adam(trained, RATE)
     for _ in range(steps):
         rows = torch.randint(len(frames), (BATCH,), device="cpu")
-        q = guide.encoded(frames[rows])
+        # sequences of one frame
+        x, target = frames[rows].unsqueeze(1), code[rows].unsqueeze(1)
+        q = guide.codes(x)
         mean = q.mean
         # the decoder learns from codes as wide as those that it will be given; the width itself is not trained yet
-        drawn = code[rows] + (q.sample() - mean).detach()
-        error = (mean - code[rows]).square().sum() - model.decoded(drawn).log_prob(frames[rows]).sum()
+        drawn = target + (q.sample() - mean).detach()
+        error = (mean - target).square().sum() - model.decode(drawn).log_prob(x).sum()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()

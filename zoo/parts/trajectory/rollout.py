@@ -116,8 +116,10 @@ def draws_of(guide: Callable, num: int, x: Tensor, u: Tensor | None, mask: Tenso
     while arguments[-1] is None:
         arguments = arguments[:-1]
     # in training mode one pattern of dropout would be common to all draws
+    # a guide of a form in which z is summed out (KVAE) has a program of its own for whole trajectories
+    program = getattr(guide, "trajectories", guide)
     with evaluating(guide), pyro.plate("draws", num, dim=-2):
-        trace = poutine.trace(guide).get_trace(*arguments)
+        trace = poutine.trace(program).get_trace(*arguments)
     if "z" not in trace.nodes:
         raise ValueError("guide: expected a site 'z', it samples none")
     z = trace.nodes["z"]["value"]
@@ -165,7 +167,7 @@ def sample_forecast(
 ) -> Draws:
     """See `Forecasts.sample_forecast`."""
     check_counts(k=k, num=num)
-    model.check(x, None, mask)
+    model.check(x, _until(x, u), mask)
     N, T = x.shape[:2]
     if u is not None and u.shape[1] != T + k:
         raise ValueError(f"u: expected the controls of {T} + {k} frames, got {u.shape[1]}")
@@ -178,7 +180,7 @@ def sample_forecast(
         refuse_unused(model, values)
         refuse_entries(mask, f"a forecast of a {type(model).__name__} by draws")
         model.check_guide(guide)
-        z = draws_of(guide, num, x, None if u is None else u[:, :T], mask)
+        z = draws_of(guide, num, x, _until(x, u), mask)
         before = torch.arange(T + k, device=x.device) < end
         seen = torch.nn.functional.pad(observed_frames(x, mask), (0, k))
         z, x = roll(model, _padded(z, k), _padded(x.expand(num, -1, -1, -1), k), before, seen, u)
@@ -206,6 +208,11 @@ def sample_imputation(
         before = torch.arange(x.shape[1], device=x.device) < end.unsqueeze(-1)
         z, x = roll(model, z, x.expand(num, -1, -1, -1), before, mask, u)
     return Draws(z, x, torch.zeros_like(end))
+
+
+def _until(x: Any, u: Tensor | None) -> Tensor | None:
+    """The controls of the frames of x."""
+    return u[:, : len(x[0])] if isinstance(u, Tensor) and isinstance(x, Tensor) and x.ndim > 1 else u
 
 
 def _padded(v: Tensor, k: int) -> Tensor:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pyro
 from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule
 from torch import Tensor
 
-from zoo.parts.checks import check_frames, check_sequences, whole_frames_only
+from zoo.parts.checks import check_controls, check_frames, check_sequences, check_support, whole_frames_only
 from zoo.parts.store_keys import RootModule
 from zoo.parts.trajectory import carry as chunks
 from zoo.parts.trajectory.carry import Carry
@@ -29,10 +30,10 @@ class StateSpace(Forecasts, RootModule):
     of a recurrent network otherwise; a tensor, or a NamedTuple of tensors. A model states `start`, `transition`,
     `emission` and `advance`, one step at a time, and the same once more for all steps at once, `states`, for scores.
 
-    Six further methods have a default, which a model may replace: `inputs` (nothing enters besides z), `completed` (zero
-    where x is missing), `encoding` (x itself) with its `encoding_dim`, `features` (the parts of s side by side),
-    `observed_entries` (refused), `program` (the two sites below). No other method is for a subclass to replace. A model whose posterior has a closed form
-    states the methods of `tractable.Tractable` besides; forecasts then need no guide.
+    Six further methods have a default, which a model may replace: `inputs` (nothing enters besides z), `completed`
+    (zero where x is missing), `encoding` (x itself) with its `encoding_dim`, `features` (the parts of s side by side),
+    `observed_entries` (refused), `program` (the two sites below). No other method is for a subclass to replace. A model
+    whose posterior has a closed form states the methods of `tractable.Tractable` besides; forecasts then need no guide.
 
     Computations that do not depend on z belong in `inputs`, outside every loop over time. Step t of the model may use
     entries that depend on x_1..x_{t-1} and all of u, and on nothing later; entries that `encoding` alone reads may
@@ -54,6 +55,8 @@ class StateSpace(Forecasts, RootModule):
         state_dim: size of `features(s)`.
         control_dim: size of u; 0 of a model without controls. Guides read u too.
         carries: True if a sequence may be taken in chunks. False: `inputs` takes no carry, and does not depend on x.
+        support: the constraint that each x_t must satisfy, where it is known before a network runs; None, the default:
+            x_t is compared with the support of its emission once the program has run.
         sizes: the numbers of sequences and frames that the parameters are for; None, the default: any number. A routine
             that shuffles or cuts rows must know them.
 
@@ -65,6 +68,7 @@ class StateSpace(Forecasts, RootModule):
     state_dim: int
     control_dim: int = 0
     carries: bool = True
+    support: Any = None
     sizes: tuple[int | None, int | None] = (None, None)
 
     def __init__(self) -> None:
@@ -118,8 +122,7 @@ class StateSpace(Forecasts, RootModule):
         Returns:
             Any number of entries; each is a tensor `(..., T, size)`, or has an `unbind(-2)` that gives its T steps.
         """
-        if u is not None:
-            raise ValueError(f"u: {type(self).__name__} takes no controls")
+        check_controls(u, 0, type(self).__name__)
         return ()
 
     def completed(
@@ -153,8 +156,10 @@ class StateSpace(Forecasts, RootModule):
         self.check(x, u, mask, carry)
         # SVI trains the parameters that are looked at during this call, and z is scored after it
         if self._pyro_context.active:
-            for name in (*self._parameters, *self._pyro_params, *self._modules):
-                getattr(self, name)
+            for part in self.modules():
+                if isinstance(part, PyroModule):
+                    for name in (*part._parameters, *part._pyro_params, *part._modules):
+                        getattr(part, name)
         return self.program(x, u, mask, carry)
 
     def sites(self, prior: Trajectory, mask: Tensor | None) -> Tensor:
@@ -171,20 +176,25 @@ class StateSpace(Forecasts, RootModule):
         return (p if mask is None else p.mask(mask)).to_event(1)
 
     def check(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None) -> None:
-        """Refuses arguments that do not fit, and values that are not finite where x is observed."""
+        """Refuses arguments that do not fit, and values that x cannot have where it is observed."""
         check_sequences(x, self.data_dim, next(chain(self.parameters(), self.buffers()), None), u, mask)
+        check_controls(u, self.control_dim, type(self).__name__)
+        if mask is not None and mask.ndim > 2 and type(self).observed_entries is StateSpace.observed_entries:
+            raise whole_frames_only(mask, type(self).__name__)
         check_frames(x, mask)
+        if self.support is not None:
+            check_support(x, self.support, mask)
         if carry is not None:
             chunks.check_carry(self, x, carry)
 
     def check_guide(self, guide: Any) -> None:
-        """Refuses a sequence guide that was built for a model of other sizes."""
-        # any callable is a guide, one of Pyro's or the caller's own, and only sequence guides are built for sizes
-        if not hasattr(guide, "conditional"):
+        """Refuses a guide that was built for a state space of other sizes."""
+        # any callable is a guide, one of Pyro's or the caller's own
+        other = getattr(guide, "model", None)
+        if not isinstance(other, StateSpace):
             return
-        other = getattr(guide, "model", self)
         for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim"):
-            theirs, ours = getattr(other, name, getattr(self, name)), getattr(self, name)
+            theirs, ours = getattr(other, name), getattr(self, name)
             if theirs != ours:
                 raise ValueError(f"guide: {type(guide).__name__} was built for a {type(other).__name__} of {name} = "
                                  f"{theirs}; this {type(self).__name__} has {ours}")  # fmt: skip

@@ -11,9 +11,9 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from zoo.infer.objectives.objective import Part
-from zoo.infer.sites.values import element, holds
 from zoo.infer.training.step.parts import parts_of
 from zoo.parts.aside import buffers_kept, streams_kept
+from zoo.parts.checks import element, holds
 
 
 class Compiled(nn.Module):
