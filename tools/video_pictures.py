@@ -27,6 +27,7 @@ from zoo.data.simulated.balls import ROOMS, Room
 from zoo.data.simulated.tracking import planning_mask, positions
 from zoo.infer import plot_reconstructions
 from zoo.parts.aside import evaluating, seeded
+from zoo.plots.look import array
 
 #: test videos that are shown, by their place
 VIDEOS = (0, 3)
@@ -71,7 +72,7 @@ def rooms(pairs: Mapping[str, Pair]) -> Figure:
             a = kvae_latents(model, guide, some.values, some.u)
             alpha, _ = model.dynamics.weights(a)
         # every fourth frame over the others: a trace of the ball
-        line[0].imshow(some.values[0, ::4].amax(0).unflatten(-1, (32, 32)), cmap="gray_r")
+        line[0].imshow(array(some.values[0, ::4].amax(0).unflatten(-1, (32, 32))), cmap="gray_r")
         for path in a[:8]:
             line[1].plot(path[:, 0], path[:, 1], ".-", linewidth=0.8, markersize=3)
         true = some.padded(some.truth)[..., :2].flatten(0, 1)[:POINTS]
