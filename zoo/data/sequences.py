@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -171,7 +172,7 @@ class Sequences:
         return self.stamps[self._places]
 
     @property
-    def _beside(self) -> dict[str, Tensor]:
+    def _beside(self) -> dict[str, Any]:
         """The fields with a row for each frame that are given, besides the frames."""
         named = {name: getattr(self, name) for name in ("stamps", "frame_labels", *WIDE)}
         return {name: value for name, value in named.items() if value is not None}
