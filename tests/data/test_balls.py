@@ -205,7 +205,7 @@ def test_other_videos_under_the_name_of_a_set_are_refused(monkeypatch):
         load("box")
 
 
-SQUARE = balls.square(2, 30)
+SQUARE = balls.square_room(2, 30)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ SQUARE = balls.square(2, 30)
     [
         (lambda: Room(((2, 2), (30, 2)), 1, (1, 2)), "corners: expected a convex room"),
         (lambda: Room(((2, 2), (30, 2), (20, 10), (2, 30)), 1, (1, 2)), "corners: expected a convex room"),
-        (lambda: Room(balls.square(14, 18), 1, (1, 2)), r"holds the ball at \(16, 16\), got"),
+        (lambda: Room(balls.square_room(14, 18), 1, (1, 2)), r"holds the ball at \(16, 16\), got"),
         (lambda: Room(((3, 1), (1, 30), (30, 20)), 1, (1, 2), paddles=True), "four walls, got 3"),
         (lambda: Room(SQUARE, -1, (1, 2)), "0 <= spread"),
         (lambda: Room(SQUARE, 1, (2, 1)), r"got 1, \(2, 1\)"),

@@ -159,5 +159,6 @@ def _first(sequences: Sequences, index: Tensor) -> Tensor | None:
 
 def _padded(rows: Sequences, multiple: int) -> tuple[Tensor, Tensor | None, Tensor]:
     more = -rows.values.shape[1] % multiple
-    x, u = (None if v is None else torch.nn.functional.pad(v, (0, 0, 0, more)) for v in (rows.filled, rows.u))
+    x, u = torch.nn.functional.pad(rows.filled, (0, 0, 0, more)), rows.u
+    u = None if u is None else torch.nn.functional.pad(u, (0, 0, 0, more))
     return x, u, torch.nn.functional.pad(rows.mask, (0, more))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,15 +84,15 @@ class Sequences:
         if not isinstance(rows, slice | Tensor):
             raise TypeError(f"Sequences are indexed by a slice or a tensor of rows, not {type(rows).__name__}")
         kept = torch.arange(len(self))[rows]
-        parts = [
-            torch.arange(start, start + length)
-            for start, length in zip(self._starts[kept], self.lengths[kept], strict=True)
-        ]
-        places = torch.cat([*parts, torch.arange(0)])
+        lengths = self.lengths[kept]
+        # the place of each frame among those that are kept, moved to its own: a loop over rows would cost a small
+        # model a fifth of its step
+        moved = self._starts[kept] - (lengths.cumsum(0) - lengths)
+        places = torch.arange(int(lengths.sum())) + moved.repeat_interleave(lengths)
         return replace(
             self,
             frames=self.frames[places],
-            lengths=self.lengths[kept],
+            lengths=lengths,
             **{name: value[places] for name, value in self._beside.items()},
             labels=None if self.labels is None else self.labels[kept],
             first=None if self.first is None else self.first[kept],
@@ -171,7 +172,7 @@ class Sequences:
         return self.stamps[self._places]
 
     @property
-    def _beside(self) -> dict[str, Tensor]:
+    def _beside(self) -> dict[str, Any]:
         """The fields with a row for each frame that are given, besides the frames."""
         named = {name: getattr(self, name) for name in ("stamps", "frame_labels", *WIDE)}
         return {name: value for name, value in named.items() if value is not None}

@@ -87,7 +87,7 @@ class Room:
         return normals * np.sign(inward)
 
     def gaps(self, position: Array) -> Array:
-        """How far the ball's edge is from each wall, `(N, W)`; negative: outside."""
+        """Distances of the ball's edge from each wall, `(N, W)`; negative: outside."""
         return position @ self.normals.T - np.sum(self.normals * np.array(self.corners), 1) - RADIUS
 
     def until_bounce(self, position: Array, velocity: Array, acceleration: Array) -> Array:
@@ -178,20 +178,20 @@ class Room:
         return frames
 
 
-def square(low: float, high: float) -> tuple[tuple[float, float], ...]:
+def square_room(low: float, high: float) -> tuple[tuple[float, float], ...]:
     """The corners of a square room, its upper wall first."""
     return (low, low), (high, low), (high, high), (low, high)
 
 
 # From the code of the KVAE; its stream of random numbers goes through pygame and cannot be had again.
 ROOMS = {
-    "box": Room(square(2, 30), spread=10, speeds=(10, 15)),
-    "box_gravity": Room(square(2, 30), spread=8, speeds=(5, 10), gravity=5),
+    "box": Room(square_room(2, 30), spread=10, speeds=(10, 15)),
+    "box_gravity": Room(square_room(2, 30), spread=8, speeds=(5, 10), gravity=5),
     # a ball of elasticity 0.9 and walls of 0.99
     "pong": Room(((2, 1), (30, 1), (30, 31), (2, 31)), spread=3, speeds=(10, 10), elasticity=0.9 * 0.99, paddles=True),
     "polygon": Room(((3, 1), (1, 15), (8, 30), (25, 30), (30, 8), (15, 1)), spread=2.5, speeds=(10, 15)),
     # ours: a frame's push changes the speed by 2, a fifth of that at the start
-    "box_pushed": Room(square(2, 30), spread=8, speeds=(5, 10), push=10),
+    "box_pushed": Room(square_room(2, 30), spread=8, speeds=(5, 10), push=10),
 }
 
 

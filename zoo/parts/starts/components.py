@@ -109,7 +109,9 @@ def _train(model: Any, guide: Any, frames: Tensor, code: Tensor, steps: int) -> 
         rows = torch.randint(len(frames), (BATCH,), device="cpu")
         # sequences of one frame
         x, target = frames[rows].unsqueeze(1), code[rows].unsqueeze(1)
-        q = guide.codes(x)
+        # q(a | x) reads no controls, but a model that has some refuses to do without
+        u = x.new_zeros(*x.shape[:2], model.control_dim) if model.control_dim else None
+        q = guide.codes(x, u)
         mean = q.mean
         # the decoder learns from codes as wide as those that it will be given; the width itself is not trained yet
         drawn = target + (q.sample() - mean).detach()
