@@ -102,7 +102,7 @@ def main(
     right.set_title(f"{T - SEEN} frames predicted from {SEEN}", fontsize=9)
     for ax in (centre, right):
         ax.imshow(ROOMS[room].walls, cmap="Greys", alpha=0.3)
-    figure.legend(loc="upper right", bbox_to_anchor=(0.985, 0.72), frameon=False, fontsize=7)
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=3, frameon=False, fontsize=7)
     for ax in (left, centre, right):
         plain(ax)
     three, one = ({"smoothed": found.smoothed[0], "filtered": found.filtered[0]} for found in filled.values())

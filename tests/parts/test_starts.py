@@ -7,17 +7,17 @@ import pytest
 import torch
 
 import guides
-from zoo import KVAE, MixedDynamics, start_at_components
+from zoo import KVAE, VAE, MixedDynamics, start_at_components
 from zoo.parts.conditionals import Bernoulli
 from zoo.parts.networks import Maps, mlp
 
 PICTURE = Maps(12, 12)
 
 
-def pair(code_dim=2, picture=PICTURE):
+def pair(code_dim=2, picture=PICTURE, control_dim=0, marginal=True):
     torch.manual_seed(0)
-    dynamics = MixedDynamics(code_dim, 2 * code_dim, recurrent=4)
-    model = KVAE(dynamics, mlp(code_dim, (32,)), Bernoulli(32, picture), picture)
+    dynamics = MixedDynamics(code_dim, 2 * code_dim, control_dim, recurrent=4)
+    model = KVAE(dynamics, mlp(code_dim, (32,)), Bernoulli(32, picture), picture, marginal=marginal)
     encoder = mlp(picture, (32,))
     return model, guides.KalmanSmoother(model, encoder=encoder, context=32, family=guides.BoundedDiagonal)
 
@@ -75,6 +75,26 @@ def test_frames_of_any_leading_axes_and_codes_of_any_size(lead):
     assert (codes(guide, x).std(0) - 0.5).abs().max() < 0.15
 
 
+@pytest.mark.parametrize("options", [{"control_dim": 1}, {"marginal": False}], ids=str)
+def test_every_form_of_the_model_starts_alike(options):
+    """The code of a frame depends neither on controls nor on z."""
+    x, _ = squares(50)
+    plain, other = pair(), pair(**options)
+    # a model with controls draws one matrix more before its networks
+    for half, twin in zip(plain, other, strict=True):
+        twin.load_state_dict(half.state_dict(), strict=False)
+    start_at_components(*plain, x, blur=3, steps=3)
+    start_at_components(*other, x, blur=3, steps=3)
+    found = other[1].encoder[0].weight
+    assert torch.equal(found, plain[1].encoder[0].weight)
+
+
+def test_doubles_are_trained_as_doubles():
+    model, guide = (half.double() for half in pair())
+    start_at_components(model, guide, squares(50)[0], blur=3, steps=2)
+    assert {p.dtype for half in (model, guide) for p in half.parameters()} == {torch.float64}
+
+
 def test_what_the_caller_owns_stays_as_it_was():
     x, _ = squares(50)
     model, guide = pair()
@@ -122,6 +142,14 @@ def test_many_frames_are_thinned_out(monkeypatch):
 def test_bad_input_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         start_at_components(*pair(), **{"x": squares(9)[0], "blur": 3, **change})
+
+
+def test_another_pair_is_named():
+    model = VAE(144, 2, (4,))
+    with pytest.raises(ValueError, match="start_at_components: VAE has no code_dim; it serves a KVAE"):
+        start_at_components(model, guides.Amortized(model), squares(9)[0])
+    with pytest.raises(ValueError, match="start_at_components: Smoother has no codes; it serves a KVAE"):
+        start_at_components(pair()[0], guides.Smoother(pair(marginal=False)[0]), squares(9)[0])
 
 
 def test_data_that_are_no_pictures_are_named_and_taken_without_blur():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zoo.parts.aside import streams_kept
-from zoo.parts.checks import check_counts, check_positive, check_shape, parameter_of
+from zoo.parts.checks import check_counts, check_offers, check_positive, check_shape, parameter_of
 from zoo.parts.networks import Maps
 
 # Components are of at most so many frames, evenly spaced: 64 MiB of pictures of 32 x 32.
@@ -45,9 +45,21 @@ def start_at_components(
 
     Raises:
         TypeError: x is not a tensor.
-        ValueError: x of another size; NaN; no more frames than the code has entries, or frames that vary in fewer
-            directions; `blur` even, or without `Maps`.
+        ValueError: another pair; x of another size; NaN; no more frames than the code has entries, or frames that vary
+            in fewer directions; `blur` even, or without `Maps`.
+
+    Example:
+        >>> import torch, guides
+        >>> from zoo import KVAE, MixedDynamics, start_at_components
+        >>> from zoo.parts.conditionals import Bernoulli
+        >>> from zoo.parts.networks import Maps, mlp
+        >>> picture = Maps(8, 8)
+        >>> model = KVAE(MixedDynamics(2, 4), mlp(2, (16,)), Bernoulli(16, picture), picture)
+        >>> guide = guides.KalmanSmoother(model, encoder=mlp(picture, (16,)), context=16)
+        >>> start_at_components(model, guide, torch.rand(50, 64).round(), blur=3, steps=5)
     """
+    for half, needed in ((model, ("code_dim", "decode")), (guide, ("codes",))):
+        check_offers("start_at_components", half, *needed, advice="it serves a KVAE and its KalmanSmoother")
     check_counts(blur=blur, steps=steps)
     check_positive(scale=scale)
     with streams_kept(seed), torch.enable_grad():
