@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.parts import kalman
 from zoo.parts.aside import evaluating
 from zoo.parts.kalman.parameters import observed, times
-from zoo.parts.mixed_dynamics import MixedDynamics, MixedState
+from zoo.parts.mixed_dynamics.dynamics import MixedDynamics, MixedState
 from zoo.parts.trajectory import Carry, StateSpace, side_by_side
 from zoo.parts.trajectory.masks import filled
 

@@ -12,7 +12,7 @@ from zoo.parts.checks import check_counts, check_positive
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.distributions import LinearGaussian, LinearGaussianPosterior
 from zoo.parts.kalman.parameters import observed, offset_of
-from zoo.parts.kalman.steps import Step, started, steps
+from zoo.parts.kalman.steps import Step, steps, with_start
 from zoo.parts.mixed_dynamics.marginal import Marginal
 from zoo.parts.mixed_dynamics.starts import Velocity
 from zoo.parts.networks import GRU
@@ -287,6 +287,6 @@ class MixedDynamics(StateSpace):
         later = self.alpha.recurrence(a[..., :-1, :], s.h)
         h = torch.cat([s.h.expand(*later.shape[:-2], later.shape[-1]).unsqueeze(-2), later], -2)
         step = self.step(h, u)
-        step = step._replace(transition_scale=started(s.step.transition_scale, step.transition_scale))
+        step = step._replace(transition_scale=with_start(s.step.transition_scale, step.transition_scale))
         mean = step.transition_mean(shift(z, z.new_zeros(self.latent_dim)))
-        return MixedState(started(s.mean, mean, 1), h, step)
+        return MixedState(with_start(s.mean, mean, 1), h, step)

@@ -158,10 +158,9 @@ class StateSpace(Forecasts, RootModule):
         once(self.check)(x, u, mask, carry)
         # SVI trains the parameters that are looked at during this call, and z is scored after it
         if self._pyro_context.active:
-            for part in self.modules():
-                if isinstance(part, PyroModule):
-                    for name in (*part._parameters, *part._pyro_params, *part._modules):
-                        getattr(part, name)
+            for part in (m for m in self.modules() if isinstance(m, PyroModule)):
+                for name in (*part._parameters, *part._pyro_params, *part._modules):
+                    getattr(part, name)
         return self.program(x, u, mask, carry)
 
     def sites(self, prior: Trajectory, mask: Tensor | None) -> Tensor:
