@@ -10,6 +10,7 @@ from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.sequences.encoded import Encoded
 from zoo.parts.checks import check_offers, refuse_unobserved
+from zoo.parts.once import once
 from zoo.parts.trajectory import Carry, StateSpace
 from zoo.parts.trajectory.density import Trajectory
 from zoo.parts.trajectory.masks import filled
@@ -89,7 +90,7 @@ class KalmanSmoother(Guide):
             return pyro.sample("z", self._joint(x, u, mask, carry))
 
     def _joint(self, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Carry | None) -> Encoded:
-        self.model.check(x, u, mask, carry)
+        once(self.model.check)(x, u, mask, carry)
         prior = Trajectory(self.model, self.model.transition, x, u, mask, carry=carry)
         return Encoded(self._codes(x, mask), prior, u, mask)
 
@@ -99,7 +100,7 @@ class KalmanSmoother(Guide):
         """q of the guide's site: batch `(N,)`, event `(T, code_dim)` or `(T, latent_dim)`."""
         if not self.model.marginal:
             return self._joint(x, u, mask, carry)
-        self.model.check(x, u, mask, carry)
+        once(self.model.check)(x, u, mask, carry)
         if mask is not None and not bool(mask.all()):
             raise ValueError("mask: a frame is missing, and its q(a_t | ...) has no density once z is summed out; a "
                              "KVAE with marginal=False, which has the same parameters, takes it")  # fmt: skip

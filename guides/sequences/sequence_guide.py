@@ -14,6 +14,7 @@ from guides.sequences.conditional import Conditional
 from guides.sequences.sequence_input import read_frames, size_of_frames
 from zoo.parts.checks import widths
 from zoo.parts.networks import mlp, start_small
+from zoo.parts.once import once
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory
 
 
@@ -103,7 +104,7 @@ class SequenceGuide(Guide):
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Trajectory:
         """q(z | x): batch `(N,)`, event `(T, latent_dim)`. A carry gives s_1 alone: networks read no earlier frame."""
-        self.model.check(x, u, mask, carry)
+        once(self.model.check)(x, u, mask, carry)
         inputs, values, observed = read_frames(self, x, u, mask, carry, self.entry_masks)
         context = (self.of_context(self.read(values, observed)),)
         alone = not (self.markov or self.family.uses_prior)
