@@ -233,8 +233,8 @@ class MixedDynamics(StateSpace):
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> LinearGaussianPosterior:
         """p(z | a), exact, by the smoother: batch `(N,)`, event `(T, latent_dim)`; arguments as in `forward`."""
-        self.check(x, u, mask, carry)
-        # `once`: the program asks for the same
+        # `once`, here and below: the program asks for the same
+        once(self.check)(x, u, mask, carry)
         a = x if mask is None else once(self.completed)(x, u, mask, carry)
         p, _ = once(self.along)(a, u, carry)
         return LinearGaussianPosterior(p, a, u, None if mask is None else entries(a, mask))
