@@ -699,7 +699,7 @@ def test_what_does_not_fit_is_named():
     model = linear_gaussian()
     with pytest.raises(ValueError, match="u: missing, LGSSM takes controls of size"):
         model(x)
-    with pytest.raises(ValueError, match="u: missing, LGSSM takes controls of size"):
+    with pytest.raises(ValueError, match="u: missing, but the model has transition_input"):
         model.log_prob(x)
     with pytest.raises(ValueError, match=r"x: expected shape \(N, T, 3\)"):
         model.posterior(x[0], u[0])
