@@ -192,8 +192,8 @@ class StateSpace(Forecasts, RootModule):
 
     def check_guide(self, guide: Any) -> None:
         """Refuses a guide that was built for a state space of other sizes."""
-        # any callable is a guide, one of Pyro's or the caller's own
-        other = getattr(guide, "model", None)
+        # any callable is a guide, the caller's own or one of Pyro's, whose property `model` fails after a copy
+        other = getattr(guide, "model", None) if isinstance(guide, RootModule) else None
         if not isinstance(other, StateSpace):
             return
         for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim"):
