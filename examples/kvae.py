@@ -33,7 +33,8 @@ def strips(figure: SubFigure, title: str, rows: dict[str, Tensor], unseen: tuple
     """Rows of frames side by side; red lines stand at the ends of the frames that were not seen."""
     figure.suptitle(title, fontsize=9)
     for ax, (name, frames) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        ax.imshow(torch.cat([*frames[::every].unflatten(-1, (SIZE, SIZE))], 1), cmap="gray", vmin=0, vmax=1)
+        shown = torch.cat([*frames[::every].unflatten(-1, (SIZE, SIZE))], 1)
+        ax.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1)
         for frame in unseen:
             ax.axvline(SIZE * frame / every - 0.5, color=GUIDE, linewidth=1)
         ax.set(xticks=[], yticks=[])

@@ -12,7 +12,7 @@ from zoo.m1m2 import M1M2
 from zoo.m2 import M2
 from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
-from zoo.parts.mixed_dynamics import MixedDynamics
+from zoo.parts.mixed_dynamics.dynamics import MixedDynamics
 from zoo.parts.starts.components import start_at_components
 from zoo.ppca import PPCA
 from zoo.srnn import SRNN

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.parts import kalman
 from zoo.parts.aside import evaluating
 from zoo.parts.kalman.parameters import observed, times
-from zoo.parts.mixed_dynamics import MixedDynamics, MixedState
+from zoo.parts.mixed_dynamics.dynamics import MixedDynamics, MixedState
 from zoo.parts.trajectory import Carry, StateSpace, side_by_side
 from zoo.parts.trajectory.masks import filled
 
@@ -79,6 +79,7 @@ class KVAE(StateSpace):
         self.dynamics, self.decoder, self.likelihood, self.marginal = dynamics, decoder, likelihood, marginal
         self.data_dim, self.code_dim, self.control_dim = data_dim, dynamics.data_dim, dynamics.control_dim
         self.latent_dim, self.state_dim = dynamics.latent_dim + self.code_dim, dynamics.state_dim
+        # bits and levels: real x is checked as everywhere
         self.support = getattr(likelihood, "support", None)
         # a chunk of the marginal form would have to know p(z | the a before it)
         self.carries = not marginal

@@ -46,6 +46,7 @@ class Encoded(TorchDistribution):
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         lead = Size(sample_shape) + self._batch_shape
+        # a missing frame has a draw too, of which nothing is kept: one call serves all frames
         a = self.codes.expand(lead + self._event_shape[:1]).rsample()
         a, p = self._given(a)
         z = LinearGaussianPosterior(p, a, self.u, self._entries(a)).rsample()
@@ -63,6 +64,7 @@ class Encoded(TorchDistribution):
         code = self.codes.log_prob(drawn)
         evidence = LinearGaussian(p, a.shape[-2], self.u, self._entries(a)).log_prob(a)
         if self.mask_ is None:
+            # p' = p: the model's own score of z and a, which cancels in log p - log q to the last bit
             return self.prior.log_prob(value) + code.sum(-1) - evidence
         dynamics = self.model.dynamics
         inputs = dynamics.inputs(a, self.u, self.carry)

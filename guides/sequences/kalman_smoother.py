@@ -77,6 +77,7 @@ class KalmanSmoother(Guide):
         if mask is not None:
             refuse_unobserved(mask, ", so there is nothing to infer z from: leave it out")
         features = self.encoder(filled(x, mask))
+        # one row of features for many frames would broadcast without a word
         if features.shape != (*x.shape[:2], self.context):
             raise ValueError(f"encoder: expected features of shape {(*x.shape[:2], self.context)}, got "
                              f"{tuple(features.shape)}")  # fmt: skip
@@ -90,6 +91,7 @@ class KalmanSmoother(Guide):
             return pyro.sample("z", self._joint(x, u, mask, carry))
 
     def _joint(self, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Carry | None) -> Encoded:
+        # before the encoder, which would fail with torch's words; `once`, as the program checks the same
         once(self.model.check)(x, u, mask, carry)
         prior = Trajectory(self.model, self.model.transition, x, u, mask, carry=carry)
         return Encoded(self._codes(x, mask), prior, u, mask)

@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import guides
-from zoo import DMM, VAE
+from zoo import DMM, VAE, MixedDynamics
 from zoo.data import Streams, load, sources
 from zoo.infer import (
     ELBO,
@@ -314,8 +314,11 @@ def test_rollouts_of_other_sizes():
     model, _ = dmm()
     guide = guides.Smoother(model, hidden=(3,), recurrent=4, entry_masks=True)
     x = torch.randn(3, 4, 2)
+    controlled = MixedDynamics(2, 2, control_dim=1, recurrent=3)
     with pytest.raises(ValueError, match=r"u: expected the controls of 4 \+ 2 frames, got 4"):
-        model.sample_forecast(x, 2, 1, guide, u=torch.zeros(3, 4, 1))
+        controlled.sample_forecast(x, 2, 1, guides.Exact(controlled), u=torch.zeros(3, 4, 1))
+    with pytest.raises(ValueError, match="u: missing, MixedDynamics takes controls of size 1"):
+        controlled.sample_forecast(x, 2, 1, guides.Exact(controlled))
     with pytest.raises(ValueError, match=r"mask: .*whole"):
         model.sample_imputation(x, torch.ones(3, 4, 2, dtype=torch.bool), guide)
 

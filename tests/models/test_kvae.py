@@ -9,6 +9,7 @@ import pytest
 import torch
 from gaussian_pairs import Z_MAX
 from state_spaces import CONTROL
+from tiers import thorough_but
 from torch import nn
 from torch.distributions import MultivariateNormal
 
@@ -206,6 +207,7 @@ def test_what_is_masked_may_be_anything_and_padding_adds_nothing():
     torch.testing.assert_close(ratios[0], ratios[1])
 
 
+@pytest.mark.thorough
 def test_the_guides_density_is_that_of_its_draws():
     """One component and a Gaussian family: log q is that of the Gaussian with the draws' moments, holes included."""
     _, guide, _ = linear_pair()
@@ -260,7 +262,7 @@ def test_a_reconstruction_leaves_modes_and_streams_alone():
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("marginal", [True, False])
+@pytest.mark.parametrize("marginal", thorough_but([True], [True, False]))
 def test_sticking_is_no_noisier(marginal):
     """What guide and model share keeps its score: the dynamics' gradient is the plain one, draw by draw.
 

@@ -697,7 +697,7 @@ def test_the_latent_form_under_nuts_agrees_with_the_smoother():
 def test_what_does_not_fit_is_named():
     x, u = data()
     model = linear_gaussian()
-    with pytest.raises(ValueError, match="u: missing, but the model has transition_input"):
+    with pytest.raises(ValueError, match="u: missing, LGSSM takes controls of size"):
         model(x)
     with pytest.raises(ValueError, match="u: missing, but the model has transition_input"):
         model.log_prob(x)

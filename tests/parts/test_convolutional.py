@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import guides
+from zoo import KVAE, MixedDynamics, load_pair, save_pair
+from zoo.infer import ELBO
 from zoo.parts.conditionals import Bernoulli
 from zoo.parts.networks import ConvolutionalDecoder, ConvolutionalEncoder, Maps, ToPicture
 
@@ -72,6 +75,22 @@ def test_no_layer_copies_its_input(filters):
     encoder(pictures(2)[0].float())
     likelihood(decoder(torch.zeros(3, 1, 2)))
     assert orders == [True] * (4 * len(filters) + 2)
+
+
+def test_a_pair_of_them_comes_back_from_its_folder(tmp_path):
+    torch.manual_seed(0)
+    encoder, decoder = ConvolutionalEncoder(PICTURE, (2, 3)), ConvolutionalDecoder(2, PICTURE, (3, 2))
+    likelihood = Bernoulli(decoder.size, PICTURE, layer=partial(ToPicture, kernel=1))
+    model = KVAE(MixedDynamics(2, 4, recurrent=3), decoder, likelihood, PICTURE)
+    guide = guides.KalmanSmoother(model, encoder=encoder, context=encoder.size, family=guides.BoundedDiagonal)
+    save_pair(tmp_path, model, guide)
+    x, losses = torch.rand(2, 3, PICTURE).round(), []
+    for pair in ((model, guide), load_pair(tmp_path)):
+        torch.manual_seed(1)
+        losses.append(ELBO()(*pair)(x))
+    assert torch.equal(*losses)
+    losses[0].backward()
+    assert all(p.grad.isfinite().all() for network in (encoder, decoder, likelihood) for p in network.parameters())
 
 
 NETWORKS = {"encoder": ConvolutionalEncoder, "decoder": partial(ConvolutionalDecoder, 2)}

@@ -7,6 +7,8 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from zoo.parts.checks.sequences import refuse_unfinite
+
 _BOOLEAN, _REAL, _LEVELS = type(constraints.boolean), type(constraints.real), constraints.integer_interval
 
 
@@ -43,17 +45,18 @@ def check_support(x: Tensor, support: Any, mask: Tensor | None = None) -> None:
 
     Args:
         x: `(N, T, data_dim)`.
-        support: a constraint, of vectors or of one entry.
+        support: a bounded constraint, of vectors or of one entry.
         mask: of whole frames, `(N, T)`.
 
     Raises:
-        ValueError: a value outside; names it with its sequence and frame.
+        ValueError: a value outside, or one that is not finite; names it with its sequence and frame.
     """
     if not dist.is_validation_enabled():
         return
     seen = x if mask is None else x[mask]
     if holds(support, seen):
         return
+    refuse_unfinite(x, mask)
     one = element(support)
     wrong = ~one.check(x)
     if mask is not None:

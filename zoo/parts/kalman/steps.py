@@ -47,11 +47,11 @@ def steps(p: Parameters, T: int, u: Tensor | None = None) -> Step:
     initial, rest, emission = (_root(p, f"{name}_covariance") for name in ("initial", "transition", "emission"))
     nothing = p.transition_matrix.new_zeros(p.state_dim, p.state_dim)
     return Step(
-        started(nothing, _over_time(p.transition_matrix, T, 2, "transition_matrix")),
-        started(initial, _over_time(rest, T, 2, "transition_covariance")),
+        with_start(nothing, _over_time(p.transition_matrix, T, 2, "transition_matrix")),
+        with_start(initial, _over_time(rest, T, 2, "transition_covariance")),
         _over_time(p.emission_matrix, T, 2, "emission_matrix"),
         _over_time(emission, T, 2, "emission_covariance"),
-        started(p.initial_mean, _offset(p, "transition", p.state_dim, T, u), 1),
+        with_start(p.initial_mean, _offset(p, "transition", p.state_dim, T, u), 1),
         _offset(p, "emission", p.data_dim, T, u),
     )
 
@@ -74,7 +74,7 @@ def _over_time(value: Tensor, T: int, axes: int, name: str) -> Tensor:
     return value.expand(*value.shape[: -axes - 1], T, *value.shape[-axes:])
 
 
-def started(start: Tensor, timed: Tensor, axes: int = 2) -> Tensor:
+def with_start(start: Tensor, timed: Tensor, axes: int = 2) -> Tensor:
     """`timed` with `start` in place of its first entry, which is not used."""
     rest = timed.narrow(-axes - 1, 1, timed.shape[-axes - 1] - 1)
     lead = torch.broadcast_shapes(start.shape[:-axes], rest.shape[: -axes - 1])

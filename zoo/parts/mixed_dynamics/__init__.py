@@ -1,7 +1,6 @@
-"""Linear-Gaussian dynamics whose matrices are mixed anew at each step."""
+"""Linear-Gaussian dynamics whose matrices are mixed at each step: the model is `zoo.MixedDynamics`."""
 
-from zoo.parts.mixed_dynamics.dynamics import MixedDynamics, MixedState
 from zoo.parts.mixed_dynamics.marginal import Marginal
 from zoo.parts.mixed_dynamics.starts import RandomWalk, Velocity
 
-__all__ = ["Marginal", "MixedDynamics", "MixedState", "RandomWalk", "Velocity"]
+__all__ = ["Marginal", "RandomWalk", "Velocity"]

@@ -12,7 +12,7 @@ from zoo.parts.checks import check_counts, check_positive
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.distributions import LinearGaussian, LinearGaussianPosterior
 from zoo.parts.kalman.parameters import observed, offset_of
-from zoo.parts.kalman.steps import Step, started, steps
+from zoo.parts.kalman.steps import Step, steps, with_start
 from zoo.parts.mixed_dynamics.marginal import Marginal
 from zoo.parts.mixed_dynamics.starts import Velocity
 from zoo.parts.networks import GRU
@@ -233,8 +233,8 @@ class MixedDynamics(StateSpace):
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> LinearGaussianPosterior:
         """p(z | a), exact, by the smoother: batch `(N,)`, event `(T, latent_dim)`; arguments as in `forward`."""
-        self.check(x, u, mask, carry)
-        # `once`: the program asks for the same
+        # `once`, here and below: the program asks for the same
+        once(self.check)(x, u, mask, carry)
         a = x if mask is None else once(self.completed)(x, u, mask, carry)
         p, _ = once(self.along)(a, u, carry)
         return LinearGaussianPosterior(p, a, u, None if mask is None else entries(a, mask))
@@ -287,6 +287,6 @@ class MixedDynamics(StateSpace):
         later = self.alpha.recurrence(a[..., :-1, :], s.h)
         h = torch.cat([s.h.expand(*later.shape[:-2], later.shape[-1]).unsqueeze(-2), later], -2)
         step = self.step(h, u)
-        step = step._replace(transition_scale=started(s.step.transition_scale, step.transition_scale))
+        step = step._replace(transition_scale=with_start(s.step.transition_scale, step.transition_scale))
         mean = step.transition_mean(shift(z, z.new_zeros(self.latent_dim)))
-        return MixedState(started(s.mean, mean, 1), h, step)
+        return MixedState(with_start(s.mean, mean, 1), h, step)

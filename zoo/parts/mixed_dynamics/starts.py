@@ -14,7 +14,7 @@ class Velocity:
     2 * data_dim keep their values.
 
     Args:
-        scale: standard deviation of what tells the components apart.
+        scale: standard deviation of the noise, without which the components would stay equal.
     """
 
     scale: float = 0.02

@@ -56,8 +56,8 @@ class StateSpace(Forecasts, RootModule):
         state_dim: size of `features(s)`.
         control_dim: size of u; 0 of a model without controls. Guides read u too.
         carries: True if a sequence may be taken in chunks. False: `inputs` takes no carry, and does not depend on x.
-        support: the constraint that each x_t must satisfy, where it is known before a network runs; None, the default:
-            x_t is compared with the support of its emission once the program has run.
+        support: the bounded constraint that each x_t must satisfy, where it is known before a network runs; None, the
+            default: x_t is compared with the support of its emission once the program has run.
         sizes: the numbers of sequences and frames that the parameters are for; None, the default: any number. A routine
             that shuffles or cuts rows must know them.
 
@@ -154,14 +154,13 @@ class StateSpace(Forecasts, RootModule):
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Tensor:
         """Runs the generative program: checks the arguments, samples z and x, returns x. u: `(N, T, control_dim)`."""
-        # the guide has asked for the same check, which reads all of x
+        # a guide has asked for the same check, which takes a pass over x
         once(self.check)(x, u, mask, carry)
         # SVI trains the parameters that are looked at during this call, and z is scored after it
         if self._pyro_context.active:
-            for part in self.modules():
-                if isinstance(part, PyroModule):
-                    for name in (*part._parameters, *part._pyro_params, *part._modules):
-                        getattr(part, name)
+            for part in (m for m in self.modules() if isinstance(m, PyroModule)):
+                for name in (*part._parameters, *part._pyro_params, *part._modules):
+                    getattr(part, name)
         return self.program(x, u, mask, carry)
 
     def sites(self, prior: Trajectory, mask: Tensor | None) -> Tensor:
@@ -183,16 +182,18 @@ class StateSpace(Forecasts, RootModule):
         check_controls(u, self.control_dim, type(self).__name__)
         if mask is not None and mask.ndim > 2 and type(self).observed_entries is StateSpace.observed_entries:
             raise whole_frames_only(mask, type(self).__name__)
-        check_frames(x, mask)
-        if self.support is not None:
+        if self.support is None:
+            check_frames(x, mask)
+        else:
+            # one pass over x: what lies in such a support is finite
             check_support(x, self.support, mask)
         if carry is not None:
             chunks.check_carry(self, x, carry)
 
     def check_guide(self, guide: Any) -> None:
         """Refuses a guide that was built for a state space of other sizes."""
-        # any callable is a guide, one of Pyro's or the caller's own
-        other = getattr(guide, "model", None)
+        # any callable is a guide, the caller's own or one of Pyro's, whose property `model` fails after a copy
+        other = getattr(guide, "model", None) if isinstance(guide, RootModule) else None
         if not isinstance(other, StateSpace):
             return
         for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim"):
