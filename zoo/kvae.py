@@ -53,6 +53,9 @@ class KVAE(StateSpace):
         data_dim: size of x_t; of a picture, all pixels side by side.
         marginal: True sums z out.
 
+    Raises:
+        TypeError: dynamics is no `MixedDynamics`; likelihood is no module, such as a constructor.
+
     Sites, in `pyro.plate("data", N)`: `a` (T, code_dim), or, if not marginal, `z` (T, latent_dim), which holds
     (z_t, a_t); `x` (T, data_dim), observed.
 
@@ -76,6 +79,11 @@ class KVAE(StateSpace):
         marginal: bool = True,
     ) -> None:
         super().__init__()
+        if not isinstance(dynamics, MixedDynamics):
+            raise TypeError(f"dynamics: expected a MixedDynamics, got {dynamics!r}")
+        # other models take a constructor, since they know the width of their last layer
+        if not isinstance(likelihood, nn.Module):
+            raise TypeError(f"likelihood: expected a module such as Bernoulli(features, data_dim), got {likelihood!r}")
         self.dynamics, self.decoder, self.likelihood, self.marginal = dynamics, decoder, likelihood, marginal
         self.data_dim, self.code_dim, self.control_dim = data_dim, dynamics.data_dim, dynamics.control_dim
         self.latent_dim, self.state_dim = dynamics.latent_dim + self.code_dim, dynamics.state_dim

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyro
 from pyro.distributions import TorchDistribution
+from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -192,8 +193,14 @@ class StateSpace(Forecasts, RootModule):
 
     def check_guide(self, guide: Any) -> None:
         """Refuses a guide that was built for a state space of other sizes."""
+<<<<<<< HEAD
         # any callable is a guide, the caller's own or one of Pyro's, whose property `model` fails after a copy
         other = getattr(guide, "model", None) if isinstance(guide, RootModule) else None
+=======
+        # any callable is a guide, the caller's own or one of Pyro's, which fits whatever model it was made of and loses
+        # that model when it is copied
+        other = None if isinstance(guide, AutoGuide) else getattr(guide, "model", None)
+>>>>>>> model16
         if not isinstance(other, StateSpace):
             return
         for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim"):
