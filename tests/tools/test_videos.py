@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,9 +93,10 @@ FIGURES = {"elbo", "error", "r2", "pixels", "hamming", "num_test"}
 
 @pytest.fixture
 def quick_start(monkeypatch):
-    """Two steps in place of the two hundred of the start at components."""
-    begin = videos.start_at_components
-    monkeypatch.setattr(videos, "start_at_components", lambda *args: begin(*args, steps=2))
+    """Two steps in place of hundreds, of the start at components and of the dynamics alone."""
+    for name in ("start_at_components", "begin_dynamics"):
+        begin = getattr(videos, name)
+        monkeypatch.setattr(videos, name, partial(begin, steps=2))
 
 
 @pytest.mark.thorough

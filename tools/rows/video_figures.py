@@ -27,8 +27,8 @@ from zoo.parts.kalman.parameters import observed
 MISSING = (4, 8, 12)
 #: draws of the latents whose mean is a system's picture or latent, where there is no closed form
 DRAWS = 20
-#: sequences at a time: with their draws a piece of frames is 80 MB
-PIECE = 50
+#: sequences at a time: with their draws a piece of frames is 40 MB, of which a few are alive
+PIECE = 25
 Pictures = dict[str, Tensor]
 
 
