@@ -327,6 +327,7 @@ def test_a_graph_holds_the_networks_and_leaves_the_recursion_out(controls, monke
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's compiler uses it itself
 def test_a_compiled_training_goes_on():
     """Two steps by torch's own compiler, which takes a minute."""
     torch.set_default_dtype(torch.float32)
