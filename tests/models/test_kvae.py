@@ -306,10 +306,40 @@ def test_the_papers_training_in_two_stages():
     assert all(change > 0.0 for change in moved[1].values())
 
 
-@pytest.mark.parametrize("marginal", [True, False])
-def test_a_graph_of_the_recursion_is_refused_with_the_reason(marginal):
-    model, guide = pair(marginal)
-    with pytest.raises(ValueError, match=r"cannot be captured, since Python looks at values .* Kalman recursions and"):
+@pytest.mark.parametrize("controls", [0, CONTROL])
+def test_a_graph_holds_the_networks_and_leaves_the_recursion_out(controls, monkeypatch):
+    """The captured graph as torch would compile it: value and gradient to the last bits, on other data too."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    model, guide = pair(True, controls)
+    loss, x, u = ELBO(PARTICLES)(model, guide), bits(), controls_of(controls)
+    args = (x,) if u is None else (x, u)
+    graph = compiled(loss, *args)
+    nodes = [str(node.target) for node in graph.graph[0].graph.nodes]
+    assert sum("zoo.marginal_loglik" in name for name in nodes) == 1
+    for data in (args, (1.0 - x, *args[1:])):
+        results = []
+        for one in (loss, graph):
+            pyro.set_rng_seed(0)
+            value = one(*data)
+            results.append((value, *torch.autograd.grad(value, list(loss.parameters()))))
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's compiler uses it itself
+def test_a_compiled_training_goes_on():
+    """Two steps by torch's own compiler, which takes a minute."""
+    torch.set_default_dtype(torch.float32)
+    model, guide = pair()
+    before = [p.clone() for p in model.parameters()]
+    fit(ELBO()(model, guide), bits().float(), steps=2, batch_size=N, progress=False, compile=True)
+    assert all((p != old).any() for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_a_graph_of_a_smoother_is_refused_with_the_reason():
+    model, guide = pair(False)
+    with pytest.raises(ValueError, match=r"cannot be captured, since Python .* Masks do so, and Kalman recursions"):
         compiled(ELBO()(model, guide), bits())
 
 

@@ -31,6 +31,7 @@ from zoo.parts.kalman.derivatives import (
     smoothed_formulas,
     with_derivatives,
 )
+from zoo.parts.kalman.engines.captured import is_capturing, marginal_loglik_in_graph
 from zoo.parts.kalman.given import Problem, prepare
 from zoo.parts.kalman.moments import filtered, roots, smoothed, solve
 from zoo.parts.kalman.parameters import Parameters, frames, observed, offset_of, times
@@ -92,6 +93,9 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
         RuntimeError: a second derivative was asked for.
     """
     problem = prepare(parameters, x, u, mask)
+    # a mask is looked at in Python, which a graph cannot do: its capture is refused
+    if mask is None and is_capturing():
+        return marginal_loglik_in_graph(problem, x.dtype)
     return MarginalLoglik.apply(problem, *problem.tensors)
 
 

@@ -51,7 +51,8 @@ class Compiled(nn.Module):
         except RuntimeError as error:
             raise ValueError(
                 f"compiled: {_part(error)} cannot be captured, since Python looks at values there ({_first(error)}), "
-                "and a graph has none. Kalman recursions and masks do so: train without compile"
+                "and a graph has none. Masks do so, and Kalman recursions but for log p(x) of all frames: train "
+                "without compile"
             ) from error
         self.supports = observed.supports
         # In a list: a module as an attribute would add the graph's constants to the state dict.
@@ -167,6 +168,6 @@ def compiled(loss: nn.Module, *args: Tensor, **kwargs: Tensor) -> Compiled:
 
     Raises:
         ValueError: the gradient is shaped outside the graph (`sticking`, `doubly`), or a part of the program looks at
-            values (Kalman recursions, masks); names it.
+            values (masks, Kalman recursions but for log p(x) of all frames); names it.
     """
     return Compiled(loss, args, kwargs)
