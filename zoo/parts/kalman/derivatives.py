@@ -30,10 +30,13 @@ def differentiable(problem: Problem) -> Canonical:
     return canonical(problem.grouping, problem.mask, once)
 
 
+def wants_derivatives(problem: Problem) -> bool:
+    """Tells whether the results of a problem are to be differentiated."""
+    return torch.is_grad_enabled() and any(map(_is_wanted, problem.tensors))
+
+
 def with_derivatives(values: list[Tensor], solved: Solved, problem: Problem, formulas: Callable) -> list[Tensor]:
-    """The values, with the derivatives of the formulas where any are wanted."""
-    if not (torch.is_grad_enabled() and any(map(_is_wanted, problem.tensors))):
-        return values
+    """The values, with the derivatives of the formulas."""
     derivatives = formulas(solved, differentiable(problem))
     return [_with_value(v, f) for v, f in zip(values, derivatives, strict=True)]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from zoo.parts.kalman.checks import refuse_covariance, refuse_moments
-from zoo.parts.kalman.engines import engine_for
+from zoo.parts.kalman.engines import engine_for, pytorch
 from zoo.parts.kalman.engines.pytorch import gains, triangularise
 from zoo.parts.kalman.given import Canonical, Problem, canonical
 from zoo.parts.kalman.layout import Grouping
@@ -212,6 +212,18 @@ def smoothed(s: Solved) -> list[Tensor]:
         cross[b.diffuse] = (smooth[1:] @ back.mT)[b.diffuse]
     means = smoothed_mean(s, b, s.mean, s.whitened, s.model.offset)
     return [s.increments, s.mean + s.half @ s.whitened, b.covariance, means, smooth, cross]
+
+
+@torch.no_grad()
+def smoothed_alone(problem: Problem) -> list[Tensor]:
+    """`smoothed` where no derivatives are wanted, so that nothing has to be kept for their formulas."""
+    engine = engine_for(problem.tensors.y.device)
+    if engine is pytorch:
+        return smoothed(solve(problem))
+    model = canonical(*problem[:3])
+    f = forward(problem, model)
+    passed = f.factor, f.settled, f.mean, f.whitened
+    return [f.increments, *engine.smoothed(model.g, f.noise_root, f.initial_root, passed, model.offset)]
 
 
 def _next(tensor: Tensor) -> Tensor:
