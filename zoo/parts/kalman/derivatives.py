@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from zoo.parts.kalman.engines import engine_for
+from zoo.parts.kalman.engines import engine_for, lanes_for
 from zoo.parts.kalman.given import Canonical, Problem, Tensors, canonical
 from zoo.parts.kalman.layout import unshift
 from zoo.parts.kalman.moments import Solved, backward, forward, smoothed_mean
@@ -89,10 +89,40 @@ class MarginalLoglik(Function):
             ]
             wanted = zip(pieces, ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
             grads = [piece(tensor) if need else None for piece, tensor, need in wanted]
-        # with create_graph=True a second derivative has to raise an error: it would be wrong
-        if torch.is_grad_enabled():
-            grads = [None if g is None else Refusal.apply(g, *ctx.saved_tensors) for g in grads]
-        return None, *grads
+        return None, *_first_only(grads, ctx.saved_tensors)
+
+
+def _first_only(grads: list[Tensor | None], tensors: tuple[Tensor, ...]) -> list[Tensor | None]:
+    # with create_graph=True a second derivative has to raise an error: it would be wrong
+    if not torch.is_grad_enabled():
+        return grads
+    return [None if g is None else Refusal.apply(g, *tensors) for g in grads]
+
+
+class _InLanes(Function):
+    """Known log p(x) with the gradient by a kernel that runs forward again; nothing but the tensors is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: Problem, score: Callable, value: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.problem, ctx.score = problem._replace(tensors=None), score
+        ctx.save_for_backward(*tensors)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            weight = ctx.problem.grouping.spread(grad.unsqueeze(-1), timed=False).flatten()
+            problem = ctx.problem._replace(tensors=Tensors(*ctx.saved_tensors))
+            grads = ctx.score(problem, weight, ctx.needs_input_grad[3:])
+        return None, None, None, *_first_only(grads, ctx.saved_tensors)
+
+
+def loglik(problem: Problem) -> Tensor:
+    """log p(x) in the caller's batch axes."""
+    if (lanes := lanes_for(problem)) is not None and (found := lanes.loglik(problem)) is not None:
+        value = problem.grouping.back(found[None, :, None, None])[..., 0, 0]
+        return _InLanes.apply(problem, lanes.score, value, *problem.tensors)
+    return MarginalLoglik.apply(problem, *problem.tensors)
 
 
 class _Recursion(Function):

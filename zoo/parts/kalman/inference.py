@@ -23,17 +23,17 @@ from torch import Size, Tensor
 
 from zoo.parts.kalman.checks import check, check_finite, check_series, coordinate_mask
 from zoo.parts.kalman.derivatives import (
-    MarginalLoglik,
     differentiable,
     draw,
     filtered_formulas,
+    loglik,
     smoothed_change,
     smoothed_formulas,
     wants_derivatives,
     with_derivatives,
 )
 from zoo.parts.kalman.given import Problem, prepare
-from zoo.parts.kalman.moments import filtered, roots, smoothed, smoothed_alone, solve
+from zoo.parts.kalman.moments import filtered, filtered_alone, roots, smoothed, smoothed_alone, solve
 from zoo.parts.kalman.parameters import Parameters, frames, observed, offset_of, times
 from zoo.parts.kalman.patterns import by_pattern
 
@@ -93,7 +93,7 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
         RuntimeError: a second derivative was asked for.
     """
     problem = prepare(parameters, x, u, mask)
-    return MarginalLoglik.apply(problem, *problem.tensors)
+    return loglik(problem)
 
 
 @by_pattern
@@ -102,7 +102,7 @@ def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Ten
     problem = prepare(parameters, x, u, mask)
     if wants_derivatives(problem):
         return _results(problem, Filtered, _differentiable(problem, filtered, filtered_formulas))
-    return _results(problem, Filtered, filtered(solve(problem)))
+    return _results(problem, Filtered, filtered_alone(problem))
 
 
 @by_pattern
