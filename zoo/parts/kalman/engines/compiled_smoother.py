@@ -62,18 +62,18 @@ def _set_filtered(f, g, spread, noise_root, gains, filtered):
 
 
 @compiled
-def _set_smoothed(f, filtered, information, inner, out):
-    """Bryson & Frazier: the smoothed covariance and Cov(z_{t+1}, z_t | x) in out; False where digits would be lost."""
+def _set_smoothed(f, filtered, information, scratch, covariance, cross):
+    """Bryson & Frazier: the smoothed covariance and Cov(z_{t+1}, z_t | x); False where digits would be lost."""
     root, moved, _, pulled = filtered
-    covariance, cross = out
+    product, kept, inner, ahead, left = scratch
     state, columns = root.shape
-    product = np.empty((state, columns))
     _set_product(product, information, moved)
-    kept = np.eye(columns)
-    for k in range(state):
-        for i in range(columns):
-            for j in range(i + 1):
-                kept[i, j] -= moved[k, i] * product[k, j]
+    for i in range(columns):
+        for j in range(i + 1):
+            value = 1.0 if i == j else 0.0
+            for k in range(state):
+                value -= moved[k, i] * product[k, j]
+            kept[i, j] = value
     if not cholesky(kept, inner):
         return False
     for i in range(columns):
@@ -82,18 +82,17 @@ def _set_smoothed(f, filtered, information, inner, out):
             return False
     set_times_triangular(product, root, inner)
     _set_square(product, covariance)
-    ahead, left = np.empty((state, state)), np.eye(state)
     _set_square(f[columns - state :, columns - state :], ahead)
-    add_product(left, information, ahead, -1.0)
-    _set_product(cross, left.T, pulled.T)
+    _set_product(left, information, pulled.T)
+    cross[:] = pulled.T
+    add_product(cross, ahead, left, -1.0)
     return True
 
 
 @compiled
-def _set_conditional(noise_root, filtered, later, pull, out):
+def _set_conditional(noise_root, filtered, later, pull, covariance, cross):
     """Rauch, Tung & Striebel: the same from Cov(z_{t+1} | x), later, by factors; and J in pull."""
     root, moved, _, _ = filtered
-    covariance, cross = out
     state, columns = root.shape
     array, factor = np.zeros((2 * state, columns + state)), np.empty((2 * state, 2 * state))
     array[:state, :columns] = moved
@@ -125,8 +124,10 @@ def _scratch(rows, state, sequences):
     gains = (np.zeros((data, data)), np.empty((data, state)), np.empty((state, state)), np.empty((state, data)),
              np.empty((state, data)), np.empty((data, state)))  # fmt: skip
     filtered = np.empty((state, rows)), np.empty((state, rows)), np.empty((state, state)), np.empty((state, state))
+    smoothed = (np.empty((state, rows)), np.empty((rows, rows)), np.empty((rows, rows)), np.empty((state, state)),
+                np.empty((state, state)))  # fmt: skip
     squares = np.zeros((state, state)), np.empty((state, state)), np.empty((state, state)), np.empty((state, state))
-    return gains, filtered, squares, np.zeros((state, sequences)), np.empty((state, sequences))
+    return gains, filtered, smoothed, squares, (np.zeros((state, sequences)), np.empty((state, sequences)))
 
 
 @compiled
@@ -137,9 +138,9 @@ def _fill_group(p, solution, out):
     steps, rows, state = whitened.shape[0], g.shape[2], g.shape[3]
     data, constant = rows - state, g.shape[0] == 1 and noise_root.shape[0] == 1
     gp, np_, cp = min(p, g.shape[1] - 1), min(p, noise_root.shape[1] - 1), min(p, offset.shape[1] - 1)
-    gains, filtered, (information, before, product, pull), r, change = _scratch(rows, state, whitened.shape[3])
+    gains, filtered, scratch, squares, (r, change) = _scratch(rows, state, whitened.shape[3])
     _, scaled, closed, half, _, _ = gains
-    inner = np.empty((rows, rows))
+    information, before, product, pull = squares
     steady = regular = False
     for t in range(steps - 1, -1, -1):
         gt, root_t = g[min(t, g.shape[0] - 1), gp], noise_root[min(t, noise_root.shape[0] - 1), np_]
@@ -159,12 +160,12 @@ def _fill_group(p, solution, out):
             covariances[t, p], crosses[t, p] = covariances[t + 1, p], crosses[t + 1, p]
             add_product(means[t, p], filtered[3], r, 1.0)
         else:
-            regular = _set_smoothed(f, filtered, information, inner, (covariances[t, p], crosses[t, p]))
+            regular = _set_smoothed(f, filtered, information, scratch, covariances[t, p], crosses[t, p])
             if regular:
                 add_product(means[t, p], filtered[3], r, 1.0)
             else:
-                places = covariances[t, p], crosses[t, p]
-                _set_conditional(root_t, filtered, covariances[t + 1, p], pull, places)
+                later = covariances[t + 1, p]
+                _set_conditional(root_t, filtered, later, pull, covariances[t, p], crosses[t, p])
                 change[:] = means[t + 1, p]
                 change -= offset[min(t, offset.shape[0] - 1), cp]
                 add_product(change, gt[data:], filtered_means[t, p], -1.0)

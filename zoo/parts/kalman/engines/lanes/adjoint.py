@@ -23,7 +23,7 @@ from zoo.parts.kalman.engines.lanes.forward import (
     take_block,
 )
 from zoo.parts.kalman.engines.lanes.memory import CHUNK, clear, gather, rows_of, scatter, take, take_frames
-from zoo.parts.kalman.engines.lanes.vectors import WIDTH, at, kernel, part, piece, transposed
+from zoo.parts.kalman.engines.lanes.vectors import WIDTH, at, inlined, kernel, part, piece, transposed
 
 
 class Score(NamedTuple):
@@ -73,7 +73,7 @@ def take_gradients(pool, inputs, n, m):
     )
 
 
-@piece
+@inlined
 def set_score(block, place, gains, future, score):
     """u_t, Omega_t, E[z_t | x], Omega G L L', and on to r_{t-1} and I_{t-1}."""
     m, n, g, omega = block.sizes.data, block.sizes.state, block.work.g, score.omega
@@ -100,7 +100,7 @@ def set_score(block, place, gains, future, score):
     add_product(score.mean, spread, score.half, 1.0)
 
 
-@piece
+@inlined
 def add_emission(block, i, score, gradients):
     """Adds the gradients of C, R and y of a frame; none where a coordinate is missing."""
     seen, u, weight = at(block.frames.seen, i), score.u, score.weight[0, 0]
@@ -114,7 +114,7 @@ def add_emission(block, i, score, gradients):
             d_r[i, j] += 0.5 * side * seen[j, 0] * (u[i, 0] * u[j, 0] - score.omega[i, j])
 
 
-@piece
+@inlined
 def add_transition(ahead, m, score, gradients):
     """Adds the gradients of A, Q and c at a place in the chunk."""
     d_a, d_q = at(gradients.transition_matrix, ahead), at(gradients.transition_covariance, ahead)

@@ -41,6 +41,17 @@ def multiply(out, a, b):
 
 
 @piece
+def multiply_lower(out, a, b):
+    """out = a b for a lower triangular b."""
+    for i in range(out.rows):
+        for j in range(out.columns):
+            value = 0.0
+            for k in range(j, b.rows):
+                value += a[i, k] * b[k, j]
+            out[i, j] = value
+
+
+@piece
 def add_product(out, a, b, sign):
     """out += sign a b."""
     for i in range(out.rows):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from zoo.parts.kalman.engines.lanes.algebra import add_product, copy, invert_lower, mirror, multiply
 from zoo.parts.kalman.engines.lanes.memory import clear, take
-from zoo.parts.kalman.engines.lanes.vectors import part, piece, transposed
+from zoo.parts.kalman.engines.lanes.vectors import inlined, part, piece, transposed
 
 
 class Gains(NamedTuple):
@@ -46,7 +46,7 @@ def begin_future(future):
     clear(future.information, 1)
 
 
-@piece
+@inlined
 def set_gains(g, factor, gains):
     """The gains of a step from G and F."""
     m, n = gains.scaled.rows, gains.scaled.columns
@@ -56,7 +56,7 @@ def set_gains(g, factor, gains):
     add_product(gains.closed, part(factor, m, 0, n, m), gains.scaled, -1.0)
 
 
-@piece
+@inlined
 def pull(gains, white, future):
     """Goes from r_t and I_t to r_{t-1} and I_{t-1}."""
     closed, scaled = transposed(gains.closed), transposed(gains.scaled)

@@ -15,13 +15,12 @@ from zoo.parts.kalman.engines.lanes.algebra import (
     cholesky,
     choose_all,
     copy,
-    multiply,
+    multiply_lower,
     root,
-    square,
     triangularise,
 )
 from zoo.parts.kalman.engines.lanes.memory import CHUNK, Rows, clear, gather, rows_of, scatter, take, take_frames
-from zoo.parts.kalman.engines.lanes.vectors import ALL, WIDTH, at, kernel, log, part, piece
+from zoo.parts.kalman.engines.lanes.vectors import ALL, WIDTH, at, kernel, inlined, log, part, piece
 
 
 class Inputs(NamedTuple):
@@ -141,13 +140,13 @@ def read_chunk(block, start):
     gather(inputs.seen, first, start, count, frames.seen)
 
 
-@piece
+@inlined
 def ahead_of(block, t):
     """The place in its chunk of frame t + 1; the last frame stands in for the one that there is not after it."""
     return t % CHUNK + (1 if t + 1 < block.sizes.steps else 0)
 
 
-@piece
+@inlined
 def assemble(block, t):
     """G and N of a step: a missing coordinate has no row in C, and unit noise of its own."""
     frames, g, noise = block.frames, block.work.g, block.work.noise
@@ -164,28 +163,30 @@ def assemble(block, t):
     copy(part(noise, m, m, n, n), at(frames.transition_covariance, ahead))
 
 
-@piece
+@inlined
 def set_root(block, first, size):
     """The root of N's block of this size on its diagonal; the bits of the lanes where it is a covariance."""
     noise, out = part(block.work.noise, first, first, size, size), block.work.noise_root
     return root(noise, block.rounding, part(out, first, first, size, size))
 
 
-@piece
+@inlined
 def noise_changes(block):
     frames = block.frames
     return frames.emission_covariance.page + frames.transition_covariance.page + frames.seen.page > 0
 
 
-@piece
+@inlined
 def set_factor(block, before, factor):
     """F_t from L_t, which stands in the lower right of F_{t-1}."""
     work, m, n = block.work, block.sizes.data, block.sizes.state
-    multiply(work.product, work.g, part(before, m, m, n, n))
-    square(work.joint, work.product)
+    multiply_lower(work.product, work.g, part(before, m, m, n, n))
     for i in range(m + n):
         for j in range(i + 1):
-            work.joint[i, j] += work.noise[i, j]
+            value = work.noise[i, j]
+            for k in range(n):
+                value += work.product[i, k] * work.product[j, k]
+            work.joint[i, j] = value
     good = cholesky(work.joint, factor)
     # where Cholesky's factor would lose digits, Householder's reflections of [G L, N^1/2]: they never form the joint
     # covariance, and cost about three times as much
@@ -198,7 +199,7 @@ def set_factor(block, before, factor):
             work.joint[i, i] = 1.0 / factor[i, i]
 
 
-@piece
+@inlined
 def set_means(block, t, history, place):
     """w_t and a_{t+1}."""
     g, factor = block.work.g, at(history.factor, place + 1)

@@ -39,7 +39,7 @@ from zoo.parts.kalman.engines.lanes.forward import (
     take_block,
 )
 from zoo.parts.kalman.engines.lanes.memory import CHUNK, clear, rows_of, scatter, take
-from zoo.parts.kalman.engines.lanes.vectors import ALL, WIDTH, at, choose, kernel, part, piece, transposed
+from zoo.parts.kalman.engines.lanes.vectors import ALL, WIDTH, at, choose, inlined, kernel, part, piece, transposed
 
 
 class Updated(NamedTuple):
@@ -95,7 +95,7 @@ def take_conditional(pool, n, m):
                        take(pool, 1, 2 * n, 2 * n), take(pool, 1, n, n), take(pool, 1, n, 1))  # fmt: skip
 
 
-@piece
+@inlined
 def update(block, place, gains, updated):
     """Moments of p(z_t | x_{1:t}) of an entry of the history."""
     work, history, m, n = block.work, block.history, block.sizes.data, block.sizes.state
@@ -113,7 +113,7 @@ def update(block, place, gains, updated):
     add_product(updated.mean, updated.half, at(history.white, place), 1.0)
 
 
-@piece
+@inlined
 def set_kept(block, updated, future, smoothed):
     """A root of 1 - root' A' I_t A root; the bits of the lanes that lose no digits."""
     kept, moved, product = smoothed.kept, smoothed.moved, smoothed.product
@@ -132,7 +132,7 @@ def set_kept(block, updated, future, smoothed):
     return good
 
 
-@piece
+@inlined
 def smooth(block, place, updated, future, smoothed):
     """Moments given all of x, by Bryson & Frazier."""
     m, n = block.sizes.data, block.sizes.state
@@ -202,7 +202,7 @@ def filtering(table, results, sizes, rounding, pool):
     return fine
 
 
-@piece
+@inlined
 def fill_filtered(block, t, gains, updated, out):
     """An entry of the chunk of results."""
     history, sums, m, n, i = block.history, block.work.sums, block.sizes.data, block.sizes.state, t % CHUNK
@@ -262,7 +262,7 @@ def smooth_segment(block, start, state, out, results):
             scatter(rows_of(results, 5), block.first, t, min(count, sizes.steps - 1 - t), out[4])
 
 
-@piece
+@inlined
 def fill_smoothed(block, t, place, state, out):
     """An entry of the chunk of results; goes on to what the future says of z_{t-1}."""
     gains, future, updated, smoothed, conditional = state

@@ -35,6 +35,7 @@ INT = ir.IntType(64)
 # an infinity, which the likelihood shows at its end
 kernel = njit(cache=True, nogil=True, error_model="numpy")
 piece = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inlined = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 
 
 class Lanes(types.Type):
@@ -156,6 +157,8 @@ def choose(typing: Any, bits: Any, a: Any, b: Any) -> Any:
 
 def _entry(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """The address of entry (i, j) of a matrix."""
+    # for size: loops over four or so entries gain nothing from being unrolled, and took three times as long to compile
+    builder.function.attributes.add("optsize")
     view = cgutils.create_struct_proxy(matrix)(context, builder, args[0])
     i, j = (
         context.cast(builder, value, kind, types.intp)
@@ -188,6 +191,7 @@ def _setitem(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 
 def _view(context: Any, builder: Any, data: Any, sizes: Any) -> Any:
+    builder.function.attributes.add("optsize")
     view = cgutils.create_struct_proxy(matrix)(context, builder)
     view.data = data
     for name, value in zip(_SIZES, sizes, strict=True):
