@@ -6,10 +6,20 @@ ways are computed, and `choose` takes the right one in each lane.
 
 import numpy as np
 
-from zoo.parts.kalman.engines.lanes.vectors import ALL, choose, fabs, piece, sqrt
+from zoo.parts.kalman.engines.lanes.vectors import ALL, at, choose, fabs, piece, sqrt
 from zoo.parts.kalman.engines.pytorch import ALLOWED
 
 EPS = float(np.finfo(np.float64).eps)
+
+
+@piece
+def clear(stack, count):
+    """Sets the matrices of a stack to zero."""
+    for page in range(count):
+        matrix = at(stack, page)
+        for i in range(stack.rows):
+            for j in range(stack.columns):
+                matrix[i, j] = 0.0
 
 
 @piece

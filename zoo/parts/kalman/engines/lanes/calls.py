@@ -5,7 +5,7 @@ the reason, so that its words are written once.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,37 +14,40 @@ from torch import Tensor
 from zoo.parts.kalman.given import Problem
 from zoo.parts.kalman.layout import Grouping
 
-_EVENTS = (1, 2, 2, 2, 2, 2, 1, 1)  # axes of the fields of `Tensors` without time and batch
-_HISTORY = 2**21  # bytes of the history of a block
+_EVENTS = (1, 2, 2, 2, 1, 2, 2, 1)  # axes without time and batch of the inputs: m_1, P_1, A, Q, c, C, R, y
+_ORDER = (0, 1, 2, 3, 7, 4, 5, 6)  # their places in `Tensors`
+#: bytes of the history of a block, of which there is one at a time; what is longer is run through twice
+_HISTORY = 2**22
 
 
 class _Call:
-    """The inputs of a kernel for a problem: a table of rows, and the tensors that they lie in."""
+    """The inputs of a kernel for a problem."""
 
     def __init__(self, problem: Problem) -> None:
         grouping, tensors = problem.grouping, problem.tensors
-        m = tensors.emission_matrix.shape[-2]
-        self.grouping, self.mask = grouping, problem.mask
-        self.sizes = grouping.groups, grouping.steps, tensors.initial_mean.shape[-1], m
-        offset = tensors.initial_mean.new_zeros(self.sizes[2]) if tensors.offset is None else tensors.offset
-        inputs = [
-            grouping.rows(tensor, event, timed=i > 1)
-            for i, (tensor, event) in enumerate(zip((*tensors[:7], offset), _EVENTS, strict=True))
-        ]
+        (n, m), b = tensors.emission_matrix.mT.shape[-2:], tensors.offset
+        self.grouping, self.mask, self.sizes = grouping, problem.mask, (grouping.groups, grouping.steps, n, m)
+        timed = (*tensors[2:4], tensors.initial_mean.new_zeros(n) if b is None else b, *tensors[4:7])
         seen = torch.ones(1, 1, m, dtype=torch.float64) if problem.mask is None else problem.mask.transpose(0, 1)
-        self.inputs = [_readable(tensor) for tensor in (*inputs, seen)]
+        inputs = [grouping.rows(a, event, timed=False) for a, event in zip(tensors[:2], _EVENTS[:2], strict=True)]
+        inputs += [grouping.rows(a, event) for a, event in zip(timed, _EVENTS[2:], strict=True)]
+        self.inputs = [_readable(a) for a in (*inputs, seen)]
 
-    def run(self, kernel: Callable, results: list[Tensor | None], more: tuple[Tensor, ...] = ()) -> bool:
-        """Fills the results, `(P, T | 1, *event)`; False where the kernel found no covariance."""
+    def run(self, kernel: Callable, results: Sequence[Tensor | None], most: int = _HISTORY, *more: Tensor) -> bool:
+        """Fills the results, `(P, T | 1, *event)`; False where the kernel found no covariance.
+
+        most: bytes of the history of a block. more: inputs after those of all kernels.
+        """
+        from zoo.parts.kalman.engines.lanes.work import CHUNK, WIDTH, count_numbers, letters
+
         _, steps, n, m = self.sizes
-        k = n + m
-        frame = 64 * (k * k + k)
-        segment = 8 * max(1, min(_HISTORY // (8 * frame), -(-steps // 8)))
-        size = frame * (segment + 2 + -(-steps // segment)) + 64 * (300 * k * k + 300 * k)
-        scratch = torch.empty(size // 8, dtype=torch.float64)
-        pool = np.array([scratch.data_ptr(), scratch.data_ptr() + size])
+        chunks = most // (8 * WIDTH * CHUNK * (n + m) * (n + m + 1))
+        segment = CHUNK * max(1, min(chunks, -(-steps // CHUNK)))
+        sizes = letters(n, m, segment, -(-steps // segment))
+        scratch = torch.empty(count_numbers(sizes), dtype=torch.float64)
+        tables = _table([*self.inputs, *more]), _table(results)
         rounding = torch.finfo(self.grouping.dtype).eps
-        return kernel(_table((*self.inputs, *more)), _table(results), (*self.sizes, segment), rounding, pool)
+        return kernel(*tables, (*self.sizes, segment), tuple(sizes.values()), rounding, scratch.data_ptr())
 
     def new(self, *events: tuple[int, ...]) -> list[Tensor]:
         """Results for each sequence and frame, in the dtype of the caller."""
@@ -64,16 +67,16 @@ def _readable(tensor: Tensor) -> Tensor:
     return tensor if tensor[0].is_contiguous() else tensor.contiguous()
 
 
-def _table(rows: tuple[Tensor, ...] | list[Tensor | None]) -> np.ndarray:
-    """A line of integers for each tensor, as `memory.Rows` has them."""
+def _table(rows: Sequence[Tensor | None]) -> np.ndarray:
+    """A line of integers for each tensor, in the columns of `lanes.memory`; zeros where there is none."""
     lines: list[int] = []
     for tensor in rows:
         if tensor is None or tensor.numel() == 0:
             lines += (0, 0, 0, 8, 0)
             continue
-        step = tensor[0, 0].numel() if tensor.shape[1] > 1 else 0
-        stride = tensor.stride(0) * tensor.element_size() if len(tensor) > 1 else 0
-        lines += (tensor.data_ptr(), stride, step, tensor.element_size(), len(tensor) - 1)
+        (count, length), size, bytes_of = tensor.shape[:2], tensor[0, 0].numel(), tensor.element_size()
+        stride = tensor.stride(0) * bytes_of if count > 1 else 0
+        lines += (tensor.data_ptr(), stride, size if length > 1 else 0, bytes_of, count - 1)
     return np.array(lines).reshape(len(rows), 5)
 
 
@@ -99,7 +102,7 @@ def filtered(problem: Problem) -> list[Tensor] | None:
     call = _Call(problem)
     groups, steps, n, _ = call.sizes
     results = [torch.empty(groups, steps, 1, dtype=torch.float64), *call.new((n,), (n, n), (n,), (n, n))]
-    if not call.run(filtering, results):
+    if not call.run(filtering, results, 0):
         return None
     increments = results[0].transpose(0, 1).unsqueeze(-1) - call.constant()[..., None, None]
     return [increments, *map(_laid_out, results[1:])] if math.isfinite(increments.sum()) else None
@@ -125,35 +128,30 @@ def _laid_out(result: Tensor) -> Tensor:
 
 
 def score(problem: Problem, weight: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
-    """The gradient of sum_p weight_p log p(x_p) by the wanted tensors.
+    """The gradient of sum_p weight_p log p(x_p) by those of the problem's tensors that are wanted.
 
-    Args:
-        weight: `(P,)`, float64.
-        wanted: for each of the tensors.
+    weight: `(P,)`, float64.
     """
     from zoo.parts.kalman.engines.lanes.adjoint import gradient
 
-    call, tensors = _Call(problem), problem.tensors
+    call = _Call(problem)
     groups, steps, n, m = call.sizes
-    lengths = [steps if tensor.shape[1] > 1 else 1 for tensor in call.inputs[:8]]
-    lengths[6:] = steps, steps
+    events = (n,), (n, n), (n, n), (n, n), (n,), (m, n), (m, m), (m,)
+    lengths = [1, 1, *(steps if i in (4, 7) or len(call.inputs[i][0]) > 1 else 1 for i in range(2, 8))]
     results: list[Tensor | None] = []
-    for like, length, event, need in zip(tensors, lengths, ((n,), (n, n), (n, n), (n, n), (m, n), (m, m), (m,), (n,)), wanted, strict=True):
-        # in float64 where it is to be summed over sequences, or over time
-        own = like is not None and like.numel() == groups * length * math.prod(event)
-        results.append(torch.empty(groups, length, *event, dtype=like.dtype if own else torch.float64) if need else None)
-    for i in (2, 3, 7):
-        # nothing leads into the first frame
-        if results[i] is not None and lengths[i] > 1:
-            results[i][:, 0] = 0.0
-    total = torch.empty(groups, 1, 1, dtype=torch.float64)
-    call.run(gradient, [*results, total], (weight[:, None, None],))
-    grouping = problem.grouping
-    return [
-        None if found is None else _gradient(grouping, found, like, event, timed=i > 1)
-        for i, (found, like, event) in enumerate(zip(results, tensors, _EVENTS, strict=True))
-    ]
-
-
-def _gradient(grouping: Grouping, found: Tensor, like: Tensor, event: int, timed: bool) -> Tensor:
-    return grouping.matrix_gradient(found.transpose(0, 1) if timed else found.squeeze(1), like, event, timed=timed)
+    for place, length, event in zip(_ORDER, lengths, events, strict=True):
+        like, shape = problem.tensors[place], (groups, length, *event)
+        # summed in float64 where sequences or times share it
+        dtype = like.dtype if like is not None and like.numel() == math.prod(shape) else torch.float64
+        results.append(torch.empty(shape, dtype=dtype) if wanted[place] else None)
+    for found in results[2:5]:
+        if found is not None and len(found[0]) > 1:
+            found[:, 0] = 0.0  # nothing leads into the first frame
+    call.run(gradient, [*results, torch.empty(groups, 1, 1, dtype=torch.float64)], _HISTORY, weight[:, None, None])
+    grads: list[Tensor | None] = [None] * len(results)
+    for i, (place, found) in enumerate(zip(_ORDER, results, strict=True)):
+        like = problem.tensors[place]
+        if found is not None and like is not None:
+            laid_out = found.transpose(0, 1) if i > 1 else found.squeeze(1)
+            grads[place] = problem.grouping.matrix_gradient(laid_out, like, _EVENTS[i], timed=i > 1)
+    return grads

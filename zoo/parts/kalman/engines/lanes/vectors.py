@@ -1,12 +1,12 @@
 """Eight numbers as one value of a compiled loop, and matrices of such values: all that numba has to know of the two.
 
 `lanes` is LLVM's <8 x double>, a sequence in each lane: one instruction (two with AVX2, four on NEON) does the same to
-eight sequences, whatever a vectoriser would make of the loops. In code compiled by numba lanes add, multiply and compare
-like floats, and a float where lanes are wanted stands for eight of it. `matrix` is a view of scratch memory. Numba's own
-arrays count their references at each view, which takes longer than the work on matrices of two rows.
+eight sequences. In code compiled by numba lanes add, multiply and compare like floats, and a float where lanes are wanted
+stands for eight of it. `matrix` is a view of scratch memory: numba's own arrays count their references at each view,
+which takes longer than the work on matrices of two rows.
 
-numba's extension interface is used as its manual has it. Its own vectors and those of `numba.cuda` are for GPUs; numpy's
-arrays with a last axis of eight leave it to LLVM whether a loop becomes SIMD, and for loops of run-time length it did not.
+numba's extension interface is used as its manual has it. Arrays with a last axis of eight would need none of this, but
+then LLVM decides whether a loop becomes SIMD, and for loops of run-time length it did not.
 """
 
 import operator
@@ -31,11 +31,13 @@ ALL = 2**WIDTH - 1  # the bits of all lanes
 VECTOR = ir.VectorType(ir.DoubleType(), WIDTH)
 INT = ir.IntType(64)
 
-# a kernel is called by Python; pieces are compiled with the kernels, without wrappers for Python. numpy's error model: a division by zero gives
-# an infinity, which the likelihood shows at its end
-kernel = njit(cache=True, nogil=True, error_model="numpy")
-piece = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-inlined = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+# numpy's error model: a division by zero gives an infinity, which the likelihood shows at its end
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+_INNER = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+kernel = njit(cache=True, **_OPTIONS)  # what Python calls
+piece = njit(**_INNER)
+# pieces that take all of a block: a call would copy some hundred numbers, which takes as long as a step of two states
+inlined = njit(forceinline=True, **_INNER)
 
 
 class Lanes(types.Type):
@@ -155,10 +157,14 @@ def choose(typing: Any, bits: Any, a: Any, b: Any) -> Any:
 # --- matrices --------------------------------------------------------------------------------------------------------
 
 
+def _compile_for_size(builder: Any) -> None:
+    # loops over four or so entries gain nothing from being unrolled, and took twice as long to compile
+    builder.function.attributes.add("optsize")
+
+
 def _entry(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """The address of entry (i, j) of a matrix."""
-    # for size: loops over four or so entries gain nothing from being unrolled, and took three times as long to compile
-    builder.function.attributes.add("optsize")
+    _compile_for_size(builder)
     view = cgutils.create_struct_proxy(matrix)(context, builder, args[0])
     i, j = (
         context.cast(builder, value, kind, types.intp)
@@ -190,25 +196,13 @@ def _setitem(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
-def _view(context: Any, builder: Any, data: Any, sizes: Any) -> Any:
-    builder.function.attributes.add("optsize")
+def view_of(context: Any, builder: Any, data: Any, sizes: Any) -> Any:
+    _compile_for_size(builder)
     view = cgutils.create_struct_proxy(matrix)(context, builder)
     view.data = data
     for name, value in zip(_SIZES, sizes, strict=True):
         setattr(view, name, value)
     return view._getvalue()
-
-
-@intrinsic
-def at_address(typing: Any, address: Any, rows: Any, columns: Any, page: Any) -> Any:
-    """The matrix, or stack of matrices, that lies at an address."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address, rows, columns, page = args
-        data = builder.inttoptr(address, VECTOR.as_pointer())
-        return _view(context, builder, data, (rows, columns, columns, ir.Constant(INT, 1), page))
-
-    return matrix(*[types.intp] * 4), code
 
 
 @intrinsic
@@ -218,7 +212,7 @@ def part(typing: Any, view: Any, row: Any, column: Any, rows: Any, columns: Any)
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = cgutils.create_struct_proxy(matrix)(context, builder, args[0])
         place = builder.add(builder.mul(args[1], v.down), builder.mul(args[2], v.across))
-        return _view(context, builder, builder.gep(v.data, [place]), (*args[3:], v.down, v.across, v.page))
+        return view_of(context, builder, builder.gep(v.data, [place]), (*args[3:], v.down, v.across, v.page))
 
     return matrix(matrix, *[types.intp] * 4), code
 
@@ -230,7 +224,7 @@ def at(typing: Any, stack: Any, index: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = cgutils.create_struct_proxy(matrix)(context, builder, args[0])
         data = builder.gep(v.data, [builder.mul(args[1], v.page)])
-        return _view(context, builder, data, (v.rows, v.columns, v.down, v.across, v.page))
+        return view_of(context, builder, data, (v.rows, v.columns, v.down, v.across, v.page))
 
     return matrix(matrix, types.intp), code
 
@@ -241,6 +235,6 @@ def transposed(typing: Any, view: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         v = cgutils.create_struct_proxy(matrix)(context, builder, args[0])
-        return _view(context, builder, v.data, (v.columns, v.rows, v.across, v.down, v.page))
+        return view_of(context, builder, v.data, (v.columns, v.rows, v.across, v.down, v.page))
 
     return matrix(matrix), code
