@@ -16,12 +16,13 @@ from zoo.parts.kalman.layout import Grouping
 
 _EVENTS = (1, 2, 2, 2, 1, 2, 2, 1)  # axes without time and batch of the inputs: m_1, P_1, A, Q, c, C, R, y
 _ORDER = (0, 1, 2, 3, 7, 4, 5, 6)  # their places in `Tensors`
-#: bytes of the history of a block, of which there is one at a time; what is longer is run through twice
-_HISTORY = 2**22
 
 
-class _Call:
+class Call:
     """The inputs of a kernel for a problem."""
+
+    #: bytes of the history of a block, of which there is one at a time; a longer one is cut, and run through twice
+    history = 2**22
 
     def __init__(self, problem: Problem) -> None:
         grouping, tensors = problem.grouping, problem.tensors
@@ -33,15 +34,15 @@ class _Call:
         inputs += [grouping.rows(a, event) for a, event in zip(timed, _EVENTS[2:], strict=True)]
         self.inputs = [_readable(a) for a in (*inputs, seen)]
 
-    def run(self, kernel: Callable, results: Sequence[Tensor | None], most: int = _HISTORY, *more: Tensor) -> bool:
+    def run(self, kernel: Callable, results: Sequence[Tensor | None], *more: Tensor, chunked: bool = False) -> bool:
         """Fills the results, `(P, T | 1, *event)`; False where the kernel found no covariance.
 
-        most: bytes of the history of a block. more: inputs after those of all kernels.
+        more: inputs after those of all kernels. chunked: the kernel passes forward alone, chunk by chunk.
         """
         from zoo.parts.kalman.engines.lanes.work import CHUNK, WIDTH, count_numbers, letters
 
         _, steps, n, m = self.sizes
-        chunks = most // (8 * WIDTH * CHUNK * (n + m) * (n + m + 1))
+        chunks = 0 if chunked else self.history // (8 * WIDTH * CHUNK * (n + m) * (n + m + 1))
         segment = CHUNK * max(1, min(chunks, -(-steps // CHUNK)))
         sizes = letters(n, m, segment, -(-steps // segment))
         scratch = torch.empty(count_numbers(sizes), dtype=torch.float64)
@@ -84,12 +85,12 @@ def loglik(problem: Problem) -> Tensor | None:
     """log p(x) of each sequence, `(P,)`."""
     from zoo.parts.kalman.engines.lanes.forward import likelihood
 
-    call = _Call(problem)
+    call = Call(problem)
     total = torch.empty(call.sizes[0], 1, 1, dtype=torch.float64)
     return _checked(call.run(likelihood, [total]), call, total)
 
 
-def _checked(fine: bool, call: _Call, total: Tensor) -> Tensor | None:
+def _checked(fine: bool, call: Call, total: Tensor) -> Tensor | None:
     """The log-likelihoods with their constants, if there are such."""
     found = total.flatten() - call.constant().sum(0)
     return found if fine and math.isfinite(found.sum()) else None
@@ -99,10 +100,10 @@ def filtered(problem: Problem) -> list[Tensor] | None:
     """Values of `Filtered`, as `zoo.parts.kalman.moments.filtered` has them."""
     from zoo.parts.kalman.engines.lanes.moments import filtering
 
-    call = _Call(problem)
+    call = Call(problem)
     groups, steps, n, _ = call.sizes
     results = [torch.empty(groups, steps, 1, dtype=torch.float64), *call.new((n,), (n, n), (n,), (n, n))]
-    if not call.run(filtering, results, 0):
+    if not call.run(filtering, results, chunked=True):
         return None
     increments = results[0].transpose(0, 1).unsqueeze(-1) - call.constant()[..., None, None]
     return [increments, *map(_laid_out, results[1:])] if math.isfinite(increments.sum()) else None
@@ -112,7 +113,7 @@ def smoothed(problem: Problem) -> list[Tensor] | None:
     """Values of `Smoothed`, as `zoo.parts.kalman.moments.smoothed` has them, with one sum in place of the increments."""
     from zoo.parts.kalman.engines.lanes.moments import smoothing
 
-    call = _Call(problem)
+    call = Call(problem)
     groups, steps, n, _ = call.sizes
     total = torch.empty(groups, 1, 1, dtype=torch.float64)
     cross = torch.empty(groups, steps - 1, n, n, dtype=call.grouping.dtype)
@@ -134,7 +135,7 @@ def score(problem: Problem, weight: Tensor, wanted: tuple[bool, ...]) -> list[Te
     """
     from zoo.parts.kalman.engines.lanes.adjoint import gradient
 
-    call = _Call(problem)
+    call = Call(problem)
     groups, steps, n, m = call.sizes
     events = (n,), (n, n), (n, n), (n, n), (n,), (m, n), (m, m), (m,)
     lengths = [1, 1, *(steps if i in (4, 7) or len(call.inputs[i][0]) > 1 else 1 for i in range(2, 8))]
@@ -147,7 +148,7 @@ def score(problem: Problem, weight: Tensor, wanted: tuple[bool, ...]) -> list[Te
     for found in results[2:5]:
         if found is not None and len(found[0]) > 1:
             found[:, 0] = 0.0  # nothing leads into the first frame
-    call.run(gradient, [*results, torch.empty(groups, 1, 1, dtype=torch.float64)], _HISTORY, weight[:, None, None])
+    call.run(gradient, [*results, torch.empty(groups, 1, 1, dtype=torch.float64)], weight[:, None, None])
     grads: list[Tensor | None] = [None] * len(results)
     for i, (place, found) in enumerate(zip(_ORDER, results, strict=True)):
         like = problem.tensors[place]
