@@ -19,11 +19,11 @@ from zoo.parts.kalman.engines.lanes.forward import (
 )
 from zoo.parts.kalman.engines.lanes.memory import CHUNK, gather, scatter
 from zoo.parts.kalman.engines.lanes.moments import pull_future, set_gains
-from zoo.parts.kalman.engines.lanes.vectors import WIDTH, at, inlined, kernel, part, piece, transposed
+from zoo.parts.kalman.engines.lanes.vectors import WIDTH, at, kernel, part, piece, transposed
 from zoo.parts.kalman.engines.lanes.work import INITIAL_COVARIANCE, INITIAL_MEAN, SEEN, WEIGHT, A
 
 
-@inlined
+@piece
 def set_score(block, place):
     """u_t, Omega_t, E[z_t | x] and Omega G L L', and on to r_{t-1} and I_{t-1}."""
     w, m, n = block.work, block.sizes.m, block.sizes.n
@@ -50,31 +50,33 @@ def set_score(block, place):
     add_product(w.smoothed, spread, w.pushed, 1.0)
 
 
-@inlined
+@piece
 def add_emission(block, i):
     """Adds the gradients of C, R and y of a frame; zero where a coordinate is missing."""
-    w = block.work
-    seen, d_c, d_r, d_y = at(w.seen, i), at(w.d_c, i), at(w.d_r, i), at(w.d_y, i)
-    for i in range(block.sizes.m):
-        side = w.weight[0, 0] * seen[i, 0]
-        d_y[i, 0] = 0.0 - side * w.u[i, 0]
-        for j in range(block.sizes.n):
-            d_c[i, j] += side * (w.u[i, 0] * w.smoothed[j, 0] - w.curved[i, j])
-        for j in range(block.sizes.m):
-            d_r[i, j] += 0.5 * side * seen[j, 0] * (w.u[i, 0] * w.u[j, 0] - w.omega[i, j])
+    w, m, n = block.work, block.sizes.m, block.sizes.n
+    u, mean, omega, curved, weight, seen = w.u, w.smoothed, w.omega, w.curved, w.weight[0, 0], at(w.seen, i)
+    d_c, d_r, d_y = at(w.d_c, i), at(w.d_r, i), at(w.d_y, i)
+    for i in range(m):
+        side = weight * seen[i, 0]
+        d_y[i, 0] = 0.0 - side * u[i, 0]
+        for j in range(n):
+            d_c[i, j] += side * (u[i, 0] * mean[j, 0] - curved[i, j])
+        for j in range(m):
+            d_r[i, j] += 0.5 * side * seen[j, 0] * (u[i, 0] * u[j, 0] - omega[i, j])
 
 
-@inlined
+@piece
 def add_transition(block, ahead):
     """Adds the gradients of A, Q and c at a place in the chunk."""
-    w, m, n, weight = block.work, block.sizes.m, block.sizes.n, block.work.weight[0, 0]
+    w, m, n = block.work, block.sizes.m, block.sizes.n
+    u, mean, omega, curved, weight = w.u, w.smoothed, w.omega, w.curved, w.weight[0, 0]
     d_a, d_q, d_offset = at(w.d_a, ahead), at(w.d_q, ahead), at(w.d_offset, ahead)
     for i in range(n):
-        side = weight * w.u[m + i, 0]
+        side = weight * u[m + i, 0]
         d_offset[i, 0] = side
         for j in range(n):
-            d_a[i, j] += side * w.smoothed[j, 0] - weight * w.curved[m + i, j]
-            d_q[i, j] += 0.5 * (side * w.u[m + j, 0] - weight * w.omega[m + i, m + j])
+            d_a[i, j] += side * mean[j, 0] - weight * curved[m + i, j]
+            d_q[i, j] += 0.5 * (side * u[m + j, 0] - weight * omega[m + i, m + j])
 
 
 @piece
@@ -86,7 +88,7 @@ def clear_sums(work, constant):
             clear(stacks[i], 1 if constant else CHUNK + 1)
 
 
-@inlined
+@piece
 def write_chunk(block, t):
     """Scatters the gradients of a chunk that begins at t; the sums with the first chunk, the last one of this pass."""
     w = block.work
@@ -121,7 +123,7 @@ def score_segment(block, start):
             write_chunk(block, t)
 
 
-@inlined
+@piece
 def write_initial(block):
     """The gradients of m_1 and P_1."""
     w, weight = block.work, block.work.weight[0, 0]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from zoo.parts.kalman.engines.lanes.algebra import cholesky, choose_all, clear, copy, multiply_lower, root, triangularise
 from zoo.parts.kalman.engines.lanes.memory import CHUNK, gather, scatter
-from zoo.parts.kalman.engines.lanes.vectors import ALL, WIDTH, at, inlined, kernel, log, part, piece
+from zoo.parts.kalman.engines.lanes.vectors import ALL, WIDTH, at, kernel, log, part, piece
 from zoo.parts.kalman.engines.lanes.work import INITIAL_COVARIANCE, INITIAL_MEAN, A, lay_out
 
 
@@ -48,7 +48,7 @@ def block_of(table, results, sizes, letters, rounding, pool):
     return Block(0, table, results, Sizes(sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]), rounding, work)
 
 
-@inlined
+@piece
 def at_sequences(block, first):
     """The block at other sequences."""
     return Block(first, block.table, block.results, block.sizes, block.rounding, block.work)
@@ -59,7 +59,7 @@ def count_segments(sizes):
     return (sizes.steps + sizes.segment - 1) // sizes.segment
 
 
-@inlined
+@piece
 def read_chunk(block, start):
     """Gathers the frames of a chunk, and the one after them: step t needs A, Q and c of t + 1, which lead out of z_t."""
     w = block.work
@@ -68,85 +68,86 @@ def read_chunk(block, start):
         gather(block.table, A + i, block.first, start, min(CHUNK + 1, block.sizes.steps - start), stacks[i])
 
 
-@inlined
+@piece
 def ahead_of(block, t):
     """The place in its chunk of frame t + 1; the last frame stands in for the one that there is not after it."""
     return t % CHUNK + (1 if t + 1 < block.sizes.steps else 0)
 
 
-@inlined
+@piece
 def assemble(block, t):
     """G and N of a step: a missing coordinate has no row in C, and unit noise of its own."""
     w, m, n, ahead = block.work, block.sizes.m, block.sizes.n, ahead_of(block, t)
-    c, r, seen = at(w.c, t % CHUNK), at(w.r, t % CHUNK), at(w.seen, t % CHUNK)
+    g, noise, c, r, seen = w.g, w.noise, at(w.c, t % CHUNK), at(w.r, t % CHUNK), at(w.seen, t % CHUNK)
     for i in range(m):
         for j in range(n):
-            w.g[i, j] = seen[i, 0] * c[i, j]
+            g[i, j] = seen[i, 0] * c[i, j]
         for j in range(m):
-            w.noise[i, j] = seen[i, 0] * seen[j, 0] * r[i, j]
-        w.noise[i, i] += 1.0 - seen[i, 0]
-    copy(part(w.g, m, 0, n, n), at(w.a, ahead))
-    copy(part(w.noise, m, m, n, n), at(w.q, ahead))
+            noise[i, j] = seen[i, 0] * seen[j, 0] * r[i, j]
+        noise[i, i] += 1.0 - seen[i, 0]
+    copy(part(g, m, 0, n, n), at(w.a, ahead))
+    copy(part(noise, m, m, n, n), at(w.q, ahead))
 
 
-@inlined
+@piece
 def set_root(block, first, size):
     """The root of R (first 0) or Q (first m) from N; the bits of the lanes where it is a covariance."""
     w = block.work
     return root(part(w.noise, first, first, size, size), block.rounding, part(w.noise_root, first, first, size, size))
 
 
-@inlined
+@piece
 def noise_changes(work):
     return work.r.page + work.q.page + work.seen.page > 0
 
 
-@inlined
+@piece
 def set_factor(block, place):
     """F_t from L_t, which stands in the lower right of F_{t-1}."""
     w, m, n, factor = block.work, block.sizes.m, block.sizes.n, at(block.work.factors, place + 1)
-    multiply_lower(w.gl, w.g, part(at(w.factors, place), m, m, n, n))
+    gl, noise, joint = w.gl, w.noise, w.joint
+    multiply_lower(gl, w.g, part(at(w.factors, place), m, m, n, n))
     for i in range(m + n):
         for j in range(i + 1):
-            value = w.noise[i, j]
+            value = noise[i, j]
             for k in range(n):
-                value += w.gl[i, k] * w.gl[j, k]
-            w.joint[i, j] = value
-    good = cholesky(w.joint, factor)
+                value += gl[i, k] * gl[j, k]
+            joint[i, j] = value
+    good = cholesky(joint, factor)
     # where Cholesky's factor would lose digits, Householder's reflections of [G L, N^1/2]: they never form the joint
     # covariance, and cost about three times as much
     if good != ALL:
-        copy(part(w.tall, 0, 0, m + n, n), w.gl)
+        copy(part(w.tall, 0, 0, m + n, n), gl)
         copy(part(w.tall, 0, n, m + n, m + n), w.noise_root)
         triangularise(w.tall, w.other)
         choose_all(ALL ^ good, w.other, factor)
         for i in range(m):
-            w.joint[i, i] = 1.0 / factor[i, i]
+            joint[i, i] = 1.0 / factor[i, i]
 
 
-@inlined
+@piece
 def set_means(block, t, place):
     """w_t and a_{t+1}."""
     w, m, n, factor = block.work, block.sizes.m, block.sizes.n, at(block.work.factors, place + 1)
-    y, offset, mean, white = at(w.y, t % CHUNK), at(w.offset, ahead_of(block, t)), at(w.means, place), at(w.whites, place)
+    y, offset, mean, after = at(w.y, t % CHUNK), at(w.offset, ahead_of(block, t)), at(w.means, place), at(w.means, place + 1)
+    g, joint, white = w.g, w.joint, at(w.whites, place)
     for i in range(m):
         value = y[i, 0]
         for j in range(n):
-            value -= w.g[i, j] * mean[j, 0]
+            value -= g[i, j] * mean[j, 0]
         for j in range(i):
             value -= factor[i, j] * white[j, 0]
-        white[i, 0] = value * w.joint[i, i]  # `cholesky` left 1 / F_ii there
-    after = at(w.means, place + 1)
+        white[i, 0] = value * joint[i, i]  # `cholesky` left 1 / F_ii there
     for i in range(n):
         value = offset[i, 0]
         for j in range(n):
-            value += w.g[m + i, j] * mean[j, 0]
+            value += g[m + i, j] * mean[j, 0]
         for j in range(m):
             value += factor[m + i, j] * white[j, 0]
         after[i, 0] = value
 
 
-@inlined
+@piece
 def begin(block):
     """L_1 and a_1; the bits of the lanes where P_1 is a covariance."""
     w, m, n = block.work, block.sizes.m, block.sizes.n

@@ -38,10 +38,10 @@ from zoo.parts.kalman.engines.lanes.forward import (
     set_root,
 )
 from zoo.parts.kalman.engines.lanes.memory import CHUNK, scatter
-from zoo.parts.kalman.engines.lanes.vectors import ALL, WIDTH, at, choose, inlined, kernel, part, piece, transposed
+from zoo.parts.kalman.engines.lanes.vectors import ALL, WIDTH, at, choose, kernel, part, piece, transposed
 
 
-@inlined
+@piece
 def set_gains(block, place):
     """S^-1/2, S^-1/2 C and A - K C."""
     w, m, n, factor = block.work, block.sizes.m, block.sizes.n, at(block.work.factors, place + 1)
@@ -51,7 +51,7 @@ def set_gains(block, place):
     add_product(w.closed, part(factor, m, 0, n, m), w.scaled, -1.0)
 
 
-@inlined
+@piece
 def pull_future(block, place):
     """Goes from r_t and I_t to r_{t-1} and I_{t-1}."""
     w = block.work
@@ -64,7 +64,7 @@ def pull_future(block, place):
     add_product(w.r_future, transposed(w.scaled), at(w.whites, place), 1.0)
 
 
-@inlined
+@piece
 def update(block, place):
     """Moments of p(z_t | x_{1:t})."""
     w, m, n = block.work, block.sizes.m, block.sizes.n
@@ -82,26 +82,27 @@ def update(block, place):
     add_product(w.f, w.half, at(w.whites, place), 1.0)
 
 
-@inlined
+@piece
 def set_kept(block):
     """A root of 1 - root' A' I_t A root; the bits of the lanes that lose no digits."""
     w, m, n = block.work, block.sizes.m, block.sizes.n
-    multiply(w.moved, part(w.g, m, 0, n, n), w.root)
-    multiply(w.nk, w.information, w.moved)
+    moved, product, kept, inner = w.moved, w.nk, w.kept, w.inner
+    multiply(moved, part(w.g, m, 0, n, n), w.root)
+    multiply(product, w.information, moved)
     for i in range(m + n):
         for j in range(i + 1):
             value = 1.0 if i == j else 0.0
             for k in range(n):
-                value -= w.moved[k, i] * w.nk[k, j]
-            w.kept[i, j] = value
-    good = cholesky(w.kept, w.inner)
+                value -= moved[k, i] * product[k, j]
+            kept[i, j] = value
+    good = cholesky(kept, inner)
     for i in range(m + n):
         # the criterion of `zoo.parts.kalman.moments.backward`: the future has left a thousandth of a variance
-        good &= w.inner[i, i] * w.inner[i, i] > 1e-3
+        good &= inner[i, i] * inner[i, i] > 1e-3
     return good
 
 
-@inlined
+@piece
 def smooth(block, place):
     """Moments given all of x, by Bryson & Frazier."""
     w, m, n = block.work, block.sizes.m, block.sizes.n
@@ -146,7 +147,7 @@ def condition(block, t):
     add_product(w.mean2, w.pull, w.change, 1.0)
 
 
-@inlined
+@piece
 def fill_filtered(block, t):
     """An entry of the results of a chunk, which is a segment here."""
     w, m, n, i = block.work, block.sizes.m, block.sizes.n, t % CHUNK
@@ -186,7 +187,7 @@ def filtering(table, results, sizes, letters, rounding, pool):
     return fine
 
 
-@inlined
+@piece
 def fill_smoothed(block, t, place):
     """An entry of the results of a chunk; goes on to what the future says of z_{t-1}."""
     w, i = block.work, t % CHUNK

@@ -36,8 +36,6 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 _INNER = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 kernel = njit(cache=True, **_OPTIONS)  # what Python calls
 piece = njit(**_INNER)
-# pieces that take all of a block: a call would copy some hundred numbers, which takes as long as a step of two states
-inlined = njit(forceinline=True, **_INNER)
 
 
 class Lanes(types.Type):

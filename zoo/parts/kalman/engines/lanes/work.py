@@ -1,14 +1,16 @@
 """The scratch memory of a block of eight sequences: every matrix that the kernels write, by name."""
 
-from collections import Counter, namedtuple
+from collections import Counter
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core.imputils import lower_getattr_generic
+from numba.core.typing.templates import AttributeTemplate, infer_getattr
+from numba.extending import intrinsic, models, register_model
 
-from zoo.parts.kalman.engines.lanes.memory import CHUNK
+from zoo.parts.kalman.engines.lanes.memory import CHUNK, STEP
 from zoo.parts.kalman.engines.lanes.vectors import INT, VECTOR, WIDTH, matrix, view_of
 
 # lines of the table of inputs, and of that of their gradients
@@ -46,15 +48,13 @@ SHAPES: dict[str, Any] = {
     "weight": "11", "d_a": ("nn", "c", A), "d_q": ("nn", "c", Q), "d_offset": ("n1", "c"), "d_c": ("mn", "c", C),
     "d_r": ("mm", "c", R), "d_y": ("m1", "c"), "d_mean": "n1", "d_covariance": "nn",
 }  # fmt: skip
-Work: Any = namedtuple("Work", SHAPES)  # type: ignore[misc]
-
-
 def _letters(shape: Any) -> tuple[str, str, str]:
     """The letters of rows, columns and the number of matrices."""
     event, count = (shape, "1") if isinstance(shape, str) else shape[:2]
     return event[0], event[1], count
 
 
+_TABLE = 48 * len(SHAPES)  # bytes of the table of views in front of the matrices
 _NUMBERS = Counter(map(_letters, SHAPES.values()))  # a sum over kinds of shapes takes a fraction of one over shapes
 
 
@@ -66,7 +66,45 @@ def letters(n: int, m: int, segment: int, segments: int) -> dict[str, int]:
 
 def count_numbers(sizes: dict[str, int]) -> int:
     """The number of float64 that the matrices take."""
-    return WIDTH * sum(number * sizes[a] * sizes[b] * sizes[c] for (a, b, c), number in _NUMBERS.items())
+    return _TABLE // 8 + WIDTH * sum(number * sizes[a] * sizes[b] * sizes[c] for (a, b, c), number in _NUMBERS.items())
+
+
+class Work(types.Type):
+    """The type of all of these matrices together, attributes by name: the address of a table of views.
+
+    A tuple of sixty matrices would be copied at each call, and took numba twice as long to compile.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="Work")
+
+
+work = Work()
+
+
+@register_model(Work)
+class _WorkModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: types.Type) -> None:
+        super().__init__(manager, kind, INT.as_pointer())
+
+
+@infer_getattr
+class _Attributes(AttributeTemplate):
+    key = Work
+
+    def generic_resolve(self, value: Any, name: str) -> types.Type | None:
+        return matrix if name in SHAPES else None
+
+
+def _line(builder: Any, table: Any, index: int) -> list[Any]:
+    """The places of the six numbers of a view in the table."""
+    return [builder.gep(table, [ir.Constant(INT, 6 * index + i)]) for i in range(6)]
+
+
+@lower_getattr_generic(Work)
+def _get(context: Any, builder: Any, kind: Any, value: Any, name: str) -> Any:
+    data, *sizes = (builder.load(place) for place in _line(builder, value, list(SHAPES).index(name)))
+    return view_of(context, builder, builder.inttoptr(data, VECTOR.as_pointer()), sizes)
 
 
 @intrinsic
@@ -74,21 +112,19 @@ def lay_out(typing: Any, address: Any, table: Any, sizes: Any) -> Any:
     """The matrices in scratch memory at an address. sizes: those of `letters`, in their order."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place, table, sizes = args
-        values = dict(zip(letters(0, 0, 0, 0), cgutils.unpack_tuple(builder, sizes), strict=True))
-        rows_of_table = context.make_array(signature.args[1])(context, builder, table).data
-        found = []
-        for shape in SHAPES.values():
+        values = dict(zip(letters(0, 0, 0, 0), cgutils.unpack_tuple(builder, args[2]), strict=True))
+        rows_of_table = context.make_array(signature.args[1])(context, builder, args[1]).data
+        found = builder.inttoptr(args[0], INT.as_pointer())
+        place = builder.add(args[0], ir.Constant(INT, _TABLE))
+        for index, shape in enumerate(SHAPES.values()):
             rows, columns, count = (values[letter] for letter in _letters(shape))
             page = size = builder.mul(rows, columns)
             if len(shape) == 3:
-                step = ir.Constant(INT, 5 * shape[2] + 2)
-                page = builder.load(builder.gep(rows_of_table, [step]))
-            data = builder.inttoptr(place, VECTOR.as_pointer())
-            found.append(view_of(context, builder, data, (rows, columns, columns, ir.Constant(INT, 1), page)))
-            bytes_of = builder.mul(builder.mul(size, count), ir.Constant(INT, 8 * WIDTH))
-            place = builder.add(place, bytes_of)
-        return context.make_tuple(builder, signature.return_type, found)
+                page = builder.load(builder.gep(rows_of_table, [ir.Constant(INT, 5 * shape[2] + STEP)]))
+            view = place, rows, columns, columns, ir.Constant(INT, 1), page
+            for to, value in zip(_line(builder, found, index), view, strict=True):
+                builder.store(value, to)
+            place = builder.add(place, builder.mul(builder.mul(size, count), ir.Constant(INT, 8 * WIDTH)))
+        return found
 
-    kind = types.NamedUniTuple(matrix, len(SHAPES), Work)
-    return kind(types.intp, table, sizes), code
+    return work(types.intp, table, sizes), code
