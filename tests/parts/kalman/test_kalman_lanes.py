@@ -24,7 +24,9 @@ NAMES = (*NAMES, "emission_covariance", "transition_bias", "emission_bias")
 TOLERANCE = 1e-9  # of the largest entry of a tensor
 
 
-def problem(seed: int, batch: tuple[int, ...], T: int, n: int, m: int, dtype=torch.float64) -> tuple[Parameters, Tensor]:
+def problem(
+    seed: int, batch: tuple[int, ...], T: int, n: int, m: int, dtype=torch.float64
+) -> tuple[Parameters, Tensor]:
     """Each parameter is shared, of each sequence, of each time, or both; A is always both."""
     choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
 

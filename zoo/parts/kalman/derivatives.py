@@ -104,15 +104,17 @@ class _InLanes(Function):
 
     @staticmethod
     def forward(ctx: Any, problem: Problem, score: Callable, value: Tensor, *tensors: Tensor) -> Tensor:
-        ctx.problem, ctx.score = problem._replace(tensors=None), score
+        # the tensors go by way of autograd, which notices if they are changed before the gradient is taken
+        ctx.rest, ctx.score = (problem.grouping, problem.mask, problem.explain), score
         ctx.save_for_backward(*tensors)
         return value
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad():
-            weight = ctx.problem.grouping.spread(grad.unsqueeze(-1), timed=False).flatten()
-            problem = ctx.problem._replace(tensors=Tensors(*ctx.saved_tensors))
+            grouping, mask, explain = ctx.rest
+            weight = grouping.spread(grad.unsqueeze(-1), timed=False).flatten()
+            problem = Problem(grouping, mask, Tensors(*ctx.saved_tensors), explain)
             grads = ctx.score(problem, weight, ctx.needs_input_grad[3:])
         return None, None, None, *_first_only(grads, ctx.saved_tensors)
 

@@ -224,7 +224,7 @@ def smoothed(s: Solved) -> list[Tensor]:
 
 @torch.no_grad()
 def smoothed_alone(problem: Problem) -> list[Tensor]:
-    """`smoothed` where no derivatives are wanted, with one sum in place of the increments where they are not at hand."""
+    """`smoothed` where no derivatives are wanted; the sum of the increments may stand in for them."""
     lanes = lanes_for(problem)
     if lanes is not None and (found := lanes.smoothed(problem)) is not None:
         return found

@@ -1,7 +1,7 @@
 """Small matrices of lanes: eight products, factors or roots at a time, in loops like those for one.
 
-The functions are those of `engines.small_matrices`. A lane cannot branch by itself: where one has to go another way, both
-ways are computed, and `choose` takes the right one in each lane.
+The functions are those of `engines.small_matrices`. A lane cannot branch by itself: where one has to go another way,
+both ways are computed, and `choose` takes the right one in each lane.
 """
 
 import numpy as np
@@ -131,7 +131,7 @@ def cholesky(matrix, out):
 
 @piece
 def root(covariance, rounding, out):
-    """Fills out = a lower triangular root, with zero columns where it is singular; the bits where this is a covariance."""
+    """Fills out = a lower triangular root, with zero columns where singular; the bits where this is a covariance."""
     size, fine = covariance.rows, ALL
     for j in range(size):
         diagonal = covariance[j, j]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from zoo.parts.kalman.given import Problem
-from zoo.parts.kalman.layout import Grouping
 
 _EVENTS = (1, 2, 2, 2, 1, 2, 2, 1)  # axes without time and batch of the inputs: m_1, P_1, A, Q, c, C, R, y
 _ORDER = (0, 1, 2, 3, 7, 4, 5, 6)  # their places in `Tensors`

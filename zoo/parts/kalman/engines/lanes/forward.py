@@ -11,7 +11,15 @@ The history of one segment is kept. Passes back over time run forward through th
 
 from typing import Any, NamedTuple
 
-from zoo.parts.kalman.engines.lanes.algebra import cholesky, choose_all, clear, copy, multiply_lower, root, triangularise
+from zoo.parts.kalman.engines.lanes.algebra import (
+    cholesky,
+    choose_all,
+    clear,
+    copy,
+    multiply_lower,
+    root,
+    triangularise,
+)
 from zoo.parts.kalman.engines.lanes.memory import CHUNK, gather, scatter
 from zoo.parts.kalman.engines.lanes.vectors import ALL, WIDTH, at, kernel, log, part, piece
 from zoo.parts.kalman.engines.lanes.work import INITIAL_COVARIANCE, INITIAL_MEAN, A, lay_out
@@ -129,7 +137,12 @@ def set_factor(block, place):
 def set_means(block, t, place):
     """w_t and a_{t+1}."""
     w, m, n, factor = block.work, block.sizes.m, block.sizes.n, at(block.work.factors, place + 1)
-    y, offset, mean, after = at(w.y, t % CHUNK), at(w.offset, ahead_of(block, t)), at(w.means, place), at(w.means, place + 1)
+    y, offset, mean, after = (
+        at(w.y, t % CHUNK),
+        at(w.offset, ahead_of(block, t)),
+        at(w.means, place),
+        at(w.means, place + 1),
+    )
     g, joint, white = w.g, w.joint, at(w.whites, place)
     for i in range(m):
         value = y[i, 0]

@@ -17,7 +17,7 @@ CHUNK = 8  # frames that are read or written at once: then there are squares in 
 
 
 # columns of a table of rows: the address of a tensor with a row for each sequence; bytes from row to row, 0 where all
-# sequences read one; entries from frame to frame, 0 where it is constant in time; bytes of an entry, 4 or 8; the last row
+# sequences read one; entries from frame to frame, 0 where it is constant in time; bytes of an entry; the last row
 ADDRESS, STRIDE, STEP, ITEMSIZE, LAST = range(5)
 _SINGLE = ir.VectorType(ir.FloatType(), WIDTH)
 

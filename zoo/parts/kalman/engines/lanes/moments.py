@@ -168,7 +168,10 @@ def fill_filtered(block, t):
 
 @kernel
 def filtering(table, results, sizes, letters, rounding, pool):
-    """Densities without their constant, predicted and filtered moments; True as in `likelihood`. Segments are chunks."""
+    """Densities without their constant, predicted and filtered moments; True as in `likelihood`.
+
+    A segment is a chunk.
+    """
     block, fine = block_of(table, results, sizes, letters, rounding, pool), True
     steps, w = block.sizes.steps, block.work
     out = w.out_increment, w.out_mean, w.out_covariance, w.out_f, w.out_p

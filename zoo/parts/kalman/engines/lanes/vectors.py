@@ -1,8 +1,8 @@
 """Eight numbers as one value of a compiled loop, and matrices of such values: all that numba has to know of the two.
 
 `lanes` is LLVM's <8 x double>, a sequence in each lane: one instruction (two with AVX2, four on NEON) does the same to
-eight sequences. In code compiled by numba lanes add, multiply and compare like floats, and a float where lanes are wanted
-stands for eight of it. `matrix` is a view of scratch memory: numba's own arrays count their references at each view,
+eight sequences. In code compiled by numba lanes add, multiply and compare like floats, and a float where lanes are
+wanted stands for eight of it. `matrix` is a view of scratch memory: numba's own arrays count their references at each view,
 which takes longer than the work on matrices of two rows.
 
 numba's extension interface is used as its manual has it. Arrays with a last axis of eight would need none of this, but

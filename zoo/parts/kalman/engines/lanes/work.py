@@ -48,6 +48,8 @@ SHAPES: dict[str, Any] = {
     "weight": "11", "d_a": ("nn", "c", A), "d_q": ("nn", "c", Q), "d_offset": ("n1", "c"), "d_c": ("mn", "c", C),
     "d_r": ("mm", "c", R), "d_y": ("m1", "c"), "d_mean": "n1", "d_covariance": "nn",
 }  # fmt: skip
+
+
 def _letters(shape: Any) -> tuple[str, str, str]:
     """The letters of rows, columns and the number of matrices."""
     event, count = (shape, "1") if isinstance(shape, str) else shape[:2]
