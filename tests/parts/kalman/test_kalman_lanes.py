@@ -200,7 +200,7 @@ def test_errors_are_those_of_the_other_engine(where):
 
 
 def test_lanes_are_for_sequences_with_covariances_of_their_own_that_change():
-    """Batch 1 and settled covariances are faster elsewhere; shared covariances are computed once there."""
+    """One large sequence and settled covariances are faster elsewhere; shared covariances are computed once there."""
     p, x = problem(0, (4,), 6, 2, 1)
     one = Parameters(*(None if v is None else v.reshape(-1, *v.shape[-2:])[-1] for v in p[:6]))._replace(
         initial_mean=torch.zeros(2).double()
@@ -211,7 +211,11 @@ def test_lanes_are_for_sequences_with_covariances_of_their_own_that_change():
     assert lanes_for(prepare(own, x, None, None)) is None
     timed = one._replace(transition_matrix=one.transition_matrix.expand(6, 2, 2))
     assert lanes_for(prepare(timed, x, None, None)) is None
-    assert lanes_for(prepare(timed, x[:1], None, None)) is None
+    assert lanes_for(prepare(timed, x[:1], None, None)) is calls
+    for sequences, states in ((1, 2), (2, 5), (3, 10)):
+        for n, wanted in ((states, calls), (states + 1, None)):
+            own, data = problem(0, (sequences,), 6, n, 1)
+            assert lanes_for(prepare(own, data, None, None)) is wanted, (sequences, n)
     mask = torch.arange(6) < torch.arange(3, 7).unsqueeze(-1)
     assert lanes_for(prepare(one, x, None, mask)) is calls
     with pytest.MonkeyPatch.context() as patch:

@@ -54,7 +54,7 @@ class Call:
         return [torch.empty(*self.sizes[:2], *event, dtype=self.grouping.dtype) for event in events]
 
     def constant(self) -> Tensor:
-        """The constants of the log-likelihoods, `(T, P)`: a missing coordinate adds no more than them, so it has none."""
+        """The constants of the log-likelihoods, `(T, P)`; a missing coordinate has none, since it would add no more."""
         groups, steps, _, m = self.sizes
         seen = torch.tensor(m, dtype=torch.float64) if self.mask is None else self.mask.sum(-1)
         return 0.5 * math.log(2 * math.pi) * seen.expand(steps, groups)
@@ -109,7 +109,7 @@ def filtered(problem: Problem) -> list[Tensor] | None:
 
 
 def smoothed(problem: Problem) -> list[Tensor] | None:
-    """Values of `Smoothed`, as `zoo.parts.kalman.moments.smoothed` has them, with one sum in place of the increments."""
+    """Values of `Smoothed`, as in `zoo.parts.kalman.moments.smoothed`, with one sum in place of the increments."""
     from zoo.parts.kalman.engines.lanes.moments import smoothing
 
     call = Call(problem)

@@ -1,6 +1,7 @@
 """The filter of eight sequences at a time, and their log-likelihood.
 
-The step is that of `zoo.parts.kalman.engines.pytorch`: with G = [C; A], N = blockdiag(R, Q) and L L' = Cov(z_t | x_{1:t-1}),
+The step is that of `zoo.parts.kalman.engines.pytorch`: with G = [C; A], N = blockdiag(R, Q) and
+L L' = Cov(z_t | x_{1:t-1}),
 
     F F' = (G L) (G L)' + N,    F = [[S^1/2, 0], [K S^1/2, L_{t+1}]],
 
@@ -64,12 +65,13 @@ def at_sequences(block, first):
 
 @piece
 def count_segments(sizes):
+    """The number of segments, the last of which may be shorter."""
     return (sizes.steps + sizes.segment - 1) // sizes.segment
 
 
 @piece
 def read_chunk(block, start):
-    """Gathers the frames of a chunk, and the one after them: step t needs A, Q and c of t + 1, which lead out of z_t."""
+    """Gathers the frames of a chunk, and the one after them: step t needs A, Q and c of t + 1."""
     w = block.work
     stacks = w.a, w.q, w.offset, w.c, w.r, w.y, w.seen
     for i in range(7):
@@ -106,6 +108,7 @@ def set_root(block, first, size):
 
 @piece
 def noise_changes(work):
+    """Tells whether N differs from step to step."""
     return work.r.page + work.q.page + work.seen.page > 0
 
 
@@ -218,6 +221,7 @@ def run_all(block, total):
 
 @piece
 def begin_density(sums):
+    """Sets the sums of `add_density` to those of no frame."""
     sums[0, 0] = 1.0
     sums[1, 0] = 0.0
     sums[2, 0] = 0.0

@@ -195,6 +195,7 @@ def _setitem(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 
 def view_of(context: Any, builder: Any, data: Any, sizes: Any) -> Any:
+    """Emits a matrix from the address of its first entry, and the numbers of `_SIZES`."""
     _compile_for_size(builder)
     view = cgutils.create_struct_proxy(matrix)(context, builder)
     view.data = data
