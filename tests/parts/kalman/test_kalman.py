@@ -203,7 +203,7 @@ def forecast(module, given: Problem) -> dict[str, Tensor]:
 
 
 def moments(function, names, given: Problem) -> dict[str, Tensor]:
-    """The results, with derivatives and without, which other code computes, and the gradient of a functional of them."""
+    """The results, with derivatives and without (by other code), and the gradient of a functional of them."""
     alone = function(given.parameters, *given.inputs)
     leaves, given = given.leaves()
     found = function(given.parameters, *given.inputs)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import pytest
@@ -76,11 +77,18 @@ def assert_same(actual: dict[str, Tensor], wanted: dict[str, Tensor], tolerance:
             assert worst <= tolerance, (which, name, worst)
 
 
-def with_engine(choice, p: Parameters, x: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-    """Everything, with this module's functions or None in the place of lanes."""
+@contextmanager
+def choosing(choice):
+    """The module of lanes for all problems, or None for none."""
     with pytest.MonkeyPatch.context() as patch:
         for module in ("moments", "derivatives"):
             patch.setattr(f"zoo.parts.kalman.{module}.lanes_for", lambda problem: choice)
+        yield
+
+
+def with_engine(choice, p: Parameters, x: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """Everything, with lanes or without."""
+    with choosing(choice):
         return everything(p, x, mask)
 
 
@@ -191,9 +199,7 @@ def test_errors_are_those_of_the_other_engine(where):
     words = []
     for choice in (calls, None):
         for function in (filter, smoother, marginal_loglik):
-            with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match=r"sequence|matrix") as raised:
-                for module in ("moments", "derivatives"):
-                    patch.setattr(f"zoo.parts.kalman.{module}.lanes_for", lambda problem, c=choice: c)
+            with choosing(choice), pytest.raises(ValueError, match=r"sequence|matrix") as raised:
                 function(p, x)
             words.append(str(raised.value))
     assert len(set(words)) == 1, words

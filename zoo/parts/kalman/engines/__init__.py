@@ -21,8 +21,8 @@ def lanes_for(problem: Problem) -> ModuleType | None:
     engine = engine_for(tensors.y.device)
     if not engine.__name__.endswith("compiled") or grouping.sequences > 1:
         return None
-    # lanes without a sequence cost as much as the others. Measured: one sequence gains up to 2 states, two up to 4, three
-    # up to 10 or more but not 32, and eight up to 32 and more
+    # lanes without a sequence cost as much as the others. Measured: one sequence gains up to 2 states, two up to 4,
+    # three up to 10 or more but not 32, and eight up to 32 and more
     if tensors.initial_mean.shape[-1] > grouping.groups**2 + 1:
         return None
     # where nothing changes in time covariances settle, and the other engine then stops

@@ -42,7 +42,7 @@ def _set_product(out, a, b):
 def _set_filtered(f, g, spread, noise_root, gains, filtered):
     """Sets gains and the root of Cov(z_t | x_{1:t}), from F, G, L and N^1/2; its square; A times the two."""
     inverse, scaled, closed, half, gain, seen = gains
-    root, moved, covariance, pulled = filtered
+    root, moved, covariance, carried = filtered
     data, state = scaled.shape
     set_inverse_triangular(inverse, f)
     _set_product(scaled, inverse, g[:data])
@@ -58,22 +58,24 @@ def _set_filtered(f, g, spread, noise_root, gains, filtered):
     set_times_triangular(root[:, state:], gain, noise_root[:data, :data])
     _set_square(root, covariance)
     _set_product(moved, g[data:], root)
-    _set_product(pulled, covariance, g[data:].T)
+    _set_product(carried, g[data:], covariance)
 
 
 @compiled
 def _set_smoothed(f, filtered, information, scratch, covariance, cross):
     """Bryson & Frazier: the smoothed covariance and Cov(z_{t+1}, z_t | x); False where digits would be lost."""
-    root, moved, _, pulled = filtered
+    root, moved, _, carried = filtered
     product, kept, inner, ahead, left = scratch
     state, columns = root.shape
     _set_product(product, information, moved)
+    kept[:] = 0.0
     for i in range(columns):
-        for j in range(i + 1):
-            value = 1.0 if i == j else 0.0
-            for k in range(state):
-                value -= moved[k, i] * product[k, j]
-            kept[i, j] = value
+        kept[i, i] = 1.0
+    for k in range(state):
+        for i in range(columns):
+            factor = moved[k, i]
+            for j in range(i + 1):
+                kept[i, j] -= factor * product[k, j]
     if not cholesky(kept, inner):
         return False
     for i in range(columns):
@@ -83,8 +85,8 @@ def _set_smoothed(f, filtered, information, scratch, covariance, cross):
     set_times_triangular(product, root, inner)
     _set_square(product, covariance)
     _set_square(f[columns - state :, columns - state :], ahead)
-    _set_product(left, information, pulled.T)
-    cross[:] = pulled.T
+    _set_product(left, information, carried)
+    cross[:] = carried
     add_product(cross, ahead, left, -1.0)
     return True
 
@@ -158,11 +160,11 @@ def _fill_group(p, solution, out):
             covariances[t, p] = filtered[2]
         elif same and steady:
             covariances[t, p], crosses[t, p] = covariances[t + 1, p], crosses[t + 1, p]
-            add_product(means[t, p], filtered[3], r, 1.0)
+            add_transposed_product(means[t, p], filtered[3], r)
         else:
             regular = _set_smoothed(f, filtered, information, scratch, covariances[t, p], crosses[t, p])
             if regular:
-                add_product(means[t, p], filtered[3], r, 1.0)
+                add_transposed_product(means[t, p], filtered[3], r)
             else:
                 later = covariances[t + 1, p]
                 _set_conditional(root_t, filtered, later, pull, covariances[t, p], crosses[t, p])

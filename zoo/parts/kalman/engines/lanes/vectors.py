@@ -2,8 +2,8 @@
 
 `lanes` is LLVM's <8 x double>, a sequence in each lane: one instruction (two with AVX2, four on NEON) does the same to
 eight sequences. In code compiled by numba lanes add, multiply and compare like floats, and a float where lanes are
-wanted stands for eight of it. `matrix` is a view of scratch memory: numba's own arrays count their references at each view,
-which takes longer than the work on matrices of two rows.
+wanted stands for eight of it. `matrix` is a view of scratch memory: numba's own arrays count their references at each
+view, which takes longer than the work on matrices of two rows.
 
 numba's extension interface is used as its manual has it. Arrays with a last axis of eight would need none of this, but
 then LLVM decides whether a loop becomes SIMD, and for loops of run-time length it did not.
