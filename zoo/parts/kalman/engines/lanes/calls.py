@@ -145,7 +145,7 @@ def score(problem: Problem, weight: Tensor, wanted: tuple[bool, ...]) -> list[Te
         dtype = like.dtype if like is not None and like.numel() == math.prod(shape) else torch.float64
         results.append(torch.empty(shape, dtype=dtype) if wanted[place] else None)
     for found in results[2:5]:
-        if found is not None and len(found[0]) > 1:
+        if found is not None:
             found[:, 0] = 0.0  # nothing leads into the first frame
     call.run(gradient, [*results, torch.empty(groups, 1, 1, dtype=torch.float64)], weight[:, None, None])
     grads: list[Tensor | None] = [None] * len(results)
