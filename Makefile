@@ -105,5 +105,5 @@ $(VENV)-kalman-peers/.installed:
 	$(PYTHON) -m venv $(VENV)-kalman-peers
 	$(VENV)-kalman-peers/bin/python -m pip install --quiet 'dynamax==1.0.3' 'jax==0.10.2' 'jaxlib==0.10.2' \
 	  'tfp-nightly==0.26.0.dev20261027' 'statsmodels==0.15.0' 'pykalman==0.11.2' 'filterpy==2.0.0' \
-	  'simdkalman==1.0.4' 'torch-kf==0.4.3' 'torch>=2.10,<2.14'
+	  'simdkalman==1.0.4' 'smcx==2.1.0' 'torch-kf==0.4.3' 'torch>=2.10,<2.14'
 	@touch $@

@@ -3,6 +3,7 @@
     make bench-kalman                        # the whole grid, hours; writes results/speed_kalman.json
     python -m benchmarks.kalman --quick      # a few cells, a quarter of an hour; prints, writes nothing
     python -m benchmarks.kalman --ours       # our own times, seconds; beside the best recorded peer's
+    python -m benchmarks.kalman --lanes      # both kinds of parameters in four cells, beside dynamax and smcx; prints
 
 Every row is a process of its own (`benchmarks.turns`) that may use one core. A cell is a problem (sizes, T, batch,
 parameters shared or not, dtype) and a task. Before a row is timed, its result is compared with ours; a row that
@@ -66,7 +67,7 @@ def source() -> str:
 def record(args: argparse.Namespace, seconds: float, cells: list[dict[str, Any]], peaks: list) -> dict[str, Any]:
     """The content of the file."""
     used = versions()
-    names = "dynamax jax jaxlib tfp-nightly statsmodels pykalman filterpy simdkalman torch-kf"
+    names = "dynamax jax jaxlib tfp-nightly smcx statsmodels pykalman filterpy simdkalman torch-kf"
     ask = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
     for python, asked in ((sys.executable, "numba"), *([(str(PEERS), names)] if PEERS.exists() else [])):
         done = subprocess.run([python, "-c", ask, *asked.split()], capture_output=True, text=True, check=False)
@@ -106,16 +107,29 @@ def arguments() -> argparse.Namespace:
     add("--again", action="store_true", help="measure the cells that the file has, too")
     add("--quick", action="store_true", help="(2, 1) and (4, 2), T 50 and 1000, batch 1 and 32, float64, three rounds")
     add("--ours", action="store_true", help="our own times in a few cells, beside the best that `--against` has")
+    add("--lanes", action="store_true", help="the cells of `problems.LANES`, nine rounds; writes only with `--out`")
     add("--against", type=Path, default=OUT, help="recorded peers for --ours")
     add("--out", type=Path, help=f"default {OUT.relative_to(ROOT)}; nothing with --quick and --ours")
     args = parser.parse_args()
     args.rows = args.rows or [name for name, row in ROWS.items() if not args.quick or row.compiles < 240]
-    if args.quick or args.ours:
+    if args.lanes:
+        args.rows, args.rounds = args.rows if "--rows" in sys.argv else ["dynamax", "smcx"], 9
+    elif args.quick or args.ours:
         args.lengths, args.batches, args.dtypes, args.rounds = (50, 1000), (1, 32), ("float64",), 3
         args.sizes = ["2,1", "4,2"] if args.quick else ["2,1", "4,2", "10,5"]
     else:
         args.out = args.out or OUT
     return args
+
+
+def asked_cells(args: argparse.Namespace) -> list[Cell]:
+    """The cells that the arguments ask for."""
+    kinds = [kind == "varying" for kind in args.parameters]
+    if args.lanes:
+        return [cell._replace(varying=varying) for varying in kinds for cell in problems.LANES]
+    sizes = [tuple(map(int, size.split(","))) for size in args.sizes]
+    order = itertools.product(args.dtypes, kinds, sizes, args.lengths, args.batches)
+    return [Cell(*size, T, batch, varying, dtype) for dtype, varying, size, T, batch in order]
 
 
 def measure(grid: Grid, cell: Cell, tasks: list[str], size: float) -> Iterator[tuple[str, dict[str, Timed]]]:
@@ -138,9 +152,7 @@ def main() -> None:
     kept = json.loads(args.out.read_text()) if args.out and args.out.exists() else {"cells": [], "memory": []}
     if kept["cells"] and kept["source"] != source():
         sys.exit(f"{args.out} is of other code in zoo/parts/kalman: move it away, or give another --out")
-    sizes = [tuple(map(int, size.split(","))) for size in args.sizes]
-    order = itertools.product(args.dtypes, args.parameters, sizes, args.lengths, args.batches)
-    cells = [Cell(*size, T, batch, kind == "varying", dtype) for dtype, kind, size, T, batch in order]
+    cells = asked_cells(args)
     asked = {(*cell, task) for cell in cells for task in args.tasks}
     finished = [done for done in kept["cells"] if not (args.again and (*done["cell"], done["task"]) in asked)]
     recorded = json.loads(args.against.read_text())["cells"] if args.ours and args.against.exists() else []

@@ -38,6 +38,7 @@ ROWS = {
         "peers", compiles=240, only="compiles for minutes: float64 in batches of 1 and 32 only"
     ),
     "TFP": Row("peers", compiles=60),
+    "smcx": Row("peers", compiles=60),
     "statsmodels": Row("peers", linear=True, settles=True),
     "pykalman": Row("peers", linear=True),
     "filterpy": Row("peers", linear=True),

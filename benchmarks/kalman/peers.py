@@ -20,7 +20,7 @@ Program = Callable[[], Any] | str
 NUMPY_DOUBLE = "float64 only"
 
 
-# --- JAX: dynamax and TFP ---------------------------------------------------------------------------------------------
+# --- JAX: dynamax, smcx and TFP ---------------------------------------------------------------------------------------
 
 
 def _jax_program(task: str, cell: Cell, arrays: Arrays, one: Callable[[str, Any, Any], Any]) -> Program:
@@ -75,6 +75,21 @@ def _dynamax(inference: str) -> Callable[[str, Cell, Arrays], Program]:
         return _jax_program(task, cell, arrays, one)
 
     return program
+
+
+def _smcx(task: str, cell: Cell, arrays: Arrays) -> Program:
+    import smcx
+
+    def one(task: str, p: dict[str, Any], x: Any) -> Any:
+        # T - 1 transitions: it has no entry that leads into z_1
+        a, q = (p[field][1:] if cell.varying else p[field] for field in ("A", "Q"))
+        found = smcx.kalman_filter(p["initial_mean"], p["initial_covariance"], a, q, p["C"], p["R"], x)
+        if task == "likelihood":
+            return found.marginal_loglik
+        s = smcx.rts_smoother(found, a)
+        return s.filtered_means, s.filtered_covariances, s.smoothed_means, s.smoothed_covariances
+
+    return _jax_program(task, cell, arrays, one)
 
 
 def _tfp(parallel: bool = False) -> Callable[[str, Cell, Arrays], Program]:
@@ -313,6 +328,7 @@ PEERS: dict[str, Callable[[str, Cell, Arrays], Program]] = {
     "dynamax": _dynamax("serial"),
     "dynamax, parallel": _dynamax("parallel"),
     "TFP": _tfp(),
+    "smcx": _smcx,
     "statsmodels": statsmodels,
     "pykalman": pykalman,
     "filterpy": filterpy,

@@ -46,6 +46,10 @@ class Cell(NamedTuple):
         return self.batch * self.T * numbers * np.dtype(self.dtype).itemsize
 
 
+#: a batch that is filled, one large sequence, many short ones in float32, a long scalar one
+LANES = (Cell(4, 2, 200, 32), Cell(8, 4, 1000, 1), Cell(2, 1, 100, 256, dtype="float32"), Cell(1, 1, 10_000, 1))
+
+
 def problem(cell: Cell, seed: int = 0) -> Arrays:
     """m, P, A, Q, C, R and x (batch, T, data). Time does not depend on the data's values: x is plain noise.
 

@@ -13,7 +13,7 @@ CLASSES = {
     "PyTorch": ("PyTorch by hand", "Pyro", "torch-kf"),
     "numpy": ("pykalman", "filterpy", "simdkalman"),
     "statsmodels": ("statsmodels",),
-    "JAX": ("dynamax", "dynamax, parallel", "TFP"),
+    "JAX": ("dynamax", "dynamax, parallel", "TFP", "smcx"),
 }
 OURS = "zoo"
 Cells = list[dict[str, Any]]

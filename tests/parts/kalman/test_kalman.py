@@ -203,11 +203,14 @@ def forecast(module, given: Problem) -> dict[str, Tensor]:
 
 
 def moments(function, names, given: Problem) -> dict[str, Tensor]:
-    """The results and the gradient of a functional of them."""
+    """The results, with derivatives and without (by other code), and the gradient of a functional of them."""
+    alone = function(given.parameters, *given.inputs)
     leaves, given = given.leaves()
     found = function(given.parameters, *given.inputs)
     results = {name: getattr(found, name) for name in names}
-    return {**{name: value.detach() for name, value in results.items()}, **gradient(list(results.values()), leaves)}
+    values = {name: value.detach() for name, value in results.items()}
+    values |= {f"{name} alone": getattr(alone, name) for name in names}
+    return {**values, **gradient(list(results.values()), leaves)}
 
 
 def log_joint(module, given: Problem) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from zoo.parts.kalman.engines import engine_for
+from zoo.parts.kalman.engines import engine_for, lanes_for
 from zoo.parts.kalman.given import Canonical, Problem, Tensors, canonical
 from zoo.parts.kalman.layout import unshift
 from zoo.parts.kalman.moments import Solved, backward, forward, smoothed_mean
@@ -30,10 +30,13 @@ def differentiable(problem: Problem) -> Canonical:
     return canonical(problem.grouping, problem.mask, once)
 
 
+def wants_derivatives(problem: Problem) -> bool:
+    """Tells whether the results of a problem are to be differentiated."""
+    return torch.is_grad_enabled() and any(map(_is_wanted, problem.tensors))
+
+
 def with_derivatives(values: list[Tensor], solved: Solved, problem: Problem, formulas: Callable) -> list[Tensor]:
-    """The values, with the derivatives of the formulas where any are wanted."""
-    if not (torch.is_grad_enabled() and any(map(_is_wanted, problem.tensors))):
-        return values
+    """The values, with the derivatives of the formulas."""
     derivatives = formulas(solved, differentiable(problem))
     return [_with_value(v, f) for v, f in zip(values, derivatives, strict=True)]
 
@@ -86,10 +89,41 @@ class MarginalLoglik(Function):
             ]
             wanted = zip(pieces, ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
             grads = [piece(tensor) if need else None for piece, tensor, need in wanted]
-        # with create_graph=True a second derivative has to raise an error: it would be wrong
-        if torch.is_grad_enabled():
-            grads = [None if g is None else Refusal.apply(g, *ctx.saved_tensors) for g in grads]
-        return None, *grads
+        return None, *_first_only(grads, ctx.saved_tensors)
+
+
+def _first_only(grads: list[Tensor | None], tensors: tuple[Tensor, ...]) -> list[Tensor | None]:
+    # with create_graph=True a second derivative has to raise an error: it would be wrong
+    if not torch.is_grad_enabled():
+        return grads
+    return [None if g is None else Refusal.apply(g, *tensors) for g in grads]
+
+
+class _InLanes(Function):
+    """Known log p(x) with the gradient by a kernel that runs forward again; nothing but the tensors is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: Problem, score: Callable, value: Tensor, *tensors: Tensor) -> Tensor:
+        # the tensors go by way of autograd, which notices if they are changed before the gradient is taken
+        ctx.rest, ctx.score = (problem.grouping, problem.mask, problem.explain), score
+        ctx.save_for_backward(*tensors)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            grouping, mask, explain = ctx.rest
+            problem = Problem(grouping, mask, Tensors(*ctx.saved_tensors), explain)
+            grads = ctx.score(problem, grad, ctx.needs_input_grad[3:])
+        return None, None, None, *_first_only(grads, ctx.saved_tensors)
+
+
+def loglik(problem: Problem) -> Tensor:
+    """log p(x) in the caller's batch axes."""
+    if (lanes := lanes_for(problem)) is not None and (found := lanes.loglik(problem)) is not None:
+        value = problem.grouping.back(found[None, :, None, None])[..., 0, 0]
+        return _InLanes.apply(problem, lanes.score, value, *problem.tensors)
+    return MarginalLoglik.apply(problem, *problem.tensors)
 
 
 class _Recursion(Function):

@@ -23,17 +23,18 @@ from torch import Size, Tensor
 
 from zoo.parts.kalman.checks import check, check_finite, check_series, coordinate_mask
 from zoo.parts.kalman.derivatives import (
-    MarginalLoglik,
     differentiable,
     draw,
     filtered_formulas,
+    loglik,
     smoothed_change,
     smoothed_formulas,
+    wants_derivatives,
     with_derivatives,
 )
 from zoo.parts.kalman.engines.captured import is_capturing, marginal_loglik_in_graph
 from zoo.parts.kalman.given import Problem, prepare
-from zoo.parts.kalman.moments import filtered, roots, smoothed, solve
+from zoo.parts.kalman.moments import filtered, filtered_alone, roots, smoothed, smoothed_alone, solve
 from zoo.parts.kalman.parameters import Parameters, frames, observed, offset_of, times
 from zoo.parts.kalman.patterns import by_pattern
 
@@ -96,14 +97,16 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
     # a mask is looked at in Python, which a graph cannot do: its capture is refused
     if mask is None and is_capturing():
         return marginal_loglik_in_graph(problem, x.dtype)
-    return MarginalLoglik.apply(problem, *problem.tensors)
+    return loglik(problem)
 
 
 @by_pattern
 def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Filtered:
     """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`."""
     problem = prepare(parameters, x, u, mask)
-    return _moments(problem, Filtered, filtered, filtered_formulas)
+    if wants_derivatives(problem):
+        return _results(problem, Filtered, _differentiable(problem, filtered, filtered_formulas))
+    return _results(problem, Filtered, filtered_alone(problem))
 
 
 @by_pattern
@@ -113,7 +116,9 @@ def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: T
     Every covariance is a sum of squares: no variance is negative.
     """
     problem = prepare(parameters, x, u, mask)
-    return _moments(problem, Smoothed, smoothed, smoothed_formulas)
+    if wants_derivatives(problem):
+        return _results(problem, Smoothed, _differentiable(problem, smoothed, smoothed_formulas))
+    return _results(problem, Smoothed, smoothed_alone(problem))
 
 
 def sample_posterior(
@@ -237,12 +242,17 @@ def _log_normal(name: str, covariance: Tensor, error: Tensor) -> Tensor:
     return log_det - 0.5 * times(inverse, error).square().sum(-1) - _HALF_LOG_2PI * error.shape[-1]
 
 
-def _moments(problem: Problem, kind: Any, values: Callable, formulas: Callable) -> Any:
-    """A result of this kind, `Filtered` or `Smoothed`: numbers by `values`, their derivatives by `formulas`."""
-    solved, grouping = solve(problem), problem.grouping
+def _differentiable(problem: Problem, values: Callable, formulas: Callable) -> list[Tensor]:
+    """Numbers by `values` with the derivatives of `formulas`."""
+    solved = solve(problem)
     with torch.no_grad():
         found = values(solved)
-    increments, *rest = with_derivatives(found, solved, problem, formulas)
+    return with_derivatives(found, solved, problem, formulas)
+
+
+def _results(problem: Problem, kind: Any, found: list[Tensor]) -> Any:
+    """`Filtered` or `Smoothed` in the caller's axes, from the increments and the moments."""
+    grouping, (increments, *rest) = problem.grouping, found
     named = dict(zip(kind._fields[-len(rest) :], rest, strict=True))
     back = {name: (grouping.back if name.endswith("means") else grouping.back_matrix)(a) for name, a in named.items()}
     if "loglik_per_step" in kind._fields:

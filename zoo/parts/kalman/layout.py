@@ -39,21 +39,23 @@ class Grouping:
 
         shifted: moves entry t + 1, which leads from z_t to z_{t+1}, to place t; the last place repeats, unused.
         """
-        tensor = tensor.double()
+        if not timed and tensor.ndim == event:
+            return tensor.double().expand(self.groups, *tensor.shape)
+        rows = self.rows(tensor.double(), event, timed=timed)
+        if not timed:
+            return rows.squeeze(1).expand(self.groups, *rows.shape[2:])
+        return _shift(rows.transpose(0, 1)) if shifted else rows.transpose(0, 1)
+
+    def rows(self, tensor: Tensor, event: int, *, timed: bool = True) -> Tensor:
+        """A tensor that only groups differ in, the groups first: `(P | 1, T | 1, *event)`, of length 1 without time."""
         if timed and tensor.ndim == event:
             return tensor[None, None]
         if not timed:
-            if tensor.ndim == event:
-                return tensor.expand(self.groups, *tensor.shape)
             tensor = tensor.unsqueeze(-event - 1)
         # a parameter that all groups share keeps one group: the engines read it P times, it is not copied P times
-        if timed and math.prod(tensor.shape[: -event - 1]) == 1:
-            grouped = tensor.reshape(1, *tensor.shape[-event - 1 :])
-        else:
-            grouped = self._ordered(tensor, event + 1, self.one_of_each).reshape(-1, *tensor.shape[-event - 1 :])
-        if not timed:
-            return grouped.squeeze(1)
-        return _shift(grouped.transpose(0, 1)) if shifted else grouped.transpose(0, 1)
+        if math.prod(tensor.shape[: -event - 1]) == 1:
+            return tensor.reshape(1, *tensor.shape[-event - 1 :])
+        return self._ordered(tensor, event + 1, self.one_of_each).reshape(-1, *tensor.shape[-event - 1 :])
 
     def spread(self, tensor: Tensor, *, timed: bool = True, shifted: bool = False, shared: bool = False) -> Tensor:
         """A vector of every sequence, as columns: `(T | 1, P, size, D)`, or `(P, size, D)` if it has no time axis.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from zoo.parts.kalman.checks import refuse_covariance, refuse_moments
-from zoo.parts.kalman.engines import engine_for
+from zoo.parts.kalman.engines import engine_for, lanes_for, pytorch
 from zoo.parts.kalman.engines.pytorch import gains, triangularise
 from zoo.parts.kalman.given import Canonical, Problem, canonical
 from zoo.parts.kalman.layout import Grouping
@@ -122,6 +122,14 @@ def filtered(s: Solved) -> list[Tensor]:
     return [s.increments, s.mean, square(s.spread), s.mean + s.half @ s.whitened, square(_filtered_root(s))]
 
 
+@torch.no_grad()
+def filtered_alone(problem: Problem) -> list[Tensor]:
+    """`filtered` where no derivatives are wanted, so that nothing has to be kept for their formulas."""
+    lanes = lanes_for(problem)
+    found = None if lanes is None else lanes.filtered(problem)
+    return filtered(solve(problem)) if found is None else found
+
+
 def _filtered_root(s: Solved) -> Tensor:
     """A root of Cov(z_t | x_{1:t}), `(T, P, n, n + m)`, in Joseph form."""
     # Joseph: (I - K' C) P (I - K' C)' + K' R K'' is a sum of squares for any gain K'; P - P C' S^-1 C P, which needs no
@@ -212,6 +220,21 @@ def smoothed(s: Solved) -> list[Tensor]:
         cross[b.diffuse] = (smooth[1:] @ back.mT)[b.diffuse]
     means = smoothed_mean(s, b, s.mean, s.whitened, s.model.offset)
     return [s.increments, s.mean + s.half @ s.whitened, b.covariance, means, smooth, cross]
+
+
+@torch.no_grad()
+def smoothed_alone(problem: Problem) -> list[Tensor]:
+    """`smoothed` where no derivatives are wanted; the sum of the increments may stand in for them."""
+    lanes = lanes_for(problem)
+    if lanes is not None and (found := lanes.smoothed(problem)) is not None:
+        return found
+    engine = engine_for(problem.tensors.y.device)
+    if engine is pytorch:
+        return smoothed(solve(problem))
+    model = canonical(*problem[:3])
+    f = forward(problem, model)
+    passed = f.factor, f.settled, f.mean, f.whitened
+    return [f.increments, *engine.smoothed(model.g, f.noise_root, f.initial_root, passed, model.offset)]
 
 
 def _next(tensor: Tensor) -> Tensor:

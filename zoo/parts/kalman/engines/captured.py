@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from zoo.parts.kalman.derivatives import MarginalLoglik
+from zoo.parts.kalman.derivatives import MarginalLoglik, loglik
+from zoo.parts.kalman.engines import lanes_for
 from zoo.parts.kalman.given import Problem, prepare
 from zoo.parts.kalman.parameters import Parameters
 
@@ -42,15 +43,9 @@ def _prepared(tensors: list[Tensor]) -> Problem:
     return prepare(Parameters(*tensors[:6])._replace(transition_bias=offset), tensors[6], None, None)
 
 
-def _forward(ctx: _Context, problem: Problem) -> Tensor:
-    tensors: Any = problem.tensors
-    return MarginalLoglik.forward(ctx, problem, *tensors)
-
-
 @torch.library.custom_op("zoo::marginal_loglik", mutates_args=())
 def _value(tensors: list[Tensor]) -> Tensor:
-    problem = _prepared(tensors)
-    return _forward(_Context(), problem).clone()
+    return loglik(_prepared(tensors)).clone()
 
 
 @_value.register_fake
@@ -60,11 +55,16 @@ def _(tensors: list[Tensor]) -> Tensor:
 
 @torch.library.custom_op("zoo::marginal_loglik_gradient", mutates_args=())
 def _gradient(tensors: list[Tensor], grad: Tensor) -> list[Tensor]:
-    problem, ctx = _prepared(tensors), _Context()
-    # run again, since a node of a graph hands on tensors alone: the factors of the first run are gone
-    _forward(ctx, problem)
-    ctx.needs_input_grad = [False, *(a is not None for a in problem.tensors)]
-    found = MarginalLoglik.backward(ctx, grad)[1:]
+    problem = _prepared(tensors)
+    wanted = tuple(a is not None for a in problem.tensors)
+    if (lanes := lanes_for(problem)) is not None:
+        found: Any = lanes.score(problem, grad, wanted)
+    else:
+        inputs: Any = problem.tensors
+        # run again, since a node of a graph hands on tensors alone: the factors of the first run are gone
+        ctx = _Context(needs_input_grad=[False, *wanted])
+        MarginalLoglik.forward(ctx, problem, *inputs)
+        found = MarginalLoglik.backward(ctx, grad)[1:]
     return [a.clone(memory_format=torch.contiguous_format) for a in found if a is not None]
 
 

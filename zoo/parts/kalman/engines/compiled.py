@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.parts.kalman.engines.compiled_adjoint import fill_adjoint
+from zoo.parts.kalman.engines.compiled_smoother import fill_smoothed
 from zoo.parts.kalman.engines.small_matrices import (
     EPS,
     add_product,
@@ -233,6 +234,20 @@ def adjoint(
     solution = _arrays(g, factor, settled, initial, mean, whitened)
     fill_adjoint(solution, *_arrays(weight), _arrays(d_g, d_noise), _arrays(*rest))
     return d_g, d_noise, *rest
+
+
+def smoothed(
+    g: Tensor, noise_root: Tensor, initial: Tensor, forward: tuple[Tensor, ...], offset: Tensor
+) -> tuple[Tensor, ...]:
+    """Filtered means and covariances, smoothed ones, and Cov(z_{t+1}, z_t | x).
+
+    forward: F_t, the steps at which it settles, a_t and w_t.
+    """
+    (steps, groups, state, sequences) = forward[2].shape
+    sizes = [(steps, state, sequences), (steps, state, state)] * 2 + [(steps - 1, state, state)]
+    out = [torch.empty(length, groups, *event, dtype=torch.float64) for length, *event in sizes]
+    fill_smoothed(_arrays(g, noise_root, initial, *forward, offset), _arrays(*out))
+    return tuple(out)
 
 
 def affine(transition: Tensor, offset: Tensor, start: Tensor, backward: bool = False) -> Tensor:

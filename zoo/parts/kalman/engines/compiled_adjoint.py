@@ -57,7 +57,7 @@ def _set_curvature(information, inverse, gain, spread_g, gained, curvature, curv
 
 
 @inlined
-def _pull_information(information, closed, scaled, product, before):
+def pull_information(information, closed, scaled, product, before):
     """Overwrites information, I_t, by I_{t-1}, and keeps I_t in before. product: scratch."""
     product[:] = 0.0
     add_product(product, information, closed, 1.0)
@@ -68,7 +68,7 @@ def _pull_information(information, closed, scaled, product, before):
 
 
 @inlined
-def _are_same(information, before):
+def are_same(information, before):
     """Tells whether I_{t-1} and I_t agree to rounding."""
     # entry (i, j) in units of the roots of both diagonal entries, so that the test does not depend on units
     for i in range(information.shape[0]):
@@ -125,8 +125,8 @@ def _fill_group(p, solution, weight, matrices, rest, scratch):
             _set_gains(factor[min(t, settled[p]), p], gt, spread, inverse, gain, closed, scaled, spread_g)
         if not steady:
             _set_curvature(information, inverse, gain, spread_g, gained, curvature, curved)
-            _pull_information(information, closed, scaled, product, before)
-            steady = g.shape[0] == 1 and _are_same(information, before)
+            pull_information(information, closed, scaled, product, before)
+            steady = g.shape[0] == 1 and are_same(information, before)
         # the rest runs at every step, and in small models it is all that runs: a function of its own would count the
         # references of its arrays at each step, which takes 10 to 20 % of the whole pass of a model with two states
         upper, lower = d_y[t, p], d_offset[t, p]
