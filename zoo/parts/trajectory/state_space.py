@@ -198,7 +198,7 @@ class StateSpace(Forecasts, RootModule):
         other = None if isinstance(guide, AutoGuide) else getattr(guide, "model", None)
         if not isinstance(other, StateSpace):
             return
-        for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim"):
+        for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim", "control_dim"):
             theirs, ours = getattr(other, name), getattr(self, name)
             if theirs != ours:
                 raise ValueError(f"guide: {type(guide).__name__} was built for a {type(other).__name__} of {name} = "
