@@ -186,7 +186,7 @@ class StateSpace(Forecasts, RootModule):
         if self.support is None:
             check_frames(x, mask)
         else:
-            # one pass over x: what lies in such a support is finite
+            # it looks for NaN and infinity besides, in one pass over x where the support is bits or levels
             check_support(x, self.support, mask)
         if carry is not None:
             chunks.check_carry(self, x, carry)
