@@ -66,8 +66,7 @@ class KalmanSmoother(Guide):
         self.encoder, self.context = encoder, context
         self.family = family(model.code_dim, context)
         if self.family.features != model.code_dim:
-            raise ValueError(f"family: expected one over {model.code_dim} features, the size of a_t, got "
-                             f"{self.family.features}")  # fmt: skip
+            raise ValueError(f"family: expected one over {model.code_dim} features, got {self.family.features}")
         if self.family.uses_prior:
             raise ValueError(f"KalmanSmoother: {type(self.family).__name__} looks at p(a_t | ...), which q(a_t | x_t) "
                              "does not know: use Diagonal, BoundedDiagonal, FullRank, ...")  # fmt: skip

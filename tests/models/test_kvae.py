@@ -408,7 +408,7 @@ def test_controls_that_are_missing_are_named():
             call(bits())
         with pytest.raises(ValueError, match=r"u: expected shape \(N, T, 2\), the controls of KVAE, got \(4, 5, 3\)"):
             call(bits(), controls_of(3))
-        with pytest.raises(ValueError, match="u: NaN or infinite in 1 frames, the first of them sequence 2, frame 3, bo"):
+        with pytest.raises(ValueError, match=r"u: NaN or infinite in 1 frames, the first .* sequence 2, frame 3, bo"):
             call(bits(), controls_of(CONTROL).index_put((torch.tensor(2), torch.tensor(3)), torch.tensor(math.nan)))
 
 
@@ -492,7 +492,7 @@ def test_parts_that_do_not_fit_are_named():
         KalmanSmoother(DMM(DATA, 2), encoder=mlp(DATA, (8,)), context=8)
     with pytest.raises(ValueError, match=r"KalmanSmoother: Residual looks at p\(a_t \| ...\)"):
         KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=8, family=Residual)
-    with pytest.raises(ValueError, match="family: expected one over 2 features, the size of a_t, got 3"):
+    with pytest.raises(ValueError, match="family: expected one over 2 features, got 3"):
         KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=8, family=lambda features, context: Diagonal(3, context))
     with pytest.raises(ValueError, match=r"encoder: expected features of shape \(4, 5, 8\), got tuple"):
         KalmanSmoother(model, encoder=nn.GRU(DATA, 8, batch_first=True), context=8)(bits())

@@ -38,8 +38,8 @@ class Marginal(TorchDistribution):
         if u is not None and u.shape[-2] != T:
             raise ValueError(f"u: expected the controls of {T} frames, got {u.shape[-2]}")
         if mask is not None and (mask.dtype != torch.bool or mask.shape[-1:] != (T,)):
-            raise ValueError(f"mask: expected torch.bool of shape (..., {T}), True where a is observed, got {mask.dtype} "
-                             f"of shape {tuple(mask.shape)}")  # fmt: skip
+            raise ValueError(f"mask: expected torch.bool of shape (..., {T}), got {mask.dtype} of shape "
+                             f"{tuple(mask.shape)}")  # fmt: skip
         self.dynamics, self.u, self.mask_ = dynamics, u, mask
         lead = (Size() if u is None else u.shape[:-2]), (Size() if mask is None else mask.shape[:-1])
         super().__init__(torch.broadcast_shapes(*lead), Size((T, dynamics.data_dim)), validate_args=False)
