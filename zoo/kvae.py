@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.parts import kalman
 from zoo.parts.aside import evaluating
+from zoo.parts.checks import check_counts, check_offers
 from zoo.parts.kalman.parameters import observed, times
 from zoo.parts.mixed_dynamics.dynamics import MixedDynamics, MixedState
 from zoo.parts.trajectory import Carry, StateSpace, side_by_side
@@ -54,7 +55,8 @@ class KVAE(StateSpace):
         marginal: True sums z out.
 
     Raises:
-        TypeError: dynamics is no `MixedDynamics`; likelihood is no module, such as a constructor.
+        TypeError: dynamics is no `MixedDynamics`; decoder or likelihood is no module, such as a constructor.
+        ValueError: data_dim below 1.
 
     Sites, in `pyro.plate("data", N)`: `a` (T, code_dim), or, if not marginal, `z` (T, latent_dim), which holds
     (z_t, a_t); `x` (T, data_dim), observed.
@@ -81,9 +83,12 @@ class KVAE(StateSpace):
         super().__init__()
         if not isinstance(dynamics, MixedDynamics):
             raise TypeError(f"dynamics: expected a MixedDynamics, got {dynamics!r}")
+        check_counts(data_dim=data_dim)
         # other models take a constructor, since they know the width of their last layer
         if not isinstance(likelihood, nn.Module):
             raise TypeError(f"likelihood: expected a module such as Bernoulli(features, data_dim), got {likelihood!r}")
+        if not isinstance(decoder, nn.Module):
+            raise TypeError(f"decoder: expected a module such as mlp({dynamics.data_dim}, (128,)), got {decoder!r}")
         self.dynamics, self.decoder, self.likelihood, self.marginal = dynamics, decoder, likelihood, marginal
         self.data_dim, self.code_dim, self.control_dim = data_dim, dynamics.data_dim, dynamics.control_dim
         self.latent_dim, self.state_dim = dynamics.latent_dim + self.code_dim, dynamics.state_dim
@@ -147,7 +152,14 @@ class KVAE(StateSpace):
         Args:
             x, u, mask: as in `forward`.
             guide: a `guides.KalmanSmoother` of this model.
+
+        Raises:
+            ValueError: as `check`; a guide of another kind, or of a model of other sizes; a sequence without an
+                observed frame.
         """
+        self.check(x, u, mask)
+        check_offers("guide", guide, "codes", advice="reconstruct takes a guides.KalmanSmoother")
+        self.check_guide(guide)
         with evaluating(self, guide):
             encoded = guide.codes(x, u, mask).mean
             a = self.dynamics.completed(encoded, u, mask)

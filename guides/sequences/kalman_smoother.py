@@ -38,8 +38,9 @@ class KalmanSmoother(Guide):
     Sites, in `pyro.plate("data", N)`: `a` (T, code_dim), or, if the model is not marginal, `z` (T, latent_dim).
 
     Raises:
-        ValueError: the model is no KVAE; the family reads a prior. At each call: as `model.check`; a sequence without
-            an observed frame; missing frames in the marginal form; features of another size.
+        ValueError: the model is no KVAE; the family reads a prior, or is over codes of another size. At each call: as
+            `model.check`; a sequence without an observed frame; missing frames in the marginal form; features of
+            another size.
 
     Example:
         >>> import torch, guides
@@ -64,6 +65,8 @@ class KalmanSmoother(Guide):
         check_offers("KalmanSmoother", model, "dynamics", "parts", "code_dim", "marginal", advice="it serves zoo.KVAE")
         self.encoder, self.context = encoder, context
         self.family = family(model.code_dim, context)
+        if self.family.features != model.code_dim:
+            raise ValueError(f"family: expected one over {model.code_dim} features, got {self.family.features}")
         if self.family.uses_prior:
             raise ValueError(f"KalmanSmoother: {type(self.family).__name__} looks at p(a_t | ...), which q(a_t | x_t) "
                              "does not know: use Diagonal, BoundedDiagonal, FullRank, ...")  # fmt: skip
@@ -78,9 +81,9 @@ class KalmanSmoother(Guide):
             refuse_unobserved(mask, ", so there is nothing to infer z from: leave it out")
         features = self.encoder(filled(x, mask))
         # one row of features for many frames would broadcast without a word
-        if features.shape != (*x.shape[:2], self.context):
-            raise ValueError(f"encoder: expected features of shape {(*x.shape[:2], self.context)}, got "
-                             f"{tuple(features.shape)}")  # fmt: skip
+        found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        if found != (*x.shape[:2], self.context):
+            raise ValueError(f"encoder: expected features of shape {(*x.shape[:2], self.context)}, got {found}")
         return self.family(None, features)
 
     def trajectories(

@@ -5,15 +5,16 @@ from functools import partial
 
 import dense_gaussian as dense
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from gaussian_pairs import Z_MAX
 from state_spaces import CONTROL
 from tiers import thorough_but
 from torch import nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, constraints
 
-from guides import BoundedDiagonal, Diagonal, KalmanSmoother, Residual
+from guides import BoundedDiagonal, Diagonal, KalmanSmoother, Residual, Smoother
 from zoo import DMM, KVAE, LGSSM, MixedDynamics
 from zoo.infer import ELBO, IWELBO, Tempered, fit, log_likelihood, terms
 from zoo.infer.training.step.compiled import compiled
@@ -407,6 +408,33 @@ def test_controls_that_are_missing_are_named():
             call(bits())
         with pytest.raises(ValueError, match=r"u: expected shape \(N, T, 2\), the controls of KVAE, got \(4, 5, 3\)"):
             call(bits(), controls_of(3))
+        with pytest.raises(ValueError, match=r"u: NaN or infinite in 1 frames, the first .* sequence 2, frame 3, bo"):
+            call(bits(), controls_of(CONTROL).index_put((torch.tensor(2), torch.tensor(3)), torch.tensor(math.nan)))
+
+
+@pytest.mark.parametrize("controls", [0, CONTROL])
+def test_controls_are_named_where_there_are_no_frames_yet(controls):
+    """New sequences and carries do not take lacking controls for zeros, nor leave some out without a word."""
+    model, guide = pair(False, controls)
+    x, right = bits(), controls_of(controls)
+    z = guide(x, right)
+    for wrong in (controls_of(0 if controls else 1), controls_of(3)):
+        for call in (partial(model.generate, N, T), partial(model.carry_on, z, x), partial(model.dynamics.marginal, T)):
+            with pytest.raises(ValueError, match="u: "):
+                call(u=wrong)
+    assert model.generate(N, T, right)[1].shape == (N, T, DATA)
+
+
+def test_a_reconstruction_names_a_guide_that_does_not_serve():
+    model, _ = pair()
+    with pytest.raises(ValueError, match=r"guide: Smoother has no codes; reconstruct takes a guides.KalmanSmoother"):
+        model.reconstruct(bits(), Smoother(pair(False)[0]))
+    for dynamics, size in ((MixedDynamics(CODE, 5, recurrent=5), "latent_dim"), (pair(controls=1)[0].dynamics, "cont")):
+        other = KVAE(dynamics, mlp(CODE, (8,)), Bernoulli(8, DATA), DATA)
+        guide = KalmanSmoother(other, encoder=mlp(DATA, (8,)), context=8)
+        silent(guide.encoder)
+        with pytest.raises(ValueError, match=f"guide: KalmanSmoother was built for a KVAE of {size}"):
+            model.reconstruct(bits(), guide)
 
 
 @pytest.mark.parametrize("marginal", [True, False])
@@ -454,12 +482,20 @@ def test_parts_that_do_not_fit_are_named():
     model, _ = pair()
     with pytest.raises(TypeError, match=r"likelihood: expected a module such as Bernoulli\(features, .* got <class"):
         KVAE(model.dynamics, model.decoder, Bernoulli, DATA)
+    with pytest.raises(TypeError, match=r"decoder: expected a module such as mlp\(2, \(128,\)\), got <class"):
+        KVAE(model.dynamics, nn.Linear, model.likelihood, DATA)
+    with pytest.raises(ValueError, match=r"data_dim: expected a whole number, at least 1, got \(2, 3\)"):
+        KVAE(model.dynamics, model.decoder, model.likelihood, (2, 3))
     with pytest.raises(TypeError, match="dynamics: expected a MixedDynamics, got DMM"):
         KVAE(DMM(CODE, LATENT), model.decoder, model.likelihood, DATA)
     with pytest.raises(ValueError, match=r"KalmanSmoother: DMM has no dynamics; it serves zoo.KVAE"):
         KalmanSmoother(DMM(DATA, 2), encoder=mlp(DATA, (8,)), context=8)
     with pytest.raises(ValueError, match=r"KalmanSmoother: Residual looks at p\(a_t \| ...\)"):
         KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=8, family=Residual)
+    with pytest.raises(ValueError, match="family: expected one over 2 features, got 3"):
+        KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=8, family=lambda features, context: Diagonal(3, context))
+    with pytest.raises(ValueError, match=r"encoder: expected features of shape \(4, 5, 8\), got tuple"):
+        KalmanSmoother(model, encoder=nn.GRU(DATA, 8, batch_first=True), context=8)(bits())
     guide = KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=7, family=Diagonal)
     with pytest.raises(ValueError, match=r"encoder: expected features of shape \(4, 5, 7\), got \(4, 5, 8\)"):
         guide(bits())
@@ -472,5 +508,36 @@ def test_levels_are_checked_too():
     assert ELBO()(model, guide)(2 * bits()).isfinite()
     with pytest.raises(ValueError, match=r"x: expected whole numbers from 0 to 2, .* got 3 in sequence"):
         ELBO()(model, guide)(3 * bits())
+    # nothing is observed, so there is no least and no largest level
+    model.check(math.nan * bits(), None, torch.zeros(N, T, dtype=torch.bool))
     real = KVAE(model.dynamics, model.decoder, Normal(8, DATA), DATA)
     assert ELBO()(real, KalmanSmoother(real, encoder=guide.encoder, context=8))(3.5 * bits()).isfinite()
+
+
+class Stated(nn.Module):
+    """A caller's own likelihood that states a support."""
+
+    def __init__(self, support):
+        super().__init__()
+        self.mean, self.support = nn.Linear(8, DATA), support
+
+    def forward(self, features):
+        return dist.Normal(self.mean(features), 1.0, validate_args=False).to_event(1)
+
+
+@pytest.mark.parametrize("mask", [None, HOLES], ids=["observed", "missing"])
+def test_a_likelihood_may_state_any_support(mask):
+    """Real frames are finite; of a simplex all entries of a frame are judged at once."""
+    model, _ = pair(False)
+    x = torch.rand(N, T, DATA).softmax(-1)
+    for support, wrong, message in (
+        (constraints.real, math.inf, "x: NaN or infinite in 1 observed frames, the first of them sequence 0, frame 4"),
+        (constraints.nonnegative, -1.0, r"x: expected .*, got -1 in sequence 0, frame 4, .* \(1 such values\)"),
+        (constraints.simplex, 2.0, r"x: expected Simplex\(\), .*, got a vector outside in sequence 0, frame 4, "),
+    ):
+        stated = KVAE(model.dynamics, model.decoder, Stated(support), DATA, marginal=False)
+        stated.check(x, None, mask)
+        bad = x.clone()
+        bad[0, 4, 1] = wrong
+        with pytest.raises(ValueError, match=message):
+            stated.check(bad, None, mask)

@@ -193,7 +193,34 @@ def test_the_marginal_scores_particles_and_masks():
     torch.testing.assert_close(p.log_prob(a), expected)
     torch.testing.assert_close(p.expand((2, N)).log_prob(a), expected.expand(2, N))
     torch.testing.assert_close(p.log_prob(a.expand(4, N, T, DATA)), expected.expand(4, N))
-    assert dynamics.marginal(T).batch_shape == ()
+    assert mixed().marginal(T).batch_shape == ()
+    # one value for all masks, and all values for several masks
+    torch.testing.assert_close(p.log_prob(a[0]), dynamics.log_prob(a[:1].expand(N, T, DATA), u, HOLES))
+    several = dynamics.marginal(T, u, torch.stack([HOLES, ~HOLES])).log_prob(a)
+    torch.testing.assert_close(several, torch.stack([expected, dynamics.log_prob(a, u, ~HOLES)]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0,), "T: expected a whole number, at least 1, got 0"),
+        ((T,), "u: missing, MixedDynamics takes controls of size 2"),
+        ((T, torch.zeros(N, T, 3)), r"u: expected shape \(N, T, 2\), the controls of MixedDynamics, got \(3, 6, 3\)"),
+        ((T, torch.zeros(N, 4, 2)), "u: expected the controls of 6 frames, got 4"),
+        ((T, torch.zeros(N, T, 2), HOLES.double()), r"mask: expected torch.bool of shape \(..., 6\), .* torch.float64"),
+        ((T, torch.zeros(N, T, 2), HOLES[:, 1:]), r"mask: expected torch.bool of shape \(..., 6\), .* \(3, 5\)"),
+    ],
+)
+def test_arguments_of_the_marginal_that_do_not_fit_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        mixed(CONTROL).marginal(*arguments)
+
+
+def test_a_value_of_another_length_is_no_value_of_the_marginal():
+    dynamics, (a, _) = mixed(), data()
+    for wrong in (a[:, 1:], a[..., :1]):
+        with pytest.raises(ValueError, match=r"a: expected shape \(..., 6, 2\), got"):
+            dynamics.marginal(T).log_prob(wrong)
 
 
 def test_draws_of_the_marginal_follow_its_density():
@@ -281,11 +308,40 @@ def test_the_papers_start_is_a_random_walk():
         ({"initial_variance": math.inf}, "initial_variance: expected a finite number > 0"),
         ({"start": lambda *sizes: Velocity()(2, *sizes[1:])}, r"start: expected A\^k of shape \(3, 4, 4\), got \(2, 4"),
         ({"start": lambda *sizes: Velocity()(3, 1, 4, 0)}, r"start: expected C\^k of shape \(3, 2, 4\), got \(3, 1, 4"),
+        ({"recurrence": nn.GRU}, "recurrence: GRU has no step; it is called as zoo.parts.networks.GRU is"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         MixedDynamics(**{"data_dim": DATA, "latent_dim": LATENT} | options)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (Velocity, r"start: expected an object such as Velocity\(\), got the class"),
+        (lambda *sizes: Velocity()(*sizes)[:2], r"start: expected a tuple of three .* got \['Tensor', 'Tensor'\]"),
+        (lambda *sizes: (*Velocity()(*sizes)[:2], None), "start: expected a tuple of three .*, 'NoneType'"),
+        (lambda *sizes: torch.zeros(3), "start: expected a tuple of three tensors, .* got Tensor"),
+    ],
+)
+def test_a_start_that_gives_no_matrices_is_named(start, message):
+    with pytest.raises(TypeError, match=message):
+        MixedDynamics(DATA, LATENT, start=start)
+
+
+def test_a_start_keeps_its_own_tensors():
+    """Views would tie the components, and training would write into the tensors of their owner, and beyond."""
+    A, B, C = torch.eye(LATENT).float(), torch.zeros(LATENT, 0), torch.eye(DATA, LATENT)
+    dynamics = MixedDynamics(DATA, LATENT, start=lambda K, *sizes: tuple(m.expand(K, *m.shape) for m in (A, B, C)))
+    matrices = dynamics.transition_matrices, dynamics.emission_matrices
+    for matrix, own in zip(matrices, (A, C), strict=True):
+        assert matrix.dtype == torch.float64
+        assert matrix.is_contiguous()
+        with torch.no_grad():
+            matrix[0] += 1.0
+        assert torch.equal(matrix[1], own.double())
+    assert torch.equal(A, torch.eye(LATENT).float())
 
 
 @pytest.mark.parametrize(

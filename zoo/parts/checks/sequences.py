@@ -50,14 +50,14 @@ def check_sequences(
 
 
 def check_controls(u: Tensor | None, control_dim: int, who: str) -> None:
-    """Checks that controls are given to a model that takes them, and to no other; their axes are those of x.
+    """Checks that finite controls are given to a model that takes them, and to no other; their axes are those of x.
 
     Args:
         control_dim: size of u_t; 0: `who` takes none.
         who: name of the model, for the error.
 
     Raises:
-        ValueError: u is missing, unasked for, or of another size.
+        ValueError: u is missing, unasked for, or of another size; NaN or infinite, as `check_frames`.
     """
     if u is None and control_dim:
         raise ValueError(f"u: missing, {who} takes controls of size {control_dim}")
@@ -65,10 +65,15 @@ def check_controls(u: Tensor | None, control_dim: int, who: str) -> None:
         raise ValueError(f"u: {who} takes no controls")
     if u is not None and u.shape[-1] != control_dim:
         raise ValueError(f"u: expected shape (N, T, {control_dim}), the controls of {who}, got {tuple(u.shape)}")
+    if u is not None:
+        check_frames(u, name="u")
 
 
-def check_frames(x: Tensor, mask: Tensor | None = None) -> None:
+def check_frames(x: Tensor, mask: Tensor | None = None, name: str = "x") -> None:
     """Checks that x is finite where it is observed; not under `pyro.enable_validation(False)`.
+
+    Args:
+        name: of the argument, as errors name it.
 
     Raises:
         ValueError: NaN or infinite; names the first sequence and frame.
@@ -76,11 +81,11 @@ def check_frames(x: Tensor, mask: Tensor | None = None) -> None:
     # a sum is the usual case, in a tenth of the time of a look at the entries, which at every step of a model of videos
     # would be 10 % of it; entries and mask are looked at only where the sum is not finite, or overflows
     if dist.is_validation_enabled() and not bool(x.sum().isfinite()):
-        refuse_unfinite(x, mask)
+        refuse_unfinite(x, mask, name)
 
 
-def refuse_unfinite(x: Tensor, mask: Tensor | None = None) -> None:
-    """Refuses observed values of x that are not finite, whatever Pyro's validation says.
+def refuse_unfinite(x: Tensor, mask: Tensor | None = None, name: str = "x") -> None:
+    """Refuses observed values of x that are not finite, whatever Pyro's validation says; `name` as in `check_frames`.
 
     Raises:
         ValueError: NaN or infinite; names the first sequence and frame.
@@ -91,8 +96,9 @@ def refuse_unfinite(x: Tensor, mask: Tensor | None = None) -> None:
     found = bad.any(-1).nonzero()
     if len(found):
         where = f"sequence {int(found[0, 0])}, frame {int(found[0, 1])}, both counted from 0"
-        raise ValueError(f"x: NaN or infinite in {len(found)} observed frames, the first of them {where}; "
-                         "say which frames are missing with mask=")  # fmt: skip
+        # a mask speaks of x alone
+        of, hint = (" observed", "; say which frames are missing with mask=") if name == "x" else ("", "")
+        raise ValueError(f"{name}: NaN or infinite in {len(found)}{of} frames, the first of them {where}{hint}")
 
 
 def refuse_entries(mask: Tensor | None, who: str) -> None:

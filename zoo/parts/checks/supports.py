@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from zoo.parts.checks.sequences import refuse_unfinite
+from zoo.parts.checks.sequences import check_frames, refuse_unfinite
 
 _BOOLEAN, _REAL, _LEVELS = type(constraints.boolean), type(constraints.real), constraints.integer_interval
 
@@ -24,6 +24,9 @@ def holds(support: Any, value: Tensor) -> bool:
     # `support.check` makes a tensor of booleans and takes 2.7 % of a training step of a 784-400-20 VAE for Bernoulli;
     # sums over the values take 0.4 %, so the common supports have one.
     one = element(support)
+    # of no entries, such as the frames of a batch that is observed nowhere, there is no least and no largest
+    if not value.numel():
+        return True
     if not value.is_floating_point():
         return (value.dtype == torch.bool and isinstance(one, _BOOLEAN)) or bool(support.check(value).all())
     if isinstance(one, _BOOLEAN):
@@ -45,7 +48,7 @@ def check_support(x: Tensor, support: Any, mask: Tensor | None = None) -> None:
 
     Args:
         x: `(N, T, data_dim)`.
-        support: a bounded constraint, of vectors or of one entry.
+        support: a constraint, of vectors or of one entry.
         mask: of whole frames, `(N, T)`.
 
     Raises:
@@ -53,17 +56,22 @@ def check_support(x: Tensor, support: Any, mask: Tensor | None = None) -> None:
     """
     if not dist.is_validation_enabled():
         return
+    one = element(support)
+    # bits and levels are finite; of the others one may be unbounded, a caller's own likelihood giving it
+    if not isinstance(one, _BOOLEAN | _LEVELS):
+        check_frames(x, mask)
     seen = x if mask is None else x[mask]
     if holds(support, seen):
         return
     refuse_unfinite(x, mask)
-    one = element(support)
+    # of vectors, such as those of a simplex, there is one answer for all entries of a frame
     wrong = ~one.check(x)
     if mask is not None:
-        wrong &= mask.unsqueeze(-1)
-    n, t, i = wrong.nonzero()[0].tolist()
-    raise ValueError(f"x: expected {_words(one)}, the support of p(x_t | ...), got {x[n, t, i].item():.6g} in sequence "
-                     f"{n}, frame {t}, both counted from 0 ({int(wrong.sum())} such values)")  # fmt: skip
+        wrong &= mask if wrong.ndim == mask.ndim else mask.unsqueeze(-1)
+    place = tuple(wrong.nonzero()[0].tolist())
+    got = f"{x[place].item():.6g}" if len(place) == x.ndim else "a vector outside"
+    raise ValueError(f"x: expected {_words(one)}, the support of p(x_t | ...), got {got} in sequence {place[0]}, frame "
+                     f"{place[1]}, both counted from 0 ({int(wrong.sum())} such values)")  # fmt: skip
 
 
 def _words(one: Any) -> str:

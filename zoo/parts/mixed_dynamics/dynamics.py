@@ -8,7 +8,7 @@ from pyro.distributions import MultivariateNormal
 from torch import Tensor, nn
 
 from zoo.parts import kalman
-from zoo.parts.checks import check_counts, check_positive
+from zoo.parts.checks import check_counts, check_offers, check_positive
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.distributions import LinearGaussian, LinearGaussianPosterior
 from zoo.parts.kalman.parameters import observed, offset_of
@@ -35,6 +35,7 @@ class MixingWeights(Recorded, nn.Module):
     ) -> None:
         super().__init__()
         self.recurrence: Any = recurrence(data_dim, recurrent)
+        check_offers("recurrence", self.recurrence, "step", advice="it is called as zoo.parts.networks.GRU is")
         self.head = nn.Linear(recurrent, num_components)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -79,7 +80,9 @@ class MixedDynamics(StateSpace):
     Sites, in `pyro.plate("data", N)`: `z` (T, latent_dim); `x` (T, data_dim), observed: a.
 
     Raises:
-        ValueError: a size below 1, a variance that is not positive, matrices of `start` of other sizes.
+        TypeError: `start` is a class, or does not give three tensors.
+        ValueError: a size below 1, a variance that is not positive, matrices of `start` of other sizes, a recurrence
+            without the method `step`.
 
     Example:
         >>> import torch
@@ -113,13 +116,15 @@ class MixedDynamics(StateSpace):
         )
         self.data_dim, self.latent_dim, self.control_dim = data_dim, latent_dim, control_dim
         self.state_dim = latent_dim + recurrent
-        matrices = start(num_components, data_dim, latent_dim, control_dim)
         sizes = (latent_dim, latent_dim), (latent_dim, control_dim), (data_dim, latent_dim)
+        matrices = _started(start, num_components, data_dim, latent_dim, control_dim)
         for name, matrix, size in zip("ABC", matrices, sizes, strict=True):
             if matrix.shape != (num_components, *size):
                 raise ValueError(f"start: expected {name}^k of shape {(num_components, *size)}, got "
                                  f"{tuple(matrix.shape)}")  # fmt: skip
-        self.transition_matrices, inputs, self.emission_matrices = map(nn.Parameter, matrices)
+        # copies: training writes into them, and a start may give views, or tensors that its owner keeps
+        copies = (nn.Parameter(torch.empty(m.shape).copy_(m.detach())) for m in matrices)
+        self.transition_matrices, inputs, self.emission_matrices = copies
         self.input_matrices = inputs if control_dim else None
         self.a_0 = nn.Parameter(torch.zeros(data_dim))
         self.alpha = MixingWeights(data_dim, recurrent, num_components, recurrence)
@@ -290,3 +295,14 @@ class MixedDynamics(StateSpace):
         step = step._replace(transition_scale=with_start(s.step.transition_scale, step.transition_scale))
         mean = step.transition_mean(shift(z, z.new_zeros(self.latent_dim)))
         return MixedState(with_start(s.mean, mean, 1), h, step)
+
+
+def _started(start: Callable, *sizes: int) -> tuple[Tensor, ...]:
+    """The matrices of a start, which is a caller's own function."""
+    if isinstance(start, type):
+        raise TypeError(f"start: expected an object such as {start.__name__}(), got the class")
+    matrices = start(*sizes)
+    kinds = [type(m).__name__ for m in matrices] if isinstance(matrices, tuple) else type(matrices).__name__
+    if not (len(kinds) == 3 and all(isinstance(m, Tensor) for m in matrices)):
+        raise TypeError(f"start: expected a tuple of three tensors, (A^k, B^k, C^k), got {kinds}")
+    return matrices

@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
+from zoo.parts.checks import check_controls, check_counts
 from zoo.parts.distributions.expanded import expanded
 
 
@@ -21,6 +22,10 @@ class Marginal(TorchDistribution):
         u: controls, `(..., T, control_dim)`.
         mask: True where a is observed, `(..., T)`: `log_prob` is that of the observed frames (`MixedDynamics`).
             Draws are of all frames.
+
+    Raises:
+        ValueError: T below 1; u that is missing, unasked for, not finite, or of another size; a mask of another size
+            or type. Of `log_prob`: a value of another size.
     """
 
     arg_constraints: dict = {}  # noqa: RUF012
@@ -28,6 +33,13 @@ class Marginal(TorchDistribution):
     support = constraints.independent(constraints.real, 2)
 
     def __init__(self, dynamics: Any, T: int, u: Tensor | None = None, mask: Tensor | None = None) -> None:
+        check_counts(T=T)
+        check_controls(u, dynamics.control_dim, type(dynamics).__name__)
+        if u is not None and u.shape[-2] != T:
+            raise ValueError(f"u: expected the controls of {T} frames, got {u.shape[-2]}")
+        if mask is not None and (mask.dtype != torch.bool or mask.shape[-1:] != (T,)):
+            raise ValueError(f"mask: expected torch.bool of shape (..., {T}), got {mask.dtype} of shape "
+                             f"{tuple(mask.shape)}")  # fmt: skip
         self.dynamics, self.u, self.mask_ = dynamics, u, mask
         lead = (Size() if u is None else u.shape[:-2]), (Size() if mask is None else mask.shape[:-1])
         super().__init__(torch.broadcast_shapes(*lead), Size((T, dynamics.data_dim)), validate_args=False)
@@ -36,6 +48,13 @@ class Marginal(TorchDistribution):
         return expanded(self, batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        # any number of frames has a density, but not this one
+        if value.shape[-2:] != self._event_shape:
+            raise ValueError(f"a: expected shape (..., {', '.join(map(str, self._event_shape))}), got "
+                             f"{tuple(value.shape)}")  # fmt: skip
+        if self.mask_ is not None:
+            # one value for several masks: a mask of frames has an axis less than what it masks
+            value = value.expand(*torch.broadcast_shapes(value.shape[:-2], self.mask_.shape[:-1]), *self._event_shape)
         total = self.dynamics.log_marginal(value, self.u, self.mask_)
         return total.expand(torch.broadcast_shapes(total.shape, self._batch_shape))
 

@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import is_validation_enabled
 from torch import Tensor
 
+from zoo.parts.checks import check_controls
 from zoo.parts.trajectory.density import Trajectory
 from zoo.parts.trajectory.time import at_steps, each, last
 
@@ -66,6 +67,7 @@ def carry_on(model: Any, z: Tensor, x: Tensor, u: Tensor | None, mask: Tensor | 
     # x may have particles in front, so `check_sequences`, which takes three axes, does not serve
     if mask is not None and mask.shape[:2] != x.shape[-3:-1]:
         raise ValueError(f"mask: expected {tuple(x.shape[-3:-1])} as x has it, got {tuple(mask.shape)}")
+    check_controls(u, model.control_dim, type(model).__name__)
     if carry is not None:
         check_carry(model, x, carry)
     chunk = Trajectory(model, model.transition, x, u, mask, carry=carry)

@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from zoo.parts.aside import evaluating
-from zoo.parts.checks import check_counts, refuse_entries
+from zoo.parts.checks import check_controls, check_counts, refuse_entries
 from zoo.parts.kalman import Forecast
 from zoo.parts.trajectory.carry import Carry
 from zoo.parts.trajectory.density import inputs_of
@@ -130,6 +130,8 @@ def draws_of(guide: Callable, num: int, x: Tensor, u: Tensor | None, mask: Tenso
 def extend(model: Any, z: Tensor, x: Tensor, k: int, u: Tensor | None) -> tuple[Tensor, Tensor]:
     """See `Forecasts.extend`."""
     check_counts(k=k)
+    # here too, since without frames there is nothing for `check` to look at
+    check_controls(u, model.control_dim, type(model).__name__)
     T = x.shape[-2]
     if T:
         model.check(x, None if u is None else u[..., :T, :])

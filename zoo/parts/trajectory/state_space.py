@@ -186,7 +186,7 @@ class StateSpace(Forecasts, RootModule):
         if self.support is None:
             check_frames(x, mask)
         else:
-            # one pass over x: what lies in such a support is finite
+            # it looks for NaN and infinity besides, in one pass over x where the support is bits or levels
             check_support(x, self.support, mask)
         if carry is not None:
             chunks.check_carry(self, x, carry)
@@ -198,7 +198,7 @@ class StateSpace(Forecasts, RootModule):
         other = None if isinstance(guide, AutoGuide) else getattr(guide, "model", None)
         if not isinstance(other, StateSpace):
             return
-        for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim"):
+        for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim", "control_dim"):
             theirs, ours = getattr(other, name), getattr(self, name)
             if theirs != ours:
                 raise ValueError(f"guide: {type(guide).__name__} was built for a {type(other).__name__} of {name} = "
