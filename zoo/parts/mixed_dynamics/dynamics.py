@@ -221,18 +221,30 @@ class MixedDynamics(StateSpace):
             u, mask, carry: as in `forward`; leading axes of x that they lack are broadcast.
         """
         found = filled(x, mask)
-        if mask is None:
+        if mask is None or bool(mask.all()):
             return found
-        seen = mask.unsqueeze(-1)
-        # entry t of the matrices reads entries before t: each round is right for one more missing frame at least
-        for _ in range(int((~mask).sum(-1).max())):
-            p = self.system(found, u, carry)
-            past = kalman.filter(p, found, u, mask.expand(found.shape[:-1]))
-            expected, _ = observed(p, past.predicted_means, past.predicted_covariances, u)
-            before, found = found, torch.where(seen, found, expected)
-            if torch.equal(before, found):
+        seen = mask.expand(found.shape[:-1])
+        gaps = (~seen).flatten(0, -2).any(0).nonzero().flatten().tolist()
+        # up to the first gap the matrices are known; after it those of a frame read the completed frame before it
+        known, frames = slice(gaps[0] + 1), [*found.unbind(-2)]
+        u_known = None if u is None else u[..., known, :]
+        p, h = self.along(found[..., known, :], u_known, carry)
+        past = kalman.filter(p, found[..., known, :], u_known, seen[..., known])
+        h = h[..., -1:, :]
+        for t in range(gaps[0], gaps[-1] + 1):
+            mean, covariance = past.predicted_means[..., -1, :], past.predicted_covariances[..., -1, :, :]
+            expected, _ = observed(self.mixed(self.alpha(h)), mean.unsqueeze(-2), covariance.unsqueeze(-3))
+            frames[t] = torch.where(seen[..., t, None], frames[t], expected.squeeze(-2))
+            if t == gaps[-1]:
                 break
-        return found
+            # a filter of two frames: this one, and the next for its prediction alone
+            h = torch.stack([h[..., -1, :], self.alpha.recurrence.step(frames[t], h[..., -1, :])], -2)
+            pair = self.mixed(self.alpha(h))._replace(initial_mean=mean, initial_covariance=covariance)
+            now = torch.stack([seen[..., t], torch.zeros_like(seen[..., t])], -1)
+            u_pair = None if u is None else u[..., t : t + 2, :]
+            past = kalman.filter(pair, torch.stack([frames[t]] * 2, -2), u_pair, now)
+            h = h[..., 1:, :]
+        return torch.stack(frames, -2)
 
     def posterior(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
