@@ -7,7 +7,6 @@ trained on the same codes, the ball turns where no wall is, and comes to rest in
     python examples/kvae.py --room polygon --steps 1000
 """
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -29,6 +28,7 @@ from zoo.parts.networks import Maps, mlp
 from zoo.plots.look import EXACT, GUIDE, plain
 
 SEEN, MISSING, AHEAD = 4, 12, 60
+Set = Literal["box", "box_gravity", "pong", "polygon"]
 
 
 def strips(figure: SubFigure, title: str, rows: dict[str, Tensor], unseen: tuple[int, ...], every: int = 1) -> None:
@@ -38,19 +38,13 @@ def strips(figure: SubFigure, title: str, rows: dict[str, Tensor], unseen: tuple
         shown = torch.cat([*frames[::every].unflatten(-1, (SIZE, SIZE))], 1)
         ax.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1)
         for frame in unseen:
-            # before the first picture of this frame or a later one
-            ax.axvline(SIZE * math.ceil(frame / every) - 0.5, color=GUIDE, linewidth=1)
+            ax.axvline(SIZE * -(-frame // every) - 0.5, color=GUIDE, linewidth=1)
         ax.set(xticks=[], yticks=[])
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
 
 
 def main(
-    room: Literal["box", "box_gravity", "pong", "polygon"] = "box",
-    width: int = 256,
-    steps: int = 1000,
-    num: int = 200,
-    seed: int = 0,
-    out: Path = Path("runs/kvae"),
+    room: Set = "box", width: int = 256, steps: int = 1000, num: int = 200, seed: int = 0, out: Path = Path("runs/kvae")
 ) -> None:
     """Trains the model and a linear one, measures both on gaps of some test videos, and draws what they predict."""
     torch.set_num_threads(1)

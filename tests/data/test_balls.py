@@ -120,9 +120,7 @@ def test_no_ball_starts_on_a_wall():
 def test_a_spread_that_finds_no_start_is_named(monkeypatch):
     monkeypatch.setattr(balls, "TRIALS", 50)
     room = Room(((16, 1), (31, 30), (1, 30)), 10**9, (1, 2))
-    with pytest.raises(
-        ValueError, match=r"spread: expected starts .* of which 50 draws .* got 1000000000"
-    ):
+    with pytest.raises(ValueError, match=r"spread: expected starts .* of which 50 draws .* got 1000000000"):
         videos(room, 2)
 
 
