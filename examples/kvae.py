@@ -9,6 +9,7 @@ trained on the same codes, the ball turns where no wall is, and comes to rest in
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -27,6 +28,7 @@ from zoo.parts.networks import Maps, mlp
 from zoo.plots.look import EXACT, GUIDE, plain
 
 SEEN, MISSING, AHEAD = 4, 12, 60
+Set = Literal["box", "box_gravity", "pong", "polygon"]
 
 
 def strips(figure: SubFigure, title: str, rows: dict[str, Tensor], unseen: tuple[int, ...], every: int = 1) -> None:
@@ -36,21 +38,21 @@ def strips(figure: SubFigure, title: str, rows: dict[str, Tensor], unseen: tuple
         shown = torch.cat([*frames[::every].unflatten(-1, (SIZE, SIZE))], 1)
         ax.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1)
         for frame in unseen:
-            ax.axvline(SIZE * frame / every - 0.5, color=GUIDE, linewidth=1)
+            ax.axvline(SIZE * -(-frame // every) - 0.5, color=GUIDE, linewidth=1)
         ax.set(xticks=[], yticks=[])
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
 
 
 def main(
-    room: str = "box", width: int = 256, steps: int = 1000, num: int = 200, seed: int = 0, out: Path = Path("runs/kvae")
+    room: Set = "box", width: int = 256, steps: int = 1000, num: int = 200, seed: int = 0, out: Path = Path("runs/kvae")
 ) -> None:
-    """Trains the model and a linear one, measures both on gaps, and draws what they predict."""
+    """Trains the model and a linear one, measures both on gaps of some test videos, and draws what they predict."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     data, picture, place = load(room), Maps(SIZE, SIZE), partial(positions, room=ROOMS[room])
     train, test = data.train, data.test[:num]
     x, true = test.values, test.padded(test.truth)[..., :2].float()
-    T = x.shape[1]
+    num, T = x.shape[:2]
 
     likelihood = Bernoulli(width, picture, mean=train.frames[::10].float().mean(0))
     model = KVAE(MixedDynamics(2, 4), mlp(2, (width, width)), likelihood, picture)

@@ -16,6 +16,7 @@ from cells import RESULTS, ROOT, records
 from hierarchy_pictures import store
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rows.place import cache
 from rows.video_figures import STATE_SPACE_READING, component_reading, kvae_latents, kvae_pictures
 from rows.videos import SETS, components_of, in_both_forms
@@ -39,10 +40,16 @@ Pair = tuple[Any, Any]
 
 
 def trained(data: str, results: Path) -> dict[str, dict[str, Any]]:
-    """System -> its record of the best ELBO on a set, of those that are done; a system without ELBO has one row."""
+    """System -> its record of the best ELBO on a set, of those that are done; the best system is the last.
+
+    A system without ELBO has one row.
+    """
     done = [row for row in records(results) if "pixels" in (row.get("figures") or {}) and row["data"] == data]
-    done.sort(key=lambda row: row["figures"].get("elbo", 0.0))
-    return {row["system"]: row for row in done}
+    done.sort(key=lambda row: -row["figures"].get("elbo", 0.0))
+    best: dict[str, dict[str, Any]] = {}
+    for row in done:
+        best.setdefault(row["system"], row)
+    return dict(reversed(best.items()))
 
 
 def pairs_of(rows: Mapping[str, dict[str, Any]]) -> dict[str, Pair]:
@@ -139,20 +146,24 @@ def generated(pair: Pair, videos: Sequences) -> Figure:
 def errors(results: Path) -> Figure:
     """A panel for each set: the error in pixels over the number of missing frames, a line for each system."""
     sets = {name: rows for name in SETS if (rows := trained(name, results))}
+    # a system has one colour in all panels, of which some lack it
+    colours = {system: f"C{i}" for i, system in enumerate(sorted({name for rows in sets.values() for name in rows}))}
     figure = Figure(figsize=(3.0 * len(sets), 3.2), layout="constrained")
     for (name, rows), ax in zip(
         sets.items(), figure.subplots(1, len(sets), squeeze=False, sharey=True)[0], strict=True
     ):
-        for number, (system, row) in enumerate(rows.items()):
-            pixels = row["figures"]["pixels"]
-            gaps, label = [int(gap) for gap in pixels], system.partition(" +")[0].partition(",")[0]
-            ax.plot(gaps, [found["smoothed"] for found in pixels.values()], ".-", color=f"C{number}", label=label)
-            ax.plot(gaps, [found["filtered"] for found in pixels.values()], ".--", color=f"C{number}", linewidth=0.8)
-        ax.plot(gaps, [found["straight line"] for found in pixels.values()], ":", color="0.4", label="straight line")
+        for system, row in rows.items():
+            pixels, colour = row["figures"]["pixels"], colours[system]
+            gaps = [int(gap) for gap in pixels]
+            ax.plot(gaps, [found["smoothed"] for found in pixels.values()], ".-", color=colour)
+            ax.plot(gaps, [found["filtered"] for found in pixels.values()], ".--", color=colour, linewidth=0.8)
+        ax.plot(gaps, [found["straight line"] for found in pixels.values()], ":", color="0.4")
         ax.set(title=name, xlabel="missing frames", xticks=gaps)
         ax.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("error in pixels (dashed: filtered)")
-    figure.axes[0].legend(frameon=False, fontsize=7)
+    shown = [Line2D([], [], color=colour, marker=".", label=system) for system, colour in colours.items()]
+    shown.append(Line2D([], [], color="0.4", linestyle=":", label="straight line"))
+    figure.legend(handles=shown, loc="outside lower center", ncols=2, frameon=False, fontsize=7)
     return figure
 
 

@@ -108,6 +108,64 @@ def test_from_frame_to_frame_the_ball_goes_its_speed_or_less():
     assert 10 < speed.min() < speed.max() < 15
 
 
+def test_no_ball_starts_on_a_wall():
+    """One that lay on the floor would fall through it; starts are clipped at 26, where balls of this room touch it."""
+    room = Room(balls.square_room(3, 29), 10, (0, 0), gravity=5)
+    states = room.path(*room.starts(200, np.random.RandomState(0)), np.zeros((200, 20, 2)))
+    assert room.gaps(states[..., :2].reshape(-1, 2)).min() > -1e-11
+    # let go at rest, they have fallen for a frame, but for those that have bounced in it
+    assert np.abs(states[:, 1, 3] - 5 * STEP).min() < 1e-12
+
+
+def test_a_spread_that_finds_no_start_is_named(monkeypatch):
+    monkeypatch.setattr(balls, "TRIALS", 50)
+    room = Room(((16, 1), (31, 30), (1, 30)), 10**9, (1, 2))
+    with pytest.raises(ValueError, match=r"spread: expected starts .* of which 50 draws .* got 1000000000"):
+        videos(room, 2)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "room",
+    [
+        *ROOMS.values(),
+        Room(((16, 1), (31, 30), (1, 30)), 2, (5, 15), gravity=3),
+        Room(((1, 30), (31, 30), (16, 1)), 2, (5, 15), push=10),
+        Room(((16, 1), (31, 30), (1, 30)), 2, (5, 15), elasticity=0.3),
+    ],
+)
+def test_the_motion_is_that_of_tiny_steps(room):
+    """A simulator of its own, whose error is of the order of its step."""
+    random, errors = np.random.RandomState(1), []
+    position, velocity = room.starts(30, random)
+    controls = random.standard_normal((30, 8, 2)) * (room.push > 0)
+    states = room.path(position, velocity, controls)
+    for num in (250, 2000):
+        walked = [steps(room, position, velocity, controls, num) - states]
+        errors.append(np.abs(walked).max())
+    # half as much as the ratio of the steps; without pull or loss there is no error at all
+    assert errors[1] < max(errors[0] / 4, 1e-9), errors
+    assert errors[1] < 0.1
+
+
+def steps(room, position, velocity, controls, num):
+    """States by `num` steps a frame: a ball that comes through a wall is put back, and turned round."""
+    states, dt, corners = [np.concatenate([position, velocity], 1)], STEP / num, np.array(room.corners, float)
+    for push in controls.swapaxes(0, 1)[1:]:
+        pull = np.array([0.0, room.gravity]) + room.push * push
+        for _ in range(num):
+            position, velocity = position + velocity * dt + pull * dt**2 / 2, velocity + pull * dt
+            for corner, after in zip(corners, np.roll(corners, -1, 0), strict=True):
+                normal = np.array([after[1] - corner[1], corner[0] - after[0]]) / np.linalg.norm(after - corner)
+                normal *= np.sign(normal @ (16 - corner))
+                through, rate = (position - corner) @ normal - 3, velocity @ normal
+                hit = (through < 0) & (rate < 0)
+                position = position - np.outer(hit * (1 + room.elasticity) * through, normal)
+                velocity = velocity - np.outer(hit * (1 + room.elasticity) * rate, normal)
+        states.append(np.concatenate([position, velocity], 1))
+    return np.stack(states, 1)
+
+
 # The pictures
 
 
@@ -214,7 +272,13 @@ SQUARE = balls.square_room(2, 30)
         (lambda: Room(((2, 2), (30, 2)), 1, (1, 2)), "corners: expected a convex room"),
         (lambda: Room(((2, 2), (30, 2), (20, 10), (2, 30)), 1, (1, 2)), "corners: expected a convex room"),
         (lambda: Room(balls.square_room(14, 18), 1, (1, 2)), r"holds the ball at \(16, 16\), got"),
-        (lambda: Room(((3, 1), (1, 30), (30, 20)), 1, (1, 2), paddles=True), "four walls, got 3"),
+        (lambda: Room(((2, 2, 0),) * 4, 1, (1, 2)), "corners: expected a convex room"),
+        (lambda: Room(((3, 1), (1, 30), (30, 20)), 1, (1, 2), paddles=True), "paddles: expected a room of four walls"),
+        (lambda: Room(SQUARE[1:] + SQUARE[:1], 1, (1, 2), paddles=True), "second and the fourth are upright"),
+        (lambda: Room(((2, 2), (29, 2), (30, 30), (2, 30)), 1, (1, 2), paddles=True), "upright"),
+        (lambda: Room(balls.square_room(-1, 31), 1, (1, 2), paddles=True), r"in the picture, got \(\(-1, -1\)"),
+        (lambda: Room(SQUARE, 1, (1, 2), gravity=math.nan), "gravity, push: expected finite numbers, got nan, 0.0"),
+        (lambda: Room(SQUARE, 1, (1, 2), push=math.inf), "got 0.0, inf"),
         (lambda: Room(SQUARE, -1, (1, 2)), "0 <= spread"),
         (lambda: Room(SQUARE, 1, (2, 1)), r"got 1, \(2, 1\)"),
         (lambda: Room(SQUARE, 1, (1, math.inf)), r"speeds\[1\]"),

@@ -356,6 +356,22 @@ def test_buckets_pad_to_a_multiple_and_fill_what_is_missing():
     assert torch.equal(x[0, 2:4], ragged().frames[4:6])
 
 
+def test_joined_streams_keep_what_stands_beside_the_frames():
+    whole = many([5, 9, 1, 12])
+    places = torch.arange(27.0).unsqueeze(1)
+    whole = replace(whole, controls=places, truth=2 * places, frame_labels=torch.arange(27))
+    streams = Streams.joined(whole, num=2, length=3)
+    _, u, _ = streams.batch(torch.tensor([3]), torch.Generator())
+    # the second chunk of the second stream, whose frames begin at 1 + 12 + 3
+    assert u.flatten().tolist() == [16, 17, 18]
+    assert torch.equal(streams.sequences.truth, 2 * streams.sequences.controls)
+    assert torch.equal(streams.sequences.frame_labels, streams.sequences.controls.flatten().long())
+
+
+def test_sequences_are_shown_in_a_line():
+    assert repr(many([5, 9])).startswith("Sequences(2 sequences, 14 frames of ")
+
+
 def test_joined_streams_are_laid_out_as_srnns_files():
     whole = many([5, 9, 1, 12])
     streams = Streams.joined(whole, num=2, length=3)  # 26 frames after the first: 2 streams of 4 chunks

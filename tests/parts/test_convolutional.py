@@ -112,3 +112,14 @@ NETWORKS = {"encoder": ConvolutionalEncoder, "decoder": partial(ConvolutionalDec
 def test_sizes_that_do_not_fit_are_named(network, picture, filters, error, message):
     with pytest.raises(error, match=message):
         network(picture, filters)
+
+
+def test_a_decoder_of_no_features_is_named():
+    with pytest.raises(ValueError, match="in_features: expected a whole number, at least 1, got 0"):
+        ConvolutionalDecoder(0, PICTURE, FILTERS)
+
+
+@pytest.mark.parametrize("mean", [torch.tensor([0.5]), torch.full((4,), 128.0), torch.full((4,), torch.nan)])
+def test_a_mean_that_is_none_of_bits_is_named(mean):
+    with pytest.raises(ValueError, match=r"mean: expected shape \(4,\), values in \[0, 1\], got shape"):
+        Bernoulli(3, 4, mean=mean)

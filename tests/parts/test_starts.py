@@ -152,6 +152,14 @@ def test_another_pair_is_named():
         start_at_components(pair()[0], guides.Smoother(pair(marginal=False)[0]), squares(9)[0])
 
 
+def test_a_guide_of_another_size_and_a_pair_without_parameters_are_named():
+    with pytest.raises(ValueError, match="guide: expected codes of 2 entries, as the model has, got 3"):
+        start_at_components(pair()[0], pair(code_dim=3)[1], squares(9)[0], blur=3)
+    frozen = [half.requires_grad_(False) for half in pair()]
+    with pytest.raises(ValueError, match="start_at_components: no parameter of model and guide has requires_grad"):
+        start_at_components(*frozen, squares(9)[0], blur=3)
+
+
 def test_data_that_are_no_pictures_are_named_and_taken_without_blur():
     model, guide = pair(picture=144)
     with pytest.raises(ValueError, match=r"picture: .* got 144; blur=1 takes frames as they are"):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.sequences import Sequences, as_floats
+from zoo.data.sequences import WIDE, Sequences, as_floats
 
 
 class Buckets:
@@ -90,7 +90,7 @@ class Streams:
         """Streams of whole sequences, laid end to end in `num` streams of chunks of `length` frames.
 
         Frames that do not fill a chunk of every stream are left out, as in SRNN's files. The very first frame is not
-        scored: it is `first` of the first chunk.
+        scored: it is `first` of the first chunk. Controls, truth and labels of frames go along; times are steps.
 
         Raises:
             ValueError: `num` or `length` below 1, or too few frames for one chunk of every stream.
@@ -103,10 +103,16 @@ class Streams:
         # Chunk i of the result continues chunk i - num: the first chunks of all streams, then the second ones, ...
         place = torch.arange(num * per_stream).reshape(num, per_stream).T.flatten()
         start = 1 + place * length
-        frames = sequences.frames[(start[:, None] + torch.arange(length)).flatten()]
-        first = as_floats(sequences.frames[start - 1])
-        lengths = torch.full((len(place),), length)
-        chunks = Sequences(frames, lengths, sequences.columns, num_levels=sequences.num_levels, first=first)
+        kept = (start[:, None] + torch.arange(length)).flatten()
+        given = {name: getattr(sequences, name) for name in ("frame_labels", *WIDE)}
+        chunks = Sequences(
+            sequences.frames[kept],
+            torch.full((len(place),), length),
+            sequences.columns,
+            num_levels=sequences.num_levels,
+            first=as_floats(sequences.frames[start - 1]),
+            **{name: value[kept] for name, value in given.items() if value is not None},
+        )
         return cls(chunks, num)
 
     def __len__(self) -> int:

@@ -76,6 +76,11 @@ class Sequences:
             if (partly := unknown.any(-1) & ~unknown.all(-1)).any():
                 raise ValueError(f"frame {int(partly.nonzero()[0])} is NaN in some of its coordinates")
 
+    def __repr__(self) -> str:
+        # the columns of a video are a thousand names
+        size = f"{len(self)} sequences, {len(self.frames)} frames of {len(self.columns)} numbers"
+        return f"Sequences({size}, {self.frames.dtype})"
+
     def __len__(self) -> int:
         return len(self.lengths)
 

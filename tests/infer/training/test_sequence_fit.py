@@ -303,6 +303,14 @@ def test_no_graph_is_compiled_of_sequences():
             fit(pair(), rows, epochs=1, compile=True, **OPTIONS)
 
 
+def test_sequences_of_one_length_may_be_compiled(monkeypatch):
+    seen = []
+    monkeypatch.setattr("zoo.infer.training.prepare.compiled", lambda loss, *args: seen.append(args) or loss)
+    fit(pair(), chunks(), epochs=1, compile=True, **OPTIONS)
+    [(x, u, mask)] = seen
+    assert (x.shape, u, mask) == ((2, 5, 2), None, None)
+
+
 def test_a_state_that_is_no_tensor_cannot_be_carried():
     class Strange(Sum):
         def carry_on(self, z, *args, **kwargs):

@@ -27,6 +27,8 @@ RADIUS = 3.0
 STEP = 0.2
 # Start positions are drawn around the middle and clipped, so that in the square rooms none lies in a wall.
 MIDDLE, CLIP = 16.0, (6.0, 26.0)
+# Draws of a start until it lies in the room, by more than a distance from its walls.
+TRIALS, TOUCH = 100_000, 1e-6
 # Half the length of a paddle, and how far it moves in a frame.
 HALF, REACH = 3.0, 2.0
 COLUMNS = tuple(f"row {row}, column {column}" for row in range(SIZE) for column in range(SIZE))
@@ -45,13 +47,14 @@ class Room:
         speeds: the least and the greatest speed at the start, in pixels per unit of time; a frame takes 0.2 of it.
         gravity: acceleration downwards.
         elasticity: ratio of the speeds across a wall after and before a bounce; 1: no loss.
-        paddles: the second and fourth wall are drawn only where a paddle of 6 pixels is, at the ball's height. Each
-            frame it moves up or down by 2 if the ball is more than 1 away.
+        paddles: the second and fourth wall, which are upright, are drawn only where a paddle of 6 pixels is, at the
+            ball's height. Each frame it moves up or down by 2 if the ball is more than 1 away.
         push: acceleration that a control of 1 causes; 0: there are no controls.
 
     Raises:
-        ValueError: walls that form no convex room with the ball in its middle, (16, 16); numbers out of range; or
-            accelerations in a room whose bounces lose speed, where a ball may bounce without end in finite time.
+        ValueError: walls that form no convex room with the ball in its middle, (16, 16); paddles in a room of other
+            walls, or outside the picture; numbers out of range; or accelerations in a room whose bounces lose speed,
+            where a ball may bounce without end in finite time.
     """
 
     corners: tuple[tuple[float, float], ...]
@@ -64,17 +67,27 @@ class Room:
 
     def __post_init__(self) -> None:
         low, high = self.speeds
-        inside = len(self.corners) > 2 and (self.gaps(np.array(self.corners)) + RADIUS >= -1e-9).all()
+        polygon = np.shape(self.corners)[1:] == (2,) and len(self.corners) > 2
+        inside = polygon and (self.gaps(np.array(self.corners)) + RADIUS >= -1e-9).all()
         if not inside or self.gaps(np.full((1, 2), MIDDLE)).min() <= 0:
             raise ValueError(f"corners: expected a convex room that holds the ball at (16, 16), got {self.corners}")
-        if self.paddles and len(self.corners) != 4:
-            raise ValueError(f"paddles: expected a room of four walls, got {len(self.corners)}")
+        if self.paddles and not self._has_upright_walls():
+            expected = "a room of four walls, of which the second and the fourth are upright and in the picture"
+            raise ValueError(f"paddles: expected {expected}, got {self.corners}")
         if not (0 <= low <= high < math.inf and 0 <= self.spread < math.inf):
             raise ValueError(f"expected 0 <= spread and 0 <= speeds[0] <= speeds[1], got {self.spread}, {self.speeds}")
+        if not (math.isfinite(self.gravity) and math.isfinite(self.push)):
+            raise ValueError(f"gravity, push: expected finite numbers, got {self.gravity}, {self.push}")
         if not 0 < self.elasticity <= 1:
             raise ValueError(f"elasticity: expected more than 0 and at most 1, got {self.elasticity}")
         if self.elasticity < 1 and (self.gravity or self.push):
             raise ValueError(f"elasticity: expected 1 under gravity or pushes, got {self.elasticity}")
+
+    def _has_upright_walls(self) -> bool:
+        """Tells whether the second and the fourth of four walls stand upright in the picture."""
+        columns = [column for column, _ in self.corners]
+        upright = len(columns) == 4 and columns[0] == columns[3] and columns[1] == columns[2]
+        return upright and all(0 <= column <= SIZE - 1 for column in columns)
 
     @cached_property
     def normals(self) -> Array:
@@ -127,10 +140,16 @@ class Room:
         """Positions and velocities of the first frames, `(num, 2)`."""
         position, outside = np.zeros((num, 2)), np.ones(num, bool)
         # In a polygon a clipped position may still lie in a wall.
-        while outside.any():
+        for _ in range(TRIALS):
             drawn = MIDDLE + self.spread * random.standard_normal((int(outside.sum()), 2))
             position[outside] = np.clip(drawn, *CLIP)
-            outside = self.gaps(position).min(1) < 0
+            # Nor may it touch one: a ball that lies on a floor under gravity has no next bounce.
+            outside = self.gaps(position).min(1) < TOUCH
+            if not outside.any():
+                break
+        else:
+            expected = f"starts within the walls, of which {TRIALS:,} draws found too few"
+            raise ValueError(f"spread: expected {expected} for {num} balls, got {self.spread}")
         angle, speed = random.uniform(0, 2 * math.pi, num), random.uniform(*self.speeds, num)
         return position, speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
 

@@ -192,11 +192,11 @@ def trainable(loss: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-def refuse_compiled_sequences(args: tuple, carry: Any) -> None:
+def refuse_compiled_sequences(batcher: Batcher) -> None:
     """Refuses a compiled graph for batches whose shapes change or whose state goes on.
 
     Raises:
-        ValueError: an argument is None, as in buckets, or there is a carry, as in streams.
+        ValueError: the data choose their batches, as buckets and streams do.
     """
-    if carry is not None or any(t is None for t in args):
+    if isinstance(batcher.rows, OwnBatches):
         raise ValueError("compile: a graph has one shape and no state; not for sequences in buckets or streams")

@@ -42,7 +42,7 @@ def prepared(
     settings |= {name: describe(value) for name, value in later.items() if value}
     call = loss
     if options.compile:
-        refuse_compiled_sequences(seen.args, seen.carry)
+        refuse_compiled_sequences(batcher)
         call = compiled(loss, *seen.args, **seen.kwargs)
     call, stepper = parallel.engine.setup(call, optimizer)
     # The mean over the ranks of their shares' sums, times this weight, is the mean over all rows of the batch.

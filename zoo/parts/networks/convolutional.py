@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from zoo.parts.checks import widths
+from zoo.parts.checks import check_counts, widths
 from zoo.parts.networks.maps import Maps
 from zoo.parts.networks.residual import ToMaps
 from zoo.parts.recorded import Recorded
@@ -73,7 +73,7 @@ class ConvolutionalDecoder(Recorded, nn.Module):
         size: `Maps` of the output: of half the picture's height and width, with `4 * filters[-1]` channels.
 
     Raises:
-        TypeError, ValueError: as of `ConvolutionalEncoder`.
+        TypeError, ValueError: as of `ConvolutionalEncoder`, and of `in_features` below 1 or no whole number.
 
     Example:
         >>> from functools import partial
@@ -95,6 +95,7 @@ class ConvolutionalDecoder(Recorded, nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        check_counts(in_features=in_features)
         filters = _layers(picture, filters)
         self.size = _shrunk(picture, 1, 4 * filters[-1])
         # the linear layer has no filters of its own, and the last spreading is left out

@@ -45,8 +45,9 @@ def start_at_components(
 
     Raises:
         TypeError: x is not a tensor.
-        ValueError: another pair; x of another size; NaN; no more frames than the code has entries, or frames that vary
-            in fewer directions; `blur` even, or without `Maps`.
+        ValueError: another pair, a guide of another code's size, or a pair without a parameter to train; x of another
+            size; NaN; no more frames than the code has entries, or frames that vary in fewer directions; `blur` even,
+            or without `Maps`.
 
     Example:
         >>> import torch, guides
@@ -116,6 +117,8 @@ def _components(frames: Tensor, size: int, picture: Maps, blur: int) -> Tensor:
 def _train(model: Any, guide: Any, frames: Tensor, code: Tensor, steps: int) -> None:
     """Adam on squared errors of the encoder's mean and on log p(x | a), a around the components as q(a | x) is."""
     trained = [p for half in (guide, model) for p in half.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("start_at_components: no parameter of model and guide has requires_grad=True")
     optimizer = torch.optim.Adam(trained, RATE)
     for _ in range(steps):
         rows = torch.randint(len(frames), (BATCH,), device="cpu")
@@ -125,6 +128,9 @@ def _train(model: Any, guide: Any, frames: Tensor, code: Tensor, steps: int) -> 
         u = x.new_zeros(*x.shape[:2], model.control_dim) if model.control_dim else None
         q = guide.codes(x, u)
         mean = q.mean
+        if mean.shape != target.shape:
+            raise ValueError(f"guide: expected codes of {target.shape[-1]} entries, as the model has, "
+                             f"got {mean.shape[-1]}")  # fmt: skip
         # the decoder learns from codes as wide as those that it will be given; the width itself is not trained yet
         drawn = target + (q.sample() - mean).detach()
         error = (mean - target).square().sum() - model.decode(drawn).log_prob(x).sum()
