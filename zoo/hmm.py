@@ -9,7 +9,7 @@ from pyro.distributions import Categorical, MixtureSameFamily, is_validation_ena
 from torch import Tensor
 
 from zoo.parts.ascent import climb
-from zoo.parts.checks import check_counts, check_frames, check_sequences, parameter_of, refuse_entries
+from zoo.parts.checks import check_counts, check_frames, check_gaps, check_sequences, parameter_of, refuse_entries
 from zoo.parts.conditionals.emissions import Emission, MaximisedEmission, examined
 from zoo.parts.markov import Chain, MostProbable, StationaryStart, expected_counts, filter_states, viterbi
 from zoo.parts.markov.distributions import HiddenMarkov, MarkovPaths
@@ -210,6 +210,7 @@ class HMM(RootModule):
         Raises:
             ValueError: the emission has no mean, as a categorical one.
         """
+        check_gaps(mask)
         smoothed = self.posterior(x, u, mask).smoothed
         try:
             means = self._of_states(x).mean
@@ -224,6 +225,7 @@ class HMM(RootModule):
     def sample_imputation(self, x: Tensor, mask: Tensor, num: int = 1, u: None = None) -> Draws:
         """`num` draws of each sequence with its gaps filled in, exact: `Draws` whose z is `(num, N, T)`."""
         check_counts(num=num)
+        check_gaps(mask)
         z = self.posterior(x, u, mask).sample(torch.Size((num,)))
         return Draws(z, torch.where(mask.unsqueeze(-1), x, self.emission(z).sample()), ends(x, mask).new_zeros(len(x)))
 

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import MultivariateNormal, Normal, TorchDistribution
 from torch import Tensor, nn
 
-from zoo.parts.checks import check_data, check_rows, listed
+from zoo.parts.checks import check_data, check_gaps, check_rows, listed
 from zoo.parts.distributions import UnitNormal
 from zoo.parts.store_keys import RootModule
 
@@ -114,6 +114,7 @@ class PPCA(RootModule):
 
     def impute(self, x: Tensor, mask: Tensor) -> Tensor:
         """x, with E[x_missing | x_observed] in place of its missing entries."""
+        check_gaps(mask)
         z = self.posterior(x, mask).mean
         return torch.where(mask, x, z @ self.weight.T + self.mean)
 

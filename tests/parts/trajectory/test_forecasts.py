@@ -9,7 +9,8 @@ from pyro.distributions import LogNormal
 from state_spaces import CONTROL, DATA, FRAMES, LATENT, SEQUENCES, STATE_SPACES, linear_gaussian
 
 from guides import Exact, Smoother
-from zoo import LGSSM
+from zoo import DMM, HMM, LGSSM, PPCA
+from zoo.parts.conditionals import PoissonEmission
 from zoo.parts.kalman import Forecast
 from zoo.parts.structural import local_level
 
@@ -157,3 +158,19 @@ def test_latents_of_a_forecast_have_their_size():
     found = model.sample_forecast(x[:, :3], 3, 2, Smoother(model, hidden=(5,), recurrent=4), u)
     assert found.z.shape == (2, SEQUENCES, 3, LATENT)
     assert found.start.tolist() == [3] * SEQUENCES
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda x: PPCA(DATA, 2).impute(x[0], None),
+        lambda x: HMM(2, PoissonEmission(2, DATA)).impute(x, None),
+        lambda x: HMM(2, PoissonEmission(2, DATA)).sample_imputation(x, None),
+        lambda x: linear_gaussian().impute(x, None),
+        lambda x: linear_gaussian().sample_imputation(x, None),
+        lambda x: DMM(DATA, 2).impute(x, None, guide=lambda *args: None),
+    ],
+)
+def test_gaps_are_filled_where_a_mask_says_so(fill):
+    with pytest.raises(TypeError, match=r"mask: expected a boolean .*, got NoneType"):
+        fill(torch.zeros(2, 4, DATA))

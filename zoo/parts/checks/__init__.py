@@ -13,6 +13,7 @@ from zoo.parts.checks.rows import check_rows, check_shape, parameter_of
 from zoo.parts.checks.sequences import (
     check_controls,
     check_frames,
+    check_gaps,
     check_sequences,
     refuse_entries,
     refuse_unfinite,
@@ -27,6 +28,7 @@ __all__ = [
     "check_counts",
     "check_data",
     "check_frames",
+    "check_gaps",
     "check_labels",
     "check_offers",
     "check_positive",

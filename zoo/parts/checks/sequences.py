@@ -101,6 +101,12 @@ def refuse_unfinite(x: Tensor, mask: Tensor | None = None, name: str = "x") -> N
         raise ValueError(f"{name}: NaN or infinite in {len(found)}{of} frames, the first of them {where}{hint}")
 
 
+def check_gaps(mask: Tensor) -> None:
+    """Checks that there is a mask, whose gaps are to be filled; its shape is checked with x."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"mask: expected a boolean torch.Tensor, False where x is missing, got {type(mask).__name__}")
+
+
 def refuse_entries(mask: Tensor | None, who: str) -> None:
     """Refuses a mask of single entries, for a computation (`who`) that takes whole frames alone.
 

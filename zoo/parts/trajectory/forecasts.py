@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zoo.parts.checks import check_counts
+from zoo.parts.checks import check_counts, check_gaps
 from zoo.parts.kalman import Forecast
 from zoo.parts.trajectory import rollout
 from zoo.parts.trajectory.rollout import Draws
@@ -88,6 +88,7 @@ class Forecasts:
             x, u, mask: as in `forward`.
             guide, num, **values: as in `forecast`; the draws are those of `sample_imputation`.
         """
+        check_gaps(mask)
         if guide is None:
             return exactly(self).exact_imputation(x, mask, u, **values)
         drawn = self.sample_imputation(x, mask, guide, num, u, **values).x.mean(0)

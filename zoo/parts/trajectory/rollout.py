@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from zoo.parts.aside import evaluating
-from zoo.parts.checks import check_controls, check_counts, refuse_entries
+from zoo.parts.checks import check_controls, check_counts, check_gaps, refuse_entries
 from zoo.parts.kalman import Forecast
 from zoo.parts.trajectory.carry import Carry
 from zoo.parts.trajectory.density import inputs_of
@@ -197,6 +197,7 @@ def sample_imputation(
 ) -> Draws:
     """See `Forecasts.sample_imputation`."""
     check_counts(num=num)
+    check_gaps(mask)
     model.check(x, u, mask)
     end = ends(x, mask)
     if guide is None:
