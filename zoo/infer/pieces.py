@@ -19,6 +19,7 @@ from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import batch_rows, check_num_particles, takes_index
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
+from zoo.parts.checks import check_tensor
 
 # about the size of a processor's caches: larger pieces are slower, not faster
 MAX_BYTES = 2**25
@@ -58,10 +59,12 @@ def pieces(
 
     Raises:
         ValueError: `num_particles` or `max_bytes` below 1, an empty x, or an error of `terms`, with the rows of x.
+        TypeError: x is not a tensor.
     """
     check_num_particles(num_particles)
     if max_bytes < 1:
         raise ValueError(f"max_bytes must be positive, got {max_bytes}")
+    check_tensor(x)
     if len(x) == 0:
         raise ValueError("x is an empty batch")
     kwargs = with_index(guide, x, kwargs)

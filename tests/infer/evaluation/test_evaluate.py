@@ -1,6 +1,7 @@
 """log p(x), gaps, KL per site and active units against linear-Gaussian pairs where each is known exactly."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -10,6 +11,9 @@ from gaussian_pairs import Z_MAX, Given, LinearGaussian, MeanField, NoLogProb, s
 from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch.distributions import kl_divergence
 
+from guides import Amortized
+from zoo import VAE
+from zoo.data import load
 from zoo.infer.evaluation.gaps import gaps
 from zoo.infer.evaluation.latents import active_units, kl_per_site
 from zoo.infer.evaluation.likelihood import bits_per_dim, log_likelihood
@@ -351,3 +355,13 @@ def test_draws_of_several_sites_stand_side_by_side(model):
     assert weights.shape == (6, 5)
     with pytest.raises(ValueError, match="does not sample"):
         weighted_draws(two, two, x, (), {}, num_particles=6, sites=["c"])
+
+
+@pytest.mark.parametrize(("split", "name"), [(load("digits").test, "images"), (load("cadences").test, "values")])
+def test_a_split_of_data_is_no_tensor(split, name):
+    model = VAE(getattr(split[:2], name).shape[-1], 2, hidden=(3,))
+    guide = Amortized(model, hidden=(3,))
+    message = f"x: expected a torch.Tensor, got {type(split).__name__}; take its `{name}`"
+    for evaluate in (partial(log_likelihood, model), partial(kl_per_site, model), active_units):
+        with pytest.raises(TypeError, match=message):
+            evaluate(guide, split)

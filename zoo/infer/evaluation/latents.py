@@ -22,6 +22,7 @@ from zoo.infer.sites.programs import batch_rows, program
 from zoo.infer.sites.refusals import name_of
 from zoo.infer.sites.values import bare
 from zoo.parts.aside import held, seeded
+from zoo.parts.checks import check_tensor
 from zoo.parts.distributions import DiagonalNormal, UnitNormal
 
 __all__ = ["ActiveUnits", "active_units", "kl_per_site", "kl_per_unit"]
@@ -161,7 +162,9 @@ def active_units(
 
     Raises:
         ValueError: fewer than two data or particles; a site outside the batch plate.
+        TypeError: x is not a tensor.
     """
+    check_tensor(x)
     if len(x) < 2:
         raise ValueError(f"active_units takes a variance over the data: {len(x)} are too few")
     if num_particles < 2:

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.infer.per_datum import Terms
 from zoo.infer.pieces import MAX_BYTES, pieces
 from zoo.parts.aside import held, seeded
-from zoo.parts.checks import listed
+from zoo.parts.checks import check_tensor, listed
 
 __all__ = ["LogLikelihood", "bits_per_dim", "log_likelihood"]
 
@@ -91,6 +91,7 @@ def log_likelihood(
 
     Raises:
         ValueError: empty x, `num_particles < 1`, a pair that does not fit together, or log weights that are NaN.
+        TypeError: x is not a tensor.
 
     Example:
         >>> import torch, guides
@@ -100,6 +101,7 @@ def log_likelihood(
         >>> log_likelihood(model, guides.Amortized(model), torch.zeros(3, 784), num_particles=100).per_datum.shape
         torch.Size([3])
     """
+    check_tensor(x)
     sums = Sums(len(x), x.device)
     with held(model, guide), seeded(seed):
         for rows, _, run in pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes):

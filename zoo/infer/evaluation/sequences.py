@@ -30,7 +30,7 @@ from zoo.infer.per_datum import Terms
 from zoo.infer.pieces import bytes_of
 from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded, streams_kept
-from zoo.parts.checks import check_sequences, listed, refuse_unfinite, refuse_unobserved
+from zoo.parts.checks import check_sequences, check_tensor, listed, refuse_unfinite, refuse_unobserved
 from zoo.parts.trajectory.masks import ends, observed_frames
 
 # bytes of all steps of a loop over time; larger than for vectors, as more particles in a piece mean fewer such loops
@@ -287,8 +287,7 @@ def checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | No
 
 
 def _check_first(x: Tensor, first: Tensor) -> None:
-    if not isinstance(first, Tensor):
-        raise TypeError(f"first: expected a torch.Tensor, got {type(first).__name__}")
+    check_tensor(first, "first")
     if first.shape != (len(x), x.shape[-1]):
         raise ValueError(f"first: expected shape ({len(x)}, {x.shape[-1]}), got {tuple(first.shape)}")
     if not first.isfinite().all():

@@ -2,7 +2,7 @@
 
 `rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis, `supports`
 values against a support, `labels` the classes of data, `fixed` latents that a caller gives, `offered` the attributes of
-a model. `words` holds the wording that all share, and the checks of numbers and layer widths.
+a model. `words` holds the wording that all share, and the checks of numbers, layer widths and types.
 """
 
 from zoo.parts.checks.entries import check_data
@@ -21,7 +21,7 @@ from zoo.parts.checks.sequences import (
     whole_frames_only,
 )
 from zoo.parts.checks.supports import check_support, element, holds
-from zoo.parts.checks.words import check_counts, check_positive, listed, widths
+from zoo.parts.checks.words import check_counts, check_positive, check_tensor, listed, widths
 
 __all__ = [
     "check_controls",
@@ -36,6 +36,7 @@ __all__ = [
     "check_sequences",
     "check_shape",
     "check_support",
+    "check_tensor",
     "element",
     "expand_fixed",
     "holds",

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from zoo.parts.checks.words import check_tensor
+
 
 def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | None = None) -> None:
     """Checks type, shape and dtype; looks at no value, so it is cheap enough for every training step.
@@ -16,8 +18,7 @@ def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | No
         ValueError: wrong last dimension, no entry, wrong dtype, wrong mask.
         TypeError: x is not a tensor.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
+    check_tensor(x)
     if x.ndim == 0 or x.shape[-1] != data_dim:
         hint = "; x.flatten(1) makes vectors of pictures" if x.ndim > 2 and x[:1].numel() == data_dim else ""
         raise ValueError(f"x: expected shape (..., {data_dim}), got {tuple(x.shape)}{hint}")

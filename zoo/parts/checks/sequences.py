@@ -4,6 +4,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from zoo.parts.checks.words import check_tensor
+
 
 def check_sequences(
     x: Tensor,
@@ -24,11 +26,10 @@ def check_sequences(
         ValueError: a wrong shape, no sequence or frame, a wrong dtype; names the argument.
         TypeError: x, u or mask is not a tensor.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: expected a torch.Tensor, got {type(x).__name__}; torch.as_tensor converts it")
+    check_tensor(x)
     for name, other in (("u", u), ("mask", mask)):
-        if other is not None and not isinstance(other, Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(other).__name__}")
+        if other is not None:
+            check_tensor(other, name)
     if x.ndim != 3 or (data_dim is not None and x.shape[-1] != data_dim):
         size = "data_dim" if data_dim is None else data_dim
         pictures = x.ndim > 3 and x.shape[2:].numel() == data_dim

@@ -1,9 +1,12 @@
-"""Checks of numbers, and the words for many rows."""
+"""Checks of numbers and of tensors as such, and the words for many rows."""
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from numbers import Integral
 from operator import index
+
+from torch import Tensor
 
 
 def listed(items: Sequence[object], most: int = 5) -> str:
@@ -22,6 +25,19 @@ def check_counts(least: int = 1, **counts: int) -> None:
         # True is an Integral: `num=True` is a mistake, not one draw
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name}: expected a whole number, at least {least}, got {value}")
+
+
+def check_tensor(value: Tensor, name: str = "x") -> None:
+    """Refuses everything but a tensor, and says where a split of a data set has its tensors.
+
+    Raises:
+        TypeError: names the argument.
+    """
+    if not isinstance(value, Tensor):
+        # by the class: an attribute that is made when asked for takes the memory of a whole data set
+        held = [a for a in ("images", "values") if isinstance(getattr(type(value), a, None), cached_property)]
+        hint = f"take its `{held[0]}`" if held else "torch.as_tensor converts it"
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; {hint}")
 
 
 def check_positive(**numbers: float) -> None:
