@@ -47,6 +47,8 @@ def main(
     room: Set = "box", width: int = 256, steps: int = 1000, num: int = 200, seed: int = 0, out: Path = Path("runs/kvae")
 ) -> None:
     """Trains the model and a linear one, measures both on gaps of some test videos, and draws what they predict."""
+    if num < 2:
+        raise SystemExit(f"--num: expected 2 or more test videos, since R^2 is fitted to half of them, got {num}")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     data, picture, place = load(room), Maps(SIZE, SIZE), partial(positions, room=ROOMS[room])
@@ -70,11 +72,10 @@ def main(
     with torch.no_grad():
         codes, code = guide.codes(train[:1000].values).mean, guide.codes(x).mean
         alpha = model.dynamics.weights(code)[0]
+        print(f"ELBO {-ELBO()(model, guide)(x) / (num * T):.2f} nats a frame")
     fit(ELBO()(linear, guides.Exact(linear)), codes, steps=max(1, steps // 5), **training)
     models = {"K = 3": model, "K = 1": KVAE(linear, model.decoder, likelihood, picture)}
 
-    with torch.no_grad():
-        print(f"ELBO {-ELBO()(model, guide)(x) / (num * T):.2f} nats a frame")
     print(f"R^2 of the place in the code {linear_r2(code, true):.3f}")
     mask = planning_mask(num, MISSING, T, SEEN)
     filled = {name: one.reconstruct(x, guide, mask=mask) for name, one in models.items()}
@@ -93,8 +94,7 @@ def main(
     upper, middle, lower = figure.subfigures(3, 1, height_ratios=[3.4, 1.9, 1.9])
     left, centre, right = upper.subplots(1, 3)
     left.scatter(*code.flatten(0, 1).T, c=true[..., 0].flatten(), s=3, alpha=0.4, cmap="viridis")
-    for path in code[:4]:
-        left.plot(*path.T, ".-", color="black", linewidth=0.8, markersize=3)
+    left.plot(*code[:4].permute(2, 1, 0), ".-", color="black", linewidth=0.8, markersize=3)
     left.set_title("codes $a_t$, coloured by the ball's true column; four paths", fontsize=9)
     # The weights of the step to frame t, at the place where the step begins.
     centre.scatter(*true[:, :-1].flatten(0, 1).T, c=alpha[:, 1:].flatten(0, 1).clamp(0, 1), s=4)

@@ -16,6 +16,7 @@ from zoo.data.simulated.tracking import (
 )  # fmt: skip
 
 BOX = ROOMS["box"]
+SEEN = torch.ones(1, 2, dtype=torch.bool)
 
 
 def some(name="box", num=60, seed=0):
@@ -104,6 +105,9 @@ def test_positions_are_read_off_linearly():
             lambda: straight_line(torch.zeros(2, 2, 2), torch.tensor([[True, True], [False, False]])),
             "sequence 1 has no",
         ),
+        (lambda: distance(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), SEEN), "mask: every frame is seen"),
+        (lambda: hamming(torch.zeros(1, 2, 1024), torch.zeros(1, 2, 1024), SEEN), "mask: every frame is seen"),
+        (lambda: hamming_baselines(torch.zeros(1, 9, 1024), BOX, ~SEEN), r"at least 16 time steps, .* got 9"),
         (lambda: linear_r2(torch.zeros(1, 2, 3), torch.zeros(1, 2, 2)), r"two sequences or more, got \(1, 2, 3\)"),
         (lambda: linear_r2(torch.zeros(4, 2, 3), torch.zeros(4, 3, 2)), r"beside positions \(4, 3, 2\)"),
     ],

@@ -139,6 +139,11 @@ def test_scores_of_a_trained_pair_are_recorded_and_tabled(run, tmp_path):
     assert (tmp_path / "runs" / "anomaly" / "flat-row.png").exists()
 
 
+def test_the_place_in_a_code_needs_two_videos(run):
+    with pytest.raises(SystemExit, match=r"--num: expected 2 or more test videos, .* got 1"):
+        run("kvae.py --num 1")
+
+
 def test_colours_need_a_trained_pair(run):
     with pytest.raises(SystemExit, match=r"cifar10: --trained FOLDER, of python tools/runs.py"):
         run("anomaly.py --data cifar10")

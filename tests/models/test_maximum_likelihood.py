@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from zoo.parts.surface import Surface
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
-ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
+ENGINES = ["compiled", "pytorch"]
 
 # log p of the same maximum from two starts: gains of less than 1e-4 nats are not followed
 SAME = 2e-4

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from importlib.util import find_spec
 
 import dense_gaussian as dense
 import pyro
@@ -27,7 +26,7 @@ HOLES = torch.tensor([[1, 1, 0, 0, 1, 0], [0, 1, 1, 0, 1, 1], [1, 1, 1, 1, 1, 1]
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-@pytest.fixture(params=["compiled", "pytorch"] if find_spec("numba") else ["pytorch"])
+@pytest.fixture(params=["compiled", "pytorch"])
 def _engine(request, monkeypatch):
     if request.param == "pytorch":
         monkeypatch.setattr("zoo.parts.recursions.engine.has_numba", lambda: False)

@@ -4,7 +4,6 @@ import inspect
 import math
 import random
 from functools import cache
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import dense_gaussian as dense
@@ -21,7 +20,7 @@ from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.parameters import EVENTS as FIELDS
 
-ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
+ENGINES = ["compiled", "pytorch"]
 
 
 @pytest.fixture(autouse=True, params=ENGINES)

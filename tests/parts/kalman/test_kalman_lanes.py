@@ -3,7 +3,6 @@
 import math
 import random
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,13 +11,9 @@ from torch import Tensor
 
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.engines import lanes_for
+from zoo.parts.kalman.engines.lanes import calls
 from zoo.parts.kalman.given import prepare
 from zoo.parts.kalman.inference import filter, marginal_loglik, smoother
-
-if find_spec("numba"):
-    from zoo.parts.kalman.engines.lanes import calls
-else:
-    pytest.skip("lanes need numba", allow_module_level=True)
 
 NAMES = ("initial_mean", "initial_covariance", "transition_matrix", "transition_covariance", "emission_matrix")
 NAMES = (*NAMES, "emission_covariance", "transition_bias", "emission_bias")

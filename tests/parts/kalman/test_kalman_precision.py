@@ -7,7 +7,6 @@ the rounding of what comes out.
 import math
 from decimal import Decimal, localcontext
 from functools import cache
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
 
-ENGINES = ["compiled", "pytorch"] if find_spec("numba") else ["pytorch"]
+ENGINES = ["compiled", "pytorch"]
 
 
 @pytest.fixture(autouse=True, params=ENGINES)

@@ -1,7 +1,6 @@
 """The recursions of hidden Markov chains against all paths one by one, in both engines; gradients; draws; float32."""
 
 import itertools
-from importlib.util import find_spec
 
 import pyro.distributions as dist
 import pytest
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 STATES, FRAMES = 3, 5
 
 
-ENGINES = ["pytorch", "compiled"] if find_spec("numba") else ["pytorch"]
+ENGINES = ["pytorch", "compiled"]
 
 
 @pytest.fixture(params=ENGINES)

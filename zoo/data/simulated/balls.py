@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -224,7 +225,7 @@ def videos(room: Room, num: int, T: int = 20, seed: int = 0) -> Sequences:
         seed: of start positions, velocities and controls.
 
     Raises:
-        ValueError: `num` or `T` below 1.
+        ValueError: `num` or `T` below 1, or no whole number.
 
     Returns:
         `Sequences` of 1024 columns; `truth` is (x, y, velocity of x, velocity of y) of each frame.
@@ -235,8 +236,9 @@ def videos(room: Room, num: int, T: int = 20, seed: int = 0) -> Sequences:
         >>> long.frames.dtype, long.values.shape, long.padded(long.truth).shape
         (torch.uint8, torch.Size([2, 100, 1024]), torch.Size([2, 100, 4]))
     """
-    if num < 1 or T < 1:
-        raise ValueError(f"expected at least one sequence and one frame, got num = {num}, T = {T}")
+    for name, count in (("num", num), ("T", T)):
+        if not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"{name}: expected a whole number, at least 1, got {count}")
     # The stream of RandomState is the same everywhere and in every version of numpy.
     random = np.random.RandomState(seed)
     start = room.starts(num, random)

@@ -61,12 +61,14 @@ def straight_line(positions: Tensor, mask: Tensor) -> Tensor:
 
 def distance(found: Tensor, true: Tensor, mask: Tensor) -> float:
     """The mean distance from the true positions in frames that are not seen, in pixels."""
+    _refuse_seen(mask)
     return (found - true)[~mask].norm(dim=-1).double().mean().item()
 
 
 def hamming(pictures: Tensor, frames: Tensor, mask: Tensor) -> float:
     """The share of wrong pixels in frames that are not seen; probabilities above a half are white."""
     _refuse_pictures(pictures)
+    _refuse_seen(mask)
     return ((pictures > 0.5) != (frames > 0.5))[~mask].double().mean().item()
 
 
@@ -84,7 +86,14 @@ class HammingBaselines(NamedTuple):
 
 
 def hamming_baselines(frames: Tensor, room: Room, mask: Tensor) -> HammingBaselines:
-    """The two baselines of `hamming` for true frames of at least 16 time steps."""
+    """The two baselines of `hamming` for true frames of at least 16 time steps.
+
+    Raises:
+        ValueError: fewer time steps.
+    """
+    if frames.shape[1] < 16:
+        raise ValueError(f"frames: expected at least 16 time steps, to the last that the paper compares, got "
+                         f"{frames.shape[1]}")  # fmt: skip
     bits = frames > 0.5
     pairs = [(bits[:, i] != bits[:, j]).double().mean(-1) for i in (0, 3, 6) for j in (9, 12, 15)]
     walls = torch.from_numpy(room.walls).flatten().to(frames)
@@ -118,3 +127,8 @@ def _refuse_pictures(pictures: Tensor) -> None:
         raise ValueError(
             f"pictures: expected floats (..., {SIZE * SIZE}), got {pictures.dtype} {tuple(pictures.shape)}"
         )
+
+
+def _refuse_seen(mask: Tensor) -> None:
+    if mask.all():
+        raise ValueError("mask: every frame is seen, and measured are those that are not")
