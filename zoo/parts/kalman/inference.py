@@ -104,9 +104,7 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
 def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Filtered:
     """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`."""
     problem = prepare(parameters, x, u, mask)
-    if wants_derivatives(problem):
-        return _results(problem, Filtered, _differentiable(problem, filtered, filtered_formulas))
-    return _results(problem, Filtered, filtered_alone(problem))
+    return _moments(problem, Filtered, filtered_alone, filtered, filtered_formulas)
 
 
 @by_pattern
@@ -116,9 +114,7 @@ def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: T
     Every covariance is a sum of squares: no variance is negative.
     """
     problem = prepare(parameters, x, u, mask)
-    if wants_derivatives(problem):
-        return _results(problem, Smoothed, _differentiable(problem, smoothed, smoothed_formulas))
-    return _results(problem, Smoothed, smoothed_alone(problem))
+    return _moments(problem, Smoothed, smoothed_alone, smoothed, smoothed_formulas)
 
 
 def sample_posterior(
@@ -242,16 +238,15 @@ def _log_normal(name: str, covariance: Tensor, error: Tensor) -> Tensor:
     return log_det - 0.5 * times(inverse, error).square().sum(-1) - _HALF_LOG_2PI * error.shape[-1]
 
 
-def _differentiable(problem: Problem, values: Callable, formulas: Callable) -> list[Tensor]:
-    """Numbers by `values` with the derivatives of `formulas`."""
-    solved = solve(problem)
-    with torch.no_grad():
-        found = values(solved)
-    return with_derivatives(found, solved, problem, formulas)
-
-
-def _results(problem: Problem, kind: Any, found: list[Tensor]) -> Any:
-    """`Filtered` or `Smoothed` in the caller's axes, from the increments and the moments."""
+def _moments(problem: Problem, kind: Any, alone: Callable, values: Callable, formulas: Callable) -> Any:
+    """`Filtered` or `Smoothed`: numbers by `alone`, or, if derivatives are wanted, by `values` with those of `formulas`."""
+    if wants_derivatives(problem):
+        solved = solve(problem)
+        with torch.no_grad():
+            found = values(solved)
+        found = with_derivatives(found, solved, problem, formulas)
+    else:
+        found = alone(problem)
     grouping, (increments, *rest) = problem.grouping, found
     named = dict(zip(kind._fields[-len(rest) :], rest, strict=True))
     back = {name: (grouping.back if name.endswith("means") else grouping.back_matrix)(a) for name, a in named.items()}
