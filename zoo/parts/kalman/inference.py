@@ -239,7 +239,7 @@ def _log_normal(name: str, covariance: Tensor, error: Tensor) -> Tensor:
 
 
 def _moments(problem: Problem, kind: Any, alone: Callable, values: Callable, formulas: Callable) -> Any:
-    """`Filtered` or `Smoothed`: numbers by `alone`, or where derivatives are wanted `values`, with those of `formulas`."""
+    """`Filtered` or `Smoothed`: numbers by `alone`, or, where derivatives are wanted, by `values` and `formulas`."""
     if wants_derivatives(problem):
         solved = solve(problem)
         with torch.no_grad():
