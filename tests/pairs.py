@@ -20,6 +20,7 @@ from zoo import (
     ADGM,
     BIVA,
     DMM,
+    GTMSM,
     HMM,
     KVAE,
     LGSSM,
@@ -30,7 +31,9 @@ from zoo import (
     VAE,
     VRNN,
     Hierarchical,
+    LinearStep,
     MixedDynamics,
+    StoppingStep,
     WithAuxiliary,
 )
 from zoo.infer import ELBO, IWELBO, RLOO, VIMCO, Objective, RenyiELBO, Tempered, terms
@@ -81,7 +84,7 @@ class Pair:
         refused: the words of OBJECTIVES that do not serve this pair. They must raise, and the error names the site.
         systems: what the literature calls this pair -> with which objective.
         evaluated: those of `refused` that are refused in training alone, and serve the pair without a gradient.
-        keywords: further arguments of `objective(model, guide)(x, ...)`.
+        further: arguments of `objective(model, guide)(x, ...)` besides x: `keywords`, in the default dtype.
         idle: beginning of the names of parameters that a bound with these arguments does not depend on.
         scores_foreign_values: whether log q can be had at values that the guide has not just drawn.
         builds_itself: everything exists after the constructor (not so for Pyro's autoguides).
@@ -96,7 +99,7 @@ class Pair:
     systems: Mapping[str, str]
     refused: frozenset[str] = frozenset()
     evaluated: frozenset[str] = frozenset()
-    keywords: Mapping[str, Any] = field(default_factory=dict)
+    further: Mapping[str, Any] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     scores_foreign_values: bool = True
     builds_itself: bool = True
@@ -105,6 +108,10 @@ class Pair:
     @property
     def valid(self) -> list[str]:
         return [word for word in OBJECTIVES if word not in self.refused]
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        return {n: v.to(torch.get_default_dtype()) if v.is_floating_point() else v for n, v in self.further.items()}
 
     @property
     def model_keywords(self) -> dict[str, Any]:
@@ -178,6 +185,16 @@ def kvae(**form: bool) -> KVAE:
 def kalman_smoother(model: Any) -> guides.KalmanSmoother:
     encoder = mlp(DATA, HIDDEN)
     return guides.KalmanSmoother(model, encoder=encoder, context=HIDDEN[-1], family=guides.BoundedDiagonal)
+
+
+ACTIONS = torch.randn(BATCH, FRAMES, AUXILIARY, generator=torch.Generator().manual_seed(0))
+
+
+def gtmsm(step: Callable[[int, int], nn.Module], *, noise: float = 0.5) -> GTMSM:
+    """A model of walks that memorises two of its four frames."""
+    encoder = WithHead((DATA,), LATENT, partial(Normal, heteroscedastic=True), hidden=HIDDEN)
+    emission = WithHead((LATENT,), DATA, Normal, hidden=HIDDEN)
+    return GTMSM(step(AUXILIARY, 2), encoder, emission, DATA, LATENT, memorise=2, neighbours=2, noise=noise)
 
 
 vae = partial(VAE, DATA, LATENT, HIDDEN)
@@ -426,7 +443,7 @@ PAIRS: Mapping[str, Pair] = {
         bits,
         ("VAE", "PerDatum", "Diagonal"),
         {"Traditional variational inference (Hoffman et al. 2013)": "ELBO(analytic_kl=True)"},
-        keywords={"index": ROWS},
+        further={"index": ROWS},
     ),
     "vae-per-datum-iaf": Pair(
         vae,
@@ -435,7 +452,7 @@ PAIRS: Mapping[str, Pair] = {
         ("VAE", "PerDatum", "IAF"),
         {"The best q of a family, for its approximation gap (Cremer et al. 2018)": "ELBO()"},
         NO_CLOSED_KL,
-        keywords={"index": ROWS},
+        further={"index": ROWS},
     ),
     "vae-auto-normal": Pair(
         vae,
@@ -490,7 +507,7 @@ PAIRS: Mapping[str, Pair] = {
         bits,
         ("M2", "Labelled", "Diagonal"),
         {"Conditional VAE: M2 with all labels (Kingma et al. 2014; Sohn et al. 2015)": "ELBO(analytic_kl=True)"},
-        keywords={"y": LABELS},
+        further={"y": LABELS},
         idle=("guide.logits.",),
     ),
     "m1m2": Pair(
@@ -592,6 +609,24 @@ PAIRS: Mapping[str, Pair] = {
         ("KVAE(marginal=False)", "KalmanSmoother", "BoundedDiagonal"),
         {"Kalman VAE with missing frames": "ELBO()"},
         NO_CLOSED_KL,
+    ),
+    "gtmsm": Pair(
+        partial(gtmsm, LinearStep),
+        guides.Remembering,
+        sequences,
+        ("GTMSM(LinearStep(...), ...)", "Remembering", ""),
+        {"GTM-SM without walls (Fraccaro et al. 2018)": "ELBO()"},
+        NO_CLOSED_KL,
+        further={"u": ACTIONS},
+    ),
+    "gtmsm-walls": Pair(
+        partial(gtmsm, StoppingStep),
+        partial(guides.Watching, noise=0.5),
+        sequences,
+        ("GTMSM(StoppingStep(...), ...)", "Watching", ""),
+        {"GTM-SM with walls": "ELBO()"},
+        NO_CLOSED_KL,
+        further={"u": ACTIONS},
     ),
     "hmm": Pair(
         hmm,

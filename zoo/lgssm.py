@@ -230,6 +230,9 @@ class LGSSM(StateSpace):
         climb(self, value, count=count, restarts=restarts)
         return self
 
+    def scored(self, mask: Tensor) -> Tensor:
+        return mask & (mask.cumsum(-1) > self.burn)
+
     @torch.no_grad()
     def e_step(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None

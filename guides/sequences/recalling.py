@@ -47,9 +47,6 @@ class Recalling(Guide):
         once(model.check)(x, u, mask)
         with pyro.plate("data", len(x)):
             s = pyro.sample("s", self.walk(x, u, mask), infer=dict(self.marks))
-            # states under way in a training: no others have a gradient
-            if self.training and torch.is_grad_enabled() and hasattr(model.step, "track"):
-                model.step.track(s)
             if not model.latent_dim:
                 return None
             c = once(model.context)(s, x, mask)

@@ -29,9 +29,9 @@ every_trainable_pair = pytest.mark.parametrize("name", TRAINABLE)
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-def latents_of(model, x):
+def latents_of(model, x, given):
     """The names of the model's latent sites."""
-    return {n for n, s in sites(poutine.trace(model).get_trace(x)).items() if not s["is_observed"]}
+    return {n for n, s in sites(poutine.trace(model).get_trace(x, **given)).items() if not s["is_observed"]}
 
 
 def loss_of(name, seed=0, word=None):
@@ -72,7 +72,7 @@ def test_loss_is_the_bound_and_its_gradient_reaches_every_parameter(name, word):
 @pytest.mark.parametrize(("name", "word"), REFUSED)
 def test_objectives_that_do_not_serve_a_pair_say_so(name, word):
     loss, x, keywords = loss_of(name, word=word)
-    sites = "|".join(latents_of(loss.model, x))
+    sites = "|".join(latents_of(loss.model, x, PAIRS[name].model_keywords))
     with pytest.raises(ValueError, match=f"site '({sites})"):
         loss(x, **keywords)
 
@@ -95,7 +95,7 @@ def test_guide_samples_the_latents_of_the_model(name):
     stated = sites(poutine.trace(model).get_trace(x, **given))
     latents = {n for n, s in stated.items() if not s["is_observed"]}
     assert {n for n, s in drawn.items() if not s["infer"].get("is_auxiliary")} == latents
-    assert stated.keys() - latents == {"x", *given}
+    assert stated.keys() - latents == {"x", *given} - {"u"}
 
 
 def full_draws(name, run, guide, x):
@@ -125,7 +125,7 @@ def test_terms_equal_pyros_own_traces_particle_by_particle(name):
             values = {f"{site}{end}": z[k] for site, z in draws.items() for end in ("", "_unconstrained")}
             p = poutine.trace(poutine.condition(model, values)).get_trace(x, **given)
             p.compute_log_prob()
-            log_likelihood = sum(p.nodes[site]["log_prob"] for site in ("x", *given))
+            log_likelihood = sum(s["log_prob"] for s in sites(p).values() if s["is_observed"] and s["name"] not in values)
             torch.testing.assert_close(run.log_likelihood.expand(shape)[k], log_likelihood)
             if PAIRS[name].scores_foreign_values:
                 q = poutine.trace(poutine.condition(guide, values)).get_trace(x, **keywords)
@@ -167,11 +167,13 @@ def test_data_and_particles_are_independent(name):
 @every_pair
 def test_uncondition_generates_data(name):
     model, _, x = PAIRS[name].build()
-    first, second = (poutine.trace(poutine.uncondition(model)).get_trace(x).nodes["x"] for _ in range(2))
-    assert first["value"].shape == x.shape
+    given = {n: value for n, value in PAIRS[name].model_keywords.items() if n == "u"}
+    observed = poutine.trace(model).get_trace(x, **PAIRS[name].model_keywords).nodes["x"]["value"]
+    first, second = (poutine.trace(poutine.uncondition(model)).get_trace(x, **given).nodes["x"] for _ in range(2))
+    assert first["value"].shape == observed.shape
     assert not first["is_observed"]
     assert first["fn"].support.check(first["value"]).all()
-    assert (first["value"] != x).any()
+    assert (first["value"] != observed).any()
     assert (first["value"] != second["value"]).any()
 
 
@@ -208,7 +210,8 @@ def test_copy_move_and_save_keep_the_pair(name):
     other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(value_of(other, x, keywords), value)
 
-    assert loss.to(torch.float32)(x.float(), **keywords).dtype == torch.float32
+    single = {name: value.float() if value.is_floating_point() else value for name, value in keywords.items()}
+    assert loss.to(torch.float32)(x.float(), **single).dtype == torch.float32
 
 
 @every_trainable_pair

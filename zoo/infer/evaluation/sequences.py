@@ -15,7 +15,7 @@ convention is printed with them.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pyro.infer.autoguide import AutoGuide
@@ -37,6 +37,13 @@ from zoo.parts.trajectory.masks import ends, observed_frames
 MAX_BYTES = 2**30
 
 __all__ = ["SequenceLikelihood", "mask_of", "sequence_log_likelihood"]
+
+
+@runtime_checkable
+class ScoresFrames(Protocol):
+    """A model that is given some of the observed frames, and says which it scores."""
+
+    def scored(self, mask: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -182,6 +189,7 @@ def sequence_log_likelihood(
                          f"{streams=}")  # fmt: skip
     observed = checked(x, u, mask, first)
     seen = observed_frames(x, observed)
+    scored = scored_frames(model, seen)
     sums = Sums(len(x), x.device)
     carry = None
     with torch.no_grad(), held(model, guide), seeded(seed):
@@ -200,12 +208,14 @@ def sequence_log_likelihood(
                 carry = None
     refuse_nan_weights(sums.lost)
     found = sums.estimates(num_particles)
+    given = int((seen & ~scored).sum())
     convention = ", ".join([
         "first frame given and not scored" if first is not None else "first frame scored",
+        *([f"{given} observed frames given and not scored"] if given else []),
         f"state carried from sequence i to i + {streams}" if streams else "each sequence from its own start",
     ])  # fmt: skip
     return SequenceLikelihood(data, convention, found.per_datum, found.per_datum_error, found.elbo, found.elbo_error,
-                              seen.sum(1), num_particles)  # fmt: skip
+                              scored.sum(1), num_particles)  # fmt: skip
 
 
 def in_batches(
@@ -230,6 +240,20 @@ def in_batches(
     order = torch.arange(N, device=seen.device) if in_order else last.sort(stable=True).indices
     for rows in order.split(size):
         yield rows, int(last[rows].max())
+
+
+def scored_frames(model: Any, seen: Tensor) -> Tensor:
+    """The frames that the model scores, bool `(N, T)`, among those of which any entry is observed.
+
+    Raises:
+        ValueError: a sequence without one; names it.
+    """
+    scored = model.scored(seen) if isinstance(model, ScoresFrames) else seen
+    empty = (~scored.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"x: {type(model).__name__} scores no frame of sequences {listed(empty)}, it is given all of "
+                         "them: leave them out")  # fmt: skip
+    return scored
 
 
 def mask_of(lengths: Tensor, T: int) -> Tensor:

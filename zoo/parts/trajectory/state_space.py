@@ -32,9 +32,9 @@ class StateSpace(Forecasts, RootModule):
     of a recurrent network otherwise; a tensor, or a NamedTuple of tensors. A model states `start`, `transition`,
     `emission` and `advance`, one step at a time, and the same once more for all steps at once, `states`, for scores.
 
-    Six further methods have a default, which a model may replace: `inputs` (nothing enters besides z), `completed`
+    Seven further methods have a default, which a model may replace: `inputs` (nothing enters besides z), `completed`
     (zero where x is missing), `encoding` (x itself) with its `encoding_dim`, `features` (the parts of s side by side),
-    `observed_entries` (refused), `program` (the two sites below). No other method is for a subclass to replace. A model
+    `observed_entries` (refused), `program` (the two sites below), `scored` (every observed frame). No other method is for a subclass to replace. A model
     whose posterior has a closed form states the methods of `tractable.Tractable` besides; forecasts then need no guide.
 
     Computations that do not depend on z belong in `inputs`, outside every loop over time. Step t of the model may use
@@ -144,6 +144,10 @@ class StateSpace(Forecasts, RootModule):
     def observed_entries(self, z: Tensor, s: Any, mask: Tensor) -> TorchDistribution:
         """p(the observed entries of x | z), event `(T, data_dim)`, for a mask of single entries."""
         raise whole_frames_only(mask, type(self).__name__)
+
+    def scored(self, mask: Tensor) -> Tensor:
+        """The frames of a mask `(N, T)` that log p is of, over which averages per frame divide: all observed ones."""
+        return mask
 
     def program(self, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Carry | None) -> Tensor:
         """The sites of the generative program; the arguments are checked."""

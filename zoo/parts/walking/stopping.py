@@ -16,9 +16,9 @@ from zoo.parts.recorded import Recorded
 class StoppingStep(Recorded, nn.Module):
     """p(s_t | s_{t-1}, u_t) = g N(s_t; s_{t-1} + M u_t, r^2 I) + (1 - g) N(s_t; s_{t-1}, r^2 I): a step is made or not.
 
-    g = sigmoid(f(W (s_{t-1} + M u_t - m), u_t)) is a gate that learns where walls are, W (. - m) whitening by the
-    moments of the states that guides have drawn in training. The gate sees the action: one that moves nothing has no
-    gradient in M, so its place says nothing of walls.
+    g = sigmoid(f(L^{-1} (s_{t-1} + M u_t) / 2, u_t)), L L' = M M', is a gate that learns where walls are, its places in
+    units of two steps: M is free in scale and shear. The gate sees the action: one that moves nothing has no gradient in
+    M, so its place says nothing of walls.
 
     The paper's transition, s_t = s_{t-1} + g M u_t + noise, has the mean of this one. It is not learned from frames
     without labels, and neither is this one by a plain bound: see `guides.Watching` and its switch `follow`.
@@ -30,10 +30,9 @@ class StoppingStep(Recorded, nn.Module):
         state_dim: size of s_t.
         hidden: widths of the gate's network.
         open: the gate's logit at the start.
-        rate: weight of the latest states in the moments.
 
     Raises:
-        ValueError: a size below 1; a rate outside (0, 1].
+        ValueError: a size below 1.
     """
 
     def __init__(
@@ -43,40 +42,29 @@ class StoppingStep(Recorded, nn.Module):
         *,
         hidden: Sequence[int] = (64, 64),
         open: float = 1.0,
-        rate: float = 0.05,
     ) -> None:
         super().__init__()
         check_counts(control_dim=control_dim, state_dim=state_dim)
-        if not 0 < rate <= 1:
-            raise ValueError(f"rate: expected more than 0 and at most 1, got {rate}")
-        self.control_dim, self.state_dim, self.rate = control_dim, state_dim, rate
+        self.control_dim, self.state_dim = control_dim, state_dim
         self.move = nn.Linear(control_dim, state_dim, bias=False)
         self.net = mlp(state_dim + control_dim, hidden, 1, nn.Tanh)
         with torch.no_grad():
             self.net[-1].bias.fill_(open)
-        self.register_buffer("mean", torch.zeros(state_dim))
-        self.register_buffer("covariance", torch.eye(state_dim))
 
     def gate(self, s: Tensor, u: Tensor, *, held: bool = False) -> Tensor:
         """The logit of g for the place s = s_{t-1} + M u_t and the action u_t, `(...)`; `held`: f is held constant."""
+        # a gradient through the units would move M for the sake of the gate
         with torch.no_grad():
-            eye = torch.eye(self.state_dim, dtype=s.dtype, device=s.device)
-            # states along a line have a singular covariance
-            whiten = torch.linalg.inv(torch.linalg.cholesky(self.covariance + 1e-8 * eye)).mT
+            M = self.move.weight
+            # where all actions move along a line M M' is singular
+            units = torch.linalg.cholesky(M @ M.T + 1e-8 * torch.eye(self.state_dim, dtype=s.dtype, device=s.device))
+            units = 0.5 * torch.linalg.inv(units).mT
         net: Any = self.net
         if held:
             constants = {name: p.detach() for name, p in self.net.named_parameters()}
             net = lambda given: functional_call(self.net, constants, (given,))  # noqa: E731
-        place = (s - self.mean) @ whiten
+        place = s @ units
         return net(torch.cat([place, u.expand(*place.shape[:-1], -1)], -1)).squeeze(-1)
-
-    @torch.no_grad()
-    def track(self, s: Tensor) -> None:
-        """Moves the moments of the states a little towards those of s, `(..., state_dim)`."""
-        s = s.flatten(0, -2)
-        if len(s) > 1:
-            self.mean.lerp_(s.mean(0), self.rate)
-            self.covariance.lerp_(torch.cov(s.T).reshape(self.covariance.shape), self.rate)
 
     def forward(self, s: Tensor, u: Tensor) -> Tensor:
         moved = self.move(u)
