@@ -1,0 +1,9 @@
+"""Agents that walk: how actions move a state, and what a memory of frames says about other places."""
+
+from zoo.parts.walking.futures import Futures
+from zoo.parts.walking.linear import LinearStep
+from zoo.parts.walking.recall import Nearest, Recall
+from zoo.parts.walking.stopping import StoppingStep
+from zoo.parts.walking.walk import Step, Walk
+
+__all__ = ["Futures", "LinearStep", "Nearest", "Recall", "Step", "StoppingStep", "Walk"]
