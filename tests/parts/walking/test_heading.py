@@ -127,7 +127,7 @@ def test_a_copy_of_a_tensor_is_kept(double_precision):
         (TURN, ((1.0,),), "stride: expected a finite number for each action"),
         ((math.nan,), (1.0,), "turn: expected a finite number"),
         ((1.0,), (math.inf,), "stride: expected a finite number"),
-        (TURN, (1.0, 0.0), "stride: expected 5 entries, one for each action as turn has, got 2"),
+        (TURN, (1.0, 0.0), "stride: expected as many entries as turn has, 5, got 2"),
     ],
 )
 def test_rows_that_do_not_fit_are_named(turn, stride, message):

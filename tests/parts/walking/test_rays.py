@@ -144,11 +144,9 @@ def test_some_columns_of_each_stored_frame_in_training_mode_alone(double_precisi
         assert torch.equal(looked, expected)
     # those columns of those frames, and nothing else
     recall.train()
-    told = recall.cloud(
-        torch.stack([rays(s, recall.across[[c, c + 3]])[:, t] for t, c in enumerate([0, 1, 2, 0])], 1).flatten(1, 2),
-        torch.stack([columns_of(x, recall.picture)[:, t, [c, c + 3]] for t, c in enumerate([0, 1, 2, 0])], 1).flatten(1, 2),
-        rays(at, recall.across).flatten(1, 2),
-    )
+    each, columns = rays(s, recall.across), columns_of(x, recall.picture)
+    stored, content = (torch.cat([v[:, t, [t % 3, t % 3 + 3]] for t in range(4)], 1) for v in (each, columns))
+    told = recall.cloud(stored, content, rays(at, recall.across).flatten(1, 2))
     torch.testing.assert_close(recall.context(s, x, at)[..., :-RAY].flatten(1, 2), told, rtol=0, atol=1e-12)
 
 
@@ -173,23 +171,23 @@ def test_scores_of_all_pairs_of_rays_are_never_held():
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (dict(picture=24), TypeError, r"picture: expected Maps\(height, width, channels\), got 24"),
-        (dict(picture=Maps(3, 1, 2)), ValueError, r"picture: expected a width of at least two columns, got Maps\(3, 1"),
-        (dict(latent_dim=-1), ValueError, "latent_dim: expected a whole number, at least 0, got -1"),
-        (dict(field_of_view=0.0), ValueError, "field_of_view: expected an angle between 0 and pi, got 0.0"),
-        (dict(field_of_view=math.pi), ValueError, "field_of_view: expected an angle between 0 and pi, got 3.14"),
-        (dict(field_of_view=math.nan), ValueError, "field_of_view: expected an angle between 0 and pi, got nan"),
-        (dict(columns=0), ValueError, "columns: expected a whole number, at least 1, got 0"),
-        (dict(columns=3), ValueError, "columns: expected a divisor of the picture's width, 4, got 3"),
-        (dict(columns=8), ValueError, "columns: expected a divisor of the picture's width, 4, got 8"),
-        (dict(width=9), ValueError, "width: expected at least four entries for each of 2 heads, got 9"),
-        (dict(width=6), ValueError, "width: expected at least four entries for each of 2 heads, got 6"),
-        (dict(heads=0), ValueError, "heads: expected a whole number, at least 1, got 0"),
+        ({"picture": 24}, TypeError, r"picture: expected Maps\(height, width, channels\), got 24"),
+        ({"picture": Maps(3, 1, 2)}, ValueError, r"picture: expected a width of at least two columns, got Maps\(3, 1"),
+        ({"latent_dim": -1}, ValueError, "latent_dim: expected a whole number, at least 0, got -1"),
+        ({"field_of_view": 0.0}, ValueError, "field_of_view: expected an angle between 0 and pi, got 0.0"),
+        ({"field_of_view": math.pi}, ValueError, "field_of_view: expected an angle between 0 and pi, got 3.14"),
+        ({"field_of_view": math.nan}, ValueError, "field_of_view: expected an angle between 0 and pi, got nan"),
+        ({"columns": 0}, ValueError, "columns: expected a whole number, at least 1, got 0"),
+        ({"columns": 3}, ValueError, "columns: expected a divisor of the picture's width, 4, got 3"),
+        ({"columns": 8}, ValueError, "columns: expected a divisor of the picture's width, 4, got 8"),
+        ({"width": 9}, ValueError, "width: expected at least four entries for each of 2 heads, got 9"),
+        ({"width": 6}, ValueError, "width: expected at least four entries for each of 2 heads, got 6"),
+        ({"heads": 0}, ValueError, "heads: expected a whole number, at least 1, got 0"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(given, error, message):
     with pytest.raises(error, match=message):
-        Rays(**(dict(picture=PICTURE) | given))
+        Rays(**({"picture": PICTURE} | given))
 
 
 def test_a_z_that_is_not_there_is_named():

@@ -46,15 +46,15 @@ def test_the_context_is_a_weighted_sum_over_the_nearest(double_precision):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (dict(data_dim=0), "data_dim: expected a whole number, at least 1, got 0"),
-        (dict(latent_dim=0), "latent_dim: expected a whole number, at least 1, got 0"),
-        (dict(neighbours=0), "neighbours: expected a whole number, at least 1, got 0"),
-        (dict(width=1), "width: expected a whole number, at least 2, got 1"),
+        ({"data_dim": 0}, "data_dim: expected a whole number, at least 1, got 0"),
+        ({"latent_dim": 0}, "latent_dim: expected a whole number, at least 1, got 0"),
+        ({"neighbours": 0}, "neighbours: expected a whole number, at least 1, got 0"),
+        ({"width": 1}, "width: expected a whole number, at least 2, got 1"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(given, message):
     with pytest.raises(ValueError, match=message):
-        Views(**(dict(data_dim=6) | given))
+        Views(**({"data_dim": 6} | given))
 
 
 def test_more_neighbours_than_frames_are_named():

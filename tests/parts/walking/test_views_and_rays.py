@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zoo.parts.networks import Maps
-from zoo.parts.once import Once
+from zoo.parts.once import Once, once
 from zoo.parts.walking import Rays, Views
 
 PICTURE = Maps(5, 6, 2)
@@ -104,10 +104,10 @@ def test_missing_frames_have_no_part(recall, lead):
     # a memory without those frames: in training mode `columns` goes by the place in the memory
     recall.eval()
     with torch.no_grad():
-        expected = torch.cat([
-            predicted(recall, recall.context(s[..., n : n + 1, mask[n], :], x[n : n + 1, mask[n]], at[..., n : n + 1, :, :]))
-            for n in range(N)
-        ], -3)  # fmt: skip
+        kept = [
+            (s[..., n, m, :].unsqueeze(-3), x[n, m].unsqueeze(-3), at[..., n : n + 1, :, :]) for n, m in enumerate(mask)
+        ]
+        expected = torch.cat([predicted(recall, recall.context(*given)) for given in kept], -3)
         torch.testing.assert_close(predicted(recall, recall.context(s, x, at, mask)), expected, rtol=0, atol=1e-12)
 
 
@@ -125,8 +125,6 @@ def test_a_context_is_computed_once_and_twice_the_same(recall):
     one, two = recall.context(*given), recall.context(*given)
     assert torch.equal(one, two)
     assert torch.equal(torch.get_rng_state(), state)
-    from zoo.parts.once import once
-
     with Once():
         assert once(recall.context)(*given) is once(recall.context)(*given)
 
@@ -142,7 +140,9 @@ def test_states_far_apart_and_single_precision(recall):
     found = predicted(recall, recall.context(s, x, at, torch.tensor([[True, True, True, False]] * N)))
     found.square().sum().backward()
     assert found.dtype == torch.float32
-    assert all(v.isfinite().all() for v in (found, s.grad, at.grad, *(p.grad for p in recall.parameters() if p.grad is not None)))  # fmt: skip
+    gradients = [p.grad for p in recall.parameters() if p.grad is not None]
+    assert gradients
+    assert all(v.isfinite().all() for v in (found, s.grad, at.grad, *gradients))
 
 
 def test_a_memory_of_one_frame(recall):

@@ -1,7 +1,5 @@
 """Attention over stored rays, by the places where they end."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

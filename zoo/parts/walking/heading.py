@@ -50,7 +50,7 @@ class HeadingStep(Recorded, nn.Module):
         super().__init__()
         turns, strides = _row("turn", turn), _row("stride", stride)
         if len(turns) != len(strides):
-            raise ValueError(f"stride: expected {len(turns)} entries, one for each action as turn has, got {len(strides)}")
+            raise ValueError(f"stride: expected as many entries as turn has, {len(turns)}, got {len(strides)}")
         self.control_dim, self.state_dim = len(turns), 3
         if free:
             self.turns, self.strides = nn.Parameter(turns), nn.Parameter(strides)

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +27,10 @@ class Rays(Recorded, nn.Module):
     With `latent_dim` there is a z_t for all that a memory leaves open, with its prior given c_t.
 
     In training mode some columns alone of each stored frame are looked at, by turns: frame j gives j mod n, and each
-    n-th column after it. It saves most of the time, and hardly changes what is learned. In evaluation mode all are.
+    n-th column after it. It saves most of the time, and hardly changes the result. In evaluation mode all are.
 
-    References: the idea of a map of points is common in robotics; attention over rays: Mildenhall et al. 2020 (rays),
-    Sitzmann et al. 2021 and Sajjadi et al. 2022 (scenes as sets of rays). Fraccaro et al. 2018 combine whole views.
+    References: Sajjadi et al. 2022 (a ray attends over parts of the known views). The paper, Fraccaro et al. 2018,
+    combines whole views (`Views`).
 
     Args:
         picture: `Maps(height, width, channels)` of a frame, which lies row by row, as a data set's colour images do.
@@ -93,8 +92,8 @@ class Rays(Recorded, nn.Module):
         if latent_dim:
             code, gist = partial(Normal, heteroscedastic=True), 16 * picture.width
             self.gist = nn.Linear(width + RAY, 16)
-            self.code = WithHead((gist,), latent_dim, code, (2 * width,))
-            self.found = WithHead((self.data_dim, gist), latent_dim, partial(code, scale=0.4), (4 * width,))
+            self.prior_of = WithHead((gist,), latent_dim, code, (2 * width,))
+            self.posterior_of = WithHead((self.data_dim, gist), latent_dim, partial(code, scale=0.4), (4 * width,))
 
     def context(self, s: Tensor, x: Tensor, at: Tensor, mask: Tensor | None = None) -> Tensor:
         """c, `(..., Q, picture.width, width + 7)`: for each column the mean of the v_k, and the ray.
@@ -132,12 +131,12 @@ class Rays(Recorded, nn.Module):
     def prior(self, c: Tensor) -> DiagonalNormal:
         """p(z_t | c_t), batch `(..., Q)`, event `(latent_dim,)`."""
         gist = self._gist(c)
-        return self.code(gist)
+        return self.prior_of(gist)
 
     def posterior(self, x: Tensor, c: Tensor) -> DiagonalNormal:
         """q(z_t | x_t, c_t), x `(N, Q, data_dim)`."""
         gist = self._gist(c)
-        return self.found(x, gist)
+        return self.posterior_of(x, gist)
 
     def likeliest(self, c: Tensor) -> Tensor:
         """The most probable z, `(..., Q, latent_dim)`."""
