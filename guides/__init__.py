@@ -29,8 +29,10 @@ from guides.levels.prior_below import PriorBelow
 from guides.levels.top_down import TopDown
 from guides.per_datum import PerDatum
 from guides.sequences.kalman_smoother import KalmanSmoother
+from guides.sequences.remembering import Remembering
 from guides.sequences.sequence_guide import SequenceGuide
 from guides.sequences.sequential import Filter, MeanField, Smoother
+from guides.sequences.watching import Watching
 from guides.stacked_labelled import StackedLabelled
 
 __all__ = [
@@ -60,10 +62,12 @@ __all__ = [
     "PrecisionWeighted",
     "PriorBelow",
     "Radial",
+    "Remembering",
     "Residual",
     "SequenceGuide",
     "Smoother",
     "Spline",
     "StackedLabelled",
     "TopDown",
+    "Watching",
 ]

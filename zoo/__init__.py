@@ -4,6 +4,7 @@ from zoo.adgm import ADGM
 from zoo.biva import BIVA
 from zoo.dmm import DMM
 from zoo.folders import load_pair, save_pair
+from zoo.gtmsm import GTMSM
 from zoo.hierarchical import Hierarchical
 from zoo.hmm import HMM
 from zoo.kvae import KVAE
@@ -14,6 +15,8 @@ from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
 from zoo.parts.mixed_dynamics.dynamics import MixedDynamics
 from zoo.parts.starts.components import start_at_components
+from zoo.parts.walking.linear import LinearStep
+from zoo.parts.walking.stopping import StoppingStep
 from zoo.ppca import PPCA
 from zoo.srnn import SRNN
 from zoo.storn import STORN
@@ -25,6 +28,7 @@ __all__ = [
     "ADGM",
     "BIVA",
     "DMM",
+    "GTMSM",
     "HMM",
     "KVAE",
     "LGSSM",
@@ -39,7 +43,9 @@ __all__ = [
     "FullCovariance",
     "GaussianMixture",
     "Hierarchical",
+    "LinearStep",
     "MixedDynamics",
+    "StoppingStep",
     "TiedCovariance",
     "WithAuxiliary",
     "load_pair",

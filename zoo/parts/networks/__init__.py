@@ -2,6 +2,7 @@
 
 from zoo.parts.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from zoo.parts.networks.maps import Maps
+from zoo.parts.networks.memory import Retrieved, retrieve
 from zoo.parts.networks.mlp import mlp, start_kaiming, start_small
 from zoo.parts.networks.multi_input import MultiInput
 from zoo.parts.networks.recurrent import GRU, Dropped
@@ -19,9 +20,11 @@ __all__ = [
     "MultiInput",
     "RescaledStage",
     "ResidualStage",
+    "Retrieved",
     "ToPicture",
     "WithHead",
     "mlp",
+    "retrieve",
     "start_kaiming",
     "start_small",
 ]

@@ -1,0 +1,172 @@
+"""The guide of walks that watches how frames change."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Size, Tensor, nn
+
+from guides.sequences.recalling import Recalling
+from zoo.parts.checks import check_offers, check_positive
+from zoo.parts.distributions.expanded import expanded
+from zoo.parts.networks import mlp
+from zoo.parts.trajectory.masks import filled
+from zoo.parts.walking.linear import Moves
+from zoo.parts.walking.walk import Walk
+
+# changes of frames, from none to all, over which the largest share of a step is looked for
+CHANGES = torch.logspace(-3, 0, 31).unsqueeze(-1)
+
+
+class Watching(Recalling):
+    """q(s, z | x, u) = prod_t N(s_t; s_{t-1} + h_t M u_t, r_q^2 I) prod_{t > tau} q(z_t | x_t, c_t).
+
+    h_t, the share of a step that was made, is a function of how much the frame changed, mean |x_t - x_{t-1}|: a frame
+    that did not change tells of a wall. Its largest value is 1, since h and the model's M share a scale.
+    With `gated` the model's gate g helps, h_t = sigmoid(logit g(s_{t-1} + M u_t, u_t) + f(change)): where frames are
+    noisy a change tells little. The states are then drawn in a loop.
+
+    `follow`: a plain bound does not find walls: a step into a wall that the model takes for made puts all later states
+    off, and the gradient opens the gate everywhere. With `follow` log p(s) - log q(s) keeps its value, but is
+    differentiated in the gate alone: the transition learns from the guide's walks, and not the other way. Train with it
+    until the gate has learned the walls, and then without.
+
+    References: the switch and the mixture are not in Fraccaro et al. 2018.
+
+    Args:
+        model: a `GTMSM` whose step has an M, `move`: `StoppingStep`, or `LinearStep`.
+        hidden: widths of the network of the change.
+        noise: r_q.
+        gated: the model's gate helps; its step is a `StoppingStep`.
+        follow: the attribute may be changed between trainings.
+
+    Sites, in `pyro.plate("data", N)`: `s` (T, state_dim); `z` (T - tau, latent_dim), unless the model has no codes.
+
+    A change that a missing frame hides counts as a step that was made, or with `gated` as none that tells anything.
+
+    Raises:
+        ValueError: the model is no GTMSM; its step has no `move`, or, where `gated` or `follow` need it, no `gate`;
+            noise not positive. At each call: as `model.check`.
+
+    Example:
+        >>> import guides
+        >>> from functools import partial
+        >>> from zoo import GTMSM, StoppingStep
+        >>> from zoo.parts.conditionals import Normal
+        >>> from zoo.parts.networks import WithHead
+        >>> parts = WithHead((12,), 4, partial(Normal, heteroscedastic=True)), WithHead((4,), 12, Normal)
+        >>> guide = guides.Watching(GTMSM(StoppingStep(5, 2), *parts, 12, 4, memorise=20), follow=True)
+        >>> guide.follow = False
+    """
+
+    def __init__(
+        self, model: Any, *, hidden: Sequence[int] = (8,), noise: float = 1e-3, gated: bool = False, follow: bool = False
+    ) -> None:
+        super().__init__(model)
+        check_offers("Watching", model.step, "move", advice="it watches steps of a StoppingStep or LinearStep")
+        check_positive(noise=noise)
+        self.noise, self.gated, self.follow = noise, gated, follow
+        self.seen = mlp(1, hidden, 1, nn.Tanh)
+        if gated or follow:
+            self._check_gate()
+
+    def _check_gate(self) -> None:
+        check_offers("Watching", self.model.step, "gate", advice="gated and follow are for a StoppingStep")
+
+    def evidence(self, change: Tensor) -> Tensor:
+        """f(change), `(...)`, of mean absolute changes `(..., 1)`."""
+        return self.seen((change + 1e-3).log()).squeeze(-1)
+
+    def made(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """h_t of frames 2 to T, `(N, T - 1)`, without the gate."""
+        log_share = nn.functional.logsigmoid(self.evidence(_changes(x)))
+        largest = nn.functional.logsigmoid(self.evidence(CHANGES.to(x))).max()
+        share = (log_share - largest).clamp(max=0.0).exp()
+        return share if mask is None else torch.where(_both(mask), share, 1.0)
+
+    def walk(self, x: Tensor, u: Tensor, mask: Tensor | None = None) -> Any:
+        model, x = self.model, filled(x, mask)
+        still = torch.zeros_like(u[:, :1, :1])
+        if self.gated:
+            told = self.evidence(_changes(x))
+            told = told if mask is None else torch.where(_both(mask), told, 0.0)
+            given = torch.cat([u, torch.cat([still, told.unsqueeze(-1)], -2)], -1)
+            q = Walk(_Gated(model.step, held=self.follow), model.first, given, self.noise)
+        else:
+            share = torch.cat([still, self.made(x, mask).unsqueeze(-1)], -2)
+            q = Walk(Moves(model.state_dim), model.first, model.step.move(u) * share, self.noise)
+        if not self.follow:
+            return q
+        self._check_gate()
+        return _Leading(q, Walk(_Held(model.step), model.first, u, model.noise))
+
+
+class _Gated:
+    """s_t = s_{t-1} + h_t M u_t, h_t = sigmoid(logit g + told): the last entry of an action is what a frame told.
+
+    Args:
+        step: a `StoppingStep`.
+        held: the gate is held constant.
+    """
+
+    def __init__(self, step: Any, held: bool) -> None:
+        self.step, self.held = step, held
+
+    def __call__(self, s: Tensor, given: Tensor) -> Tensor:
+        u, told = given[..., :-1], given[..., -1]
+        moved = self.step.move(u)
+        share = (self.step.gate(s + moved, u, held=self.held) + told).sigmoid()
+        return s + moved * share.unsqueeze(-1)
+
+
+class _Held:
+    """A `StoppingStep` whose gate is held constant."""
+
+    def __init__(self, step: Any) -> None:
+        self.step = step
+
+    def transition(self, s: Tensor, u: Tensor, scale: Any) -> TorchDistribution:
+        return self.step.transition(s, u, scale, held=True)
+
+
+class _Leading(TorchDistribution):
+    """q, whose score has the gradient of log p but for the gate: log p - log q has that of the gate alone.
+
+    Args:
+        q: the guide's walk.
+        p: the model's walk with its gate held constant.
+    """
+
+    arg_constraints: dict = {}  # noqa: RUF012
+    has_rsample = True
+    support = constraints.independent(constraints.real, 2)
+
+    def __init__(self, q: Walk, p: Walk) -> None:
+        self.q, self.p = q, p
+        super().__init__(q.batch_shape, q.event_shape, validate_args=False)
+
+    def expand(self, batch_shape: Size, _instance: object = None) -> "_Leading":
+        return expanded(self, batch_shape)
+
+    @property
+    def likeliest(self) -> Tensor:
+        return self.q.likeliest
+
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
+        return self.q.expand(self._batch_shape).rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        score = self.q.log_prob(value).detach()
+        if torch.is_grad_enabled():
+            taken = self.p.log_prob(value)
+            score = score + (taken - taken.detach())
+        return score
+
+
+def _changes(x: Tensor) -> Tensor:
+    return (x[..., 1:, :] - x[..., :-1, :]).abs().mean(-1, keepdim=True)
+
+
+def _both(mask: Tensor) -> Tensor:
+    return mask[..., 1:] & mask[..., :-1]

@@ -1,0 +1,237 @@
+"""p(x_{>tau}, z, s | x_{<=tau}, u): the generative temporal model with spatial memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from zoo.parts.aside import evaluating
+from zoo.parts.checks import (
+    check_controls,
+    check_counts,
+    check_frames,
+    check_offers,
+    check_positive,
+    check_sequences,
+    check_tensor,
+    refuse_entries,
+    refuse_unobserved,
+)
+from zoo.parts.once import once
+from zoo.parts.store_keys import RootModule
+from zoo.parts.trajectory.masks import filled
+from zoo.parts.walking.futures import Futures, one_future, stacked
+from zoo.parts.walking.recall import Nearest
+from zoo.parts.walking.walk import Walk
+
+
+class GTMSM(RootModule):
+    """p(x_{>tau}, z, s | x_{<=tau}, u) = p(s | u) prod_{t > tau} p(z_t | s_t, m) p(x_t | z_t), m = {(s_t, x_t)}_{t <= tau}.
+
+    An agent walks: s_t is where it is, moved by known actions, p(s | u) = prod_t N(s_t; f(s_{t-1}, u_t), r^2 I). The
+    first tau frames are memorised with their places and given, not scored: the bound is over t > tau. A frame after
+    them is predicted from the memorised ones by a *recall*. The paper's is a mixture over the k nearest places,
+    p(z_t | s_t, m) = sum_j w_j q(z_t | x_j) with w_j proportional to 1 / (|s_t - s_j|^2 + delta) (`Nearest`); others
+    are `Views` and `Rays` of `zoo.parts.walking`, which combine views of one scene, and with which p(x_t | z_t, c_t)
+    reads the memory too.
+
+    Where the agent is, it knows from the actions alone (`guides.Remembering`), or from changes of the frames besides
+    (`guides.Watching`), which tell a step into a wall from one that is made.
+
+    Missing frames: those of the memory have weight 0; those after it are not scored. What x holds there does not matter.
+
+    References: Fraccaro, Rezende, Zwols, Pritzel, Eslami and Viola 2018. Image walks: crops of 8 x 8, s 2, z 16, tau 256.
+
+    Args:
+        step: f, a `zoo.parts.walking.Step`: `LinearStep`, `StoppingStep` (walls), `HeadingStep` (place and heading).
+        encoder: module whose call on frames is q(z | x), a `DiagonalNormal`.
+        emission: module whose call on codes is p(x | z), event `(data_dim,)`.
+        data_dim: size of x_t.
+        latent_dim: size of z_t.
+        memorise: tau, the number of frames that are memorised.
+        neighbours, delta: k and delta of `Nearest`.
+        noise: r, the standard deviation of a step; the buffer `noise`, which `zoo.infer.Scheduled` can move.
+        recall: a `zoo.parts.walking.Recall` in place of encoder, emission and the sizes.
+
+    Sites, in `pyro.plate("data", N)`: `s` (T, state_dim); `z` (T - tau, latent_dim), unless the recall has no codes;
+    `x` (T - tau, data_dim), observed.
+
+    Raises:
+        TypeError: step, encoder or emission is no module.
+        ValueError: a step or recall without the attributes of its protocol; a recall besides the arguments of
+            `Nearest`, or neither; memorise below 1 or below neighbours; a number out of range. At each call: shapes
+            that do not fit, frames that are not finite, T not above tau, a memory without an observed frame, a
+            sequence without an observed frame after it, a step that gives a state of another size.
+
+    Example:
+        >>> import torch
+        >>> from functools import partial
+        >>> from zoo import GTMSM, LinearStep
+        >>> from zoo.parts.conditionals import Normal
+        >>> from zoo.parts.networks import WithHead
+        >>> encoder = WithHead((192,), 16, partial(Normal, heteroscedastic=True), hidden=(128,))
+        >>> emission = WithHead((16,), 192, partial(Normal, scale=0.25, floor=0.02), hidden=(128,))
+        >>> model = GTMSM(LinearStep(5, 2), encoder, emission, 192, 16, memorise=128)
+        >>> model.generate(torch.zeros(3, 128, 192), torch.zeros(3, 160, 5), num=2).x.shape
+        torch.Size([2, 3, 32, 192])
+    """
+
+    def __init__(
+        self,
+        step: Any,
+        encoder: nn.Module | None = None,
+        emission: nn.Module | None = None,
+        data_dim: int | None = None,
+        latent_dim: int | None = None,
+        *,
+        memorise: int,
+        neighbours: int = 5,
+        delta: float = 1e-4,
+        noise: float = 1e-3,
+        recall: Any = None,
+    ) -> None:
+        super().__init__("model")
+        if not isinstance(step, nn.Module):
+            raise TypeError(f"step: expected a module such as LinearStep(control_dim, state_dim), got {step!r}")
+        check_offers("GTMSM", step, "control_dim", "state_dim", advice="a step states the sizes of u_t and s_t")
+        check_counts(memorise=memorise)
+        check_positive(noise=noise)
+        own = (encoder, emission, data_dim, latent_dim)
+        if recall is None:
+            recall = Nearest(*own, neighbours=neighbours, delta=delta)  # type: ignore[arg-type]
+            if neighbours > memorise:
+                raise ValueError(f"neighbours: expected at most memorise = {memorise}, got {neighbours}")
+        elif any(v is not None for v in own) or (neighbours, delta) != (5, 1e-4):
+            raise ValueError("recall: given besides encoder, emission, data_dim, latent_dim, neighbours or delta, which "
+                             "are arguments of the recall Nearest alone")  # fmt: skip
+        needed = ("data_dim", "latent_dim", "context", "prior", "emission", "posterior", "likeliest")
+        check_offers("GTMSM", recall, *needed, advice="see zoo.parts.walking.Recall")
+        self.step, self.recall, self.memorise = step, recall, memorise
+        self.data_dim, self.latent_dim = recall.data_dim, recall.latent_dim
+        self.state_dim, self.control_dim = step.state_dim, step.control_dim
+        self._check_step(step)
+        self.register_buffer("first", torch.zeros(step.state_dim))
+        self.register_buffer("noise", torch.tensor(float(noise)))
+
+    def _check_step(self, step: nn.Module) -> None:
+        like = next(step.parameters(), torch.zeros(()))
+        s, u = like.new_zeros(1, self.state_dim), like.new_zeros(1, self.control_dim)
+        with torch.no_grad():
+            found = tuple(step(s, u).shape)
+        if found != tuple(s.shape):
+            raise ValueError(f"step: expected {type(step).__name__} to map states (..., {self.state_dim}) to states, "
+                             f"{tuple(s.shape)} became {found}")  # fmt: skip
+
+    def walk(self, u: Tensor, after: Tensor | None = None) -> Walk:
+        """p(s | u), event `(T, state_dim)`; `after` `(..., state_dim)`: the walk goes on from a state."""
+        if after is None:
+            return Walk(self.step, self.first, u, self.noise)
+        return Walk(self.step, after, u, self.noise, goes_on=True)
+
+    def context(self, s: Tensor, x: Tensor, mask: Tensor | None = None) -> Any:
+        """c_t for t > tau, by which the frames x_{<=tau} enter; arguments as in `forward`."""
+        tau = self.memorise
+        memory = None if mask is None else mask[..., :tau]
+        return self.recall.context(s[..., :tau, :], filled(x[..., :tau, :], memory), s[..., tau:, :], memory)
+
+    def prior(self, c: Any) -> TorchDistribution:
+        """p(z_t | s_t, m) for t > tau, event `(latent_dim,)`, from the `context`."""
+        return self.recall.prior(c)
+
+    def emission(self, z: Tensor | None, c: Any) -> TorchDistribution:
+        """p(x_t | z_t, c_t) for t > tau, event `(data_dim,)`."""
+        return self.recall.emission(z, c)
+
+    def forward(self, x: Tensor, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Runs the generative program: samples s, z and x_{>tau}; returns x_{>tau}.
+
+        Args:
+            x: frames, `(N, T, data_dim)`.
+            u: actions, `(N, T, control_dim)`; action u_t leads to frame t, and u_1 is not used.
+            mask: bool `(N, T)`, True where a frame is observed; None: everywhere.
+        """
+        once(self.check)(x, u, mask)
+        later, seen = x[:, self.memorise :], None if mask is None else mask[:, self.memorise :]
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", self.walk(u))
+            c = once(self.context)(s, x, mask)
+            z = pyro.sample("z", once(self.prior)(c).to_event(1)) if self.latent_dim else None
+            p = self.emission(z, c)
+            return pyro.sample("x", (p if seen is None else p.mask(seen)).to_event(1), obs=filled(later, seen))
+
+    # --- futures -----------------------------------------------------------------------------------------------------
+
+    def generate(
+        self, x: Tensor, u: Tensor, num: int, *, guide: Any = None, mask: Tensor | None = None
+    ) -> Futures:
+        """`num` drawn futures of each memory for given actions.
+
+        Args:
+            x: memorised frames, `(N, tau, data_dim)`; tau may be another than `memorise`.
+            u: actions, `(N, T, control_dim)`, T above tau.
+            num: number of draws.
+            guide: a guide that draws the states of the memorised frames, `guides.Watching`; None: by the actions alone.
+            mask: bool `(N, tau)`, True where a frame is observed.
+
+        Raises:
+            ValueError: as `forward`; T not above tau; a guide without `walk`, or of a model of other sizes.
+        """
+        check_counts(num=num)
+        walk = self._remembered(x, u, guide, mask)
+        with torch.no_grad(), evaluating(self, guide):
+            return stacked([one_future(self, filled(x, mask), u, mask, walk(), draw=True) for _ in range(num)])
+
+    def predict(self, x: Tensor, u: Tensor, *, guide: Any = None, mask: Tensor | None = None) -> Futures:
+        """The most probable future of each memory, step by step and without noise; arguments as in `generate`."""
+        walk = self._remembered(x, u, guide, mask)
+        with torch.no_grad(), evaluating(self, guide):
+            return one_future(self, filled(x, mask), u, mask, walk(), draw=False)
+
+    def _remembered(self, x: Tensor, u: Tensor, guide: Any, mask: Tensor | None) -> Callable[[], Walk]:
+        """The distribution of the memorised states, once the arguments are checked."""
+        tau = x.shape[1] if isinstance(x, Tensor) and x.ndim == 3 else 0
+        check_tensor(u, "u")
+        if tau and (u.ndim != 3 or len(u) != len(x) or u.shape[1] <= tau):
+            raise ValueError(f"u: expected shape ({len(x)}, T, {self.control_dim}) with T above the {tau} memorised frames, "
+                             f"got {tuple(u.shape)}")  # fmt: skip
+        check_sequences(x, self.data_dim, self.first, u[:, :tau], mask)
+        check_controls(u, self.control_dim, type(self).__name__)
+        refuse_entries(mask, type(self).__name__)
+        check_frames(x, mask)
+        if mask is not None:
+            refuse_unobserved(mask, ": there is no memory")
+        if guide is None:
+            return lambda: self.walk(u[:, :tau])
+        check_offers("guide", guide, "walk", advice="such as guides.Watching")
+        self.check_guide(guide)
+        return lambda: guide.walk(x, u[:, :tau], mask)
+
+    # --- checks and conventions --------------------------------------------------------------------------------------
+
+    def scored(self, mask: Tensor) -> Tensor:
+        """The frames of a mask `(N, T)` that the model scores: the observed ones after the memorised."""
+        return mask & (torch.arange(mask.shape[1], device=mask.device) >= self.memorise)
+
+    def check(self, x: Tensor, u: Tensor | None, mask: Tensor | None = None) -> None:
+        """Refuses arguments that do not fit, and frames that are not finite where they are observed."""
+        check_sequences(x, self.data_dim, self.first, u, mask)
+        check_controls(u, self.control_dim, type(self).__name__)
+        refuse_entries(mask, type(self).__name__)
+        if x.shape[1] <= self.memorise:
+            raise ValueError(f"x: expected more frames than the {self.memorise} that are memorised, got {x.shape[1]}")
+        check_frames(x, mask)
+        if mask is not None:
+            refuse_unobserved(mask[:, : self.memorise], f" among the {self.memorise} that are memorised")
+            refuse_unobserved(mask[:, self.memorise :], f" after the {self.memorise} that are memorised")
+
+    def check_guide(self, guide: Any) -> None:
+        """Refuses a guide that was built for a model of walks of other sizes."""
+        other = getattr(guide, "model", None)
+        if isinstance(other, GTMSM):
+            for name in ("data_dim", "latent_dim", "state_dim", "control_dim"):
+                if getattr(other, name) != getattr(self, name):
+                    raise ValueError(f"guide: {type(guide).__name__} was built for a GTMSM of {name} = "
+                                     f"{getattr(other, name)}, this one has {getattr(self, name)}")  # fmt: skip
