@@ -15,7 +15,7 @@ import gallery  # noqa: E402
 FACES = [
     "zoo", "zoo.infer", "zoo.data", "guides", "zoo.parts.conditionals", "zoo.parts.networks", "zoo.parts.transitions",
     "zoo.parts.trajectory", "zoo.parts.kalman", "zoo.parts.markov", "zoo.parts.structural",
-    "zoo.parts.mixed_dynamics", "zoo.parts.distributions",
+    "zoo.parts.mixed_dynamics", "zoo.parts.walking", "zoo.parts.distributions",
     "zoo.parts.hierarchy", "zoo.parts.recorded",
 ]  # fmt: skip
 

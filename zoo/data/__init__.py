@@ -15,7 +15,9 @@ from zoo.data.batches import Buckets, Streams
 from zoo.data.binarized import Binarized, binarize
 from zoo.data.catalogue import load
 from zoo.data.dataset import Dataset, Split
+from zoo.data.fresh import Fresh
 from zoo.data.partly_labelled import PartlyLabelled
 from zoo.data.sequences import Sequences
 
-__all__ = ["Binarized", "Buckets", "Dataset", "PartlyLabelled", "Sequences", "Split", "Streams", "binarize", "load"]
+__all__ = ["Binarized", "Buckets", "Dataset", "Fresh", "PartlyLabelled", "Sequences", "Split", "Streams", "binarize",
+           "load"]  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.data.sequences import WIDE, Sequences, as_floats
+from zoo.data.sequences import WIDE, Sequences
 
 
 class Buckets:
@@ -110,7 +110,7 @@ class Streams:
             torch.full((len(place),), length),
             sequences.columns,
             num_levels=sequences.num_levels,
-            first=as_floats(sequences.frames[start - 1]),
+            first=sequences.floats(start - 1),
             **{name: value[kept] for name, value in given.items() if value is not None},
         )
         return cls(chunks, num)

@@ -25,10 +25,12 @@ class Sequences:
         frame_labels: int64 `(total,)`, the label of each frame, or None where the source gives none.
         truth: floats `(total, S)`, the true state behind each frame where a simulator has made them, or None.
         controls: floats `(total, K)`, known inputs of each frame, such as pushes of a ball, or None.
-        num_levels: of frames that hold levels, as of a `Split` (2: bits); None where they are measurements.
+        num_levels: of frames that hold levels 0 .. num_levels - 1, as of a `Split` (2: bits); None where they are
+            measurements.
         first: floats `(N, D)`, the frame before each sequence: input of a model that feeds x back, and not scored
             (SRNN's convention). None where sequences begin at their beginning.
-        values: `(N, T, D)`, T the greatest length, padded behind with 0 (missing frames stay NaN); integers as float32.
+        values: `(N, T, D)`, T the greatest length, padded behind with 0 (missing frames stay NaN). Integers are
+            float32, and levels in [0, 1]: level / (num_levels - 1), as the `images` of a `Split`.
         mask: bool `(N, T)`, True where a frame is there: neither padding nor missing. Models take it as `mask`.
         u: `(N, T, K)`, the controls, padded with 0; None without controls. Models take it as `u`.
         times: float64 `(N, T)`: the stamps, or 0, 1, ...; padding repeats the last, so that no time passes in it.
@@ -117,7 +119,7 @@ class Sequences:
         if first is not None:
             inner = torch.ones(len(lengths), dtype=torch.bool)
             inner[counts.cumsum(0) - counts] = False
-            first[inner] = self.frames[(lengths.cumsum(0) - lengths)[inner] - 1].to(first.dtype)
+            first[inner] = self.floats((lengths.cumsum(0) - lengths)[inner] - 1).to(first.dtype)
         return replace(self, lengths=lengths, labels=labels, first=first)
 
     def without_first(self) -> "Sequences":
@@ -133,7 +135,7 @@ class Sequences:
         kept = torch.ones(len(self.frames), dtype=torch.bool)
         kept[self._starts] = False
         beside = {name: value[kept] for name, value in self._beside.items()}
-        first = as_floats(self.frames[self._starts])
+        first = self.floats(self._starts)
         return replace(self, frames=self.frames[kept], lengths=self.lengths - 1, first=first, **beside)
 
     def shuffled(self, seed: int = 0) -> "Sequences":
@@ -145,6 +147,13 @@ class Sequences:
         padding = self._padding.reshape(*self._padding.shape, *(1 for _ in beside.shape[1:]))
         return beside[self._places].masked_fill(padding, 0)
 
+    def floats(self, places: Tensor) -> Tensor:
+        """The frames of some places in `frames` as floats, levels in [0, 1]."""
+        # a copy, which may be written to
+        chosen = self.frames[places]
+        floats = chosen if chosen.is_floating_point() else chosen.float()
+        return floats if self.num_levels in (None, 2) else floats.div_(self.num_levels - 1)
+
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """`(x, u, mask)` of the sequences `index`; nothing is drawn, the generator is not used."""
         rows = self[index]
@@ -154,7 +163,7 @@ class Sequences:
     # split are an object of their own.
     @cached_property
     def values(self) -> Tensor:
-        return self.padded(as_floats(self.frames))
+        return self.floats(self._places).masked_fill_(self._padding.unsqueeze(-1), 0)
 
     @cached_property
     def mask(self) -> Tensor:
@@ -211,8 +220,3 @@ class Sequences:
     def _places(self) -> Tensor:
         """`(N, T)`: the row in `frames` of each padded frame; padding points at the last frame of its sequence."""
         return self._starts[:, None] + self._steps.minimum(self.lengths[:, None] - 1)
-
-
-def as_floats(frames: Tensor) -> Tensor:
-    """Integers as float32; floats stay as they are."""
-    return frames if frames.is_floating_point() else frames.float()

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ import torch
 from zoo.data import manifest
 from zoo.data.dataset import Dataset
 from zoo.data.sequences import Sequences
+from zoo.data.simulated.arguments import check_whole
 from zoo.data.sources import Root, check_content
 
 SIZE = 32
@@ -236,9 +236,7 @@ def videos(room: Room, num: int, T: int = 20, seed: int = 0) -> Sequences:
         >>> long.frames.dtype, long.values.shape, long.padded(long.truth).shape
         (torch.uint8, torch.Size([2, 100, 1024]), torch.Size([2, 100, 4]))
     """
-    for name, count in (("num", num), ("T", T)):
-        if not isinstance(count, Integral) or count < 1:
-            raise ValueError(f"{name}: expected a whole number, at least 1, got {count}")
+    check_whole(num=num, T=T)
     # The stream of RandomState is the same everywhere and in every version of numpy.
     random = np.random.RandomState(seed)
     start = room.starts(num, random)
