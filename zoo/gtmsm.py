@@ -60,8 +60,8 @@ class GTMSM(RootModule):
 
     Raises:
         TypeError: step, encoder or emission is no module.
-        ValueError: a step or recall without the attributes of its protocol; a recall besides the arguments of
-            `Nearest`, or neither; memorise below 1 or below neighbours; a number out of range. At each call: shapes
+        ValueError: a step or recall without the attributes of its protocol, or of states of different sizes; a recall
+            besides the arguments of `Nearest`, or neither; memorise below 1 or below neighbours; a number out of range. At each call: shapes
             that do not fit, frames that are not finite, T not above tau, a memory without an observed frame, a
             sequence without an observed frame after it, a step that gives a state of another size.
 
@@ -108,6 +108,10 @@ class GTMSM(RootModule):
                              "which are arguments of the recall Nearest alone")  # fmt: skip
         needed = ("data_dim", "latent_dim", "context", "prior", "emission", "posterior", "likeliest")
         check_offers("GTMSM", recall, *needed, advice="see zoo.parts.walking.Recall")
+        # a recall of poses states their size
+        if getattr(recall, "state_dim", step.state_dim) != step.state_dim:
+            raise ValueError(f"recall: {type(recall).__name__} reads states of size {recall.state_dim}, "
+                             f"{type(step).__name__} has {step.state_dim}")  # fmt: skip
         self.step, self.recall, self.memorise = step, recall, memorise
         self.data_dim: int = recall.data_dim
         self.latent_dim: int = recall.latent_dim

@@ -18,7 +18,7 @@ from zoo.parts import conditionals
 from zoo.parts.distributions import DiagonalNormal, MixtureOfNormalsDensity
 from zoo.parts.kalman import Parameters
 from zoo.parts.networks import WithHead, mlp
-from zoo.parts.walking import Nearest
+from zoo.parts.walking import Nearest, Views
 
 N, T, TAU, DATA, LATENT, STATE, ACTIONS = 4, 7, 3, 5, 2, 2, 4
 
@@ -473,6 +473,8 @@ def test_parts_of_the_recall_are_checked():
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2)
     with pytest.raises(ValueError, match=r"GTMSM: Identity has no data_dim; see zoo\.parts\.walking\.Recall"):
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=nn.Identity())
+    with pytest.raises(ValueError, match="recall: Views reads states of size 3, LinearStep has 2"):
+        GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=Views(DATA))
     # an encoder that gives codes of another size, or no density
     for encoder in (mlp(DATA, (8,), LATENT), WithHead((DATA,), LATENT + 1, conditionals.Normal)):
         recall = Nearest(encoder, WithHead((LATENT,), DATA, conditionals.Normal), DATA, LATENT)
