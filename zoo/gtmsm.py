@@ -45,7 +45,8 @@ class GTMSM(RootModule):
     latent_dim 16, tau 256.
 
     Args:
-        step: f, a `zoo.parts.walking.Step`: `LinearStep`, `StoppingStep` (walls), `HeadingStep` (place and heading).
+        step: f, a `zoo.parts.walking.WalkStep`: `LinearStep`, `StoppingStep` (walls), `HeadingStep` (place and
+            heading).
         encoder: module whose call on frames is q(z | x), a `DiagonalNormal`.
         emission: module whose call on codes is p(x | z), event `(data_dim,)`.
         data_dim: size of x_t.
@@ -60,10 +61,10 @@ class GTMSM(RootModule):
 
     Raises:
         TypeError: step, encoder or emission is no module.
-        ValueError: a step or recall without the attributes of its protocol, or of states of different sizes; a recall
-            besides the arguments of `Nearest`, or neither; memorise below 1 or below neighbours; a number out of range. At each call: shapes
-            that do not fit, frames that are not finite, T not above tau, a memory without an observed frame, a
-            sequence without an observed frame after it, a step that gives a state of another size.
+        ValueError: a step or recall without the attributes of its protocol, or of states of different sizes; a step
+            that gives states of another size; a recall besides the arguments of `Nearest`; memorise below 1 or below
+            neighbours; a number out of range. At each call: shapes that do not fit, frames that are not finite, T not
+            above tau, a sequence without an observed frame in the memory or after it.
 
     Example:
         >>> import torch
