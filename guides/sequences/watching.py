@@ -60,7 +60,13 @@ class Watching(Recalling):
     """
 
     def __init__(
-        self, model: Any, *, hidden: Sequence[int] = (8,), noise: float = 1e-3, gated: bool = False, follow: bool = False
+        self,
+        model: Any,
+        *,
+        hidden: Sequence[int] = (8,),
+        noise: float = 1e-3,
+        gated: bool = False,
+        follow: bool = False,
     ) -> None:
         super().__init__(model)
         check_offers("Watching", model.step, "move", advice="it watches steps of a StoppingStep or LinearStep")
