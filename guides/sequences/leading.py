@@ -65,7 +65,7 @@ class Leading(TorchDistribution):
         return self.q.expand(self._batch_shape).rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        score = self.q.log_prob(value).detach()
+        score = self.q.log_prob_of_draw(value).detach()
         if torch.is_grad_enabled():
             taken = self.p.log_prob(value)
             score = score + (taken - taken.detach())

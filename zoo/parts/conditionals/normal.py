@@ -49,13 +49,22 @@ class Normal(Recorded, nn.Module):
         self.scale_weight = nn.Parameter(torch.zeros(data_dim, in_features)) if heteroscedastic else None
 
     def forward(self, h: Tensor) -> DiagonalNormal:
-        log_scale: Tensor = self.log_scale
-        if self.scale_weight is not None:
-            log_scale = log_scale + h @ self.scale_weight.T
+        loc, log_scale = self._told(h)
         if self.floor:
             # variances are added by their logarithms, since exp(2 log_scale) overflows before log_scale does
             log_scale = 0.5 * torch.logaddexp(2 * log_scale, log_scale.new_tensor(2 * math.log(self.floor)))
-        return DiagonalNormal(self.loc(h), log_scale=log_scale)
+        return DiagonalNormal(loc, log_scale=log_scale)
+
+    def _told(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """W h + b, and log s without the floor."""
+        if self.scale_weight is None:
+            return self.loc(h), self.log_scale
+        if type(self.loc) is not nn.Linear or self.loc.bias is None:
+            return self.loc(h), self.log_scale + h @ self.scale_weight.T
+        # one product with both matrices: h has more rows than they have, and its gradient is then one product too
+        weight, bias = torch.cat([self.loc.weight, self.scale_weight]), torch.cat([self.loc.bias, self.log_scale])
+        loc, log_scale = F.linear(h, weight, bias).chunk(2, -1)
+        return loc, log_scale
 
 
 class MixtureOfNormals(Recorded, nn.Module):

@@ -48,7 +48,8 @@ class MixtureOfNormalsDensity(VectorDistribution):
         if logits.shape[-1:] != shape[-2:-1]:
             raise ValueError(f"{self._name}: {tuple(logits.shape)} logits for components of shape {tuple(shape)}")
         self.logits = logits.log_softmax(-1)
-        super().__init__(torch.broadcast_shapes(logits.shape[:-1], shape[:-2]), shape[-1])
+        batch = logits.shape[:-1]
+        super().__init__(batch if batch == shape[:-2] else torch.broadcast_shapes(batch, shape[:-2]), shape[-1])
 
     def _expand(self, batch_shape: torch.Size) -> "MixtureOfNormalsDensity":
         # the parameters stay as they are and broadcast: particles share the work on them

@@ -156,26 +156,36 @@ class DiagonalNormal(VectorDistribution):
         if (scale is None) == (log_scale is None):
             raise ValueError("DiagonalNormal takes `scale` or `log_scale`, one of the two")
         given: Any = log_scale if scale is None else scale
-        if given.shape != loc.shape:
-            loc, given = torch.broadcast_tensors(loc, given)
+        # kept as it is given: exp and log of what all frames and particles share are computed once for all of them
+        if given.shape not in (loc.shape, loc.shape[-1:], ()):
+            loc = loc.expand(torch.broadcast_shapes(loc.shape, given.shape))
         self.loc, self._given, self._by_log = loc, given, scale is None
         super().__init__(loc.shape[:-1], loc.shape[-1])
 
     def _expand(self, batch_shape: torch.Size) -> "DiagonalNormal":
-        # exp or log is computed before the particles' axis comes, hence once for all particles
+        # what is computed now is shared with every other expansion
         self._computed(torch.exp if self._by_log else torch.log)
-        new, shape = object.__new__(DiagonalNormal), batch_shape + self._event_shape
+        new = object.__new__(DiagonalNormal)
         VectorDistribution.__init__(new, batch_shape, self._event_shape[0])
-        new.loc, new._given, new._by_log = self.loc.expand(shape), self._given.expand(shape), self._by_log
-        new._other = self._other[0] if self._other[0] is None else self._other[0].expand(shape), self._other[1]
+        new.loc, new._given, new._by_log = self.loc.expand(batch_shape + self._event_shape), self._given, self._by_log
+        new._other = self._other
         return new
 
     @property
     def scale(self) -> Tensor:
-        return self._computed(torch.exp) if self._by_log else self._given
+        return self._scale.expand(self.loc.shape)
 
     @property
     def log_scale(self) -> Tensor:
+        return self._log_scale.expand(self.loc.shape)
+
+    @property
+    def _scale(self) -> Tensor:
+        """`scale` before it is broadcast with `loc`."""
+        return self._computed(torch.exp) if self._by_log else self._given
+
+    @property
+    def _log_scale(self) -> Tensor:
         return self._given if self._by_log else self._computed(torch.log)
 
     def _computed(self, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -204,13 +214,13 @@ class DiagonalNormal(VectorDistribution):
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         shape = torch.Size(sample_shape) + self.loc.shape
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        value = torch.addcmul(self.loc, self.scale, noise)
+        value = torch.addcmul(self.loc, self._scale, noise)
         self._drawn = value, noise, version_of(value)
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
         away = self._vectors(value) - self.loc
-        return self.log_prob_at(away * (-self.log_scale).exp() if self._by_log else away / self.scale)
+        return self.log_prob_at(away * (-self._given).exp() if self._by_log else away / self._given)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """log q(value), by fewer operations than `log_prob` where `value` is the density's own latest draw.
@@ -231,7 +241,7 @@ class DiagonalNormal(VectorDistribution):
 
     def log_prob_at(self, noise: Tensor) -> Tensor:
         """`log_prob(loc + scale * noise)`."""
-        return -0.5 * LOG_2PI * self._event_shape[0] - torch.addcmul(self.log_scale, noise, noise, value=0.5).sum(-1)
+        return -0.5 * LOG_2PI * self._event_shape[0] - torch.addcmul(self._log_scale, noise, noise, value=0.5).sum(-1)
 
     def entropy(self) -> Tensor:
         return self.log_scale.sum(-1) + 0.5 * (1 + LOG_2PI) * self._event_shape[0]

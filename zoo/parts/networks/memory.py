@@ -52,26 +52,22 @@ def retrieve(keys: Tensor, queries: Tensor, k: int, delta: float = 1e-4, mask: T
         raise ValueError(f"neighbours: expected at most {keys.shape[-2]}, the entries of the memory, got {k}")
     if keys.shape[-1] != queries.shape[-1]:
         raise ValueError(f"queries: expected the keys' size, {keys.shape[-1]}, got {queries.shape[-1]}")
-    index = _nearest(keys.detach(), queries.detach(), k, mask)
-    away = _at(index, keys) - queries.unsqueeze(-2)
-    # log(d^2 + delta) by the largest coordinate, whose square may overflow: no state is so far that a weight is NaN
-    largest = away.detach().abs().amax(-1, keepdim=True).clamp(min=1.0)
-    square = (away / largest).square().sum(-1)
-    log_largest = 2 * largest.squeeze(-1).log()
-    log_weights = -(square + delta * (-log_largest).exp()).log() - log_largest
+    # In units of the largest coordinate, whose square may overflow: no state is so far that a weight is NaN, or that all
+    # distances are infinite and the order is lost. A unit is a factor of all weights, which cancels.
+    with torch.no_grad():
+        unit = torch.maximum(*(torch.linalg.vector_norm(s, torch.inf) for s in (keys, queries))).clamp(min=1.0)
+        index = _nearest(keys / unit, queries / unit, k, mask)
+    away = (_at(index, keys) - queries.unsqueeze(-2)) / unit
+    tiny = torch.finfo(away.dtype).tiny
+    log_weights = -(away.square().sum(-1) + (delta / unit / unit).clamp(min=tiny)).log()
     if mask is not None:
         log_weights = log_weights.masked_fill(~_at(index, mask.unsqueeze(-1)).squeeze(-1), -torch.inf)
     return Retrieved(index, log_weights.log_softmax(-1))
 
 
-@torch.no_grad()
 def _nearest(keys: Tensor, queries: Tensor, k: int, mask: Tensor | None) -> Tensor:
     """The places of the k nearest keys, `(..., Q, k)`."""
-    # where squares of the states would overflow all distances would be infinite, and the order lost
-    scale = torch.maximum(keys.abs().max(), queries.abs().max()).clamp(min=1.0)
-    keys, queries = keys / scale, queries / scale
-    lead = torch.broadcast_shapes(keys.shape[:-2], queries.shape[:-2])
-    size = lead.numel() * keys.shape[-2] * keys.element_size()
+    size = _lead(keys, queries).numel() * keys.shape[-2] * keys.element_size()
     found = []
     for some in queries.split(max(1, MAX_BYTES // max(size, 1)), -2):
         # by differences: |a|^2 + |b|^2 - 2ab, the default, is off by 0.03 at states of 50, where sqrt(delta) is 0.01
@@ -83,7 +79,13 @@ def _nearest(keys: Tensor, queries: Tensor, k: int, mask: Tensor | None) -> Tens
 
 
 def _at(index: Tensor, values: Tensor) -> Tensor:
-    lead = torch.broadcast_shapes(values.shape[:-2], index.shape[:-2])
+    lead = _lead(values, index)
     places = index.expand(*lead, *index.shape[-2:]).flatten(-2).unsqueeze(-1)
     values = values.expand(*lead, *values.shape[-2:])
     return values.gather(-2, places.expand(*places.shape[:-1], values.shape[-1])).unflatten(-2, index.shape[-2:])
+
+
+def _lead(a: Tensor, b: Tensor) -> torch.Size:
+    """The leading axes of two tensors, broadcast."""
+    # broadcasting shapes takes as long as a small operation on tensors, and most are equal
+    return a.shape[:-2] if a.shape[:-2] == b.shape[:-2] else torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])

@@ -119,7 +119,8 @@ class Nearest(Recorded, nn.Module):
 
     def encode(self, x: Tensor) -> DiagonalNormal:
         """q(z | x) of frames, `(..., data_dim)`."""
-        q = self.encoder(x)
+        # a part of the frames lies scattered, and would be multiplied by a slower way
+        q = self.encoder(x.contiguous())
         if not isinstance(q, DiagonalNormal) or q.batch_shape + q.event_shape != (*x.shape[:-1], self.latent_dim):
             shape = q.batch_shape + q.event_shape if isinstance(q, TorchDistribution) else getattr(q, "shape", ())
             raise ValueError(f"encoder: expected a DiagonalNormal of shape {(*x.shape[:-1], self.latent_dim)}, got "

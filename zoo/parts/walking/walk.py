@@ -8,6 +8,7 @@ from torch import Size, Tensor
 
 from zoo.parts.distributions import DiagonalNormal
 from zoo.parts.distributions.expanded import expanded
+from zoo.parts.distributions.vector import version_of
 
 
 class WalkStep(Protocol):
@@ -45,12 +46,14 @@ class Walk(TorchDistribution):
 
     arg_constraints: dict = {}  # noqa: RUF012
     support = constraints.independent(constraints.real, 2)
+    # of the latest draw: value, noise, and the number of writes to the value
+    _drawn: tuple[Any, Any, int] = (None, None, 0)
 
     def __init__(self, step: Any, first: Tensor, u: Tensor, scale: Any, *, goes_on: bool = False) -> None:
         self.step, self.first, self.u, self.scale, self.goes_on = step, first, u, scale, goes_on
         # draws of a transition of several modes jump, and have no derivative
         self.has_rsample = not hasattr(step, "transition")
-        batch = torch.broadcast_shapes(u.shape[:-2], first.shape[:-1])
+        batch = torch.broadcast_shapes(u.shape[:-2], first.shape[:-1]) if first.ndim > 1 else u.shape[:-2]
         super().__init__(batch, Size((u.shape[-2], first.shape[-1])), validate_args=False)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> "Walk":
@@ -64,11 +67,13 @@ class Walk(TorchDistribution):
 
     def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         shape = Size(sample_shape) + self._batch_shape + self._event_shape
-        noise = torch.randn(shape, dtype=self.first.dtype, device=self.first.device) * self.scale
+        noise = torch.randn(shape, dtype=self.first.dtype, device=self.first.device)
         if not hasattr(self.step, "transition"):
-            return self._follow(noise, self.step)
+            value = self._follow(noise * self.scale, self.step)
+            self._drawn = value, noise, version_of(value)
+            return value
         # a draw of the mode, to which the noise is added as to a mean
-        return self._follow(noise, lambda s, u: self.step.transition(s, u, 0.0).sample())
+        return self._follow(noise * self.scale, lambda s, u: self.step.transition(s, u, 0.0).sample())
 
     def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
@@ -86,8 +91,17 @@ class Walk(TorchDistribution):
         later = self._moved(value[..., :-1, :], self.u[..., 1:, :])
         return start + later.log_prob(value[..., 1:, :]).sum(-1)
 
+    def log_prob_of_draw(self, value: Tensor) -> Tensor:
+        """The score of the walk's own latest draw from its noise, as `DiagonalNormal.log_prob_of_draw` has it.
+
+        The result has the value of `log_prob` and its total gradient. Any other value goes to `log_prob`.
+        """
+        drawn, noise, version = self._drawn
+        own = value is drawn and value.requires_grad and version == version_of(value)
+        return self._normal(noise).log_prob_at(noise).sum(-1) if own else self.log_prob(value)
+
     def _normal(self, loc: Tensor) -> DiagonalNormal:
-        return DiagonalNormal(loc, torch.as_tensor(self.scale, dtype=loc.dtype, device=loc.device).expand(loc.shape))
+        return DiagonalNormal(loc, torch.as_tensor(self.scale, dtype=loc.dtype, device=loc.device))
 
     def _moved(self, before: Tensor, u: Tensor) -> TorchDistribution:
         """p(s_t | s_{t-1}, u_t) of all steps at once."""

@@ -1,0 +1,186 @@
+"""Time and memory of one training step of a model of walks beside PyTorch written by hand, interleaved.
+
+    python -m benchmarks.walk_step              # prints the tables, writes results/speed_walk_step.json
+    python -m benchmarks.walk_step --quick      # a smoke run, writes nothing
+
+Sizes are the paper's: frames of 8 x 8 in colour, z of 16, s of 2, five neighbours, batch 16, 256 frames memorised and
+32 predicted. Without walls s is the model's own, a cumulative sum; with walls the guide watches changes of frames, and
+the gate of a `StoppingStep` learns, in the two phases of `guides.Watching`. By hand is the same arithmetic in plain
+modules: all frames are encoded at once, log q is read off the noises, and gradients that cancel are not computed.
+Before anything is timed losses and gradients are compared, from the same weights and noises. Rounds, turns and ratios
+are those of `benchmarks.vae_step`.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import guides
+from benchmarks.steps import main
+from benchmarks.turns import train
+from zoo import GTMSM, LinearStep, StoppingStep
+from zoo.infer import ELBO
+from zoo.parts.conditionals import Normal
+from zoo.parts.networks import WithHead
+
+PIXELS, LATENT, ACTIONS, STATE, NEIGHBOURS = 192, 16, 5, 2, 5
+WIDTH, BATCH, NOISE, DELTA, FLOOR, BYTES = 128, 16, 1e-3, 1e-4, 0.02, 1e-3
+
+
+class Size(NamedTuple):
+    # follow: the first phase, in which the gate alone learns from log p(s) - log q(s); None: no walls
+    follow: bool | None
+    tau: int = 256
+    ahead: int = 32
+    steps: int = 5
+
+
+SIZES = {
+    "no walls, 256 + 32": Size(None),
+    "walls, first phase, 256 + 32": Size(True),
+    "walls, second phase, 256 + 32": Size(False),
+    "no walls, 1,024 + 32": Size(None, tau=1024, steps=2),
+    "no walls, 256 + 256": Size(None, ahead=256, steps=3),
+    "no walls, 1,024 + 1,024": Size(None, tau=1024, ahead=1024, steps=1),
+}
+
+
+def pair(size: Size) -> tuple[GTMSM, Any]:
+    torch.manual_seed(0)
+    encoder = WithHead((PIXELS,), LATENT, partial(Normal, heteroscedastic=True, scale=0.4), hidden=(WIDTH,))
+    emission = WithHead((LATENT,), PIXELS, partial(Normal, scale=0.25, floor=FLOOR), hidden=(WIDTH,))
+    step = LinearStep(ACTIONS, STATE) if size.follow is None else StoppingStep(ACTIONS, STATE)
+    model = GTMSM(step, encoder, emission, PIXELS, LATENT, memorise=size.tau, noise=NOISE)
+    return model, guides.Remembering(model) if size.follow is None else guides.Watching(model, follow=size.follow)
+
+
+def zoo_loss(size: Size) -> nn.Module:
+    return ELBO()(*pair(size))
+
+
+def data(size: Size) -> tuple[Tensor, Tensor]:
+    """Frames and actions; the values do not matter for the time."""
+    frames = size.tau + size.ahead
+    u = F.one_hot(torch.randint(ACTIONS, (BATCH, frames)), ACTIONS).float()
+    return torch.rand(BATCH, frames, PIXELS), u
+
+
+def normal(away: Tensor, log_scale: Tensor | float) -> Tensor:
+    """log N(away; 0, exp(log_scale)^2), summed over the last axis; away is in units of the scale."""
+    return (-0.5 * away.square() - log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+class ByHand(nn.Module):
+    """Minus the bound, one draw, all frames observed; noises in the zoo's order."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.tau, self.follow = size.tau, size.follow
+        self.code = nn.Sequential(nn.Linear(PIXELS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 2 * LATENT))
+        self.picture = nn.Sequential(nn.Linear(LATENT, WIDTH), nn.ReLU(), nn.Linear(WIDTH, PIXELS))
+        self.log_scale = nn.Parameter(torch.zeros(PIXELS))
+        self.move = nn.Linear(ACTIONS, STATE, bias=False)
+        if size.follow is not None:
+            gate = [nn.Linear(STATE + ACTIONS, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)]
+            self.gate = nn.Sequential(*gate)
+            self.seen = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+            self.register_buffer("changes", torch.logspace(-3, 0, 31).unsqueeze(-1))
+
+    def forward(self, x: Tensor, u: Tensor) -> Tensor:
+        s, ratio = self.walk(x, u)
+        memory, asked = s[:, : self.tau], s[:, self.tau :]
+        loc, log_scale = self.code(x).chunk(2, -1)
+        # which entries are the nearest has no gradient
+        with torch.no_grad():
+            distance = torch.cdist(asked, memory, compute_mode="donot_use_mm_for_euclid_dist")
+            index = distance.topk(NEIGHBOURS, largest=False).indices.flatten(1).unsqueeze(-1)
+        known = [memory, loc[:, : self.tau], log_scale[:, : self.tau]]
+        near, locs, log_scales = (
+            v.gather(1, index.expand(-1, -1, v.shape[-1])).unflatten(1, (-1, NEIGHBOURS)) for v in known
+        )
+        weights = -((near - asked.unsqueeze(2)).square().sum(-1) + DELTA).log()
+        loc, log_scale = loc[:, self.tau :], log_scale[:, self.tau :]
+        noise = torch.randn_like(loc)
+        z = torch.addcmul(loc, log_scale.exp(), noise)
+        each = weights.log_softmax(-1) + normal((z.unsqueeze(2) - locs) * (-log_scales).exp(), log_scales)
+        ratio = ratio + (each.logsumexp(-1) - normal(noise, log_scale)).sum()
+        width = 0.5 * torch.logaddexp(2 * self.log_scale, self.log_scale.new_tensor(2 * math.log(FLOOR)))
+        return -ratio - normal((x[:, self.tau :] - self.picture(z)) * (-width).exp(), width).sum()
+
+    def walk(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """s, and log p(s) - log q(s), summed."""
+        noise = torch.randn(*u.shape[:-1], STATE, dtype=u.dtype)
+        moves = F.pad(self.move(u[:, 1:]), (0, 0, 1, 0))
+        if self.follow is None:
+            return torch.cumsum(moves + NOISE * noise, 1), torch.zeros(())
+        log_share = F.logsigmoid(self.seen(((x[:, 1:] - x[:, :-1]).abs().mean(-1, keepdim=True) + BYTES).log()))
+        largest = F.logsigmoid(self.seen((self.changes + BYTES).log())).max()
+        share = (log_share - largest).clamp(max=0.0).exp()
+        s = torch.cumsum(F.pad(moves[:, 1:] * share, (0, 0, 1, 0)) + NOISE * noise, 1)
+        return s, self.transition(s, moves[:, 1:], u[:, 1:]) - normal(noise[:, 1:], math.log(NOISE)).sum()
+
+    def transition(self, s: Tensor, moves: Tensor, u: Tensor) -> Tensor:
+        """The sum of log p(s_t | s_{t-1}, u_t), t > 1; that of s_1 is the guide's too."""
+        if self.follow:
+            s, moves = s.detach(), moves.detach()
+        before, after = s[:, :-1], s[:, 1:]
+        with torch.no_grad():
+            M = self.move.weight
+            units = 0.5 * torch.linalg.inv(torch.linalg.cholesky(M @ M.T + 1e-8 * torch.eye(STATE, dtype=M.dtype))).mT
+        made = before + moves
+        logit = self.gate(torch.cat([made @ units, u], -1)).squeeze(-1)
+        moved, stayed = (normal((after - loc) / NOISE, math.log(NOISE)) for loc in (made, before))
+        return torch.logaddexp(F.logsigmoid(logit) + moved, F.logsigmoid(-logit) + stayed).sum()
+
+    @torch.no_grad()
+    def take(self, model: Any, guide: Any) -> None:
+        """Copies the weights of a pair of the zoo."""
+        for own, theirs in ((self.code, model.recall.encoder), (self.picture, model.recall.emission_of)):
+            for mine, other in zip(own[0].parameters(), theirs.stage.parameters(), strict=True):
+                mine.copy_(other)
+        head, picture = model.recall.encoder.head, model.recall.emission_of.head
+        self.code[-1].weight.copy_(torch.cat([head.loc.weight, head.scale_weight]))
+        self.code[-1].bias.copy_(torch.cat([head.loc.bias, head.log_scale]))
+        self.picture[-1].load_state_dict(picture.loc.state_dict())
+        self.log_scale.copy_(picture.log_scale)
+        self.move.load_state_dict(model.step.move.state_dict())
+        if self.follow is not None:
+            self.gate.load_state_dict(model.step.net.state_dict())
+            self.seen.load_state_dict(guide.seen.state_dict())
+
+
+ROWS: dict[str, Callable[[Size], Any]] = {
+    "by hand": lambda size: train(ByHand(size), *data(size)),
+    "zoo": lambda size: train(zoo_loss(size), *data(size)),
+}
+
+
+def check(size: Size) -> None:
+    """Refuses a hand-written loss that is another one than the zoo's, or has another gradient."""
+    size = size._replace(tau=20, ahead=6)
+    (x, u), loss, hand = data(size), zoo_loss(size).double(), ByHand(size).double()
+    x, u = x.double(), u.double()
+    model, guide = loss.model, loss.guide
+    hand.take(model, guide)
+    loss(x, u)
+    theirs = [model.recall.encoder.stage, model.recall.emission_of.stage, model.step.move]
+    mine = [hand.code[0], hand.picture[0], hand.move]
+    if size.follow is not None:
+        theirs, mine = [*theirs, model.step.net, guide.seen], [*mine, hand.gate, hand.seen]
+    found = []
+    for each, parts in ((loss, theirs), (hand, mine)):
+        torch.manual_seed(0)
+        value = each(x, u)
+        value.backward()
+        found.append([value.detach(), *(p.grad for part in parts for p in part.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
+if __name__ == "__main__":
+    main("benchmarks.walk_step", __doc__, SIZES, ROWS, check, key="walk_steps")
