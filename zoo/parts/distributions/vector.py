@@ -173,11 +173,11 @@ class DiagonalNormal(VectorDistribution):
 
     @property
     def scale(self) -> Tensor:
-        return self._scale.expand(self.loc.shape)
+        return self._scale if self._scale.shape == self.loc.shape else self._scale.expand(self.loc.shape)
 
     @property
     def log_scale(self) -> Tensor:
-        return self._log_scale.expand(self.loc.shape)
+        return self._log_scale if self._log_scale.shape == self.loc.shape else self._log_scale.expand(self.loc.shape)
 
     @property
     def _scale(self) -> Tensor:
