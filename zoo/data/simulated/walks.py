@@ -125,6 +125,30 @@ def destinations(rows: int, columns: int, blocked: Collection[tuple[Place, Place
     return (after @ (columns, 1)).reshape(-1, len(ACTIONS))
 
 
+def laid_out(frames: Tensor, places: Tensor, crop: int = 8, stride: int = 3) -> Tensor:
+    """Crops at their places as one picture `(height, width, channels)`: their mean where they overlap, 0 where none is.
+
+    Args:
+        frames: `(any, crop * crop * channels)`.
+        places: (row, column) of each in steps from the upper left corner, whole numbers, `(any, 2)`.
+
+    Raises:
+        ValueError: frames of another size; places of another number, or beyond the upper or left edge.
+    """
+    if frames.ndim != 2 or frames.shape[1] % crop**2:
+        raise ValueError(f"frames: expected crops (any, {crop} * {crop} * channels), got {tuple(frames.shape)}")
+    if places.shape != (len(frames), 2) or places.min() < 0:
+        raise ValueError(f"places: expected (row, column) of {len(frames)} frames from the corner (0, 0), got "
+                         f"{tuple(places.shape)}, least {places.min():g}")  # fmt: skip
+    high, wide = (int(most) * stride + crop for most in places.amax(0))
+    total = frames.new_zeros(high, wide, frames.shape[1] // crop**2)
+    count = total.new_zeros(high, wide, 1)
+    for frame, (row, column) in zip(frames, (places.long() * stride).tolist(), strict=True):
+        total[row : row + crop, column : column + crop] += frame.unflatten(-1, (crop, crop, -1))
+        count[row : row + crop, column : column + crop] += 1
+    return total / count.clamp(min=1)
+
+
 def partition(rows: int, column: int, gap: Collection[int]) -> tuple[tuple[Place, Place], ...]:
     """An upright wall through a grid, right of a column: the pairs of places that it parts, but for rows with a gap."""
     return tuple(((row, column), (row, column + 1)) for row in range(rows) if row not in gap)

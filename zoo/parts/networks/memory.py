@@ -52,8 +52,8 @@ def retrieve(keys: Tensor, queries: Tensor, k: int, delta: float = 1e-4, mask: T
         raise ValueError(f"neighbours: expected at most {keys.shape[-2]}, the entries of the memory, got {k}")
     if keys.shape[-1] != queries.shape[-1]:
         raise ValueError(f"queries: expected the keys' size, {keys.shape[-1]}, got {queries.shape[-1]}")
-    # In units of the largest coordinate, whose square may overflow: no state is so far that a weight is NaN, or that all
-    # distances are infinite and the order is lost. A unit is a factor of all weights, which cancels.
+    # In units of the largest coordinate, whose square may overflow: no state is so far that a weight is NaN, or that
+    # all distances are infinite and the order is lost. The unit's square is a factor of all weights, and cancels.
     with torch.no_grad():
         unit = torch.maximum(*(torch.linalg.vector_norm(s, torch.inf) for s in (keys, queries))).clamp(min=1.0)
         index = _nearest(keys / unit, queries / unit, k, mask)
