@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies bench-labels bench-kvae \
+.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies bench-labels bench-kvae bench-walk \
   runs bench-peers bench-kalman bench-kalman-peers bench-hmm table
 .DEFAULT_GOAL := demo
 
@@ -55,6 +55,9 @@ bench-labels: $(VENV)/.installed        ## a step of M2 with few labels; writes 
 
 bench-kvae: $(VENV)/.installed          ## a step of a Kalman VAE; writes results/speed_kvae_step.json
 	$(RUN) -m benchmarks.kvae_step
+
+bench-walk: $(VENV)/.installed          ## a step of a model of walks; writes results/speed_walk_step.json
+	$(RUN) -m benchmarks.walk_step
 
 bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
 

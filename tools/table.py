@@ -195,6 +195,11 @@ def kvae_speed_table(folder: Path = RESULTS) -> str:
     return steps_table("kvae_steps", "bench-kvae", folder)
 
 
+def walk_speed_table(folder: Path = RESULTS) -> str:
+    """A training step of a model of walks, from `benchmarks/walk_step.py`."""
+    return steps_table("walk_steps", "bench-walk", folder)
+
+
 def kalman_speed_table(folder: Path = RESULTS) -> str:
     """The exact linear-Gaussian recursions beside their peers, from the summary of `benchmarks/kalman`."""
     runs = [run for run in records(folder) if "geometric_means" in run.get("summary", {})]
@@ -259,7 +264,7 @@ PAGES = {
     "docs/speed.md": {
         "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table,
         "sequence-speed": sequence_speed_table, "kvae-speed": kvae_speed_table, "kalman-speed": kalman_speed_table,
-        "hidden-markov-speed": hidden_markov_speed_table,
+        "hidden-markov-speed": hidden_markov_speed_table, "walk-speed": walk_speed_table,
     },
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import torch
 
 from zoo.data import Fresh, Sequences
 from zoo.data.simulated.balls import ROOMS, videos
-from zoo.data.simulated.walks import ACTIONS, MOVES, destinations, partition, walks
+from zoo.data.simulated.walks import ACTIONS, MOVES, destinations, laid_out, partition, walks
 
 STAY = ACTIONS.index("stay")
 
@@ -51,6 +51,30 @@ def test_frames_are_the_image_at_the_true_place(images, crop, stride, grid):
     # the ends of the grid, which may have no middle
     assert (place.min((0, 1)) >= -middle).all()
     assert (place.max((0, 1)) <= np.array(grid) - 1 - middle).all()
+
+
+@pytest.mark.parametrize("channels", [(3,), ()])
+def test_frames_of_all_places_laid_out_are_the_image(channels):
+    image = noise_images(1, 32, 26, channels)
+    some = walks(image, 4, 3000, seed=1)
+    places, first = some.truth - some.truth.amin(0), some.frames.float()
+    # a walk of this length has been everywhere in 9 x 7 places; a frame seen twice counts twice, and is the same
+    assert len(places.unique(dim=0)) == 63
+    torch.testing.assert_close(laid_out(first, places), image[0].reshape(32, 26, -1).float())
+    part = laid_out(first[:1], torch.tensor([[1, 2]]))
+    assert part.shape[:2] == (11, 14)
+    assert torch.equal(part[3:, 6:].flatten(), first[0])
+    assert not part[:3].any()
+    assert not part[:, :6].any()
+
+
+def test_frames_that_cannot_be_laid_out_are_refused():
+    frames = torch.zeros(3, 64)
+    with pytest.raises(ValueError, match=r"frames: expected crops \(any, 7 \* 7 \* channels\), got \(3, 64\)"):
+        laid_out(frames, torch.zeros(3, 2), crop=7)
+    for places in (torch.zeros(2, 2), torch.tensor([[0, 0], [1, 2], [3, -1]])):
+        with pytest.raises(ValueError, match=r"places: expected \(row, column\) of 3 frames from the corner \(0, 0\)"):
+            laid_out(frames, places)
 
 
 @pytest.mark.parametrize("walls", [False, True])

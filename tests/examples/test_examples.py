@@ -54,6 +54,7 @@ RUNS = {
     "music": f"music.py --name short {SMALL} --rows 10 --family residual --l2 0.01 --dropout 0.1",
     "music-srnn": f"music.py --name short {SMALL} --rows 10 --model srnn --guide filter --family iaf --first-given",
     "kvae": "kvae.py --steps 3 --width 8 --num 4",
+    "walk": "walk.py --images digits --steps 2 --width 4 --tau 20 --ahead 20 --num 3 --few 6",
     "sequence_posterior": "sequence_posterior.py --frames 6 --steps 3 --draws 10 --warmup 10 --chains 4 --num-test 20",
     "mixture_em": "mixture_em.py",
     "ppca": "ppca.py",

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks import hierarchy_step, kvae_step, label_step  # noqa: E402
+from benchmarks import hierarchy_step, kvae_step, label_step, walk_step  # noqa: E402
 
 SMALL = label_step.Size(7, 6, 4, 16)
 
@@ -46,3 +46,14 @@ def test_steps_of_a_kalman_vae_are_those_of_one_bound(size, monkeypatch):
     monkeypatch.setattr(kvae_step.ByHand, "matrices", lambda *args: tuple(1.01 * m for m in mixed(*args)))
     with pytest.raises(AssertionError, match="not close"):
         kvae_step.check(kvae_step.SIZES[size])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("size", [*walk_step.SIZES][:3])
+def test_steps_of_walks_are_those_of_one_bound(size, monkeypatch):
+    """Without walls, and with them in the two phases of the guide that watches: losses and gradients."""
+    walk_step.check(walk_step.SIZES[size])
+    walk = walk_step.ByHand.walk
+    monkeypatch.setattr(walk_step.ByHand, "walk", lambda *args: (walk(*args)[0], walk(*args)[1] + 0.01))
+    with pytest.raises(AssertionError, match="not close"):
+        walk_step.check(walk_step.SIZES[size])
