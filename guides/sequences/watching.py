@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guides.sequences.leading import Gated, Held, Leading
+from guides.sequences.gated import Gated
 from guides.sequences.recalling import Recalling
 from zoo.parts.checks import check_offers, check_positive
 from zoo.parts.networks import mlp
@@ -59,25 +59,31 @@ class Watching(Recalling):
         >>> guide.follow = False
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        hidden: Sequence[int] = (8,),
-        noise: float = 1e-3,
-        gated: bool = False,
-        follow: bool = False,
-    ) -> None:
+    def __init__(self, model: Any, *, hidden: Sequence[int] = (8,), noise: float = 1e-3, gated: bool = False,
+                 follow: bool = False) -> None:  # fmt: skip
         super().__init__(model)
         check_offers("Watching", model.step, "move", advice="it watches steps of a StoppingStep or LinearStep")
         check_positive(noise=noise)
-        self.noise, self.gated, self.follow = noise, gated, follow
-        self.seen = mlp(1, hidden, 1, nn.Tanh)
         if gated or follow:
             self._check_gate()
+        self.noise, self.gated, self.follow = noise, gated, follow
+        self.seen = mlp(1, hidden, 1, nn.Tanh)
 
-    def _check_gate(self) -> None:
-        check_offers("Watching", self.model.step, "gate", advice="gated and follow are for a StoppingStep")
+    @property
+    def follow(self) -> bool:
+        """The gate learns from the guide's walks, and nothing from the gate."""
+        return getattr(self.model.step, "led", False)
+
+    @follow.setter
+    def follow(self, follow: bool) -> None:
+        # The model scores the walk. A guide that takes the gradient of states and moves away again, and leaves the step
+        # alone, runs the gate a second time: a quarter of a training step.
+        if self.follow != follow:
+            self._check_gate("led")
+            self.model.step.led = follow
+
+    def _check_gate(self, *others: str) -> None:
+        check_offers("Watching", self.model.step, "gate", *others, advice="gated and follow are for a StoppingStep")
 
     def evidence(self, change: Tensor) -> Tensor:
         """f(change), `(...)`, of mean absolute changes `(..., 1)`."""
@@ -90,21 +96,16 @@ class Watching(Recalling):
         share = (log_share - largest).clamp(max=0.0).exp()
         return share if mask is None else torch.where(_both(mask), share, 1.0)
 
-    def walk(self, x: Tensor, u: Tensor, mask: Tensor | None = None) -> Any:
+    def walk(self, x: Tensor, u: Tensor, mask: Tensor | None = None) -> Walk:
         model, x = self.model, filled(x, mask)
         still = torch.zeros_like(u[:, :1, :1])
         if self.gated:
             told = self.evidence(_changes(x))
             told = told if mask is None else torch.where(_both(mask), told, 0.0)
             given = torch.cat([u, torch.cat([still, told.unsqueeze(-1)], -2)], -1)
-            q = Walk(Gated(model.step, held=self.follow), model.first, given, self.noise)
-        else:
-            share = torch.cat([still, self.made(x, mask).unsqueeze(-1)], -2)
-            q = Walk(Moves(model.state_dim), model.first, model.step.move(u) * share, self.noise)
-        if not self.follow:
-            return q
-        self._check_gate()
-        return Leading(q, Walk(Held(model.step), model.first, u, model.noise))
+            return Walk(Gated(model.step, held=self.follow), model.first, given, self.noise)
+        share = torch.cat([still, self.made(x, mask).unsqueeze(-1)], -2)
+        return Walk(Moves(model.state_dim), model.first, model.step.move(u) * share, self.noise)
 
 
 def _changes(x: Tensor) -> Tensor:

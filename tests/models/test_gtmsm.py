@@ -327,6 +327,31 @@ def test_a_missing_code_follows_the_prior():
     assert whole.log_ratios["z"].shape == run.log_ratios["z"].shape == (3, N)
 
 
+@every_guide
+def test_gradients_under_pyros_own_bound_are_the_same(name):
+    """Pyro scores a draw by `log_prob`, where the zoo's bound takes its noise."""
+    (model, guide), (x, u) = pair(name), batch()
+    found = []
+    for bound in (ELBO(), pyro.infer.Trace_ELBO()):
+        model.zero_grad(), guide.zero_grad()
+        torch.manual_seed(2)
+        value = bound.differentiable_loss(model, guide, x, u)
+        value.backward()
+        parts = [*model.named_parameters(), *guide.named_parameters()]
+        found.append({"value": value.detach()} | {n: p.grad for n, p in parts if p.grad is not None})
+    torch.testing.assert_close(*found)
+
+
+def test_a_guide_that_follows_tells_the_step_and_none_that_cannot_be_told():
+    model = walls()
+    guide = Watching(model, follow=True)
+    assert model.step.led
+    guide.follow = False
+    assert not model.step.led
+    with pytest.raises(ValueError, match="Watching: LinearStep has no gate"):
+        Watching(build()).follow = True
+
+
 # --- futures ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,13 @@
 """The house's densities against torch's own."""
 
 import copy
+from functools import partial
 from typing import NamedTuple
 
 import pyro
 import pytest
 import torch
+from torch import nn
 from torch.distributions import (
     Bernoulli,
     Categorical,
@@ -96,6 +98,47 @@ def test_no_standard_deviation_of_a_normal_likelihood_is_below_its_floor(heteros
     for wrong in ({"floor": -1.0}, {"floor": float("inf")}, {"scale": 0.0}):
         with pytest.raises(ValueError, match="Normal: expected scale > 0 and floor >= 0"):
             NormalLikelihood(2, 3, **wrong)
+
+
+@pytest.mark.parametrize("particles", [(), (5,)])
+@pytest.mark.parametrize("shape", [(), (3,), (1,), (2, 1, 1), (4, 1)])
+@pytest.mark.parametrize("by_log", [False, True])
+def test_a_scale_that_data_share_counts_for_each_of_them(particles, shape, by_log):
+    """Values, moments and gradients are those of a scale repeated for each; location (4, 3)."""
+    loc, log_scale = torch.randn(4, 3, requires_grad=True), torch.randn(shape, requires_grad=True)
+    q = DiagonalNormal(loc, log_scale=log_scale) if by_log else DiagonalNormal(loc, log_scale.exp())
+    expected = exact(*torch.broadcast_tensors(loc, log_scale))
+    batch = (*particles, *expected.batch_shape)
+    q, expected = q.expand(batch), expected.expand(batch)
+    assert (q.batch_shape, q.loc.shape) == (expected.batch_shape, expected.mean.shape)
+    torch.manual_seed(0)
+    z = q.rsample()
+    for name in ("mean", "stddev", "variance"):
+        torch.testing.assert_close(getattr(q, name), getattr(expected, name))
+    torch.testing.assert_close(q.entropy(), expected.entropy())
+    found = []
+    unused = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+    for score in (q.log_prob_of_draw(z), q.log_prob(z), expected.log_prob(z)):
+        weighted = (score * z.detach().sum(-1)).sum()
+        found.append((score, *torch.autograd.grad(weighted, (loc, log_scale), **unused)))
+    for a, b in zip(found[0] + found[1], found[2] * 2, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear, partial(nn.Linear, bias=False), lambda *sizes: nn.Sequential(nn.Linear(*sizes))]
+)
+def test_location_and_scale_of_a_likelihood_are_two_linear_maps(layer):
+    """A plain layer is multiplied together with the scale's map, another one is called."""
+    likelihood, h = NormalLikelihood(4, 3, scale=0.5, heteroscedastic=True, layer=layer), torch.randn(2, 5, 4)
+    nn.init.normal_(likelihood.scale_weight)
+    p, expected = likelihood(h), (likelihood.loc(h), (h @ likelihood.scale_weight.T + likelihood.log_scale).exp())
+    for found, other in zip((p.loc, p.scale), expected, strict=True):
+        torch.testing.assert_close(found, other)
+        unused = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+        parts, inputs = (found.square().sum(), other.square().sum()), [*likelihood.parameters()]
+        gradients = [torch.autograd.grad(part, inputs, **unused) for part in parts]
+        torch.testing.assert_close(*gradients)
 
 
 def test_a_masked_density_whose_scale_overflows_has_finite_gradients():

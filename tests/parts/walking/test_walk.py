@@ -144,3 +144,21 @@ def test_sizes_of_a_step_are_checked(step):
         step(0, STATE)
     with pytest.raises(ValueError, match=r"state_dim: expected a whole number, at least 1, got 1\.5"):
         step(ACTIONS, 1.5)
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if name != "stopping"])
+def test_the_score_of_a_draw_from_its_noise_is_its_density(name):
+    """Value and total gradient, that of r too; any other value goes to the density."""
+    p = walk(name)
+    p.scale = torch.tensor(SCALE, requires_grad=True)
+    inputs = [p.scale, *p.step.parameters()]
+    s = p.rsample()
+    found = [torch.autograd.grad(score(s).sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+             for score in (p.log_prob_of_draw, p.log_prob)]  # fmt: skip
+    torch.testing.assert_close(p.log_prob_of_draw(s), p.log_prob(s))
+    torch.testing.assert_close(*found)
+    other = s.detach() + 1
+    assert torch.equal(p.log_prob_of_draw(other), p.log_prob(other))
+    with torch.no_grad():
+        s += 1
+    assert torch.equal(p.log_prob_of_draw(s), p.log_prob(s))

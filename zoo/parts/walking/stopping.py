@@ -31,6 +31,10 @@ class StoppingStep(Recorded, nn.Module):
         hidden: widths of the gate's network.
         open: the gate's logit at the start.
 
+    Attributes:
+        led: p(s | u) is scored with states and M held constant, so that the gate alone learns from it; False at first,
+            and set by `guides.Watching.follow`.
+
     Raises:
         ValueError: a size below 1.
     """
@@ -50,6 +54,7 @@ class StoppingStep(Recorded, nn.Module):
         self.net = mlp(state_dim + control_dim, hidden, 1, nn.Tanh)
         with torch.no_grad():
             self.net[-1].bias.fill_(open)  # type: ignore[operator, union-attr]
+        self.led = False
 
     def gate(self, s: Tensor, u: Tensor, *, held: bool = False) -> Tensor:
         """The logit of g for the place s = s_{t-1} + M u_t and the action u_t, `(...)`; `held`: f is held constant."""
@@ -74,9 +79,11 @@ class StoppingStep(Recorded, nn.Module):
         moved = self.move(u)
         return torch.where(self.gate(s + moved, u).unsqueeze(-1) > 0, s + moved, s)
 
-    def transition(self, s: Tensor, u: Tensor, scale: Any, *, held: bool = False) -> MixtureOfNormalsDensity:
+    def transition(self, s: Tensor, u: Tensor, scale: Any) -> MixtureOfNormalsDensity:
         moved = self.move(u)
-        logit = self.gate(s + moved, u, held=held)
+        if self.led:
+            s, moved = s.detach(), moved.detach()
+        logit = self.gate(s + moved, u)
         loc = torch.stack(torch.broadcast_tensors(s + moved, s), -2)
         logits = torch.stack([nn.functional.logsigmoid(logit), nn.functional.logsigmoid(-logit)], -1)
         return MixtureOfNormalsDensity(logits, loc, torch.as_tensor(scale, dtype=loc.dtype, device=loc.device))

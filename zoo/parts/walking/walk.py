@@ -83,6 +83,9 @@ class Walk(TorchDistribution):
         if value.shape[-2:] != self._event_shape:
             raise ValueError(f"s: expected shape (..., {self._event_shape[0]}, {self._event_shape[1]}), "
                              f"got {tuple(value.shape)}")  # fmt: skip
+        # the gradient of a step that is led stops at its gate
+        if getattr(self.step, "led", False):
+            value = value.detach()
         first = self.first.unsqueeze(-2).expand(*value.shape[:-2], 1, -1)
         if self.goes_on:
             before = torch.cat([first, value[..., :-1, :]], -2)
