@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
-from zoo.parts.walking import Views
+import guides
+from zoo import GTMSM, load_pair, save_pair
+from zoo.infer import ELBO
+from zoo.parts.walking import HeadingStep, Views
 from zoo.parts.walking.poses import on_circle, seen_from
 
 
@@ -41,6 +44,16 @@ def test_the_context_is_a_weighted_sum_over_the_nearest(double_precision):
     square = (on_circle(s[0, nearest]) - on_circle(at[0])).square().sum(-1)
     weights = recall.trust(views)[:, 0].exp() / (square + 1e-4)
     torch.testing.assert_close(recall.context(s, x, at)[0, 0], weights / weights.sum() @ views, rtol=0, atol=1e-12)
+
+
+def test_a_pair_comes_back_from_its_folder(tmp_path):
+    model = GTMSM(HeadingStep((0, 1), (1, 0)), memorise=3, recall=Views(6, 2, neighbours=2, width=8))
+    save_pair(tmp_path, model, guides.Remembering(model))
+    x, u, losses = torch.rand(2, 5, 6), torch.eye(2).repeat(2, 3, 1)[:, :5], []
+    for pair in ((model, guides.Remembering(model)), load_pair(tmp_path)):
+        torch.manual_seed(1)
+        losses.append(ELBO()(*pair)(x, u))
+    assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ class Cloud(Recorded, nn.Module):
         keys = torch.cat([there, away, self._by_head(key)], -1)
         queries = torch.cat([here, torch.ones_like(here[..., :1]), self._by_head(query)], -1)
         # one leading axis: with more, torch's attention keeps a number for each pair of rays
-        given = (a.flatten(0, -4) if a.ndim > 3 else a.unsqueeze(0) for a in (queries, keys, self._by_head(value)))
-        found = F.scaled_dot_product_attention(*given)
+        q, k, v = (a.flatten(0, -4) if a.ndim > 3 else a.unsqueeze(0) for a in (queries, keys, self._by_head(value)))
+        found = F.scaled_dot_product_attention(q, k, v)
         return found.movedim(-3, -2).flatten(-2).reshape(*asked.shape[:-1], -1)
 
     def _by_head(self, a: Tensor) -> Tensor:

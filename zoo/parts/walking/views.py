@@ -1,6 +1,7 @@
 """An observation model that combines the stored views nearest to a pose."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +63,9 @@ class Views(Recorded, nn.Module):
         self.posterior = WithHead((data_dim, width), latent_dim, partial(code, scale=0.4), (width,))
         picture = partial(Normal, scale=0.3, floor=0.03)
         self.emission = WithHead((latent_dim, width), data_dim, picture, (width, width))
+        head: Any = self.emission.head
         # pixels lie in [0, 1]
-        nn.init.constant_(self.emission.head.loc.bias, 0.5)
+        nn.init.constant_(head.loc.bias, 0.5)
 
     def context(self, s: Tensor, x: Tensor, at: Tensor, mask: Tensor | None = None) -> Tensor:
         """c, `(..., Q, width)`.
