@@ -4,11 +4,12 @@
     python -m benchmarks.walk_step --quick      # a smoke run, writes nothing
 
 Sizes are the paper's: frames of 8 x 8 in colour, z of 16, s of 2, five neighbours, batch 16, 256 frames memorised and
-32 predicted. Without walls s is the model's own, a cumulative sum; with walls the guide watches changes of frames, and
-the gate of a `StoppingStep` learns, in the two phases of `guides.Watching`. By hand is the same arithmetic in plain
-modules: all frames are encoded at once, log q is read off the noises, and gradients that cancel are not computed.
-Before anything is timed losses and gradients are compared, from the same weights and noises. Rounds, turns and ratios
-are those of `benchmarks.vae_step`.
+32 predicted; networks are perceptrons 192-128-16, or convolutions of 64 and 16 channels. Without walls s is the model's
+own, a cumulative sum; with walls the guide watches changes of frames, and the gate of a `StoppingStep` learns, in the
+two phases of `guides.Watching`. By hand is the same arithmetic in plain modules, with the same networks: all frames are
+encoded at once, log q is read off the noises, and gradients that cancel are not computed. Before anything is timed
+losses and gradients are compared, from the same weights and noises. Rounds, turns and ratios are those of
+`benchmarks.vae_step`.
 """
 
 import math
@@ -26,9 +27,9 @@ from benchmarks.turns import train
 from zoo import GTMSM, LinearStep, StoppingStep
 from zoo.infer import ELBO
 from zoo.parts.conditionals import Normal
-from zoo.parts.networks import WithHead
+from zoo.parts.networks import ConvolutionalDecoder, ConvolutionalEncoder, Maps, ToPicture, mlp
 
-PIXELS, LATENT, ACTIONS, STATE, NEIGHBOURS = 192, 16, 5, 2, 5
+PICTURE, LATENT, ACTIONS, STATE, NEIGHBOURS = Maps(8, 8, 3), 16, 5, 2, 5
 WIDTH, BATCH, NOISE, DELTA, FLOOR, BYTES = 128, 16, 1e-3, 1e-4, 0.02, 1e-3
 
 
@@ -37,6 +38,8 @@ class Size(NamedTuple):
     follow: bool | None
     tau: int = 256
     ahead: int = 32
+    # of the convolutions; None: perceptrons
+    channels: tuple[int, ...] | None = None
     steps: int = 5
 
 
@@ -44,18 +47,31 @@ SIZES = {
     "no walls, 256 + 32": Size(None),
     "walls, first phase, 256 + 32": Size(True),
     "walls, second phase, 256 + 32": Size(False),
+    "no walls, convolutions, 256 + 32": Size(None, channels=(64, 16), steps=1),
     "no walls, 1,024 + 32": Size(None, tau=1024, steps=2),
     "no walls, 256 + 256": Size(None, ahead=256, steps=3),
     "no walls, 1,024 + 1,024": Size(None, tau=1024, ahead=1024, steps=1),
 }
 
 
+def networks(size: Size) -> tuple[Any, int, Any, int, Callable[[int, int], nn.Module]]:
+    """Encoder and decoder, each with the length of its features, and the last layer of a picture."""
+    if size.channels is None:
+        return mlp(PICTURE, (WIDTH,)), WIDTH, mlp(LATENT, (WIDTH,)), WIDTH, nn.Linear
+    encoder, decoder = (
+        ConvolutionalEncoder(PICTURE, size.channels),
+        ConvolutionalDecoder(LATENT, PICTURE, size.channels),
+    )
+    return encoder, encoder.size, decoder, decoder.size, partial(ToPicture, kernel=1)
+
+
 def pair(size: Size) -> tuple[GTMSM, Any]:
     torch.manual_seed(0)
-    encoder = WithHead((PIXELS,), LATENT, partial(Normal, heteroscedastic=True, scale=0.4), hidden=(WIDTH,))
-    emission = WithHead((LATENT,), PIXELS, partial(Normal, scale=0.25, floor=FLOOR), hidden=(WIDTH,))
+    encoder, width, decoder, last, layer = networks(size)
+    q = nn.Sequential(encoder, Normal(width, LATENT, heteroscedastic=True, scale=0.4))
+    p = nn.Sequential(decoder, Normal(last, PICTURE, scale=0.25, floor=FLOOR, layer=layer))
     step = LinearStep(ACTIONS, STATE) if size.follow is None else StoppingStep(ACTIONS, STATE)
-    model = GTMSM(step, encoder, emission, PIXELS, LATENT, memorise=size.tau, noise=NOISE)
+    model = GTMSM(step, q, p, PICTURE, LATENT, memorise=size.tau, noise=NOISE)
     return model, guides.Remembering(model) if size.follow is None else guides.Watching(model, follow=size.follow)
 
 
@@ -67,7 +83,7 @@ def data(size: Size) -> tuple[Tensor, Tensor]:
     """Frames and actions; the values do not matter for the time."""
     frames = size.tau + size.ahead
     u = F.one_hot(torch.randint(ACTIONS, (BATCH, frames)), ACTIONS).float()
-    return torch.rand(BATCH, frames, PIXELS), u
+    return torch.rand(BATCH, frames, PICTURE), u
 
 
 def normal(away: Tensor, log_scale: Tensor | float) -> Tensor:
@@ -81,9 +97,10 @@ class ByHand(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.tau, self.follow = size.tau, size.follow
-        self.code = nn.Sequential(nn.Linear(PIXELS, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 2 * LATENT))
-        self.picture = nn.Sequential(nn.Linear(LATENT, WIDTH), nn.ReLU(), nn.Linear(WIDTH, PIXELS))
-        self.log_scale = nn.Parameter(torch.zeros(PIXELS))
+        encoder, width, decoder, last, layer = networks(size)
+        self.code = nn.Sequential(encoder, nn.Linear(width, 2 * LATENT))
+        self.picture = nn.Sequential(decoder, layer(last, PICTURE))
+        self.log_scale = nn.Parameter(torch.zeros(PICTURE))
         self.move = nn.Linear(ACTIONS, STATE, bias=False)
         if size.follow is not None:
             gate = [nn.Linear(STATE + ACTIONS, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)]
@@ -140,13 +157,12 @@ class ByHand(nn.Module):
     @torch.no_grad()
     def take(self, model: Any, guide: Any) -> None:
         """Copies the weights of a pair of the zoo."""
-        for own, theirs in ((self.code, model.recall.encoder), (self.picture, model.recall.emission_of)):
-            for mine, other in zip(own[0].parameters(), theirs.stage.parameters(), strict=True):
-                mine.copy_(other)
-        head, picture = model.recall.encoder.head, model.recall.emission_of.head
-        self.code[-1].weight.copy_(torch.cat([head.loc.weight, head.scale_weight]))
-        self.code[-1].bias.copy_(torch.cat([head.loc.bias, head.log_scale]))
-        self.picture[-1].load_state_dict(picture.loc.state_dict())
+        (encoder, head), (decoder, picture) = model.recall.encoder, model.recall.emission_of
+        self.code[0].load_state_dict(encoder.state_dict())
+        self.code[1].weight.copy_(torch.cat([head.loc.weight, head.scale_weight]))
+        self.code[1].bias.copy_(torch.cat([head.loc.bias, head.log_scale]))
+        self.picture[0].load_state_dict(decoder.state_dict())
+        self.picture[1].load_state_dict(picture.loc.state_dict())
         self.log_scale.copy_(picture.log_scale)
         self.move.load_state_dict(model.step.move.state_dict())
         if self.follow is not None:
@@ -168,7 +184,7 @@ def check(size: Size) -> None:
     model, guide = loss.model, loss.guide
     hand.take(model, guide)
     loss(x, u)
-    theirs = [model.recall.encoder.stage, model.recall.emission_of.stage, model.step.move]
+    theirs = [model.recall.encoder[0], model.recall.emission_of[0], model.step.move]
     mine = [hand.code[0], hand.picture[0], hand.move]
     if size.follow is not None:
         theirs, mine = [*theirs, model.step.net, guide.seen], [*mine, hand.gate, hand.seen]

@@ -39,6 +39,8 @@ from benchmarks.turns import processor
 from zoo.infer.training.settings import versions
 
 OUT = ROOT / "results/speed_kalman.json"
+
+
 def memory(rows: Rows, cells: list[Cell]) -> list[dict[str, Any]]:
     """Peak memory of the gradient: ours, and autograd through the textbook's loop, each in a fresh process."""
     found = []

@@ -34,9 +34,7 @@ ROWS = {
     "Pyro": Row("by_hand", ours=True),
     "torch-kf": Row("by_hand"),
     "dynamax": Row("peers", compiles=60),
-    "dynamax, parallel": Row(
-        "peers", compiles=240, only="compiles for minutes: float64 in batches of 1 and 32 only"
-    ),
+    "dynamax, parallel": Row("peers", compiles=240, only="compiles for minutes: float64 in batches of 1 and 32 only"),
     "TFP": Row("peers", compiles=60),
     "smcx": Row("peers", compiles=60),
     "statsmodels": Row("peers", linear=True, settles=True),

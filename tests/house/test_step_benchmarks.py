@@ -49,7 +49,7 @@ def test_steps_of_a_kalman_vae_are_those_of_one_bound(size, monkeypatch):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("size", [*walk_step.SIZES][:3])
+@pytest.mark.parametrize("size", [*walk_step.SIZES][:4])
 def test_steps_of_walks_are_those_of_one_bound(size, monkeypatch):
     """Without walls, and with them in the two phases of the guide that watches: losses and gradients."""
     walk_step.check(walk_step.SIZES[size])

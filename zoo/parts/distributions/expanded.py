@@ -13,7 +13,7 @@ def expanded(distribution: Any, batch_shape: Size) -> Any:
     of these for every entry of the new batch would be a recursion of its own.
     """
     # the usual case first: broadcasting shapes takes as long as a small operation on tensors
-    if batch_shape == distribution._batch_shape:
+    if tuple(batch_shape) == distribution._batch_shape:
         return distribution
     batch_shape = torch.broadcast_shapes(Size(batch_shape), distribution._batch_shape)
     if batch_shape == distribution._batch_shape:
