@@ -2,6 +2,7 @@
 
     python -m benchmarks.walk_step              # prints the tables, writes results/speed_walk_step.json
     python -m benchmarks.walk_step --quick      # a smoke run, writes nothing
+    python -m benchmarks.walk_step --lengths    # a step over memorised and over predicted frames: the figure
 
 Sizes are the paper's: frames of 8 x 8 in colour, z of 16, s of 2, five neighbours, batch 16, 256 frames memorised and
 32 predicted; networks are perceptrons 192-128-16, or convolutions of 64 and 16 channels. Without walls s is the model's
@@ -13,24 +14,30 @@ losses and gradients are compared, from the same weights and noises. Rounds, tur
 """
 
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import guides
-from benchmarks.steps import main
-from benchmarks.turns import train
+from benchmarks.steps import ROOT, main
+from benchmarks.turns import peak_of, train
 from zoo import GTMSM, LinearStep, StoppingStep
 from zoo.infer import ELBO
 from zoo.parts.conditionals import Normal
 from zoo.parts.networks import ConvolutionalDecoder, ConvolutionalEncoder, Maps, ToPicture, mlp
+from zoo.plots.look import CYCLE
 
 PICTURE, LATENT, ACTIONS, STATE, NEIGHBOURS = Maps(8, 8, 3), 16, 5, 2, 5
 WIDTH, BATCH, NOISE, DELTA, FLOOR, BYTES = 128, 16, 1e-3, 1e-4, 0.02, 1e-3
+
+FRAMES = (32, 64, 128, 256, 512, 1024, 2048)
 
 
 class Size(NamedTuple):
@@ -48,8 +55,6 @@ SIZES = {
     "walls, first phase, 256 + 32": Size(True),
     "walls, second phase, 256 + 32": Size(False),
     "no walls, convolutions, 256 + 32": Size(None, channels=(64, 16), steps=1),
-    "no walls, 1,024 + 32": Size(None, tau=1024, steps=2),
-    "no walls, 256 + 256": Size(None, ahead=256, steps=3),
     "no walls, 1,024 + 1,024": Size(None, tau=1024, ahead=1024, steps=1),
 }
 
@@ -198,5 +203,42 @@ def check(size: Size) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
 
 
+def lengths() -> None:
+    """Prints and draws time and peak of a step without walls, over memorised frames and over predicted ones."""
+    torch.set_num_threads(1)
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    over = {
+        "memorised, 32 predicted": lambda n: Size(None, tau=n),
+        "predicted, 256 memorised": lambda n: Size(None, ahead=n),
+    }
+    for (label, size), colour in zip(over.items(), CYCLE, strict=False):
+        for row, make, style in (("zoo", zoo_loss, "o-"), ("by hand", ByHand, ".:")):
+            found = [measured(make(size(n)), *data(size(n))) for n in FRAMES]
+            milliseconds, peak = zip(*found, strict=True)
+            print(
+                f"{row}, {label}:",
+                ", ".join(f"{n}: {t:.0f} ms, {p:.0f} MB" for n, (t, p) in zip(FRAMES, found, strict=True)),
+            )
+            left.plot(FRAMES, milliseconds, style, color=colour, label=f"{row}: {label}")
+            right.plot(FRAMES, peak, style, color=colour)
+    left.set(xlabel="frames", ylabel="CPU ms of a step", xscale="log", yscale="log")
+    right.set(xlabel="frames", ylabel="peak MB of a step", xscale="log", yscale="log")
+    left.legend(fontsize=7, frameon=False)
+    figure.savefig(ROOT / "docs/pictures/walk_speed.png", dpi=150)
+
+
+def measured(loss: nn.Module, *batch: Tensor) -> tuple[float, float]:
+    """CPU milliseconds, the least of a few steps, and peak in MB of forward and backward."""
+    times = []
+    for _ in range(6):
+        begun = time.process_time()
+        loss(*batch).backward()
+        times.append(time.process_time() - begun)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        loss(*batch).backward()
+    return 1e3 * min(times), peak_of(profiler) / 1e6
+
+
 if __name__ == "__main__":
-    main("benchmarks.walk_step", __doc__, SIZES, ROWS, check, key="walk_steps")
+    main("benchmarks.walk_step", __doc__, SIZES, ROWS, check, key="walk_steps", alone={"lengths": lengths})
