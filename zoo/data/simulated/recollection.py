@@ -39,7 +39,9 @@ def nearest_seen(frames: Tensor, places: Tensor, tau: int) -> Tensor:
     """
     _refuse_tau(frames, tau)
     if places.shape[:2] != frames.shape[:2]:
-        raise ValueError(f"places: expected shape {(*frames.shape[:2], 'any')} as the frames, got {tuple(places.shape)}")
+        raise ValueError(
+            f"places: expected shape {(*frames.shape[:2], 'any')} as the frames, got {tuple(places.shape)}"
+        )
     # by differences: the fast form, |a|^2 + |b|^2 - 2 ab, takes places at hand for different
     exact = "donot_use_mm_for_euclid_dist"
     nearest = torch.cdist(places[:, tau:], places[:, :tau], compute_mode=exact).argmin(-1)
