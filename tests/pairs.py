@@ -52,7 +52,8 @@ from zoo.parts.conditionals import (
 from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.kalman import Parameters
 from zoo.parts.mixed_dynamics import Velocity
-from zoo.parts.networks import WithHead, mlp
+from zoo.parts.networks import Maps, WithHead, mlp
+from zoo.parts.walking import HeadingStep, Rays
 from zoo.ppca import PPCA
 
 BATCH, DATA, LATENT, HIDDEN, PARTICLES, FRAMES, CLASSES, AUXILIARY = 5, 6, 3, (8,), 3, 4, 4, 2
@@ -195,6 +196,12 @@ def gtmsm(step: Callable[[int, int], nn.Module], *, noise: float = 0.5) -> GTMSM
     encoder = WithHead((DATA,), LATENT, partial(Normal, heteroscedastic=True), hidden=HIDDEN)
     emission = WithHead((LATENT,), DATA, Normal, hidden=HIDDEN)
     return GTMSM(step(AUXILIARY, 2), encoder, emission, DATA, LATENT, memorise=2, neighbours=2, noise=noise)
+
+
+def room(latent_dim: int) -> GTMSM:
+    """A model of walks in a room, whose pictures are of three columns of two pixels."""
+    step = HeadingStep((0, 1.0), (0.5, 0))
+    return GTMSM(step, memorise=2, noise=0.5, recall=Rays(Maps(2, 3), latent_dim, width=8, heads=2))
 
 
 vae = partial(VAE, DATA, LATENT, HIDDEN)
@@ -626,6 +633,22 @@ PAIRS: Mapping[str, Pair] = {
         ("GTMSM(StoppingStep(...), ...)", "Watching", ""),
         {"GTM-SM with walls": "ELBO()"},
         NO_CLOSED_KL,
+        further={"u": ACTIONS},
+    ),
+    "gtmsm-room": Pair(
+        partial(room, 0),
+        guides.Remembering,
+        sequences,
+        ("GTMSM(HeadingStep(...), recall=Rays(...))", "Remembering", ""),
+        {"GTM-SM in a room (Fraccaro et al. 2018), by rays": "ELBO()"},
+        further={"u": ACTIONS},
+    ),
+    "gtmsm-room-codes": Pair(
+        partial(room, LATENT),
+        guides.Remembering,
+        sequences,
+        ("GTMSM(HeadingStep(...), recall=Rays(..., latent_dim))", "Remembering", ""),
+        {"GTM-SM in a room, with a code": "ELBO(analytic_kl=True)"},
         further={"u": ACTIONS},
     ),
     "hmm": Pair(

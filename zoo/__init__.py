@@ -15,6 +15,7 @@ from zoo.mixture import GaussianMixture
 from zoo.parts.covariances import DiagonalCovariance, FullCovariance, TiedCovariance
 from zoo.parts.mixed_dynamics.dynamics import MixedDynamics
 from zoo.parts.starts.components import start_at_components
+from zoo.parts.walking.heading import HeadingStep
 from zoo.parts.walking.linear import LinearStep
 from zoo.parts.walking.stopping import StoppingStep
 from zoo.ppca import PPCA
@@ -42,6 +43,7 @@ __all__ = [
     "DiagonalCovariance",
     "FullCovariance",
     "GaussianMixture",
+    "HeadingStep",
     "Hierarchical",
     "LinearStep",
     "MixedDynamics",

@@ -1,6 +1,5 @@
 """p(x_{>tau}, z, s | x_{<=tau}, u): the generative temporal model with spatial memory."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -8,7 +7,6 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from zoo.parts.aside import evaluating
 from zoo.parts.checks import (
     check_controls,
     check_counts,
@@ -16,20 +14,20 @@ from zoo.parts.checks import (
     check_offers,
     check_positive,
     check_sequences,
-    check_tensor,
     refuse_entries,
     refuse_unobserved,
 )
 from zoo.parts.once import once
 from zoo.parts.store_keys import RootModule
 from zoo.parts.trajectory.masks import filled
-from zoo.parts.walking.futures import Futures, one_future, stacked
+from zoo.parts.walking.futures import Futures, drawn, likeliest
 from zoo.parts.walking.recall import Nearest
 from zoo.parts.walking.walk import Walk
 
 
 class GTMSM(RootModule):
-    """p(x_{>tau}, z, s | x_{<=tau}, u) = p(s | u) prod_{t > tau} p(z_t | s_t, m) p(x_t | z_t), m = {(s_t, x_t)}_{t <= tau}.
+    """p(x_{>tau}, z, s | x_{<=tau}, u) = p(s | u) prod_{t > tau} p(z_t | s_t, m) p(x_t | z_t), with a spatial memory
+    m = {(s_t, x_t)}_{t <= tau}.
 
     An agent walks: s_t is where it is, moved by known actions, p(s | u) = prod_t N(s_t; f(s_{t-1}, u_t), r^2 I). The
     first tau frames are memorised with their places and given, not scored: the bound is over t > tau. A frame after
@@ -41,12 +39,14 @@ class GTMSM(RootModule):
     Where the agent is, it knows from the actions alone (`guides.Remembering`), or from changes of the frames besides
     (`guides.Watching`), which tell a step into a wall from one that is made.
 
-    Missing frames: those of the memory have weight 0; those after it are not scored. What x holds there does not matter.
+    Missing frames: those of the memory have weight 0, those after it are not scored; x may hold anything there.
 
-    References: Fraccaro, Rezende, Zwols, Pritzel, Eslami and Viola 2018. Image walks: crops of 8 x 8, s 2, z 16, tau 256.
+    References: Fraccaro, Rezende, Zwols, Pritzel, Eslami and Viola 2018. Image walks: crops of 8 x 8, state_dim 2,
+    latent_dim 16, tau 256.
 
     Args:
-        step: f, a `zoo.parts.walking.Step`: `LinearStep`, `StoppingStep` (walls), `HeadingStep` (place and heading).
+        step: f, a `zoo.parts.walking.WalkStep`: `LinearStep`, `StoppingStep` (walls), `HeadingStep` (place and
+            heading).
         encoder: module whose call on frames is q(z | x), a `DiagonalNormal`.
         emission: module whose call on codes is p(x | z), event `(data_dim,)`.
         data_dim: size of x_t.
@@ -61,10 +61,10 @@ class GTMSM(RootModule):
 
     Raises:
         TypeError: step, encoder or emission is no module.
-        ValueError: a step or recall without the attributes of its protocol; a recall besides the arguments of
-            `Nearest`, or neither; memorise below 1 or below neighbours; a number out of range. At each call: shapes
-            that do not fit, frames that are not finite, T not above tau, a memory without an observed frame, a
-            sequence without an observed frame after it, a step that gives a state of another size.
+        ValueError: a step or recall without the attributes of its protocol, or of states of different sizes; a step
+            that gives states of another size; a recall besides the arguments of `Nearest`; memorise below 1 or below
+            neighbours; a number out of range. At each call: shapes that do not fit, frames that are not finite, T not
+            above tau, a sequence without an observed frame in the memory or after it.
 
     Example:
         >>> import torch
@@ -105,15 +105,23 @@ class GTMSM(RootModule):
             if neighbours > memorise:
                 raise ValueError(f"neighbours: expected at most memorise = {memorise}, got {neighbours}")
         elif any(v is not None for v in own) or (neighbours, delta) != (5, 1e-4):
-            raise ValueError("recall: given besides encoder, emission, data_dim, latent_dim, neighbours or delta, which "
-                             "are arguments of the recall Nearest alone")  # fmt: skip
+            raise ValueError("recall: given besides encoder, emission, data_dim, latent_dim, neighbours or delta, "
+                             "which are arguments of the recall Nearest alone")  # fmt: skip
         needed = ("data_dim", "latent_dim", "context", "prior", "emission", "posterior", "likeliest")
         check_offers("GTMSM", recall, *needed, advice="see zoo.parts.walking.Recall")
+        # a recall of poses states their size
+        if getattr(recall, "state_dim", step.state_dim) != step.state_dim:
+            raise ValueError(f"recall: {type(recall).__name__} reads states of size {recall.state_dim}, "
+                             f"{type(step).__name__} has {step.state_dim}")  # fmt: skip
         self.step, self.recall, self.memorise = step, recall, memorise
-        self.data_dim, self.latent_dim = recall.data_dim, recall.latent_dim
-        self.state_dim, self.control_dim = step.state_dim, step.control_dim
+        self.data_dim: int = recall.data_dim
+        self.latent_dim: int = recall.latent_dim
+        self.state_dim: int = step.state_dim  # type: ignore[assignment]
+        self.control_dim: int = step.control_dim  # type: ignore[assignment]
         self._check_step(step)
-        self.register_buffer("first", torch.zeros(step.state_dim))
+        self.first: Tensor
+        self.register_buffer("first", torch.zeros(self.state_dim))
+        self.noise: Tensor
         self.register_buffer("noise", torch.tensor(float(noise)))
 
     def _check_step(self, step: nn.Module) -> None:
@@ -162,54 +170,25 @@ class GTMSM(RootModule):
             p = self.emission(z, c)
             return pyro.sample("x", (p if seen is None else p.mask(seen)).to_event(1), obs=filled(later, seen))
 
-    # --- futures -----------------------------------------------------------------------------------------------------
-
-    def generate(
-        self, x: Tensor, u: Tensor, num: int, *, guide: Any = None, mask: Tensor | None = None
-    ) -> Futures:
+    def generate(self, x: Tensor, u: Tensor, num: int, *, guide: Any = None, mask: Tensor | None = None) -> Futures:
         """`num` drawn futures of each memory for given actions.
 
         Args:
             x: memorised frames, `(N, tau, data_dim)`; tau may be another than `memorise`.
             u: actions, `(N, T, control_dim)`, T above tau.
             num: number of draws.
-            guide: a guide that draws the states of the memorised frames, `guides.Watching`; None: by the actions alone.
+            guide: draws the states of the memorised frames: `guides.Watching`; None: they go by the actions alone.
             mask: bool `(N, tau)`, True where a frame is observed.
 
         Raises:
-            ValueError: as `forward`; T not above tau; a guide without `walk`, or of a model of other sizes.
+            ValueError: as `forward`; T not above tau; num below 1; a guide without `walk`, or of other sizes.
         """
         check_counts(num=num)
-        walk = self._remembered(x, u, guide, mask)
-        with torch.no_grad(), evaluating(self, guide):
-            return stacked([one_future(self, filled(x, mask), u, mask, walk(), draw=True) for _ in range(num)])
+        return drawn(self, x, u, num, guide, mask)
 
     def predict(self, x: Tensor, u: Tensor, *, guide: Any = None, mask: Tensor | None = None) -> Futures:
         """The most probable future of each memory, step by step and without noise; arguments as in `generate`."""
-        walk = self._remembered(x, u, guide, mask)
-        with torch.no_grad(), evaluating(self, guide):
-            return one_future(self, filled(x, mask), u, mask, walk(), draw=False)
-
-    def _remembered(self, x: Tensor, u: Tensor, guide: Any, mask: Tensor | None) -> Callable[[], Walk]:
-        """The distribution of the memorised states, once the arguments are checked."""
-        tau = x.shape[1] if isinstance(x, Tensor) and x.ndim == 3 else 0
-        check_tensor(u, "u")
-        if tau and (u.ndim != 3 or len(u) != len(x) or u.shape[1] <= tau):
-            raise ValueError(f"u: expected shape ({len(x)}, T, {self.control_dim}) with T above the {tau} memorised frames, "
-                             f"got {tuple(u.shape)}")  # fmt: skip
-        check_sequences(x, self.data_dim, self.first, u[:, :tau], mask)
-        check_controls(u, self.control_dim, type(self).__name__)
-        refuse_entries(mask, type(self).__name__)
-        check_frames(x, mask)
-        if mask is not None:
-            refuse_unobserved(mask, ": there is no memory")
-        if guide is None:
-            return lambda: self.walk(u[:, :tau])
-        check_offers("guide", guide, "walk", advice="such as guides.Watching")
-        self.check_guide(guide)
-        return lambda: guide.walk(x, u[:, :tau], mask)
-
-    # --- checks and conventions --------------------------------------------------------------------------------------
+        return likeliest(self, x, u, guide, mask)
 
     def scored(self, mask: Tensor) -> Tensor:
         """The frames of a mask `(N, T)` that the model scores: the observed ones after the memorised."""
@@ -217,15 +196,20 @@ class GTMSM(RootModule):
 
     def check(self, x: Tensor, u: Tensor | None, mask: Tensor | None = None) -> None:
         """Refuses arguments that do not fit, and frames that are not finite where they are observed."""
+        tau = self.memorise
+        self.check_frames(x, u, mask)
+        if x.shape[1] <= tau:
+            raise ValueError(f"x: expected more frames than the {tau} that are memorised, got {x.shape[1]}")
+        if mask is not None:
+            refuse_unobserved(mask[:, :tau], f" among the {tau} that are memorised")
+            refuse_unobserved(mask[:, tau:], f" after the {tau} that are memorised")
+
+    def check_frames(self, x: Tensor, u: Tensor | None, mask: Tensor | None = None) -> None:
+        """As `check`, for any number of frames."""
         check_sequences(x, self.data_dim, self.first, u, mask)
         check_controls(u, self.control_dim, type(self).__name__)
         refuse_entries(mask, type(self).__name__)
-        if x.shape[1] <= self.memorise:
-            raise ValueError(f"x: expected more frames than the {self.memorise} that are memorised, got {x.shape[1]}")
         check_frames(x, mask)
-        if mask is not None:
-            refuse_unobserved(mask[:, : self.memorise], f" among the {self.memorise} that are memorised")
-            refuse_unobserved(mask[:, self.memorise :], f" after the {self.memorise} that are memorised")
 
     def check_guide(self, guide: Any) -> None:
         """Refuses a guide that was built for a model of walks of other sizes."""

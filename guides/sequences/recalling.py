@@ -20,7 +20,7 @@ from zoo.parts.walking.walk import Walk
 class Recalling(Guide):
     """q(s, z | x, u) = q(s | x, u) prod_{t > tau} q(z_t | x_t, c_t), q(z_t | .) by the model's recall (abstract).
 
-    A subclass states `walk`. Where a frame is missing z_t follows the model's prior p(z_t | s_t, m), its exact posterior.
+    A subclass states `walk`. Where a frame is missing z_t follows the model's p(z_t | s_t, m), its exact posterior.
 
     Args:
         model: a `GTMSM`.

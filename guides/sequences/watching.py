@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
+from guides.sequences.leading import Gated, Held, Leading
 from guides.sequences.recalling import Recalling
 from zoo.parts.checks import check_offers, check_positive
-from zoo.parts.distributions.expanded import expanded
 from zoo.parts.networks import mlp
 from zoo.parts.trajectory.masks import filled
 from zoo.parts.walking.linear import Moves
@@ -61,7 +60,13 @@ class Watching(Recalling):
     """
 
     def __init__(
-        self, model: Any, *, hidden: Sequence[int] = (8,), noise: float = 1e-3, gated: bool = False, follow: bool = False
+        self,
+        model: Any,
+        *,
+        hidden: Sequence[int] = (8,),
+        noise: float = 1e-3,
+        gated: bool = False,
+        follow: bool = False,
     ) -> None:
         super().__init__(model)
         check_offers("Watching", model.step, "move", advice="it watches steps of a StoppingStep or LinearStep")
@@ -92,76 +97,14 @@ class Watching(Recalling):
             told = self.evidence(_changes(x))
             told = told if mask is None else torch.where(_both(mask), told, 0.0)
             given = torch.cat([u, torch.cat([still, told.unsqueeze(-1)], -2)], -1)
-            q = Walk(_Gated(model.step, held=self.follow), model.first, given, self.noise)
+            q = Walk(Gated(model.step, held=self.follow), model.first, given, self.noise)
         else:
             share = torch.cat([still, self.made(x, mask).unsqueeze(-1)], -2)
             q = Walk(Moves(model.state_dim), model.first, model.step.move(u) * share, self.noise)
         if not self.follow:
             return q
         self._check_gate()
-        return _Leading(q, Walk(_Held(model.step), model.first, u, model.noise))
-
-
-class _Gated:
-    """s_t = s_{t-1} + h_t M u_t, h_t = sigmoid(logit g + told): the last entry of an action is what a frame told.
-
-    Args:
-        step: a `StoppingStep`.
-        held: the gate is held constant.
-    """
-
-    def __init__(self, step: Any, held: bool) -> None:
-        self.step, self.held = step, held
-
-    def __call__(self, s: Tensor, given: Tensor) -> Tensor:
-        u, told = given[..., :-1], given[..., -1]
-        moved = self.step.move(u)
-        share = (self.step.gate(s + moved, u, held=self.held) + told).sigmoid()
-        return s + moved * share.unsqueeze(-1)
-
-
-class _Held:
-    """A `StoppingStep` whose gate is held constant."""
-
-    def __init__(self, step: Any) -> None:
-        self.step = step
-
-    def transition(self, s: Tensor, u: Tensor, scale: Any) -> TorchDistribution:
-        return self.step.transition(s, u, scale, held=True)
-
-
-class _Leading(TorchDistribution):
-    """q, whose score has the gradient of log p but for the gate: log p - log q has that of the gate alone.
-
-    Args:
-        q: the guide's walk.
-        p: the model's walk with its gate held constant.
-    """
-
-    arg_constraints: dict = {}  # noqa: RUF012
-    has_rsample = True
-    support = constraints.independent(constraints.real, 2)
-
-    def __init__(self, q: Walk, p: Walk) -> None:
-        self.q, self.p = q, p
-        super().__init__(q.batch_shape, q.event_shape, validate_args=False)
-
-    def expand(self, batch_shape: Size, _instance: object = None) -> "_Leading":
-        return expanded(self, batch_shape)
-
-    @property
-    def likeliest(self) -> Tensor:
-        return self.q.likeliest
-
-    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
-        return self.q.expand(self._batch_shape).rsample(sample_shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        score = self.q.log_prob(value).detach()
-        if torch.is_grad_enabled():
-            taken = self.p.log_prob(value)
-            score = score + (taken - taken.detach())
-        return score
+        return Leading(q, Walk(Held(model.step), model.first, u, model.noise))
 
 
 def _changes(x: Tensor) -> Tensor:

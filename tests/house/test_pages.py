@@ -60,8 +60,8 @@ def test_code_blocks_run(name, tmp_path, monkeypatch):
 def test_pages_with_code_are_found():
     guide = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/guide/*.md")}
     # own.md shows the code of CONTRIBUTING.md
-    others = {"README.md", "CONTRIBUTING.md", "docs/data.md", "docs/questions.md"}
-    assert others | guide - {"docs/guide/own.md"} == set(SCRIPTS)
+    pages = {"README.md", "CONTRIBUTING.md", "docs/data.md", "docs/questions.md"}
+    assert pages | guide - {"docs/guide/own.md"} == set(SCRIPTS)
 
 
 def test_questions_have_a_call_each():

@@ -18,7 +18,7 @@ from zoo.parts import conditionals
 from zoo.parts.distributions import DiagonalNormal, MixtureOfNormalsDensity
 from zoo.parts.kalman import Parameters
 from zoo.parts.networks import WithHead, mlp
-from zoo.parts.walking import Nearest
+from zoo.parts.walking import Nearest, Views
 
 N, T, TAU, DATA, LATENT, STATE, ACTIONS = 4, 7, 3, 5, 2, 2, 4
 
@@ -32,7 +32,8 @@ def build(step=None, *, tau=TAU, neighbours=2, data=DATA, latent=LATENT, linear=
     emission = conditionals.Normal(latent, data, scale=1.5)
     if not linear:
         emission = WithHead((latent,), data, conditionals.Normal, hidden=(8,))
-    return GTMSM(step or LinearStep(ACTIONS, STATE), encoder, emission, data, latent, memorise=tau, neighbours=neighbours,
+    step = step or LinearStep(ACTIONS, STATE)
+    return GTMSM(step, encoder, emission, data, latent, memorise=tau, neighbours=neighbours,
                  noise=options.pop("noise", 0.3), **options)  # fmt: skip
 
 
@@ -183,9 +184,7 @@ def test_log_weights_are_those_of_pyros_traces(name, mask):
     run = terms(model, guide, x, u, mask, num_particles=3)
     for k in range(3):
         values = {site: value[k] for site, value in run.latents.items()}
-        p, q = (
-            poutine.trace(poutine.condition(part, values)).get_trace(x, u, mask) for part in (model, guide)
-        )
+        p, q = (poutine.trace(poutine.condition(part, values)).get_trace(x, u, mask) for part in (model, guide))
         p.compute_log_prob(), q.compute_log_prob()
         for site in ("s", "z"):
             torch.testing.assert_close(run.log_ratios[site][k], p.nodes[site]["log_prob"] - q.nodes[site]["log_prob"])
@@ -197,7 +196,10 @@ def test_watched_states_are_gaussian_steps_of_the_share_that_was_made():
     guide, (x, u) = Watching(model, noise=0.2), batch()
     s = guide.walk(x, u).sample()
     change = (x[:, 1:] - x[:, :-1]).abs().mean(-1, keepdim=True)
-    told = lambda c: guide.seen((c + 1e-3).log()).sigmoid().squeeze(-1)
+
+    def told(c):
+        return guide.seen((c + 1e-3).log()).sigmoid().squeeze(-1)
+
     share = (told(change) / told(torch.logspace(-3, 0, 31).unsqueeze(-1)).max()).clamp(max=1.0)
     torch.testing.assert_close(guide.made(x), share)
     loc = torch.cat([torch.zeros(N, 1, STATE), s[:, :-1] + model.step.move(u[:, 1:]) * share.unsqueeze(-1)], 1)
@@ -238,7 +240,11 @@ def test_following_keeps_the_value_and_teaches_the_gate_alone(gated, objective):
     log_q = run.log_ratios["s"].detach() - p_of_s.detach()
     rest = run.log_likelihood + run.log_ratios["z"]
     weights = rest + p_of_s + log_q
-    bound = {ELBO: lambda w: w.mean(0), IWELBO: lambda w: w.logsumexp(0), RenyiELBO: lambda w: (0.5 * w).logsumexp(0) / 0.5}
+    bound = {
+        ELBO: lambda w: w.mean(0),
+        IWELBO: lambda w: w.logsumexp(0),
+        RenyiELBO: lambda w: (0.5 * w).logsumexp(0) / 0.5,
+    }
     # the gate's own path through a gated walk is held too
     if gated:
         for parameter in model.step.net.parameters():
@@ -331,7 +337,8 @@ def test_futures_have_an_axis_of_draws_and_leave_the_caller_alone(name):
     guide.train(), model.train()
     drawn = model.generate(x[:, :TAU], u, 5, guide=guide, mask=mask)
     assert [tuple(v.shape) for v in drawn] == [
-        (5, N, T - TAU, STATE), (5, N, T - TAU, LATENT), (5, N, T - TAU, DATA), (5, N, T - TAU, DATA), (5, N, TAU, STATE)
+        (5, N, T - TAU, STATE), (5, N, T - TAU, LATENT), (5, N, T - TAU, DATA), (5, N, T - TAU, DATA),
+        (5, N, TAU, STATE),
     ]  # fmt: skip
     assert not any(v.requires_grad for v in drawn)
     assert guide.training
@@ -385,7 +392,8 @@ def test_averages_per_frame_divide_by_the_frames_that_the_model_scores():
 def test_an_lgssm_scores_the_observed_frames_after_burn():
     torch.manual_seed(0)
     p = {"initial_mean": torch.zeros(1), "initial_covariance": torch.eye(1), "transition_matrix": torch.eye(1),
-         "transition_covariance": torch.eye(1), "emission_matrix": torch.eye(1), "emission_covariance": torch.eye(1)}  # fmt: skip
+         "transition_covariance": torch.eye(1), "emission_matrix": torch.eye(1),
+         "emission_covariance": torch.eye(1)}  # fmt: skip
     model = LGSSM(Parameters, burn=2, **p)
     mask = torch.tensor([[1, 1, 1, 1, 0], [0, 1, 0, 1, 1]]).bool()
     assert model.scored(mask).tolist() == [[False, False, True, True, False], [False, False, False, False, True]]
@@ -442,14 +450,14 @@ class Flat(nn.Module):
 
 
 BUILT = {
-    "memorise 0": (dict(tau=0), ValueError, "memorise: expected a whole number, at least 1, got 0"),
-    "too many neighbours": (dict(neighbours=4), ValueError, "neighbours: expected at most memorise = 3, got 4"),
-    "no noise": (dict(noise=0.0), ValueError, "noise: expected a finite number > 0, got 0.0"),
-    "a constructor": (dict(step=LinearStep), TypeError, "step: expected a module such as LinearStep"),
-    "no sizes": (dict(step=nn.Linear(2, 2)), ValueError, "GTMSM: Linear has no control_dim"),
-    "another size": (dict(step=Flat()), ValueError, r"step: expected Flat to map states .* \(1, 2\) became \(1, 1\)"),
-    "delta": (dict(delta=-1.0), ValueError, "delta: expected a finite number > 0, got -1.0"),
-    "a recall besides": (dict(recall=nn.Identity()), ValueError, "recall: given besides encoder, emission"),
+    "memorise 0": ({"tau": 0}, ValueError, "memorise: expected a whole number, at least 1, got 0"),
+    "too many neighbours": ({"neighbours": 4}, ValueError, "neighbours: expected at most memorise = 3, got 4"),
+    "no noise": ({"noise": 0.0}, ValueError, "noise: expected a finite number > 0, got 0.0"),
+    "a constructor": ({"step": LinearStep}, TypeError, "step: expected a module such as LinearStep"),
+    "no sizes": ({"step": nn.Linear(2, 2)}, ValueError, "GTMSM: Linear has no control_dim"),
+    "another size": ({"step": Flat()}, ValueError, r"step: expected Flat to map states .* \(1, 2\) became \(1, 1\)"),
+    "delta": ({"delta": -1.0}, ValueError, "delta: expected a finite number > 0, got -1.0"),
+    "a recall besides": ({"recall": nn.Identity()}, ValueError, "recall: given besides encoder, emission"),
 }
 
 
@@ -463,8 +471,10 @@ def test_arguments_of_the_model_are_checked(case):
 def test_parts_of_the_recall_are_checked():
     with pytest.raises(TypeError, match="encoder: expected a module, got None"):
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2)
-    with pytest.raises(ValueError, match="GTMSM: Identity has no data_dim; see zoo.parts.walking.Recall"):
+    with pytest.raises(ValueError, match=r"GTMSM: Identity has no data_dim; see zoo\.parts\.walking\.Recall"):
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=nn.Identity())
+    with pytest.raises(ValueError, match="recall: Views reads states of size 3, LinearStep has 2"):
+        GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=Views(DATA))
     # an encoder that gives codes of another size, or no density
     for encoder in (mlp(DATA, (8,), LATENT), WithHead((DATA,), LATENT + 1, conditionals.Normal)):
         recall = Nearest(encoder, WithHead((LATENT,), DATA, conditionals.Normal), DATA, LATENT)
@@ -485,14 +495,20 @@ def wrong(name):
         "pictures": ((x.unsqueeze(-1), u), r"x: expected shape \(N, T, 5\), got \(4, 7, 5, 1\)"),
         "bytes": ((x.byte(), u), "x: expected torch.float64 like the model's parameters, got torch.uint8"),
         "NaN": ((nan, u), "x: NaN or infinite in 1 observed frames, the first of them sequence 1, frame 2"),
-        "a mask of entries": ((x, u, mask.unsqueeze(-1).expand_as(x)), r"mask: GTMSM takes whole frames, shape \(N, T\)"),
+        "a mask of entries": (
+            (x, u, mask.unsqueeze(-1).expand_as(x)),
+            r"mask: GTMSM takes whole frames, shape \(N, T\)",
+        ),
         "no memory": ((x, u, lost), "mask: no frame of sequence 2 is observed .* among the 3 that are memorised"),
-        "nothing scored": ((x, u, nothing), "mask: no frame of sequence 3 is observed .* after the 3 that are memorised"),
+        "nothing scored": (
+            (x, u, nothing),
+            "mask: no frame of sequence 3 is observed .* after the 3 that are memorised",
+        ),
     }[name]
 
 
-WRONG = ("no actions", "actions of another length", "actions of another size", "too few frames", "pictures", "bytes", "NaN",
-         "a mask of entries", "no memory", "nothing scored")  # fmt: skip
+WRONG = ("no actions", "actions of another length", "actions of another size", "too few frames", "pictures", "bytes",
+         "NaN", "a mask of entries", "no memory", "nothing scored")  # fmt: skip
 
 
 @pytest.mark.parametrize("guide", [Remembering, Watching])
@@ -515,8 +531,16 @@ def test_arguments_of_futures_are_checked():
         ((x[:, :TAU], u, 0), {}, "num: expected a whole number, at least 1, got 0"),
         ((x[:, :TAU, :2], u, 2), {}, r"x: expected shape \(N, T, 5\)"),
         ((x[:, :TAU], u[..., :2], 2), {}, r"u: expected shape \(N, T, 4\)"),
-        ((x[:, :TAU], u, 2), {"mask": torch.zeros(N, TAU, dtype=torch.bool)}, "mask: no frame of sequence 0 .* no memory"),
-        ((x[:, :TAU], u, 2), {"mask": torch.ones(N, T, dtype=torch.bool)}, r"mask: expected torch.bool of shape \(4, 3\)"),
+        (
+            (x[:, :TAU], u, 2),
+            {"mask": torch.zeros(N, TAU, dtype=torch.bool)},
+            "mask: no frame of sequence 0 .* no memory",
+        ),
+        (
+            (x[:, :TAU], u, 2),
+            {"mask": torch.ones(N, T, dtype=torch.bool)},
+            r"mask: expected torch.bool of shape \(4, 3\)",
+        ),
         ((x[:, :TAU], u, 2), {"guide": nn.Identity()}, "guide: Identity has no walk; such as guides.Watching"),
         ((x[:, :TAU] * math.nan, u, 2), {}, "x: NaN or infinite in 12 observed frames"),
         ((x[:, :1], u, 2), {}, "neighbours: expected at most 1, the entries of the memory, got 2"),
@@ -524,12 +548,12 @@ def test_arguments_of_futures_are_checked():
     for args, options, message in cases:
         with pytest.raises(ValueError, match=message):
             model.generate(*args, **options)
-    with pytest.raises(TypeError, match="u: expected a torch.Tensor, got NoneType"):
+    with pytest.raises(TypeError, match=r"u: expected a torch\.Tensor, got NoneType"):
         model.predict(x, None)
 
 
 def test_guides_are_checked():
-    with pytest.raises(ValueError, match="Remembering: Identity has no recall; it serves zoo.GTMSM"):
+    with pytest.raises(ValueError, match=r"Remembering: Identity has no recall; it serves zoo\.GTMSM"):
         Remembering(nn.Identity())
     other = build(data=DATA + 1)
     with pytest.raises(ValueError, match="guide: Remembering was built for a GTMSM of data_dim = 6, this one has 5"):

@@ -29,7 +29,9 @@ def test_weights_are_those_of_brute_force_and_so_are_their_gradients(k):
     ours, theirs = spread(retrieve(keys, queries, k)), brute(keys, queries, k)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     test = torch.randn(5, Q, M)
-    for one, other in zip(*(torch.autograd.grad((w * test).sum(), (keys, queries)) for w in (ours, theirs)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad((w * test).sum(), (keys, queries)) for w in (ours, theirs)), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from zoo.parts.networks import Maps
 from zoo.parts.walking import Rays
-from zoo.parts.walking.cloud import RAY, Cloud, ends
+from zoo.parts.walking.cloud import RAY, Cloud, tips
 from zoo.parts.walking.rays import SideBySide, columns_of, rays
 
 PICTURE = Maps(3, 4, 2)
@@ -52,7 +52,7 @@ def attended(cloud, stored, content, asked):
     key, value, depth = cloud.stored(stored, cloud.seen(content)).split(cloud.parts, -1)
     query, expected = cloud.asked(asked).split([cloud.parts[0], 1], -1)
     origin = torch.zeros(2)
-    square = (ends(asked, expected, origin)[:, None] - ends(stored, depth, origin)).square().sum(-1)
+    square = (tips(asked, expected, origin)[:, None] - tips(stored, depth, origin)).square().sum(-1)
     out = []
     for h in range(cloud.heads):
         part, learned = slice(h * cloud.size, (h + 1) * cloud.size), cloud.size - 3
@@ -95,7 +95,7 @@ def test_ends_turn_and_shift_with_the_map(double_precision):
     angle, shift = 1.1, torch.tensor([3.0, -2.0])
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     moved = torch.cat([s[:, :2] @ turn.T + shift, s[:, 2:] + angle], -1)
-    before, after = (ends(rays(pose, across), depth, torch.zeros(2)) for pose in (s, moved))
+    before, after = (tips(rays(pose, across), depth, torch.zeros(2)) for pose in (s, moved))
     torch.testing.assert_close(after, before @ turn.T + shift, rtol=0, atol=1e-12)
     # as long as softplus says
     length = (before - s[:, None, :2]).norm(dim=-1)

@@ -32,7 +32,12 @@ def stopping():
     return step
 
 
-STEPS = {"linear": lambda: LinearStep(ACTIONS, STATE), "stopping": stopping, "own": Turning, "moves": lambda: Moves(ACTIONS)}
+STEPS = {
+    "linear": lambda: LinearStep(ACTIONS, STATE),
+    "stopping": stopping,
+    "own": Turning,
+    "moves": lambda: Moves(ACTIONS),
+}
 
 
 def walk(name, goes_on=False):
@@ -54,7 +59,9 @@ def test_density_is_that_of_the_steps_one_after_another(name, goes_on):
     p = walk(name, goes_on)
     s = p.sample((2,))
     assert s.shape == (2, N, T, p.step.state_dim)
-    start = one_step(p.step, p.first, p.u[:, 0]) if goes_on else DiagonalNormal(p.first, torch.full_like(p.first, SCALE))
+    start = (
+        one_step(p.step, p.first, p.u[:, 0]) if goes_on else DiagonalNormal(p.first, torch.full_like(p.first, SCALE))
+    )
     total = start.log_prob(s[..., 0, :])
     for t in range(1, T):
         total = total + one_step(p.step, s[..., t - 1, :], p.u[:, t]).log_prob(s[..., t, :])
@@ -135,5 +142,5 @@ def test_a_value_of_another_length_is_refused():
 def test_sizes_of_a_step_are_checked(step):
     with pytest.raises(ValueError, match="control_dim: expected a whole number, at least 1, got 0"):
         step(0, STATE)
-    with pytest.raises(ValueError, match="state_dim: expected a whole number, at least 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"state_dim: expected a whole number, at least 1, got 1\.5"):
         step(ACTIONS, 1.5)

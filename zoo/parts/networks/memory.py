@@ -19,7 +19,7 @@ class Retrieved(NamedTuple):
         log_weights: log w, w_j proportional to 1 / (d_j^2 + delta), summing to one over the k, `(..., Q, k)`.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
     log_weights: Tensor
 
     def of(self, values: Tensor) -> Tensor:

@@ -34,8 +34,9 @@ class StateSpace(Forecasts, RootModule):
 
     Seven further methods have a default, which a model may replace: `inputs` (nothing enters besides z), `completed`
     (zero where x is missing), `encoding` (x itself) with its `encoding_dim`, `features` (the parts of s side by side),
-    `observed_entries` (refused), `program` (the two sites below), `scored` (every observed frame). No other method is for a subclass to replace. A model
-    whose posterior has a closed form states the methods of `tractable.Tractable` besides; forecasts then need no guide.
+    `observed_entries` (refused), `program` (the two sites below), `scored` (every observed frame). No other method is
+    for a subclass to replace. A model whose posterior has a closed form states the methods of `tractable.Tractable`
+    besides; forecasts then need no guide.
 
     Computations that do not depend on z belong in `inputs`, outside every loop over time. Step t of the model may use
     entries that depend on x_1..x_{t-1} and all of u, and on nothing later; entries that `encoding` alone reads may

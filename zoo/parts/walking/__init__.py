@@ -7,7 +7,7 @@ from zoo.parts.walking.rays import Rays
 from zoo.parts.walking.recall import Nearest, Recall
 from zoo.parts.walking.stopping import StoppingStep
 from zoo.parts.walking.views import Views
-from zoo.parts.walking.walk import Step, Walk
+from zoo.parts.walking.walk import Walk, WalkStep
 
 __all__ = [
     "Futures",
@@ -16,8 +16,8 @@ __all__ = [
     "Nearest",
     "Rays",
     "Recall",
-    "Step",
     "StoppingStep",
     "Views",
     "Walk",
+    "WalkStep",
 ]

@@ -63,8 +63,8 @@ class Cloud(Recorded, nn.Module):
         # far from the origin.
         middle = stored[..., :2].mean(-2, keepdim=True).detach()
         sharp = (self.sharpness.exp() * self.size**0.25)[:, None, None]
-        here = sharp * ends(asked, expected, middle).unsqueeze(-3)
-        there = sharp * ends(stored, depth, middle).unsqueeze(-3)
+        here = sharp * tips(asked, expected, middle).unsqueeze(-3)
+        there = sharp * tips(stored, depth, middle).unsqueeze(-3)
         away = -0.5 * there.square().sum(-1, keepdim=True)
         if mask is not None:
             # no attention mask, which some of torch's kernels make as large as all pairs of rays
@@ -81,6 +81,6 @@ class Cloud(Recorded, nn.Module):
         return a.unflatten(-1, (self.heads, -1)).movedim(-2, -3)
 
 
-def ends(rays: Tensor, depth: Tensor, middle: Tensor) -> Tensor:
+def tips(rays: Tensor, depth: Tensor, middle: Tensor) -> Tensor:
     """The ends of rays, `(..., M, 2)`, as seen from `middle`; positive lengths follow from `depth` `(..., M, 1)`."""
     return rays[..., :2] - middle + F.softplus(depth + 0.5) * rays[..., 2:4]

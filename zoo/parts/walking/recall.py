@@ -121,6 +121,7 @@ class Nearest(Recorded, nn.Module):
         """q(z | x) of frames, `(..., data_dim)`."""
         q = self.encoder(x)
         if not isinstance(q, DiagonalNormal) or q.batch_shape + q.event_shape != (*x.shape[:-1], self.latent_dim):
-            got = f"{type(q).__name__} of shape {tuple(getattr(q, 'loc', q).shape)}" if hasattr(q, "shape") else q
-            raise ValueError(f"encoder: expected a DiagonalNormal of shape {(*x.shape[:-1], self.latent_dim)}, got {got}")
+            shape = q.batch_shape + q.event_shape if isinstance(q, TorchDistribution) else getattr(q, "shape", ())
+            raise ValueError(f"encoder: expected a DiagonalNormal of shape {(*x.shape[:-1], self.latent_dim)}, got "
+                             f"{type(q).__name__} of shape {tuple(shape)}")  # fmt: skip
         return q

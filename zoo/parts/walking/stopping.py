@@ -17,8 +17,8 @@ class StoppingStep(Recorded, nn.Module):
     """p(s_t | s_{t-1}, u_t) = g N(s_t; s_{t-1} + M u_t, r^2 I) + (1 - g) N(s_t; s_{t-1}, r^2 I): a step is made or not.
 
     g = sigmoid(f(L^{-1} (s_{t-1} + M u_t) / 2, u_t)), L L' = M M', is a gate that learns where walls are, its places in
-    units of two steps: M is free in scale and shear. The gate sees the action: one that moves nothing has no gradient in
-    M, so its place says nothing of walls.
+    units of two steps: M is free in scale and shear. The gate sees the action: one that moves nothing has no gradient
+    in M, so its place says nothing of walls.
 
     The paper's transition, s_t = s_{t-1} + g M u_t + noise, has the mean of this one. It is not learned from frames
     without labels, and neither is this one by a plain bound: see `guides.Watching` and its switch `follow`.
@@ -49,7 +49,7 @@ class StoppingStep(Recorded, nn.Module):
         self.move = nn.Linear(control_dim, state_dim, bias=False)
         self.net = mlp(state_dim + control_dim, hidden, 1, nn.Tanh)
         with torch.no_grad():
-            self.net[-1].bias.fill_(open)
+            self.net[-1].bias.fill_(open)  # type: ignore[operator, union-attr]
 
     def gate(self, s: Tensor, u: Tensor, *, held: bool = False) -> Tensor:
         """The logit of g for the place s = s_{t-1} + M u_t and the action u_t, `(...)`; `held`: f is held constant."""
@@ -59,12 +59,12 @@ class StoppingStep(Recorded, nn.Module):
             # where all actions move along a line M M' is singular
             units = torch.linalg.cholesky(M @ M.T + 1e-8 * torch.eye(self.state_dim, dtype=s.dtype, device=s.device))
             units = 0.5 * torch.linalg.inv(units).mT
-        net: Any = self.net
+        place = s @ units
+        given = torch.cat([place, u.expand(*place.shape[:-1], -1)], -1)
         if held:
             constants = {name: p.detach() for name, p in self.net.named_parameters()}
-            net = lambda given: functional_call(self.net, constants, (given,))  # noqa: E731
-        place = s @ units
-        return net(torch.cat([place, u.expand(*place.shape[:-1], -1)], -1)).squeeze(-1)
+            return functional_call(self.net, constants, (given,)).squeeze(-1)
+        return self.net(given).squeeze(-1)
 
     def forward(self, s: Tensor, u: Tensor) -> Tensor:
         moved = self.move(u)

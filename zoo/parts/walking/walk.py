@@ -10,8 +10,8 @@ from zoo.parts.distributions import DiagonalNormal
 from zoo.parts.distributions.expanded import expanded
 
 
-class Step(Protocol):
-    """How an action moves a state: the mean of p(s_t | s_{t-1}, u_t), by default a Normal of standard deviation r.
+class WalkStep(Protocol):
+    """The mean of p(s_t | s_{t-1}, u_t), a state moved by an action; by default a Normal of standard deviation r.
 
     Besides, a step may state
 
@@ -36,7 +36,7 @@ class Walk(TorchDistribution):
     """p(s | u) = N(s_1; first, r^2 I) prod_{t > 1} p(s_t | s_{t-1}, u_t): event `(T, state_dim)`.
 
     Args:
-        step: the transition, a `Step`.
+        step: the transition, a `WalkStep`.
         first: mean of s_1, `(..., state_dim)`; the action u_1, which led there, is not used.
         u: actions `(..., T, control_dim)`; action u_t leads to s_t.
         scale: r, a number or a tensor without axes.
