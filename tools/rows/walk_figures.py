@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rows.row import Figures, Splits
 from zoo.data import Sequences
-from zoo.data.simulated.recollection import mean_seen, nearest_seen, squared_errors
+from zoo.data.simulated.recollection import been_there, mean_seen, nearest_seen, squared_errors
 from zoo.data.simulated.tracking import linear_r2
 from zoo.parts.walking.poses import on_circle
 
@@ -128,12 +128,16 @@ def reconstruction(model: Any, given: Trial) -> dict[str, float]:
 
 
 def figures_of(reading: Reading, model: Any, guide: Any, given: Trial, compared: Compared) -> Figures:
-    """Errors of a trial, and R^2."""
+    """Errors of a trial, those where the memory has been apart from the others, and R^2."""
     frames, states = read(reading, model, guide, given)
     errors = squared_errors(frames, given.clean.values[:, given.tau :])
     found: Figures = {"ahead": errors.shape[1], "num": len(errors), "errors": errors_of(errors)}
     if states is not None:
         found["r2"] = agreement(compared, states, given)
+    been = been_there(given.clean.padded(given.clean.truth), given.tau)
+    # of poses hardly any comes back exactly
+    if been.double().mean() > 0.1:
+        found["been there"] = {"share": been.double().mean().item(), "squared_error": errors[been].mean().item()}
     each = errors.mean(1)
     return found | {"squared_error": each.mean().item(), "error": each.std().item() / math.sqrt(len(each))}
 
