@@ -107,11 +107,16 @@ def agreement(compared: Compared, states: Tensor, given: Trial) -> dict[str, flo
     return {name: linear_r2(part(states[:, given.tau :]), part(true)) for name, part in compared.items()}
 
 
+def places_of(compared: Compared, given: Trial) -> Tensor:
+    """The true states as vectors of which equal ones see the same frame."""
+    true = given.clean.padded(given.clean.truth)
+    return torch.cat([part(true) for part in compared.values()], -1)
+
+
 def without_model(compared: Compared, given: Trial) -> dict[str, Figures]:
     """Squared errors of frames that need no model."""
     x, clean, tau = given.seen.values, given.clean.values, given.tau
-    true = given.clean.padded(given.clean.truth)
-    places = torch.cat([part(true) for part in compared.values()], -1)
+    places = places_of(compared, given)
     found = {"nearest frame": nearest_seen(x, places, tau), "mean frame": mean_seen(x, tau)}
     return {name: errors_of(squared_errors(frames, clean[:, tau:])) for name, frames in found.items()}
 
@@ -134,9 +139,8 @@ def figures_of(reading: Reading, model: Any, guide: Any, given: Trial, compared:
     found: Figures = {"ahead": errors.shape[1], "num": len(errors), "errors": errors_of(errors)}
     if states is not None:
         found["r2"] = agreement(compared, states, given)
-    been = been_there(given.clean.padded(given.clean.truth), given.tau)
-    # of poses hardly any comes back exactly
-    if been.double().mean() > 0.1:
+    been = been_there(places_of(compared, given), given.tau)
+    if been.any():
         found["been there"] = {"share": been.double().mean().item(), "squared_error": errors[been].mean().item()}
     each = errors.mean(1)
     return found | {"squared_error": each.mean().item(), "error": each.std().item() / math.sqrt(len(each))}
