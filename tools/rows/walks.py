@@ -53,8 +53,7 @@ CYCLE, CYCLES, PLAIN = 15, 4, 4_000
 #: the model's standard deviation of a step while it follows, and at the end
 FOLLOWS, ENDS = 0.01, 0.003
 #: nats of s a predicted frame, by which a gate that has learned the walls is told from one that has not: 18.1 are left
-#: of the two standard deviations alone, 60 and more of a gate that is open everywhere, one or two more than 18 of a gate
-#: that has yet to learn some of them
+#: of the two standard deviations alone, 60 and more of a gate that is open everywhere, 20 of one that has learned some
 LEARNED = 18.5
 #: a wall right of the fifth column of nine, with a gap in its middle
 PARTITION = partition(9, 5, gap=(3, 4, 5))
