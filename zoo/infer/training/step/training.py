@@ -90,8 +90,8 @@ class Training:
     carry: Any = None
 
     # Where a gradient is exactly 0, as of the weights of a pixel that is always black, Adam's mean of gradients falls
-    # until it is denormal, and stays there: half of all means of a BIVA after two hours. Arithmetic with such numbers is
-    # done in microcode, and a step takes twice as long.
+    # until it is denormal, and stays there: half of all means of a BIVA after two hours. Arithmetic with such numbers
+    # is done in microcode, and a step takes twice as long.
     @denormals_flushed()
     def step(self, batch: Tensor, progress: Progress) -> None:
         """One optimiser step on the rows `batch` of all processes.
