@@ -27,8 +27,8 @@ class SRNN(StateSpace):
     The state s_t is (z_{t-1}, d_t). d depends on x alone, so it is known exactly under every guide, and one fused call
     computes all of it. Guides read (f(x_t), d_t), as in the paper's a_t = g(a_{t+1}, [d_t, x_t]). z_0 and d_0 are
     parameters that start at 0; x_0 = 0. The paper never scores the first frame; `carry=model.given(x_first)` does the
-    same. The GRU then reads x_0 = 0, the given frame, and the frames that are scored. Controls, such as the actions of an
-    agent, are read beside the frame before: d_t = GRU((f(x_{t-1}), u_t), d_{t-1}).
+    same. The GRU then reads x_0 = 0, the given frame, and the frames that are scored. Controls, such as the actions of
+    an agent, are read beside the frame before: d_t = GRU((f(x_{t-1}), u_t), d_{t-1}).
 
     References: Fraccaro, Sønderby, Paquet and Winther 2016. Music: z 100, d 300, nets (500,); TIMIT: z 256, d 1024,
     nets (512, 512).

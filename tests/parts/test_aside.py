@@ -10,6 +10,7 @@ from torch import nn
 from zoo.parts.aside import (
     aside,
     buffers_kept,
+    denormals_flushed,
     evaluating,
     held,
     random_state,
@@ -58,6 +59,31 @@ CONTEXTS = {  # name -> context, and the parts of the state that it keeps
     "aside": (aside, {"modes", "gradients", "buffers", "streams"}),
     "trial": (trial, {"gradients", "buffers", "streams"}),
 }
+
+
+def flushes():
+    """Tells whether arithmetic of this thread counts denormal numbers as 0."""
+    return (torch.tensor(1e-38) * 0.1).item() == 0.0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_denormal_numbers_are_counted_as_0_within_and_as_the_caller_does_after(before, fails):
+    torch.set_flush_denormal(before)
+    try:
+        try:
+            with denormals_flushed():
+                assert flushes()
+                with denormals_flushed():
+                    pass
+                assert flushes()
+                if fails:
+                    raise KeyError
+        except KeyError:
+            assert fails
+        assert flushes() == before
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -321,3 +321,26 @@ def test_rows_of_scripts_keep_their_commands_and_their_records():
             # Words in another order are the same arguments.
             assert sorted(f"{row.shown()} --resume".split()) == sorted(place.read()["command"].split()), row.name
     assert len(scripts) > 50
+
+
+def test_a_row_ends_where_its_sign_says_so(tmp_path, cache):
+    """And an evaluation that was killed is made again without a further step."""
+
+    def enough(point):
+        return point["epoch"] >= 3
+
+    row, place = here(tmp_path, epochs=50, enough=enough)
+    with place.taken():
+        assert train(row, place) == 0
+        record = place.read()
+        assert (record["ended"], record["epochs"], record["planned_steps"]) == ("enough", 3, 200)
+        assert place.done
+        place.record.unlink()
+        assert train(row, place) == 0
+    again = place.read()
+    assert (again["ended"], again["steps"], again["figures"]) == ("enough", record["steps"], record["figures"])
+
+
+def test_rows_that_were_begun_before_there_were_signs_go_on():
+    assert "enough" not in ROW.arguments
+    assert "enough" in replace(ROW, enough=math.isnan).arguments

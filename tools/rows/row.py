@@ -59,6 +59,8 @@ class Row:
         facts: words of the tables, such as the data's name and the paper's number.
         after: name of a row that must be done before, whose pair `build` starts from: `load_model(loss, cache() /
             after)`, with `cache` of rows/place.py.
+        enough: tells of a point of the curve (`epoch`, `step`, `train`, `validation`, `kl`, ...) that the training may
+            end there, before its plan: a sign, such as a KL, that a stage has done its work.
         note: a remark for the tables.
 
     Example:
@@ -97,6 +99,7 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     after: str | None = None
+    enough: Callable[[Mapping[str, Any]], bool] | None = None
     note: str = ""
 
     def planned(self, splits: Splits) -> int:
@@ -111,7 +114,8 @@ class Row:
         """All that a resumed row must share with the one that was begun."""
         # Words of the tables may change, since they change no figure, and the budget, which changes no step.
         free = ("name", "system", "facts", "note", "minutes", "figure", "unit", "check")
-        names = [f.name for f in fields(self) if f.name not in free]
+        # nor do rows without a sign change, since signs are younger than rows that were begun
+        names = [f.name for f in fields(self) if f.name not in free and (f.name != "enough" or self.enough)]
         return str({name: describe(getattr(self, name)) for name in names})
 
     def command(self, options: list[str]) -> list[str]:

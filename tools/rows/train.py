@@ -58,10 +58,16 @@ class Recorder:
         """Tells whether the budget is used up."""
         return self.minutes >= self.row.minutes
 
+    @property
+    def enough(self) -> bool:
+        """Tells whether the row's sign says that the training has done its work."""
+        return bool(self.curve) and self.row.enough is not None and self.row.enough(self.curve[-1])
+
     def started(self, now: Moment) -> bool:
         """Starts the clock after the data are read and the pair is looked over."""
         self.cpu, self.wall = time.process_time(), time.perf_counter()
-        return self.spent
+        # a row that was killed in its evaluation does not go on training
+        return self.spent or self.enough
 
     def stepped(self, now: Moment) -> bool:
         """Ends the training with its budget, within an epoch too: an epoch may take ten minutes."""
@@ -80,7 +86,7 @@ class Recorder:
         self.count("evaluation")
         if due or len(self.curve) == 1:
             self.save(planned=now.total)
-        return self.spent
+        return self.spent or self.enough
 
     def save(self, *, planned: int, ended: str | None = None, figures: Figures | None = None) -> None:
         """Writes the record; `ended` and `figures` are None of a row that is still being trained."""
@@ -119,7 +125,8 @@ def train(row: Row, place: Place) -> int:
     )  # fmt: skip
     if result.interrupted:
         return 130
-    ended = "plan" if result.step >= planned else "budget" if recorder.spent else "patience"
+    early = "budget" if recorder.spent else "enough" if recorder.enough else "patience"
+    ended = "plan" if result.step >= planned else early
     recorder.cpu, recorder.wall = time.process_time(), time.perf_counter()
     pyro.set_rng_seed(row.seed)
     figures = plain(row.evaluate(loss.model, loss.guide, splits))

@@ -17,7 +17,7 @@ class Fresh:
         num: sequences that count as an epoch.
 
     `fit` calls `batch(index, generator)`. The seed of each batch is the generator's, so that a resumed run is
-    bit-equal.
+    bit-equal. It does not look through an epoch before the first step, since no row will come again.
 
     Raises:
         ValueError: `num` below 1; sequences of another number than asked for.
@@ -31,6 +31,8 @@ class Fresh:
         >>> len(rows), x.shape, u.shape, mask
         (1000, torch.Size([8, 10, 1024]), torch.Size([8, 10, 2]), None)
     """
+
+    anew = True
 
     def __init__(self, make: Callable[..., Sequences], num: int) -> None:
         if num < 1:

@@ -765,3 +765,36 @@ def test_captured_graph_has_the_gradients_of_the_loss(monkeypatch):
 def test_compiled_graph_has_the_gradients_of_the_loss():
     with torch._inductor.config.patch(fallback_random=True):
         check_compiled(steps=3)
+
+
+def test_a_step_counts_denormal_numbers_as_0_and_callbacks_do_not():
+    """Adam's means of gradients that are 0 would become denormal, and stay so: slow, and of no effect."""
+    seen = {"loss": [], "callback": []}
+    weight = nn.Parameter(torch.ones(3))
+
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, x):
+            seen["loss"].append((torch.tensor(1e-38) * 0.1).item())
+            # of the first entry the gradient is 0 from the second step on
+            first = 0 if len(seen["loss"]) < 2 else 1
+            return (x * self.weight)[:, first:].square().sum()
+
+    class Look:
+        def started(self, now):
+            pass
+
+        def stepped(self, now):
+            seen["callback"].append((torch.tensor(1e-38) * 0.1).item())
+            seen["mean"] = now.optimizer.state[weight]["exp_avg"][0].item()
+
+        def epoch_ended(self, now):
+            pass
+
+    fit(Loss(), torch.ones(4, 3), steps=1200, batch_size=4, callbacks=[Look()], progress=False)
+    assert seen["mean"] == 0.0
+    assert set(seen["loss"][-1000:]) == {0.0}
+    assert 0.0 not in seen["callback"]

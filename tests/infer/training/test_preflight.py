@@ -302,3 +302,21 @@ def test_data_that_turn_nan_within_a_training_are_named_and_not_the_guide():
 
     with pytest.raises(FloatingPointError, match="argument 0 of the batch is NaN or infinite in rows 5"):
         train(data=Batches(make), steps=20, batch_size=9)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_rows_that_are_made_anew_are_not_looked_through(anew):
+    """An epoch of a simulator may take as long as its training; its first batch is looked at all the same."""
+    visits = []
+
+    class Simulated(Batches):
+        pass
+
+    def make(index):
+        visits.append(len(index))
+        return (BITS[index],)
+
+    Simulated.anew = anew
+    train(data=Simulated(make), steps=2, batch_size=4, drop_last=True)
+    looked = len(visits) - 2
+    assert (looked == 1) == anew

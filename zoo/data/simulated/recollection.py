@@ -37,15 +37,34 @@ def nearest_seen(frames: Tensor, places: Tensor, tau: int) -> Tensor:
     Raises:
         ValueError: tau below 1, or not below T; places of other walks.
     """
-    _refuse_tau(frames, tau)
     if places.shape[:2] != frames.shape[:2]:
         raise ValueError(
             f"places: expected shape {(*frames.shape[:2], 'any')} as the frames, got {tuple(places.shape)}"
         )
-    # by differences: the fast form, |a|^2 + |b|^2 - 2 ab, takes places at hand for different
-    exact = "donot_use_mm_for_euclid_dist"
-    nearest = torch.cdist(places[:, tau:], places[:, :tau], compute_mode=exact).argmin(-1)
+    nearest = _distances(places, tau).argmin(-1)
     return frames[:, :tau].gather(1, nearest.unsqueeze(-1).expand(-1, -1, frames.shape[-1]))
+
+
+def been_there(places: Tensor, tau: int, within: float = 1e-3) -> Tensor:
+    """Tells of each later frame if a memorised one was seen from its place, bool `(N, T - tau)`.
+
+    No memory tells of the others more than their neighbourhood does.
+
+    Args:
+        places: as in `nearest_seen`.
+        within: distance below which places are one.
+
+    Raises:
+        ValueError: tau below 1, or not below T.
+    """
+    return _distances(places, tau).amin(-1) < within
+
+
+def _distances(places: Tensor, tau: int) -> Tensor:
+    """Distances of the later places from the memorised ones, `(N, T - tau, tau)`."""
+    _refuse_tau(places, tau)
+    # by differences: the fast form, |a|^2 + |b|^2 - 2 ab, takes places at hand for different
+    return torch.cdist(places[:, tau:], places[:, :tau], compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _refuse_tau(frames: Tensor, tau: int) -> None:

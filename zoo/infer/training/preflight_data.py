@@ -16,7 +16,7 @@ from zoo.infer.owned import leaves
 from zoo.infer.pair import look_at
 from zoo.infer.sites.programs import methods_callable
 from zoo.infer.training.step.batcher import Batcher
-from zoo.infer.training.step.batches import OwnBatches
+from zoo.infer.training.step.batches import MadeAnew, OwnBatches
 from zoo.infer.training.step.parts import Parts, beside
 from zoo.parts.aside import aside
 from zoo.parts.checks import listed
@@ -154,7 +154,7 @@ def _values_of(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
 
 
 def look_through(loss: nn.Module, name: str, batcher: Batcher, seed: int) -> None:
-    """Checks the values of every row of a data set.
+    """Checks the values of every row of a data set, unless they are made anew at every visit.
 
     Args:
         name: of the data set, for errors.
@@ -162,6 +162,9 @@ def look_through(loss: nn.Module, name: str, batcher: Batcher, seed: int) -> Non
     Raises:
         ValueError: a value that its site cannot have; names the rows as the data set counts them.
     """
+    # an epoch of a simulator may take as long as its training, and none of its rows will be seen again
+    if isinstance(batcher.rows, MadeAnew) and batcher.rows.anew:
+        return
     generator = torch.Generator().manual_seed(seed)
     # With those that `drop_last` leaves out here: epochs in another order train on them.
     batcher = replace(batcher, drop_last=False)

@@ -30,8 +30,8 @@ class Rays(Recorded, nn.Module):
     In training mode some columns alone of each stored frame are looked at, by turns: frame j gives j mod n, and each
     n-th column after it. It saves most of the time, and hardly changes the result. In evaluation mode all are.
 
-    Most weights are far below the largest, and some are denormal numbers, with which many CPUs are slow:
-    `torch.set_flush_denormal(True)` in a script that trains makes a step take about half the time.
+    Most weights are far below the largest, and some are denormal numbers, with which many CPUs are slow. `fit` counts
+    them as 0; in a loop of your own `torch.set_flush_denormal(True)` does, and halves the time of a step.
 
     References: Sajjadi et al. 2022 (a ray attends over parts of the known views). The paper, Fraccaro et al. 2018,
     combines whole views (`Views`).

@@ -18,9 +18,9 @@ class Rows(Protocol):
     the pair does without. All randomness of a batch comes from `generator`, a CPU generator that `fit` saves with its
     checkpoints, so that a resumed training sees the same batches.
 
-    Rows may state three things more, as `zoo.data.Buckets` and `zoo.data.Streams` do: the batches of an epoch
-    (`OwnBatches`), whether a batch goes on where the one before it ended, and the frames before those of a batch
-    (`zoo.infer.carry`).
+    Rows may state four things more, as `zoo.data.Buckets`, `zoo.data.Streams` and `zoo.data.Fresh` do: the batches of
+    an epoch (`OwnBatches`), whether a batch goes on where the one before it ended, the frames before those of a batch
+    (`zoo.infer.carry`), and that every row is made anew (`MadeAnew`).
     """
 
     def __len__(self) -> int: ...
@@ -34,6 +34,13 @@ class OwnBatches(Protocol):
 
     def batches(self, batch_size: int, seed: int, epoch: int | None) -> list[Tensor]:
         """The row numbers of every batch of an epoch; None: in a fixed order, for evaluation."""
+
+
+@runtime_checkable
+class MadeAnew(Protocol):
+    """Rows that say whether every row is made anew, so that none comes again."""
+
+    anew: bool
 
 
 class TensorRows:
