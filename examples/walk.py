@@ -3,7 +3,7 @@
 Frames alone teach it how far an action leads, and where a wall stops it: in a first phase the transition follows the
 guide, which watches how frames change; a plain bound trains both in a second. Then frames follow from actions.
 
-    python examples/walk.py --images digits
+    python examples/walk.py --images olivetti_faces
 """
 
 import math
@@ -34,7 +34,7 @@ Images = Literal["cifar10_first4000", "olivetti_faces", "photos", "digits"]
 
 
 def show(ax: Axes, picture: Tensor, title: str = "", *paths: Tensor) -> None:
-    ax.imshow(picture.clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+    ax.imshow(picture.clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[], title=title)
     for path, colour in zip(paths, (EXACT, GUIDE), strict=False):
         # a little apart: of a path to and fro on one line nothing would be seen
