@@ -12,6 +12,7 @@ from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hier
 from label_tables import label_pictures, labels_table
 from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
 from video_tables import video_pictures, videos_table
+from walk_tables import rooms_table, walk_pictures, walks_table
 
 # The papers' numbers of IWAE's one-layer architecture on dynamic MNIST: L_5000 and active units (Burda et al. 2016;
 # VR-max: Li and Turner 2016). From memory: the tables could not be read again when this was written.
@@ -259,7 +260,8 @@ PAGES = {
         "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
         "hierarchy-pictures": hierarchy_pictures, "codes": codes_table, "labels": labels_table,
         "label-pictures": label_pictures, "videos": videos_table, "video-pictures": video_pictures,
-        "sequences": sequences_table, "speech": speech_table,
+        "walks": walks_table, "rooms": rooms_table, "walk-pictures": walk_pictures, "sequences": sequences_table,
+        "speech": speech_table,
     },
     "docs/speed.md": {
         "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table,

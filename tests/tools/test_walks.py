@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,24 +14,12 @@ from zoo.data.simulated.rooms import rooms as rooms_walked
 from zoo.data.simulated.walks import walks as walked
 from zoo.infer import ELBO
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tools"), str(Path(__file__).parent)]
 
-from rows import ROWS, rooms, walk_figures, walks
-from rows.unrolled import Unrolled
-from rows.walk_figures import PLACE, POSE, trial
-
-IMAGES = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (6, 32, 32, 3), np.uint8))
-SIZES = {"T": 16, "sizes": (12, 6, 8), "num": (4, 4, 2), "an_epoch": 8}
-
-
-def splits(**world):
-    make = partial(walked, IMAGES, **world)
-    return walks.held_out(make, make, make, compared=PLACE, **SIZES)
-
-
-def room_splits(noise=0.0):
-    make = partial(rooms_walked, noise=noise)
-    return walks.held_out(make, make, make, compared=POSE, **SIZES)
+from rows import ROWS, rooms, walk_figures, walks  # noqa: E402
+from rows.unrolled import Unrolled  # noqa: E402
+from rows.walk_figures import PLACE, POSE, trial  # noqa: E402
+from tiny_walks import IMAGES, room_splits, splits  # noqa: E402
 
 
 def row_of(name):
