@@ -23,10 +23,12 @@ PICTURES = {
     "walk_places": "Walks over held-out images. Left to right: the image with the path while memorised (blue) and "
     "predicted (red); s over many walks, coloured by the true place; every place of the image as remembered from all "
     "memorised frames; four times the standard deviation of what is remembered from the first 30, with their path.",
+    "walk_gates": "Walls as they were found from frames alone: the model's probability that a step from each place is "
+    "made (white: 1, black: 0), for each way to go. Red: the partition.",
     "walk_frames": "True frames, and those predicted from actions alone, over the steps after the last one seen (the "
     "deck's slides on image navigation).",
     "walk_errors": "Squared error of a pixel over the steps after the last frame seen, running mean of 16 steps: each "
-    "system's median over seeds, and what needs no model.",
+    "system's median over seeds, and what needs no model, of the walks of the first system.",
     "room_views": "Views of a held-out room over the steps after the last one seen: the true ones, and those that each "
     "system predicts.",
     "room_maps": "Rooms from above: the true path while memorised (blue) and predicted (red) within the walls; the "

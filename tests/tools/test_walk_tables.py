@@ -15,6 +15,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tools"), str(Path(__f
 
 import ship  # noqa: E402
 import table  # noqa: E402
+import walk_panels  # noqa: E402
 import walk_pictures  # noqa: E402
 import walk_tables  # noqa: E402
 from rows import ROWS, rooms, walks  # noqa: E402
@@ -160,8 +161,8 @@ def test_every_kind_of_a_table_and_of_a_picture_is_one_of_the_rows():
     for target in targets:
         assert len(kinds[target.kind]) == target.seeds
     named = {target.other for target in targets} - {""} | set(walk_tables.SHIPPED)
-    for part in (walk_pictures.PLACES, walk_pictures.MAPS, walk_pictures.WALKERS, walk_pictures.VIEWERS,
-                 *walk_pictures.ERRORS.values()):  # fmt: skip
+    shown = walk_pictures
+    for part in (shown.PLACES, shown.GATES, shown.MAPS, shown.WALKERS, shown.VIEWERS, *shown.ERRORS.values()):
         named |= part.keys()
     assert named <= kinds.keys()
 
@@ -177,7 +178,7 @@ def tiny(tmp_path, monkeypatch):
     """Rows of images of noise, a few frames long, and a cache of their own."""
     part = SimpleNamespace(levels=IMAGES.flatten(1))
     data = SimpleNamespace(train=part, valid=part, test=part, shape=(32, 32, 3))
-    for module in (walks, walk_pictures):
+    for module in (walks, walk_panels):
         monkeypatch.setattr(module, "load", lambda name: data)
     for module in (walks, rooms):
         for name, value in {"TAU": 12, "AHEAD": 20, "FAR": 24, "PREDICTED": 4}.items():
@@ -214,6 +215,12 @@ def test_pictures_are_made_of_the_rows_that_are_here(tiny, tmp_path, monkeypatch
     # rows that are done, and whose folder is not here
     record(results, "walk-faces")
     record(results, "walk-walls_begun-0")
+    # and of a kind with two seeds, of which the better one is not here either
+    better = json.loads((results / "walk-free-0.json").read_text()) | {
+        "name": "walk-free-1",
+        "looks": [{"squared_error": 0}],
+    }
+    (results / "walk-free-1.json").write_text(json.dumps(better))
     walk_pictures.main()
     assert {path.stem for path in out.iterdir()} == set(walk_tables.PICTURES)
     assert table.walk_pictures(out).count("](pictures/") == len(walk_tables.PICTURES)
@@ -248,7 +255,7 @@ def test_rays_of_a_model_that_knows_the_room_end_at_its_walls(tiny):
     row = next(row for row in ROWS if row.name == "room-poses-0")
     loss, held = row.build(row.data()), row.data().test.test
     states = held.clean.padded(held.clean.truth).float()
-    shown = walk_pictures.Seen(row, loss.model, loss.guide, held, held.clean.values[:, held.tau :], states)
+    shown = walk_panels.Seen(row, loss.model, loss.guide, held, held.clean.values[:, held.tau :], states)
     depth, panel = rooms.SQUARE.hits(states[0, : held.tau].double().numpy())
     # depth is along the heading, a ray's length along itself, and softplus(a + 1/2) is the length
     length = torch.from_numpy(depth * np.sqrt(1 + rooms.SQUARE.across**2)).float().unsqueeze(-1)
@@ -258,7 +265,7 @@ def test_rays_of_a_model_that_knows_the_room_end_at_its_walls(tiny):
         return torch.cat([rays.new_zeros(*rays.shape[:-1], sum(sizes[:2])), length.expm1().log() - 0.5], -1)
 
     loss.model.recall.cloud.stored.forward = stored
-    points, colours = walk_pictures.ends(shown)
+    points, colours = walk_panels.ends(shown)
     assert points.shape == (*colours.shape[:1], 2) == (12 * 16, 2)
     torch.testing.assert_close(points.abs().amax(-1), torch.ones(len(points)), atol=1e-4, rtol=0)
     # of one panel, from afar and from near, colours differ by their shade alone
