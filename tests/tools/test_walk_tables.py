@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import zoo
+from zoo.data.simulated.walks import MOVES
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tools"), str(Path(__file__).parent)]
 
@@ -248,6 +250,44 @@ def test_the_best_row_of_an_environment_ships(name, tiny, tmp_path):
     assert (said["value"], said["error"]) == (found["figures"]["squared_error"], found["figures"]["error"])
     assert said["figure"] == "squared_error, a pixel, predicted frames"
     assert type(zoo.load_pair(tmp_path / "shipped")[0]) is zoo.GTMSM
+
+
+def test_a_gate_is_shown_at_the_places_where_a_step_starts(tiny):
+    """s is the true place in another map, and the gate is shut for a step that ends right of the middle column."""
+    row = next(row for row in ROWS if row.name == "walk-partition_begun-0")
+    loss, held = row.build(row.data()), row.data().test.test
+    places = held.clean.padded(held.clean.truth).float()
+    turn, apart = torch.tensor([[2.0, 1.0], [-1.0, 0.5]]), torch.tensor([3.0, -1.0])
+    step = loss.model.step
+    with torch.no_grad():
+        step.move.weight.copy_((torch.from_numpy(MOVES).float() @ turn).T)
+    step.gate = lambda s, u: 20 * (0.5 - ((s - apart) @ turn.inverse())[..., 1])
+    shown = walk_panels.Seen(row, loss.model, loss.guide, held, held.clean.values, places @ turn + apart)
+    grid = torch.cartesian_prod(torch.arange(-4.0, 5), torch.arange(-4.0, 5))
+    found = walk_panels.gates(shown, grid).reshape(9, 9, 5)
+    for number, last in enumerate((0, 2, 1, 1, 1)):
+        # columns from which an action ends no further right than the middle
+        torch.testing.assert_close(
+            found[..., number], (torch.arange(9) < 4 + last).float().expand(9, 9), atol=1e-3, rtol=0
+        )
+    line = Figure().subplots(1, 4)
+    walk_panels.gate_panels(line, shown)
+    assert [ax.get_title() for ax in line] == ["right", "left", "up", "down"]
+    torch.testing.assert_close(torch.from_numpy(line[0].images[0].get_array().data).float(), found[..., 0])
+    walls = {tuple(map(tuple, part.get_xydata())) for part in line[0].lines}
+    assert walls == {((5.5, row - 0.5), (5.5, row + 0.5)) for row in (0, 1, 2, 6, 7, 8)}
+
+
+def test_pictures_of_a_strip_lie_side_by_side_in_time():
+    frames = torch.rand(40, 12)
+    assert torch.equal(walk_pictures.at_times(frames), frames[:32:2])
+    found = walk_pictures.canvas(frames[:3], 2)
+    assert found.shape == (2, 8, 3)
+    for number in range(3):
+        assert (found[:, 3 * number : 3 * number + 2] == frames[number].reshape(2, 2, 3).double().numpy()).all()
+    assert (found[:, 2::3] == 1).all()
+    steps, means = walk_pictures.smooth(np.arange(1.0, 257))
+    assert (steps == means).all(), "a straight line is where it was"
 
 
 def test_rays_of_a_model_that_knows_the_room_end_at_its_walls(tiny):
