@@ -88,10 +88,8 @@ def draw_walls(ax: Axes, blocked: Any, size: float = 1.0, offset: float = 0.0, c
 
 def grid_of(image: Tensor, crop: int, stride: int) -> tuple[Tensor, Tensor]:
     """All places of an image, (row, column) from its upper left corner, and the place where walks begin."""
-    last = [(size - crop) // stride for size in image.shape[:2]]
-    return torch.cartesian_prod(*(torch.arange(most + 1.0) for most in last)), torch.tensor(
-        [most // 2 for most in last]
-    )
+    last = torch.tensor([(size - crop) // stride for size in image.shape[:2]])
+    return torch.cartesian_prod(*(torch.arange(most + 1.0) for most in last.tolist())), last // 2
 
 
 def at_places(shown: Seen, places: Tensor) -> Tensor:
