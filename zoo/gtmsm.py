@@ -18,6 +18,7 @@ from zoo.parts.checks import (
     refuse_unobserved,
 )
 from zoo.parts.once import once
+from zoo.parts.recorded.recorded import recorded_with
 from zoo.parts.store_keys import RootModule
 from zoo.parts.trajectory.masks import filled
 from zoo.parts.walking.futures import Futures, drawn, likeliest
@@ -51,7 +52,7 @@ class GTMSM(RootModule):
         emission: module whose call on codes is p(x | z), event `(data_dim,)`.
         data_dim: size of x_t.
         latent_dim: size of z_t.
-        memorise: tau, the number of frames that are memorised.
+        memorise: tau, the number of frames that are memorised; the attribute may be changed at any time.
         neighbours, delta: k and delta of `Nearest`.
         noise: r, the standard deviation of a step; the buffer `noise`, which `zoo.infer.Scheduled` can move.
         recall: a `zoo.parts.walking.Recall` in place of encoder, emission and the sizes.
@@ -113,7 +114,7 @@ class GTMSM(RootModule):
         if getattr(recall, "state_dim", step.state_dim) != step.state_dim:
             raise ValueError(f"recall: {type(recall).__name__} reads states of size {recall.state_dim}, "
                              f"{type(step).__name__} has {step.state_dim}")  # fmt: skip
-        self.step, self.recall, self.memorise = step, recall, memorise
+        self.step, self.recall, self._memorise = step, recall, memorise
         self.data_dim: int = recall.data_dim
         self.latent_dim: int = recall.latent_dim
         self.state_dim: int = step.state_dim  # type: ignore[assignment]
@@ -132,6 +133,18 @@ class GTMSM(RootModule):
         if found != tuple(s.shape):
             raise ValueError(f"step: expected {type(step).__name__} to map states (..., {self.state_dim}) to states, "
                              f"{tuple(s.shape)} became {found}")  # fmt: skip
+
+    @property
+    def memorise(self) -> int:
+        """tau; it may be changed at any time."""
+        return self._memorise
+
+    @memorise.setter
+    def memorise(self, memorise: int) -> None:
+        check_counts(memorise=memorise)
+        self._memorise = memorise
+        # a saved model is built again with the memory that it has
+        recorded_with(self, memorise=memorise)
 
     def walk(self, u: Tensor, after: Tensor | None = None) -> Walk:
         """p(s | u), event `(T, state_dim)`; `after` `(..., state_dim)`: the walk goes on from a state."""

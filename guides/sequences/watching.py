@@ -10,6 +10,7 @@ from guides.sequences.gated import Gated
 from guides.sequences.recalling import Recalling
 from zoo.parts.checks import check_offers, check_positive
 from zoo.parts.networks import mlp
+from zoo.parts.recorded.recorded import recorded_with
 from zoo.parts.trajectory.masks import filled
 from zoo.parts.walking.linear import Moves
 from zoo.parts.walking.walk import Walk
@@ -81,6 +82,8 @@ class Watching(Recalling):
         if self.follow != follow:
             self._check_gate("led")
             self.model.step.led = follow
+            # a saved guide is built again with the switch as it stands
+            recorded_with(self, follow=follow)
 
     def _check_gate(self, *others: str) -> None:
         check_offers("Watching", self.model.step, "gate", *others, advice="gated and follow are for a StoppingStep")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
 from guides import Remembering, Watching
-from zoo import GTMSM, LGSSM, LinearStep, StoppingStep
+from zoo import GTMSM, LGSSM, LinearStep, StoppingStep, load_pair, save_pair
 from zoo.infer import ELBO, IWELBO, RenyiELBO, Scheduled, fit, log_likelihood, sequence_log_likelihood, terms
 from zoo.parts import conditionals
 from zoo.parts.distributions import DiagonalNormal, MixtureOfNormalsDensity
@@ -450,6 +450,20 @@ def test_training_moves_every_part_and_resumes_bit_by_bit(tmp_path):
     for name, value in start.named_parameters():
         assert (value != dict(whole.model.named_parameters())[name]).any(), name
     assert whole.model.noise.item() == pytest.approx(0.3 * 0.9**7)
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_pair_is_saved_as_it_stands_after_its_switches_were_changed(tmp_path, follow):
+    model = walls()
+    guide = Watching(model, follow=not follow)
+    guide.follow, model.memorise = follow, TAU + 1
+    save_pair(tmp_path / "pair", model, guide)
+    twin, again = load_pair(tmp_path / "pair")
+    assert (again.follow, twin.step.led, twin.memorise) == (follow, follow, TAU + 1)
+    x, u = batch()
+    torch.testing.assert_close(again.walk(x, u).likeliest, guide.walk(x, u).likeliest)
+    with pytest.raises(ValueError, match="memorise: expected a whole number, at least 1, got 0"):
+        model.memorise = 0
 
 
 def test_the_model_generates_and_its_latents_can_be_seen_by_pyro():
