@@ -4,7 +4,7 @@ import pytest
 import torch
 from gaussian_pairs import Z_MAX
 from torch import nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from zoo import LinearStep, StoppingStep
 from zoo.parts.distributions import DiagonalNormal
@@ -110,6 +110,34 @@ def test_a_stopping_step_is_a_density_and_its_draws_follow_it():
     # a draw lies beyond the middle of 1.5 = 5 standard deviations with probability 0.006 of the wrong mode
     assert abs(made.mean() - expected) < Z_MAX * (expected * (1 - expected) / 20_000) ** 0.5 + 0.0063
     torch.testing.assert_close(step(s, u), s + 1.5 * expected)
+
+
+class Swaying(Turning):
+    """A user's transition, whose noise is not r."""
+
+    def transition(self, s, u, scale):
+        return Independent(Normal(self(s, u), 3 * torch.as_tensor(scale)), 1)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_draws_of_a_transition_have_its_own_noise(goes_on):
+    torch.manual_seed(0)
+    step, count = Swaying(), 4_000
+    p = Walk(step, torch.randn(STATE), torch.randn(T, ACTIONS), torch.tensor(SCALE), goes_on=goes_on)
+    s = p.sample((count,))
+    before = torch.cat([p.first.expand(count, 1, -1), s[:, :-1]], 1)
+    noise = s - (step(before, p.u) if goes_on else torch.cat([before[:, :1], step(before, p.u)[:, 1:]], 1))
+    expected = SCALE * torch.tensor([3.0 if goes_on else 1.0] + [3.0] * (T - 1)).unsqueeze(-1)
+    # the standard error of a variance of M normal numbers is sqrt(2 / M) of it
+    assert ((noise.var(0) / expected.square() - 1).abs() < Z_MAX * (2 / count) ** 0.5).all()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_score_has_the_axes_of_the_batch_that_a_value_lacks(name):
+    """In a sum over particles the score of a walk that is given would else count once for all of them."""
+    p = walk(name)
+    s = p.sample()
+    torch.testing.assert_close(p.expand((6, N)).log_prob(s), p.log_prob(s).expand(6, N))
 
 
 def test_the_likeliest_walk_takes_or_leaves_each_step():
