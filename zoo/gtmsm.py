@@ -18,6 +18,7 @@ from zoo.parts.checks import (
     refuse_unobserved,
 )
 from zoo.parts.once import once
+from zoo.parts.recorded.recorded import recorded_with
 from zoo.parts.store_keys import RootModule
 from zoo.parts.trajectory.masks import filled
 from zoo.parts.walking.futures import Futures, drawn, likeliest
@@ -113,7 +114,7 @@ class GTMSM(RootModule):
         if getattr(recall, "state_dim", step.state_dim) != step.state_dim:
             raise ValueError(f"recall: {type(recall).__name__} reads states of size {recall.state_dim}, "
                              f"{type(step).__name__} has {step.state_dim}")  # fmt: skip
-        self.step, self.recall, self.memorise = step, recall, memorise
+        self.step, self.recall, self._memorise = step, recall, memorise
         self.data_dim: int = recall.data_dim
         self.latent_dim: int = recall.latent_dim
         self.state_dim: int = step.state_dim  # type: ignore[assignment]
@@ -124,14 +125,29 @@ class GTMSM(RootModule):
         self.noise: Tensor
         self.register_buffer("noise", torch.tensor(float(noise)))
 
+    @property
+    def memorise(self) -> int:
+        """tau, the number of frames that are memorised; it may be changed."""
+        return self._memorise
+
+    @memorise.setter
+    def memorise(self, memorise: int) -> None:
+        check_counts(memorise=memorise)
+        self._memorise = memorise
+        # `save_pair` writes the model as it is now
+        recorded_with(self, memorise=memorise)
+
     def _check_step(self, step: nn.Module) -> None:
         like = next(step.parameters(), torch.zeros(()))
-        s, u = like.new_zeros(1, self.state_dim), like.new_zeros(1, self.control_dim)
+        # two states, or the two of a path
+        s, u = like.new_zeros(2, self.state_dim), like.new_zeros(2, self.control_dim)
         with torch.no_grad():
-            found = tuple(step(s, u).shape)
-        if found != tuple(s.shape):
-            raise ValueError(f"step: expected {type(step).__name__} to map states (..., {self.state_dim}) to states, "
-                             f"{tuple(s.shape)} became {found}")  # fmt: skip
+            path = step.path(s[0], u, s) if hasattr(step, "path") else s  # type: ignore[operator]
+            found = tuple(step(s, u).shape), tuple(path.shape)
+        for shape in found:
+            if shape != tuple(s.shape):
+                raise ValueError(f"step: expected {type(step).__name__} to map states (..., {self.state_dim}) to "
+                                 f"states, {tuple(s.shape)} became {shape}")  # fmt: skip
 
     def walk(self, u: Tensor, after: Tensor | None = None) -> Walk:
         """p(s | u), event `(T, state_dim)`; `after` `(..., state_dim)`: the walk goes on from a state."""

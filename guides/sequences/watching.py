@@ -10,6 +10,7 @@ from guides.sequences.gated import Gated
 from guides.sequences.recalling import Recalling
 from zoo.parts.checks import check_offers, check_positive
 from zoo.parts.networks import mlp
+from zoo.parts.recorded.recorded import recorded_with
 from zoo.parts.trajectory.masks import filled
 from zoo.parts.walking.linear import Moves
 from zoo.parts.walking.walk import Walk
@@ -38,7 +39,7 @@ class Watching(Recalling):
         hidden: widths of the network of the change.
         noise: r_q.
         gated: the model's gate helps; its step is a `StoppingStep`.
-        follow: the attribute may be changed between trainings.
+        follow: the attribute may be changed between trainings. It is one for all guides of a model, which scores by it.
 
     Sites, in `pyro.plate("data", N)`: `s` (T, state_dim); `z` (T - tau, latent_dim), unless the model has no codes.
 
@@ -81,6 +82,8 @@ class Watching(Recalling):
         if self.follow != follow:
             self._check_gate("led")
             self.model.step.led = follow
+        # `save_pair` writes the guide as it is now
+        recorded_with(self, follow=follow)
 
     def _check_gate(self, *others: str) -> None:
         check_offers("Watching", self.model.step, "gate", *others, advice="gated and follow are for a StoppingStep")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
 from guides import Remembering, Watching
-from zoo import GTMSM, LGSSM, LinearStep, StoppingStep
+from zoo import GTMSM, LGSSM, LinearStep, StoppingStep, load_pair, save_pair
 from zoo.infer import ELBO, IWELBO, RenyiELBO, Scheduled, fit, log_likelihood, sequence_log_likelihood, terms
 from zoo.parts import conditionals
 from zoo.parts.distributions import DiagonalNormal, MixtureOfNormalsDensity
@@ -414,6 +414,12 @@ def test_averages_per_frame_divide_by_the_frames_that_the_model_scores():
         sequence_log_likelihood(model, Remembering(model), x, u, short, data="toy")
 
 
+def test_streams_of_walks_are_refused():
+    model, x, u = build(), *batch()
+    with pytest.raises(ValueError, match="streams: GTMSM has no carry_on; each of its sequences starts anew"):
+        sequence_log_likelihood(model, Remembering(model), x, u, data="noise", streams=2)
+
+
 def test_an_lgssm_scores_the_observed_frames_after_burn():
     torch.manual_seed(0)
     p = {"initial_mean": torch.zeros(1), "initial_covariance": torch.eye(1), "transition_matrix": torch.eye(1),
@@ -474,13 +480,21 @@ class Flat(nn.Module):
         return s[..., :1]
 
 
+class Short(LinearStep):
+    """A step that loses a state of a path."""
+
+    def path(self, first, u, noise):
+        return super().path(first, u, noise)[..., 1:, :]
+
+
 BUILT = {
     "memorise 0": ({"tau": 0}, ValueError, "memorise: expected a whole number, at least 1, got 0"),
     "too many neighbours": ({"neighbours": 4}, ValueError, "neighbours: expected at most memorise = 3, got 4"),
     "no noise": ({"noise": 0.0}, ValueError, "noise: expected a finite number > 0, got 0.0"),
     "a constructor": ({"step": LinearStep}, TypeError, "step: expected a module such as LinearStep"),
     "no sizes": ({"step": nn.Linear(2, 2)}, ValueError, "GTMSM: Linear has no control_dim"),
-    "another size": ({"step": Flat()}, ValueError, r"step: expected Flat to map states .* \(1, 2\) became \(1, 1\)"),
+    "another size": ({"step": Flat()}, ValueError, r"step: expected Flat to map states .* \(2, 2\) became \(2, 1\)"),
+    "a path of another length": ({"step": Short(ACTIONS, STATE)}, ValueError, r"step: .* \(2, 2\) became \(1, 2\)"),
     "delta": ({"delta": -1.0}, ValueError, "delta: expected a finite number > 0, got -1.0"),
     "a recall besides": ({"recall": nn.Identity()}, ValueError, "recall: given besides encoder, emission"),
 }
@@ -493,6 +507,23 @@ def test_arguments_of_the_model_are_checked(case):
         build(**options)
 
 
+@pytest.mark.parametrize("memorise", [0, -2, 2.0, True])
+def test_another_number_of_memorised_frames_is_checked(memorise):
+    model = build()
+    with pytest.raises(ValueError, match=f"memorise: expected a whole number, at least 1, got {memorise}"):
+        model.memorise = memorise
+    assert model.memorise == TAU
+
+
+def test_what_may_be_changed_is_saved_as_it_is(tmp_path):
+    model = walls()
+    guide = Watching(model, follow=True)
+    model.memorise, guide.follow = 2, False
+    save_pair(tmp_path / "pair", model, guide)
+    other, watching = load_pair(tmp_path / "pair")
+    assert (other.memorise, watching.follow) == (2, False)
+
+
 def test_parts_of_the_recall_are_checked():
     with pytest.raises(TypeError, match="encoder: expected a module, got None"):
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2)
@@ -500,6 +531,10 @@ def test_parts_of_the_recall_are_checked():
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=nn.Identity())
     with pytest.raises(ValueError, match="recall: Views reads states of size 3, LinearStep has 2"):
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=Views(DATA))
+    for emission in (mlp(LATENT, (8,), DATA), WithHead((LATENT,), 1, conditionals.Normal)):
+        recall = Nearest(WithHead((DATA,), LATENT, conditionals.Normal), emission, DATA, LATENT, neighbours=1)
+        with pytest.raises(ValueError, match=r"emission: expected a Pyro distribution of event shape \(5,\), got"):
+            GTMSM(LinearStep(ACTIONS, STATE), memorise=TAU, recall=recall).predict(batch()[0][:, :TAU], batch()[1])
     # an encoder that gives codes of another size, or no density
     for encoder in (mlp(DATA, (8,), LATENT), WithHead((DATA,), LATENT + 1, conditionals.Normal)):
         recall = Nearest(encoder, WithHead((LATENT,), DATA, conditionals.Normal), DATA, LATENT)
@@ -550,6 +585,9 @@ def test_arguments_of_a_call_are_checked_before_any_network_runs(case, guide):
 
 def test_arguments_of_futures_are_checked():
     model, x, u = build(), *batch()
+    lost = u.clone()
+    # after the memorised frames
+    lost[1, 5, 0] = math.nan
     cases = [
         ((x[:, :TAU], u[:, :TAU], 2), {}, r"u: expected shape \(4, T, 4\) with T above the 3 memorised frames"),
         ((x[:, :TAU], u[:2], 2), {}, r"u: expected shape \(4, T, 4\)"),
@@ -567,6 +605,7 @@ def test_arguments_of_futures_are_checked():
             r"mask: expected torch.bool of shape \(4, 3\)",
         ),
         ((x[:, :TAU], u, 2), {"guide": nn.Identity()}, "guide: Identity has no walk; such as guides.Watching"),
+        ((x[:, :TAU], lost, 2), {}, "u: NaN or infinite in 1 frames, the first of them sequence 1, frame 5"),
         ((x[:, :TAU] * math.nan, u, 2), {}, "x: NaN or infinite in 12 observed frames"),
         ((x[:, :1], u, 2), {}, "neighbours: expected at most 1, the entries of the memory, got 2"),
     ]
