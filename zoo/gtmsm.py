@@ -52,7 +52,7 @@ class GTMSM(RootModule):
         emission: module whose call on codes is p(x | z), event `(data_dim,)`.
         data_dim: size of x_t.
         latent_dim: size of z_t.
-        memorise: tau, the number of frames that are memorised.
+        memorise: tau, the number of frames that are memorised; the attribute may be changed at any time.
         neighbours, delta: k and delta of `Nearest`.
         noise: r, the standard deviation of a step; the buffer `noise`, which `zoo.infer.Scheduled` can move.
         recall: a `zoo.parts.walking.Recall` in place of encoder, emission and the sizes.
@@ -125,18 +125,6 @@ class GTMSM(RootModule):
         self.noise: Tensor
         self.register_buffer("noise", torch.tensor(float(noise)))
 
-    @property
-    def memorise(self) -> int:
-        """tau, the number of frames that are memorised; it may be changed."""
-        return self._memorise
-
-    @memorise.setter
-    def memorise(self, memorise: int) -> None:
-        check_counts(memorise=memorise)
-        self._memorise = memorise
-        # `save_pair` writes the model as it is now
-        recorded_with(self, memorise=memorise)
-
     def _check_step(self, step: nn.Module) -> None:
         like = next(step.parameters(), torch.zeros(()))
         # two states, or the two of a path
@@ -148,6 +136,18 @@ class GTMSM(RootModule):
             if shape != tuple(s.shape):
                 raise ValueError(f"step: expected {type(step).__name__} to map states (..., {self.state_dim}) to "
                                  f"states, {tuple(s.shape)} became {shape}")  # fmt: skip
+
+    @property
+    def memorise(self) -> int:
+        """tau; it may be changed at any time."""
+        return self._memorise
+
+    @memorise.setter
+    def memorise(self, memorise: int) -> None:
+        check_counts(memorise=memorise)
+        self._memorise = memorise
+        # a saved model is built again with the memory that it has
+        recorded_with(self, memorise=memorise)
 
     def walk(self, u: Tensor, after: Tensor | None = None) -> Walk:
         """p(s | u), event `(T, state_dim)`; `after` `(..., state_dim)`: the walk goes on from a state."""

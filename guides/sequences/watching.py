@@ -82,7 +82,7 @@ class Watching(Recalling):
         if self.follow != follow:
             self._check_gate("led")
             self.model.step.led = follow
-        # `save_pair` writes the guide as it is now
+        # a saved guide is built again with the switch as it stands, whichever guide of the model has set it
         recorded_with(self, follow=follow)
 
     def _check_gate(self, *others: str) -> None:
