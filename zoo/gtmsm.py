@@ -64,7 +64,7 @@ class GTMSM(RootModule):
         TypeError: step, encoder or emission is no module.
         ValueError: a step or recall without the attributes of its protocol, or of states of different sizes; a step
             that gives states of another size; a recall besides the arguments of `Nearest`; memorise below 1 or below
-            neighbours; a number out of range. At each call: shapes that do not fit, frames that are not finite, T not
+            neighbours; a size or number out of range. At each call: shapes that do not fit, frames that are not finite, T not
             above tau, a sequence without an observed frame in the memory or after it.
 
     Example:
@@ -98,7 +98,7 @@ class GTMSM(RootModule):
         if not isinstance(step, nn.Module):
             raise TypeError(f"step: expected a module such as LinearStep(control_dim, state_dim), got {step!r}")
         check_offers("GTMSM", step, "control_dim", "state_dim", advice="a step states the sizes of u_t and s_t")
-        check_counts(memorise=memorise)
+        check_counts(memorise=memorise, control_dim=step.control_dim, state_dim=step.state_dim)  # type: ignore[arg-type]
         check_positive(noise=noise)
         own = (encoder, emission, data_dim, latent_dim)
         if recall is None:

@@ -494,6 +494,12 @@ class Flat(nn.Module):
         return s[..., :1]
 
 
+class Still(Flat):
+    """A step without actions."""
+
+    control_dim = 0
+
+
 class Short(LinearStep):
     """A step that loses a state of a path."""
 
@@ -507,6 +513,7 @@ BUILT = {
     "no noise": ({"noise": 0.0}, ValueError, "noise: expected a finite number > 0, got 0.0"),
     "a constructor": ({"step": LinearStep}, TypeError, "step: expected a module such as LinearStep"),
     "no sizes": ({"step": nn.Linear(2, 2)}, ValueError, "GTMSM: Linear has no control_dim"),
+    "no actions": ({"step": Still()}, ValueError, "control_dim: expected a whole number, at least 1, got 0"),
     "another size": ({"step": Flat()}, ValueError, r"step: expected Flat to map states .* \(2, 2\) became \(2, 1\)"),
     "a path of another length": ({"step": Short(ACTIONS, STATE)}, ValueError, r"step: .* \(2, 2\) became \(1, 2\)"),
     "delta": ({"delta": -1.0}, ValueError, "delta: expected a finite number > 0, got -1.0"),
@@ -606,6 +613,7 @@ def test_arguments_of_futures_are_checked():
         ((x[:, :TAU], u[:, :TAU], 2), {}, r"u: expected shape \(4, T, 4\) with T above the 3 memorised frames"),
         ((x[:, :TAU], u[:2], 2), {}, r"u: expected shape \(4, T, 4\)"),
         ((x[:, :TAU], u, 0), {}, "num: expected a whole number, at least 1, got 0"),
+        ((x[0, :TAU], u[0, 0], 2), {}, r"x: expected shape \(N, T, 5\), got \(3, 5\)"),
         ((x[:, :TAU, :2], u, 2), {}, r"x: expected shape \(N, T, 5\)"),
         ((x[:, :TAU], u[..., :2], 2), {}, r"u: expected shape \(N, T, 4\)"),
         (

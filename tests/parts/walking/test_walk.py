@@ -161,6 +161,18 @@ def test_a_gate_that_is_held_has_no_gradient_and_the_same_value():
     assert (s.grad != 0).any()
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
+def test_a_gate_serves_actions_that_all_move_along_a_line(size):
+    torch.manual_seed(0)
+    for control_dim, state_dim in [(1, 2), (1, 3), (2, 3), (4, 2)] * 10:
+        step = StoppingStep(control_dim, state_dim, hidden=()).float()
+        along, by = torch.randn(state_dim, 1), size * torch.randn(1, control_dim)
+        with torch.no_grad():
+            step.move.weight.copy_(along * by)
+        s, u = torch.randn(N, state_dim, dtype=torch.float32), torch.randn(N, control_dim, dtype=torch.float32)
+        assert step.gate(s, u).isfinite().all()
+
+
 def test_a_value_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"s: expected shape \(..., 5, 2\), got \(3, 4, 2\)"):
         walk("linear").log_prob(torch.zeros(N, T - 1, STATE))
@@ -172,6 +184,9 @@ def test_sizes_of_a_step_are_checked(step):
         step(0, STATE)
     with pytest.raises(ValueError, match=r"state_dim: expected a whole number, at least 1, got 1\.5"):
         step(ACTIONS, 1.5)
+    for open in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"open: expected a finite number, got {open}"):
+            StoppingStep(ACTIONS, STATE, open=open)
 
 
 @pytest.mark.parametrize("name", [name for name in STEPS if name != "stopping"])

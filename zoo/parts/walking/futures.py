@@ -64,7 +64,8 @@ def _check(model: Any, x: Tensor, u: Tensor, guide: Any, mask: Tensor | None) ->
         expected = f"({len(x)}, T, {model.control_dim}) with T above the {tau} memorised frames"
         raise ValueError(f"u: expected shape {expected}, got {tuple(u.shape)}")
     check_controls(u, model.control_dim, type(model).__name__)
-    model.check_frames(x, u[:, :tau], mask)
+    # without frames x is refused, whatever u is
+    model.check_frames(x, u[:, :tau] if tau else None, mask)
     if mask is not None:
         refuse_unobserved(mask, ": there is no memory")
     if guide is not None:
