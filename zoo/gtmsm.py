@@ -64,8 +64,8 @@ class GTMSM(RootModule):
         TypeError: step, encoder or emission is no module.
         ValueError: a step or recall without the attributes of its protocol, or of states of different sizes; a step
             that gives states of another size; a recall besides the arguments of `Nearest`; memorise below 1 or below
-            neighbours; a size or number out of range. At each call: shapes that do not fit, frames that are not finite, T not
-            above tau, a sequence without an observed frame in the memory or after it.
+            neighbours; a size or number out of range. At each call: shapes that do not fit, frames that are not finite,
+            T not above tau, a sequence without an observed frame in the memory or after it.
 
     Example:
         >>> import torch
