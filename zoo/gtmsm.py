@@ -64,8 +64,8 @@ class GTMSM(RootModule):
         TypeError: step, encoder or emission is no module.
         ValueError: a step or recall without the attributes of its protocol, or of states of different sizes; a step
             that gives states of another size; a recall besides the arguments of `Nearest`; memorise below 1 or below
-            neighbours; a number out of range. At each call: shapes that do not fit, frames that are not finite, T not
-            above tau, a sequence without an observed frame in the memory or after it.
+            neighbours; a size or number out of range. At each call: shapes that do not fit, frames that are not finite,
+            T not above tau, a sequence without an observed frame in the memory or after it.
 
     Example:
         >>> import torch
@@ -98,7 +98,7 @@ class GTMSM(RootModule):
         if not isinstance(step, nn.Module):
             raise TypeError(f"step: expected a module such as LinearStep(control_dim, state_dim), got {step!r}")
         check_offers("GTMSM", step, "control_dim", "state_dim", advice="a step states the sizes of u_t and s_t")
-        check_counts(memorise=memorise)
+        check_counts(memorise=memorise, control_dim=step.control_dim, state_dim=step.state_dim)  # type: ignore[arg-type]
         check_positive(noise=noise)
         own = (encoder, emission, data_dim, latent_dim)
         if recall is None:
@@ -127,12 +127,15 @@ class GTMSM(RootModule):
 
     def _check_step(self, step: nn.Module) -> None:
         like = next(step.parameters(), torch.zeros(()))
-        s, u = like.new_zeros(1, self.state_dim), like.new_zeros(1, self.control_dim)
+        # two states, or the two of a path
+        s, u = like.new_zeros(2, self.state_dim), like.new_zeros(2, self.control_dim)
         with torch.no_grad():
-            found = tuple(step(s, u).shape)
-        if found != tuple(s.shape):
-            raise ValueError(f"step: expected {type(step).__name__} to map states (..., {self.state_dim}) to states, "
-                             f"{tuple(s.shape)} became {found}")  # fmt: skip
+            path = step.path(s[0], u, s) if hasattr(step, "path") else s  # type: ignore[operator]
+            found = tuple(step(s, u).shape), tuple(path.shape)
+        for shape in found:
+            if shape != tuple(s.shape):
+                raise ValueError(f"step: expected {type(step).__name__} to map states (..., {self.state_dim}) to "
+                                 f"states, {tuple(s.shape)} became {shape}")  # fmt: skip
 
     @property
     def memorise(self) -> int:

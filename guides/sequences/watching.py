@@ -39,7 +39,7 @@ class Watching(Recalling):
         hidden: widths of the network of the change.
         noise: r_q.
         gated: the model's gate helps; its step is a `StoppingStep`.
-        follow: the attribute may be changed between trainings.
+        follow: the attribute may be changed between trainings. It is one for all guides of a model, which scores by it.
 
     Sites, in `pyro.plate("data", N)`: `s` (T, state_dim); `z` (T - tau, latent_dim), unless the model has no codes.
 
@@ -82,8 +82,8 @@ class Watching(Recalling):
         if self.follow != follow:
             self._check_gate("led")
             self.model.step.led = follow
-            # a saved guide is built again with the switch as it stands
-            recorded_with(self, follow=follow)
+        # a saved guide is built again with the switch as it stands, whichever guide of the model has set it
+        recorded_with(self, follow=follow)
 
     def _check_gate(self, *others: str) -> None:
         check_offers("Watching", self.model.step, "gate", *others, advice="gated and follow are for a StoppingStep")

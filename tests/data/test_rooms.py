@@ -204,6 +204,7 @@ def test_thousands_of_views_a_second():
         (lambda: PanelledRoom(SHAPES["square"], margin=0.15), "margin: expected more than the stride, 0.15, got 0.15"),
         (lambda: rooms(0), "num: expected a whole number, at least 1, got 0"),
         (lambda: rooms(1, 0), "T: .* got 0"),
+        (lambda: rooms(1, 2, None), "seed: .* got None"),
         (lambda: rooms(1, 2, repeat=math.inf), "repeat: .* got inf"),
         (lambda: rooms(1, 2, noise=-0.1), "noise: .* got -0.1"),
     ],

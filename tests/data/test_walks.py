@@ -61,6 +61,8 @@ def test_frames_of_all_places_laid_out_are_the_image(channels):
     # a walk of this length has been everywhere in 9 x 7 places; a frame seen twice counts twice, and is the same
     assert len(places.unique(dim=0)) == 63
     torch.testing.assert_close(laid_out(first, places), image[0].reshape(32, 26, -1).float())
+    # a sum of bytes would begin anew at 256
+    assert torch.equal(laid_out(some.frames[:99], places[:99]), laid_out(first[:99], places[:99]))
     part = laid_out(first[:1], torch.tensor([[1, 2]]))
     assert part.shape[:2] == (11, 14)
     assert torch.equal(part[3:, 6:].flatten(), first[0])
@@ -223,6 +225,7 @@ def test_levels_are_floats_from_zero_to_one_wherever_frames_become_floats():
         (lambda: walks(IMAGES, 0), "num: expected a whole number, at least 1, got 0"),
         (lambda: walks(IMAGES, True), "num: expected a whole number, at least 1, got True"),
         (lambda: walks(IMAGES, 1, 0), "T: expected a whole number, at least 1, got 0"),
+        (lambda: walks(IMAGES, 1, seed=None), "seed: expected a whole number, at least 0, got None"),
         (lambda: walks(IMAGES, 1, crop=0), "crop: .* got 0"),
         (lambda: walks(IMAGES, 1, stride=1.5), "stride: .* got 1.5"),
         (lambda: walks(IMAGES, 1, repeat=-1.0), "repeat: expected a finite number, at least 0, got -1.0"),
@@ -233,7 +236,7 @@ def test_levels_are_floats_from_zero_to_one_wherever_frames_become_floats():
         (lambda: destinations(9, 9, [((0, 8), (0, 9))]), "blocked"),
         (lambda: destinations(9, 9, [((0, 0), (0, 0))]), "blocked"),
         (lambda: destinations(9, 9, [(0, 1)]), "blocked"),
-        (lambda: Fresh(partial(walks, IMAGES), 0), "Fresh: expected at least one sequence an epoch, got num = 0"),
+        (lambda: Fresh(partial(walks, IMAGES), 0), "num: expected a whole number, at least 1, got 0"),
         (
             lambda: Fresh(lambda num, seed: walks(IMAGES, 3, 2), 9).batch(torch.arange(4), torch.Generator()),
             r"Fresh: expected 4 sequences of make\(num=4\), got 3",

@@ -414,6 +414,12 @@ def test_averages_per_frame_divide_by_the_frames_that_the_model_scores():
         sequence_log_likelihood(model, Remembering(model), x, u, short, data="toy")
 
 
+def test_streams_of_walks_are_refused():
+    model, x, u = build(), *batch()
+    with pytest.raises(ValueError, match="streams: GTMSM has no carry_on; each of its sequences starts anew"):
+        sequence_log_likelihood(model, Remembering(model), x, u, data="noise", streams=2)
+
+
 def test_an_lgssm_scores_the_observed_frames_after_burn():
     torch.manual_seed(0)
     p = {"initial_mean": torch.zeros(1), "initial_covariance": torch.eye(1), "transition_matrix": torch.eye(1),
@@ -488,13 +494,28 @@ class Flat(nn.Module):
         return s[..., :1]
 
 
+class Still(Flat):
+    """A step without actions."""
+
+    control_dim = 0
+
+
+class Short(LinearStep):
+    """A step that loses a state of a path."""
+
+    def path(self, first, u, noise):
+        return super().path(first, u, noise)[..., 1:, :]
+
+
 BUILT = {
     "memorise 0": ({"tau": 0}, ValueError, "memorise: expected a whole number, at least 1, got 0"),
     "too many neighbours": ({"neighbours": 4}, ValueError, "neighbours: expected at most memorise = 3, got 4"),
     "no noise": ({"noise": 0.0}, ValueError, "noise: expected a finite number > 0, got 0.0"),
     "a constructor": ({"step": LinearStep}, TypeError, "step: expected a module such as LinearStep"),
     "no sizes": ({"step": nn.Linear(2, 2)}, ValueError, "GTMSM: Linear has no control_dim"),
-    "another size": ({"step": Flat()}, ValueError, r"step: expected Flat to map states .* \(1, 2\) became \(1, 1\)"),
+    "no actions": ({"step": Still()}, ValueError, "control_dim: expected a whole number, at least 1, got 0"),
+    "another size": ({"step": Flat()}, ValueError, r"step: expected Flat to map states .* \(2, 2\) became \(2, 1\)"),
+    "a path of another length": ({"step": Short(ACTIONS, STATE)}, ValueError, r"step: .* \(2, 2\) became \(1, 2\)"),
     "delta": ({"delta": -1.0}, ValueError, "delta: expected a finite number > 0, got -1.0"),
     "a recall besides": ({"recall": nn.Identity()}, ValueError, "recall: given besides encoder, emission"),
 }
@@ -507,6 +528,23 @@ def test_arguments_of_the_model_are_checked(case):
         build(**options)
 
 
+@pytest.mark.parametrize("memorise", [0, -2, 2.0, True])
+def test_another_number_of_memorised_frames_is_checked(memorise):
+    model = build()
+    with pytest.raises(ValueError, match=f"memorise: expected a whole number, at least 1, got {memorise}"):
+        model.memorise = memorise
+    assert model.memorise == TAU
+
+
+def test_a_guide_is_saved_with_the_switch_that_another_has_set(tmp_path):
+    model = walls()
+    guide = Watching(model, follow=True)
+    Watching(model).follow = False
+    guide.follow = False
+    save_pair(tmp_path / "pair", model, guide)
+    assert not load_pair(tmp_path / "pair")[1].follow
+
+
 def test_parts_of_the_recall_are_checked():
     with pytest.raises(TypeError, match="encoder: expected a module, got None"):
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2)
@@ -514,6 +552,10 @@ def test_parts_of_the_recall_are_checked():
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=nn.Identity())
     with pytest.raises(ValueError, match="recall: Views reads states of size 3, LinearStep has 2"):
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=Views(DATA))
+    for emission in (mlp(LATENT, (8,), DATA), WithHead((LATENT,), 1, conditionals.Normal)):
+        recall = Nearest(WithHead((DATA,), LATENT, conditionals.Normal), emission, DATA, LATENT, neighbours=1)
+        with pytest.raises(ValueError, match=r"emission: expected a Pyro distribution of event shape \(5,\), got"):
+            GTMSM(LinearStep(ACTIONS, STATE), memorise=TAU, recall=recall).predict(batch()[0][:, :TAU], batch()[1])
     # an encoder that gives codes of another size, or no density
     for encoder in (mlp(DATA, (8,), LATENT), WithHead((DATA,), LATENT + 1, conditionals.Normal)):
         recall = Nearest(encoder, WithHead((LATENT,), DATA, conditionals.Normal), DATA, LATENT)
@@ -564,10 +606,14 @@ def test_arguments_of_a_call_are_checked_before_any_network_runs(case, guide):
 
 def test_arguments_of_futures_are_checked():
     model, x, u = build(), *batch()
+    lost = u.clone()
+    # after the memorised frames
+    lost[1, 5, 0] = math.nan
     cases = [
         ((x[:, :TAU], u[:, :TAU], 2), {}, r"u: expected shape \(4, T, 4\) with T above the 3 memorised frames"),
         ((x[:, :TAU], u[:2], 2), {}, r"u: expected shape \(4, T, 4\)"),
         ((x[:, :TAU], u, 0), {}, "num: expected a whole number, at least 1, got 0"),
+        ((x[0, :TAU], u[0, 0], 2), {}, r"x: expected shape \(N, T, 5\), got \(3, 5\)"),
         ((x[:, :TAU, :2], u, 2), {}, r"x: expected shape \(N, T, 5\)"),
         ((x[:, :TAU], u[..., :2], 2), {}, r"u: expected shape \(N, T, 4\)"),
         (
@@ -581,6 +627,7 @@ def test_arguments_of_futures_are_checked():
             r"mask: expected torch.bool of shape \(4, 3\)",
         ),
         ((x[:, :TAU], u, 2), {"guide": nn.Identity()}, "guide: Identity has no walk; such as guides.Watching"),
+        ((x[:, :TAU], lost, 2), {}, "u: NaN or infinite in 1 frames, the first of them sequence 1, frame 5"),
         ((x[:, :TAU] * math.nan, u, 2), {}, "x: NaN or infinite in 12 observed frames"),
         ((x[:, :1], u, 2), {}, "neighbours: expected at most 1, the entries of the memory, got 2"),
     ]

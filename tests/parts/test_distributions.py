@@ -19,6 +19,7 @@ from torch.distributions import (
     TransformedDistribution,
     kl_divergence,
 )
+from torch.nn.utils import prune
 
 from guides.families import IAF, Diagonal, Planar, Radial, Spline
 from guides.families.pushforward import Pushforward
@@ -125,14 +126,32 @@ def test_a_scale_that_data_share_counts_for_each_of_them(particles, shape, by_lo
         torch.testing.assert_close(a, b)
 
 
+def pruned(*sizes):
+    """A layer whose weight is made anew by a hook at each call."""
+    layer = prune.random_unstructured(nn.Linear(*sizes), "weight", amount=0.5)
+    nn.init.normal_(layer.weight_orig)
+    return layer
+
+
 @pytest.mark.parametrize(
-    "layer", [nn.Linear, partial(nn.Linear, bias=False), lambda *sizes: nn.Sequential(nn.Linear(*sizes))]
+    "layer",
+    [
+        nn.Linear,
+        partial(nn.Linear, bias=False),
+        lambda *sizes: nn.Sequential(nn.Linear(*sizes)),
+        pruned,
+        # one mean for all coordinates
+        lambda width, _: nn.Linear(width, 1),
+    ],
 )
 def test_location_and_scale_of_a_likelihood_are_two_linear_maps(layer):
     """A plain layer is multiplied together with the scale's map, another one is called."""
     likelihood, h = NormalLikelihood(4, 3, scale=0.5, heteroscedastic=True, layer=layer), torch.randn(2, 5, 4)
     nn.init.normal_(likelihood.scale_weight)
-    p, expected = likelihood(h), (likelihood.loc(h), (h @ likelihood.scale_weight.T + likelihood.log_scale).exp())
+    p, expected = (
+        likelihood(h),
+        (likelihood.loc(h).expand(2, 5, 3), (h @ likelihood.scale_weight.T + likelihood.log_scale).exp()),
+    )
     for found, other in zip((p.loc, p.scale), expected, strict=True):
         torch.testing.assert_close(found, other)
         unused = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}

@@ -107,6 +107,15 @@ def test_states_far_apart_have_weights_in_single_precision(far):
     assert keys.grad.isfinite().all()
 
 
+def test_a_state_that_is_far_off_is_no_matter_of_other_memories():
+    keys, queries = torch.randn(2, M, SIZE, dtype=torch.float32), torch.randn(2, Q, SIZE, dtype=torch.float32)
+    alone = retrieve(keys[1], queries[1], 3)
+    keys[0, 0] = 1e25
+    found = retrieve(keys, queries, 3)
+    assert torch.equal(found.index[1], alone.index)
+    torch.testing.assert_close(found.log_weights[1], alone.log_weights)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

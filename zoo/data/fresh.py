@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zoo.data.sequences import Sequences
+from zoo.data.simulated.arguments import check_whole
 
 
 class Fresh:
@@ -20,7 +21,7 @@ class Fresh:
     bit-equal. It does not look through an epoch before the first step, since no row will come again.
 
     Raises:
-        ValueError: `num` below 1; sequences of another number than asked for.
+        ValueError: `num` no whole number, or below 1; sequences of another number than asked for.
 
     Example:
         >>> from functools import partial
@@ -35,8 +36,7 @@ class Fresh:
     anew = True
 
     def __init__(self, make: Callable[..., Sequences], num: int) -> None:
-        if num < 1:
-            raise ValueError(f"Fresh: expected at least one sequence an epoch, got num = {num}")
+        check_whole(num=num)
         self.make, self.num = make, num
 
     def __len__(self) -> int:

@@ -59,6 +59,15 @@ def test_particles_and_sequences_do_not_meet(recall):
         torch.testing.assert_close(together[k], alone, rtol=0, atol=1e-12)
 
 
+def test_leading_axes_of_the_memory_and_of_the_poses_broadcast(recall):
+    s, x, at = memory(N)
+    at = at[0]
+    expected = recall.context(s, x, at.expand(N, Q, 3))
+    torch.testing.assert_close(recall.context(s, x, at), expected)
+    torch.testing.assert_close(recall.context(s, x, at.expand(5, N, Q, 3)), expected.expand(5, *expected.shape))
+    torch.testing.assert_close(recall.context(s.expand(5, N, TAU, 3), x, at), expected.expand(5, *expected.shape))
+
+
 def test_each_pose_is_asked_for_alone(recall):
     s, x, at = memory(N)
     together = predicted(recall, recall.context(s, x, at))

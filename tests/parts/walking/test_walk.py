@@ -4,7 +4,7 @@ import pytest
 import torch
 from gaussian_pairs import Z_MAX
 from torch import nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from zoo import LinearStep, StoppingStep
 from zoo.parts.distributions import DiagonalNormal
@@ -112,6 +112,34 @@ def test_a_stopping_step_is_a_density_and_its_draws_follow_it():
     torch.testing.assert_close(step(s, u), s + 1.5 * expected)
 
 
+class Swaying(Turning):
+    """A user's transition, whose noise is not r."""
+
+    def transition(self, s, u, scale):
+        return Independent(Normal(self(s, u), 3 * torch.as_tensor(scale)), 1)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_draws_of_a_transition_have_its_own_noise(goes_on):
+    torch.manual_seed(0)
+    step, count = Swaying(), 4_000
+    p = Walk(step, torch.randn(STATE), torch.randn(T, ACTIONS), torch.tensor(SCALE), goes_on=goes_on)
+    s = p.sample((count,))
+    before = torch.cat([p.first.expand(count, 1, -1), s[:, :-1]], 1)
+    noise = s - (step(before, p.u) if goes_on else torch.cat([before[:, :1], step(before, p.u)[:, 1:]], 1))
+    expected = SCALE * torch.tensor([3.0 if goes_on else 1.0] + [3.0] * (T - 1)).unsqueeze(-1)
+    # the standard error of a variance of M normal numbers is sqrt(2 / M) of it
+    assert ((noise.var(0) / expected.square() - 1).abs() < Z_MAX * (2 / count) ** 0.5).all()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_score_has_the_axes_of_the_batch_that_a_value_lacks(name):
+    """In a sum over particles the score of a walk that is given would else count once for all of them."""
+    p = walk(name)
+    s = p.sample()
+    torch.testing.assert_close(p.expand((6, N)).log_prob(s), p.log_prob(s).expand(6, N))
+
+
 def test_the_likeliest_walk_takes_or_leaves_each_step():
     p = walk("stopping")
     s = p.first
@@ -133,6 +161,18 @@ def test_a_gate_that_is_held_has_no_gradient_and_the_same_value():
     assert (s.grad != 0).any()
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
+def test_a_gate_serves_actions_that_all_move_along_a_line(size):
+    torch.manual_seed(0)
+    for control_dim, state_dim in [(1, 2), (1, 3), (2, 3), (4, 2)] * 10:
+        step = StoppingStep(control_dim, state_dim, hidden=()).float()
+        along, by = torch.randn(state_dim, 1), size * torch.randn(1, control_dim)
+        with torch.no_grad():
+            step.move.weight.copy_(along * by)
+        s, u = torch.randn(N, state_dim, dtype=torch.float32), torch.randn(N, control_dim, dtype=torch.float32)
+        assert step.gate(s, u).isfinite().all()
+
+
 def test_a_value_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"s: expected shape \(..., 5, 2\), got \(3, 4, 2\)"):
         walk("linear").log_prob(torch.zeros(N, T - 1, STATE))
@@ -144,6 +184,9 @@ def test_sizes_of_a_step_are_checked(step):
         step(0, STATE)
     with pytest.raises(ValueError, match=r"state_dim: expected a whole number, at least 1, got 1\.5"):
         step(ACTIONS, 1.5)
+    for open in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"open: expected a finite number, got {open}"):
+            StoppingStep(ACTIONS, STATE, open=open)
 
 
 @pytest.mark.parametrize("name", [name for name in STEPS if name != "stopping"])

@@ -191,6 +191,7 @@ def rooms(
         (torch.uint8, torch.Size([2, 50, 768]), torch.Size([2, 50, 5]), torch.Size([2, 50, 3]))
     """
     check_whole(num=num, T=T)
+    check_whole(0, seed=seed)
     check_at_least_zero(repeat=repeat, noise=noise)
     # The stream of RandomState is the same everywhere and in every version of numpy.
     random = np.random.RandomState(seed)

@@ -77,6 +77,7 @@ def walks(
         (torch.uint8, torch.Size([4, 100, 16]), torch.Size([4, 100, 5]), torch.Size([4, 100, 2]))
     """
     check_whole(num=num, T=T, crop=crop, stride=stride)
+    check_whole(0, seed=seed)
     check_at_least_zero(repeat=repeat, noise=noise)
     pictures = _pictures(images, crop)
     rows, columns = (1 + (size - crop) // stride for size in pictures.shape[1:3])
@@ -132,6 +133,9 @@ def laid_out(frames: Tensor, places: Tensor, crop: int = 8, stride: int = 3) -> 
         frames: `(any, crop * crop * channels)`.
         places: (row, column) of each in steps from the upper left corner, whole numbers, `(any, 2)`.
 
+    Returns:
+        Floats, of bytes too, in units of the frames.
+
     Raises:
         ValueError: frames of another size; places of another number, or beyond the upper or left edge.
     """
@@ -141,6 +145,8 @@ def laid_out(frames: Tensor, places: Tensor, crop: int = 8, stride: int = 3) -> 
         raise ValueError(f"places: expected (row, column) of {len(frames)} frames from the corner (0, 0), got "
                          f"{tuple(places.shape)}, least {places.min():g}")  # fmt: skip
     high, wide = (int(most) * stride + crop for most in places.amax(0))
+    # a sum of bytes begins anew at 256
+    frames = frames if frames.is_floating_point() else frames.float()
     total = frames.new_zeros(high, wide, frames.shape[1] // crop**2)
     count = total.new_zeros(high, wide, 1)
     for frame, (row, column) in zip(frames, (places.long() * stride).tolist(), strict=True):

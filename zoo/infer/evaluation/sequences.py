@@ -30,7 +30,7 @@ from zoo.infer.per_datum import Terms
 from zoo.infer.pieces import bytes_of
 from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded, streams_kept
-from zoo.parts.checks import check_sequences, check_tensor, listed, refuse_unfinite, refuse_unobserved
+from zoo.parts.checks import check_offers, check_sequences, check_tensor, listed, refuse_unfinite, refuse_unobserved
 from zoo.parts.trajectory.masks import ends, observed_frames
 
 # bytes of all steps of a loop over time; larger than for vectors, as more particles in a piece mean fewer such loops
@@ -179,7 +179,7 @@ def sequence_log_likelihood(
 
     Raises:
         ValueError: no name for the data, shapes that do not fit, a sequence without an observed frame, values that are
-            not finite where observed; names sequence and frame.
+            not finite where observed; names sequence and frame. Streams of a model whose state is not carried over.
         TypeError: x, u, mask or first is not a tensor.
     """
     if not isinstance(data, str) or not data.strip():
@@ -187,6 +187,8 @@ def sequence_log_likelihood(
     if num_particles < 1 or batch_size < 1 or (streams is not None and streams < 1):
         raise ValueError(f"expected at least one particle, sequence and stream, got {num_particles=}, {batch_size=}, "
                          f"{streams=}")  # fmt: skip
+    if streams is not None:
+        check_offers("streams", model, "carry_on", advice="each of its sequences starts anew")
     observed = checked(x, u, mask, first)
     seen = observed_frames(x, observed)
     scored = scored_frames(model, seen)

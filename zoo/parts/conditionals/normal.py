@@ -59,12 +59,19 @@ class Normal(Recorded, nn.Module):
         """W h + b, and log s without the floor."""
         if self.scale_weight is None:
             return self.loc(h), self.log_scale
-        if type(self.loc) is not nn.Linear or self.loc.bias is None:
+        if not _plain(self.loc) or self.loc.weight.shape != self.scale_weight.shape:
             return self.loc(h), self.log_scale + h @ self.scale_weight.T
         # one product with both matrices: h has more rows than they have, and its gradient is then one product too
         weight, bias = torch.cat([self.loc.weight, self.scale_weight]), torch.cat([self.loc.bias, self.log_scale])
         loc, log_scale = F.linear(h, weight, bias).chunk(2, -1)
         return loc, log_scale
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Tells whether a call of the layer is W h + b and nothing besides."""
+    # hooks are how torch's weight norm and pruning make W anew at each call, and how a caller looks on
+    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
+    return type(layer) is nn.Linear and layer.bias is not None and not any(hooks)
 
 
 class MixtureOfNormals(Recorded, nn.Module):

@@ -55,9 +55,10 @@ def retrieve(keys: Tensor, queries: Tensor, k: int, delta: float = 1e-4, mask: T
     # In units of the largest coordinate, whose square may overflow: no state is so far that a weight is NaN, or that
     # all distances are infinite and the order is lost. The unit's square is a factor of all weights, and cancels.
     with torch.no_grad():
-        unit = torch.maximum(*(torch.linalg.vector_norm(s, torch.inf) for s in (keys, queries))).clamp(min=1.0)
+        each = (torch.linalg.vector_norm(s, torch.inf, (-2, -1), keepdim=True) for s in (keys, queries))
+        unit = torch.maximum(*each).clamp(min=1.0)
         index = _nearest(keys / unit, queries / unit, k, mask)
-    away = (_at(index, keys) - queries.unsqueeze(-2)) / unit
+    away = (_at(index, keys) - queries.unsqueeze(-2)) / unit.unsqueeze(-1)
     tiny = torch.finfo(away.dtype).tiny
     log_weights = -(away.square().sum(-1) + (delta / unit / unit).clamp(min=tiny)).log()
     if mask is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zoo.parts.aside import evaluating
-from zoo.parts.checks import check_offers, check_tensor, refuse_unobserved
+from zoo.parts.checks import check_controls, check_offers, check_tensor, refuse_unobserved
 from zoo.parts.trajectory.masks import filled
 
 
@@ -63,7 +63,9 @@ def _check(model: Any, x: Tensor, u: Tensor, guide: Any, mask: Tensor | None) ->
     if tau and (u.ndim != 3 or len(u) != len(x) or u.shape[1] <= tau):
         expected = f"({len(x)}, T, {model.control_dim}) with T above the {tau} memorised frames"
         raise ValueError(f"u: expected shape {expected}, got {tuple(u.shape)}")
-    model.check_frames(x, u[:, :tau], mask)
+    check_controls(u, model.control_dim, type(model).__name__)
+    # without frames x is refused, whatever u is
+    model.check_frames(x, u[:, :tau] if tau else None, mask)
     if mask is not None:
         refuse_unobserved(mask, ": there is no memory")
     if guide is not None:

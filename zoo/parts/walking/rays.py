@@ -110,6 +110,8 @@ class Rays(Recorded, nn.Module):
         """
         check_poses(s)
         check_poses(at, "at")
+        lead = torch.broadcast_shapes(s.shape[:-2], at.shape[:-2])
+        s, at = s.expand(*lead, -1, -1), at.expand(*lead, -1, -1)
         across, content = self.across, columns_of(x, self.picture)
         if self.training and self.columns < self.picture.width:
             chosen = self.chosen(x.shape[-2])

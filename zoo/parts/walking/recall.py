@@ -77,7 +77,7 @@ class Nearest(Recorded, nn.Module):
     Raises:
         TypeError: encoder or emission is no module.
         ValueError: a size or k below 1; delta not positive. At each call: the encoder gives another distribution, or
-            codes of another size.
+            codes of another size; the emission gives no distribution, or frames of another size.
     """
 
     def __init__(
@@ -107,7 +107,11 @@ class Nearest(Recorded, nn.Module):
         return MixtureOfNormalsDensity(c.found.log_weights, c.loc, log_scale=c.log_scale)
 
     def emission(self, z: Tensor | None, c: Neighbours) -> TorchDistribution:
-        return self.emission_of(z)
+        p = self.emission_of(z)
+        if not isinstance(p, TorchDistribution) or p.event_shape != (self.data_dim,):
+            raise ValueError(f"emission: expected a Pyro distribution of event shape ({self.data_dim},), got "
+                             f"{type(p).__name__} of {tuple(getattr(p, 'event_shape', ()))}")  # fmt: skip
+        return p
 
     def posterior(self, x: Tensor, c: Neighbours) -> DiagonalNormal:
         return self.encode(x)

@@ -1,5 +1,6 @@
 """Steps in a world with walls."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class StoppingStep(Recorded, nn.Module):
             and set by `guides.Watching.follow`.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size below 1; `open` infinite or NaN.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class StoppingStep(Recorded, nn.Module):
     ) -> None:
         super().__init__()
         check_counts(control_dim=control_dim, state_dim=state_dim)
+        if not math.isfinite(open):
+            raise ValueError(f"open: expected a finite number, got {open}")
         self.control_dim, self.state_dim = control_dim, state_dim
         self.move = nn.Linear(control_dim, state_dim, bias=False)
         self.net = mlp(state_dim + control_dim, hidden, 1, nn.Tanh)
@@ -61,8 +64,9 @@ class StoppingStep(Recorded, nn.Module):
         # a gradient through the units would move M for the sake of the gate
         with torch.no_grad():
             M = self.move.weight
-            # where all actions move along a line M M' is singular
-            units = torch.linalg.cholesky(M @ M.T + 1e-8 * torch.eye(self.state_dim, dtype=s.dtype, device=s.device))
+            # where all actions move along a line M M' is singular, up to rounding, which grows with M
+            least = 1e-8 + 16 * torch.finfo(M.dtype).eps * M.square().sum()
+            units = torch.linalg.cholesky(M @ M.T + least * torch.eye(self.state_dim, dtype=s.dtype, device=s.device))
             units = 0.5 * torch.linalg.inv(units).mT
         place = s @ units
         given = torch.cat([place, u.expand(*place.shape[:-1], -1)], -1)

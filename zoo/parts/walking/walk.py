@@ -72,8 +72,10 @@ class Walk(TorchDistribution):
             value = self._follow(noise * self.scale, self.step)
             self._drawn = value, noise, version_of(value)
             return value
-        # a draw of the mode, to which the noise is added as to a mean
-        return self._follow(noise * self.scale, lambda s, u: self.step.transition(s, u, 0.0).sample())
+        # the draws of a transition have a noise of their own; a first state is given one
+        given = 0 if self.goes_on else 1
+        noise = torch.cat([noise[..., :given, :] * self.scale, torch.zeros_like(noise[..., given:, :])], -2)
+        return self._follow(noise, lambda s, u: self.step.transition(s, u, self.scale).sample())
 
     def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
@@ -89,10 +91,12 @@ class Walk(TorchDistribution):
         first = self.first.unsqueeze(-2).expand(*value.shape[:-2], 1, -1)
         if self.goes_on:
             before = torch.cat([first, value[..., :-1, :]], -2)
-            return self._moved(before, self.u).log_prob(value).sum(-1)
-        start = self._normal(first).log_prob(value[..., :1, :]).sum(-1)
-        later = self._moved(value[..., :-1, :], self.u[..., 1:, :])
-        return start + later.log_prob(value[..., 1:, :]).sum(-1)
+            score = self._moved(before, self.u).log_prob(value).sum(-1)
+        else:
+            start = self._normal(first).log_prob(value[..., :1, :]).sum(-1)
+            later = self._moved(value[..., :-1, :], self.u[..., 1:, :])
+            score = start + later.log_prob(value[..., 1:, :]).sum(-1)
+        return score.expand(torch.broadcast_shapes(score.shape, self._batch_shape))
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """The score of the walk's own latest draw from its noise, as `DiagonalNormal.log_prob_of_draw` has it.
