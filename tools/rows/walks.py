@@ -55,7 +55,7 @@ FOLLOWS, ENDS = 0.01, 0.003
 #: nats of s a predicted frame, by which a gate that has learned the walls is told from one that has not: 18.1 are left
 #: of the two standard deviations alone, 60 and more of a gate that is open everywhere, 20 of one that has learned some
 LEARNED = 18.5
-#: a wall right of the fifth column of nine, with a gap in its middle
+#: a wall right of the sixth column of nine, with a gap in its middle
 PARTITION = partition(9, 5, gap=(3, 4, 5))
 
 
