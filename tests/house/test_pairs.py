@@ -14,6 +14,7 @@ from pyro.infer import SVI
 from pyro.poutine.util import site_is_subsample
 
 from zoo.infer import terms
+from zoo.infer.training.step.compiled import compiled
 
 TRAINABLE = [name for name, pair in PAIRS.items() if pair.valid]
 GRID = [(name, word) for name, pair in PAIRS.items() for word in OBJECTIVES if word in pair.valid]
@@ -225,3 +226,24 @@ def test_svi_trains_model_and_guide(name):
     assert math.isfinite(value)
     for (key, parameter), old in zip(parameters, before, strict=True):
         assert key.startswith(PAIRS[name].idle) or (parameter != old).any(), f"{key} was not trained"
+
+
+@pytest.mark.thorough
+@every_trainable_pair
+def test_a_captured_graph_has_the_gradient_of_the_loss(name, monkeypatch):
+    """Pairs that cannot be captured say so."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    loss, x, keywords = loss_of(name)
+    value_of(loss, x, keywords)
+    try:
+        graph = compiled(loss, x, **keywords)
+    except ValueError as error:
+        assert "captured" in str(error)
+        return
+    trained = [p for p in loss.parameters() if p.requires_grad]
+    for seed in (7, 8):
+        found, expected = (
+            torch.autograd.grad(value_of(call, x, keywords, seed), trained, allow_unused=True) for call in (graph, loss)
+        )
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(torch.zeros(()) if a is None else a, torch.zeros(()) if b is None else b)

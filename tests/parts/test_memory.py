@@ -123,6 +123,7 @@ def test_a_state_that_is_far_off_is_no_matter_of_other_memories():
         ({"k": M + 1}, "neighbours: expected at most 7, the entries of the memory, got 8"),
         ({"delta": 0.0}, "delta: expected a finite number > 0, got 0.0"),
         ({"queries": torch.zeros(Q, 2)}, "queries: expected the keys' size, 3, got 2"),
+        ({"mask": torch.zeros(M, dtype=torch.bool)}, "mask: a memory has no entry, expected at least one"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, message):

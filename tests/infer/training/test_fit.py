@@ -760,6 +760,38 @@ def test_captured_graph_has_the_gradients_of_the_loss(monkeypatch):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
+def test_a_captured_graph_keeps_constant_what_is_computed_under_no_grad(monkeypatch):
+    """A graph has no gradient mode, so a constant of the program would be differentiated, silently."""
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+
+    class Scaled(PyroModule):
+        """p(z) N(x; z / |w|, 1), |w| held constant."""
+
+        data_dim, latent_dim = 2, 2
+
+        def __init__(self):
+            super().__init__("model")
+            self.w = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+        def forward(self, x):
+            with torch.no_grad():
+                size = (self.w * self.w).sum().sqrt()
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+                return pyro.sample("x", dist.Normal(self.w * z / size, 1.0).to_event(1), obs=x)
+
+    torch.manual_seed(0)
+    model, x = Scaled(), torch.randn(6, 2)
+    loss = ELBO()(model, Amortized(model, hidden=(4,)))
+    loss(x)
+    gradients = []
+    for call in (loss, compiled(loss, x)):
+        torch.manual_seed(1)
+        gradients.append(torch.autograd.grad(call(x), list(loss.parameters())))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's compiler uses it itself
 def test_compiled_graph_has_the_gradients_of_the_loss():

@@ -44,7 +44,8 @@ def retrieve(keys: Tensor, queries: Tensor, k: int, delta: float = 1e-4, mask: T
             than k others are there.
 
     Raises:
-        ValueError: k below 1 or above M; delta not positive; keys and queries of different sizes.
+        ValueError: k below 1 or above M; delta not positive; keys and queries of different sizes; a memory of empty
+            entries alone.
     """
     check_counts(neighbours=k)
     check_positive(delta=delta)
@@ -52,6 +53,8 @@ def retrieve(keys: Tensor, queries: Tensor, k: int, delta: float = 1e-4, mask: T
         raise ValueError(f"neighbours: expected at most {keys.shape[-2]}, the entries of the memory, got {k}")
     if keys.shape[-1] != queries.shape[-1]:
         raise ValueError(f"queries: expected the keys' size, {keys.shape[-1]}, got {queries.shape[-1]}")
+    if mask is not None and not bool(mask.any(-1).all()):
+        raise ValueError("mask: a memory has no entry, expected at least one that is not empty")
     # In units of the largest coordinate, whose square may overflow: no state is so far that a weight is NaN, or that
     # all distances are infinite and the order is lost. The unit's square is a factor of all weights, and cancels.
     with torch.no_grad():

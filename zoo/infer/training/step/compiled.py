@@ -9,6 +9,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from zoo.infer.objectives.objective import Part
 from zoo.infer.training.step.parts import parts_of
@@ -46,7 +48,7 @@ class Compiled(nn.Module):
                 # The check of a pair looks at values, which a capture does not have, so the pair is checked here.
                 with torch.no_grad(), _Observed(_tensors(split)) as observed:
                     graphed(split)
-                with pyro.validation_enabled(False):
+                with pyro.validation_enabled(False), _Constant():
                     graph = make_fx(flat)(list(named.values()), *_tensors(split))
         except RuntimeError as error:
             raise ValueError(
@@ -118,6 +120,18 @@ class _Whole(nn.Module):
     def forward(self, split: list[Part]) -> Tensor:
         [(args, kwargs)] = split
         return self.loss(*args, **kwargs)
+
+
+class _Constant(TorchFunctionMode):
+    """Cuts the gradient of all that is computed under `no_grad`."""
+
+    # A graph holds operations, and not the gradient mode in which each of them was called.
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        # sizes are tuples too, of a class of their own
+        if torch.is_grad_enabled() or isinstance(found, torch.Size):
+            return found
+        return tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, found)
 
 
 class _Observed(Messenger):
