@@ -238,7 +238,8 @@ def test_a_captured_graph_has_the_gradient_of_the_loss(name, monkeypatch):
     try:
         graph = compiled(loss, x, **keywords)
     except ValueError as error:
-        assert "captured" in str(error)
+        if "captured" not in str(error):
+            raise
         return
     trained = [p for p in loss.parameters() if p.requires_grad]
     for seed in (7, 8):
