@@ -150,6 +150,11 @@ def frames(parameters: Parameters, which: slice) -> Parameters:
     return parameters._replace(**cut)
 
 
+def doubled(parameters: Parameters) -> Parameters:
+    """The parameters in float64."""
+    return Parameters(*(None if value is None else value.double() for value in parameters))
+
+
 def batch_axes(parameters: Parameters, *sequences: Tensor) -> Size:
     """The batch axes of the parameters and of sequences `(..., T, size)`, broadcast.
 
