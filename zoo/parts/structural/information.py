@@ -74,7 +74,7 @@ def estimate(module: nn.Module, log_likelihood: Callable[[], Tensor]) -> Estimat
     whole[kept.unsqueeze(-1) & kept] = (inverse / (scale[kept].unsqueeze(-1) * scale[kept])).flatten()
     unknown = (basis[:, ~kept] != 0).any(-1)
     covariance = basis @ whole @ basis.mT * (surface.unit.unsqueeze(-1) * surface.unit)
-    return _constrained(surface, covariance, unknown, basis.shape[1])
+    return _constrained(surface, covariance, unknown, basis)
 
 
 def _no_maximum(name: str, why: str) -> ValueError:
@@ -104,7 +104,7 @@ def _bend(surface: Surface, direction: Tensor) -> Tensor:
     return (8 * near - far) / (12 * step)
 
 
-def _constrained(surface: Surface, covariance: Tensor, unknown: Tensor, free: int) -> Estimates:
+def _constrained(surface: Surface, covariance: Tensor, unknown: Tensor, basis: Tensor) -> Estimates:
     """The values and their covariance J V J', J the derivative of a value by its entries."""
     names: list[str] = []
     values, jacobians = [], []
@@ -119,6 +119,8 @@ def _constrained(surface: Surface, covariance: Tensor, unknown: Tensor, free: in
     found = jacobian @ covariance @ jacobian.mT
     lost = (jacobian[:, unknown] != 0).any(-1)
     found[lost], found[:, lost] = torch.nan, torch.nan
+    # a triangular map of a matrix has entries above its diagonal that it does not read
+    free = int((jacobian @ basis != 0).any(0).sum())
     return Estimates(tuple(names), torch.cat(values), found, free)
 
 
