@@ -15,15 +15,15 @@ from zoo.parts.aside import streams_kept
 from zoo.parts.checks import check_counts, check_sequences
 from zoo.parts.kalman import Parameters, missing
 from zoo.parts.kalman import em as kalman_em
-from zoo.parts.kalman.diffuse import diffuse_states
+from zoo.parts.kalman.diffuse.start import diffuse_states
 from zoo.parts.kalman.distributions import GaussianFrames, LinearGaussian, LinearGaussianPosterior
 from zoo.parts.kalman.parameters import batch_axes, doubled, observed, sizes_of
 from zoo.parts.kalman.steps import Step, steps
-from zoo.parts.structural.diagnostics import diagnose, standardised_residuals
+from zoo.parts.structural.diagnostics import examine, standardised_residuals
 from zoo.parts.structural.information import estimate
 from zoo.parts.structural.parts import Component, decompose
 from zoo.parts.structural.summary import Summary
-from zoo.parts.structural.sums import Components, arguments_of, described, spoken
+from zoo.parts.structural.sums import Components, arguments_of, printed, spoken
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory, shift
 from zoo.parts.trajectory.masks import ends, entries, filled, observed_frames
 
@@ -135,7 +135,7 @@ class LGSSM(StateSpace):
         return self.build(**({name: getattr(self, name) for name in self._names} | values), **counted)
 
     def extra_repr(self) -> str:
-        return described(self)
+        return printed(self)
 
     # --- step by step, as guides read it -----------------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ class LGSSM(StateSpace):
         first = (~residuals.isnan().all(-1)).int().argmax(1)
         frames = len(x) * (x.shape[1] - self.burn)
         return Summary(f"x = {spoken(self.build)}", estimates, total, frames, len(x) * self.num_diffuse,
-                       diagnose(residuals, first, lags))  # fmt: skip
+                       examine(residuals, first, lags))  # fmt: skip
 
     def residuals(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor) -> Tensor:
         """Errors of one step ahead, standardised: independent N(0, 1) under the model, `(N, T, data_dim)`.

@@ -14,6 +14,7 @@ from zoo.data import load
 from zoo.parts import kalman
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.distributions import LinearGaussian, LinearGaussianPosterior
+from zoo.parts.kalman.engines.pytorch import triangularise
 from zoo.parts.structural import arima, local_level, local_linear_trend, seasonal
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -274,3 +275,29 @@ def test_what_needs_a_proper_start_says_so():
     mask[0, 1:], mask[1, :3] = False, False
     with pytest.raises(ValueError, match=r"x: sequence 0 \(counted from 0\) ends before the diffuse starts of all"):
         model.forecast(x, 1, mask=mask)
+
+
+def test_a_pivot_of_zero_loses_no_rows_below_it():
+    """A coordinate that is certain, or a sum of others, while those after it are not: the root's square is the matrix."""
+    torch.manual_seed(0)
+    array = torch.randn(4, 5, 6)
+    array[0, 0] = 0.0
+    array[1, 2] = array[1, 0] - 2 * array[1, 1]
+    array[2, 1:3] = 3 * array[2, :1]
+    array[3] = 0.0
+    factor = triangularise(array)
+    torch.testing.assert_close(factor @ factor.mT, array @ array.mT)
+    assert torch.equal(factor, factor.tril())
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    assert (pivots >= 0).all()
+    assert (pivots == 0).sum(-1).tolist() == [1, 1, 2, 5]
+    assert (factor[(pivots == 0).unsqueeze(-2).expand_as(factor)] == 0).all()
+
+
+def test_exact_observations_with_gaps_score_alike_in_both_engines():
+    x, mask = torch.randn(40, 1).cumsum(0), torch.arange(40) % 7 > 1
+    p = arima(0, 2, 0)(torch.tensor(1.3), initial_variance=1.0)
+    compiled = kalman.filter(p, x, None, mask).loglik_per_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.parts.recursions.engine.has_numba", lambda: False)
+        torch.testing.assert_close(kalman.filter(p, x, None, mask).loglik_per_step, compiled)

@@ -17,7 +17,7 @@ from zoo.data import load
 from zoo.parts.kalman import Parameters
 from zoo.parts.stationary import invertible, stationary
 from zoo.parts.structural import arima, components, irregular, local_level, local_linear_trend, seasonal
-from zoo.parts.structural.diagnostics import diagnose
+from zoo.parts.structural.diagnostics import examine
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -280,7 +280,7 @@ def test_what_has_no_error_is_named():
 
 
 def test_too_few_residuals_give_no_test():
-    few = diagnose(torch.tensor([[[0.3], [-0.2], [math.nan]], [[math.nan]] * 3]), torch.tensor([0, 3]))
+    few = examine(torch.tensor([[[0.3], [-0.2], [math.nan]], [[math.nan]] * 3]), torch.tensor([0, 3]))
     assert few.ljung_box.statistic.isnan().all()
     assert few.heteroscedasticity.statistic.isnan().all()
     assert few.jarque_bera.statistic.isnan().tolist() == [[False], [True]]

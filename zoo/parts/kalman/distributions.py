@@ -9,7 +9,7 @@ from torch import Size, Tensor
 from zoo.parts.distributions.expanded import expanded
 from zoo.parts.kalman import inference as kalman
 from zoo.parts.kalman.checks import check_burn, free_mask
-from zoo.parts.kalman.diffuse import refuse_diffuse
+from zoo.parts.kalman.diffuse.start import refuse_diffuse
 from zoo.parts.kalman.parameters import Parameters, batch_axes, frames, observed
 
 

@@ -32,15 +32,8 @@ from zoo.parts.kalman.derivatives import (
     wants_derivatives,
     with_derivatives,
 )
-from zoo.parts.kalman.diffuse import (
-    Begun,
-    begin,
-    diffuse_states,
-    filtered_start,
-    finite_start,
-    refuse_diffuse,
-    smoothed_start,
-)
+from zoo.parts.kalman.diffuse.moments import filtered_start, smoothed_start
+from zoo.parts.kalman.diffuse.start import Begun, begin, diffuse_states, finite_start, refuse_diffuse
 from zoo.parts.kalman.engines.captured import is_capturing, marginal_loglik_in_graph
 from zoo.parts.kalman.given import Problem, prepare
 from zoo.parts.kalman.moments import filtered, filtered_alone, roots, smoothed, smoothed_alone, solve

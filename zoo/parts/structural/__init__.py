@@ -12,7 +12,7 @@ from zoo.parts.structural.components import (
     seasonal,
 )
 from zoo.parts.structural.cycles import Trigonometric, cycle, trigonometric
-from zoo.parts.structural.diagnostics import Diagnostics, Tested
+from zoo.parts.structural.diagnostics import ResidualTests, Tested
 from zoo.parts.structural.information import Estimates
 from zoo.parts.structural.parts import Component
 from zoo.parts.structural.regressors import TimeVaryingRegression, irregular, regression, time_varying_regression
@@ -24,7 +24,7 @@ __all__ = [
     "ARIMA",
     "Component",
     "Components",
-    "Diagnostics",
+    "ResidualTests",
     "Estimates",
     "Seasonal",
     "Summary",

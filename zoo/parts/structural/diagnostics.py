@@ -4,11 +4,10 @@ Definitions and figures are those of statsmodels' `test_serial_correlation`, `te
 `test_normality`. statsmodels is a dependency of the tests alone, and scipy has the third test and the distributions.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from zoo.parts import kalman
@@ -22,9 +21,11 @@ class Tested(NamedTuple):
     p_value: Tensor
 
 
-class Diagnostics(NamedTuple):
-    """Tests of the standardised residuals, independent N(0, 1) under the model; those of a series that has gaps count
-    its observed frames, and Ljung and Box's is NaN, as in statsmodels.
+class ResidualTests(NamedTuple):
+    """Tests of the standardised residuals, independent N(0, 1) under the model.
+
+    Those of a series with gaps count the observed frames, and Ljung and Box's is NaN; statsmodels counts a residual of
+    0 in each gap.
 
     Attributes:
         ljung_box: of no correlation at the first `lags` lags.
@@ -66,7 +67,7 @@ def standardised_residuals(p: Parameters, x: Tensor, u: Tensor | None, seen: Ten
     return torch.where(seen, whitened, torch.nan)
 
 
-def diagnose(residuals: Tensor, first: Tensor, lags: int | None = None) -> Diagnostics:
+def examine(residuals: Tensor, first: Tensor, lags: int | None = None) -> ResidualTests:
     """The three tests of residuals `(N, T, m)`, NaN where there is none.
 
     Args:
@@ -74,16 +75,23 @@ def diagnose(residuals: Tensor, first: Tensor, lags: int | None = None) -> Diagn
         lags: of Ljung and Box's test; None: 10, or a fifth of the frames if that is less.
     """
     T = residuals.shape[1]
+    # here, since its import changes the caller's filters of warnings
+    from scipy import stats
+
     lags = max(1, min(10, int(T - first.max()) // 5)) if lags is None else lags
     found = []
     for series, start in zip(residuals.double().cpu().numpy(), first.tolist(), strict=True):
         for column in series[start:].T:
-            found.append([*_ljung_box(column, lags), *_heteroscedasticity(column), *_jarque_bera(column)])
+            found.append(
+                [*_ljung_box(column, lags, stats), *_heteroscedasticity(column, stats), *_jarque_bera(column, stats)]
+            )
     numbers = torch.tensor(np.array(found)).reshape(len(residuals), residuals.shape[-1], 8).unbind(-1)
-    return Diagnostics(Tested(*numbers[:2]), Tested(*numbers[2:4]), Tested(*numbers[4:6]), numbers[6], numbers[7], lags)
+    return ResidualTests(
+        Tested(*numbers[:2]), Tested(*numbers[2:4]), Tested(*numbers[4:6]), numbers[6], numbers[7], lags
+    )
 
 
-def _ljung_box(r: np.ndarray, lags: int) -> tuple[float, float]:
+def _ljung_box(r: np.ndarray, lags: int, stats: Any) -> tuple[float, float]:
     if np.isnan(r).any() or len(r) <= lags:
         return np.nan, np.nan
     n, centred = len(r), r - r.mean()
@@ -92,7 +100,7 @@ def _ljung_box(r: np.ndarray, lags: int) -> tuple[float, float]:
     return statistic, stats.chi2.sf(statistic, lags)
 
 
-def _heteroscedasticity(r: np.ndarray) -> tuple[float, float]:
+def _heteroscedasticity(r: np.ndarray, stats: Any) -> tuple[float, float]:
     third = round(len(r) / 3)
     early, late = (part[~np.isnan(part)] for part in (r[:third], r[len(r) - third :]))
     if min(len(early), len(late)) < 2:
@@ -102,7 +110,7 @@ def _heteroscedasticity(r: np.ndarray) -> tuple[float, float]:
     return ratio, 2 * min(law.cdf(ratio), law.sf(ratio))
 
 
-def _jarque_bera(r: np.ndarray) -> tuple[float, float, float, float]:
+def _jarque_bera(r: np.ndarray, stats: Any) -> tuple[float, float, float, float]:
     r = r[~np.isnan(r)]
     if len(r) < 2:
         return (np.nan,) * 4

@@ -4,10 +4,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor
 
-from zoo.parts.structural.diagnostics import Diagnostics
+from zoo.parts.structural.diagnostics import ResidualTests
 from zoo.parts.structural.information import Estimates
 
 
@@ -29,11 +28,11 @@ class Summary:
     log_likelihood: float
     num_frames: int
     num_diffuse: int
-    diagnostics: Diagnostics
+    diagnostics: ResidualTests
 
     @property
     def num_parameters(self) -> int:
-        """What AIC and BIC count: learned values, and states of which nothing was known."""
+        """The count in AIC and BIC: learned values, and the states of which nothing was known."""
         return self.estimates.free + self.num_diffuse
 
     @property
@@ -54,7 +53,7 @@ class Summary:
     @property
     def p_values(self) -> Tensor:
         """Two-sided, of z under N(0, 1). A variance has no such test of being 0: that is a bound."""
-        return torch.tensor(2 * stats.norm.sf(self.z.abs().numpy()))
+        return torch.special.erfc(self.z.abs() / math.sqrt(2))
 
     def interval(self, mass: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper ends of the values' intervals that hold `mass` of a normal distribution.
@@ -64,7 +63,7 @@ class Summary:
         """
         if not 0 < mass < 1:
             raise ValueError(f"mass: expected a number between 0 and 1, got {mass}")
-        width = stats.norm.ppf((1 + mass) / 2) * self.estimates.standard_errors
+        width = torch.special.ndtri(torch.tensor((1 + mass) / 2).double()) * self.estimates.standard_errors
         return self.estimates.values - width, self.estimates.values + width
 
     def __str__(self) -> str:

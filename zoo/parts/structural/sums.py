@@ -99,7 +99,7 @@ def spoken(build: Callable) -> str:
     return getattr(build, "__name__", type(build).__name__)
 
 
-def described(model: Any) -> str:
+def printed(model: Any) -> str:
     """The words of `print(model)` for an `LGSSM`: the sum, sizes, each value."""
     diffuse = f", {model.num_diffuse} of them diffuse" if model.num_diffuse else ""
     form = "marginal" if model.marginal else "latent"
