@@ -23,7 +23,7 @@ from zoo.parts.structural.diagnostics import examine, standardised_residuals
 from zoo.parts.structural.information import estimate
 from zoo.parts.structural.parts import Component, decompose
 from zoo.parts.structural.summary import Summary
-from zoo.parts.structural.sums import Components, arguments_of, printed, spoken
+from zoo.parts.structural.sums import Components, argument_names, printed, spoken
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory, shift
 from zoo.parts.trajectory.masks import ends, entries, filled, observed_frames
 
@@ -95,7 +95,7 @@ class LGSSM(StateSpace):
         if burn and not marginal:
             raise ValueError(f"burn: the latent form scores every frame, expected 0, got {burn}")
         self.build, self.marginal, self.burn, self.priors = build, marginal, burn, dict(priors or {})
-        self._counts = build is not Parameters and "frames" in arguments_of(build)
+        self._counts = build is not Parameters and "frames" in argument_names(build)
         for name, value in values.items():
             if hasattr(self, name) or name in self.priors or (self._counts and name == "frames"):
                 raise ValueError(f"{name}: given twice, or a name that the model has for something else")

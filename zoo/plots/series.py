@@ -52,8 +52,8 @@ def plot_components(
     times = torch.arange(T) if times is None else times
     figure = Figure(figsize=(7.0, 0.6 + 1.7 * len(components)), layout="constrained")
     panels = figure.subplots(len(components), 1, sharex=True, squeeze=False)[:, 0]
-    for number, (ax, (name, part)) in enumerate(zip(panels, components.items(), strict=True)):
-        mean, variance = (a[n, :, coordinate] for a in part)
+    for number, (ax, (name, found)) in enumerate(zip(panels, components.items(), strict=True)):
+        mean, variance = (a[n, :, coordinate] for a in found)
         # rounding may leave a variance of zero a little below it
         band = Band.normal(mean, variance.clamp(min=0.0).sqrt(), mass)
         if number == 0 and observed is not None:

@@ -278,7 +278,7 @@ def test_what_needs_a_proper_start_says_so():
 
 
 def test_a_pivot_of_zero_loses_no_rows_below_it():
-    """A coordinate that is certain, or a sum of others, while those after it are not: the root's square is the matrix."""
+    """A coordinate that is certain, or a sum of others, while those after it are not: the square stays."""
     torch.manual_seed(0)
     array = torch.randn(4, 5, 6)
     array[0, 0] = 0.0

@@ -178,7 +178,7 @@ def test_a_summary_has_the_figures_of_statsmodels(name):
     step, rtol = (1e-2, 1e-4) if model.burn else (1e-3, 1e-5)
     np.testing.assert_allclose(ours, errors_of(other.loglike, np.array(vector), step), rtol=rtol)
     if mask.all():  # in a gap their residuals are 0 and count in the tests; ours do not exist
-        assert_the_same_tests(found.diagnostics, theirs)
+        assert_the_same_tests(found.residual_tests, theirs)
     residuals = model.residuals(x, mask=mask)[0, :, 0].detach().numpy()
     scored = ~np.isnan(residuals)
     start = max(theirs.loglikelihood_burn, theirs.nobs_diffuse)
@@ -228,7 +228,7 @@ def test_a_matrix_and_a_plain_parameter_have_errors_by_their_own_coordinates():
         assert summary.estimates.names[1] == "emission_covariance[0, 1]"
         torch.testing.assert_close(summary.estimates.values, scatter.flatten(), rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(summary.estimates.standard_errors, spread, rtol=1e-5, atol=1e-7)
-        assert summary.diagnostics.jarque_bera.p_value.shape == (40, 2)
+        assert summary.residual_tests.jarque_bera.p_value.shape == (40, 2)
     assert "and 76 more" in str(found[0])
 
 

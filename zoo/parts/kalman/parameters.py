@@ -152,7 +152,8 @@ def frames(parameters: Parameters, which: slice) -> Parameters:
 
 def doubled(parameters: Parameters) -> Parameters:
     """The parameters in float64."""
-    return Parameters(*(None if value is None else value.double() for value in parameters))
+    given = {name: value.double() for name, value in parameters._asdict().items() if value is not None}
+    return parameters._replace(**given)
 
 
 def batch_axes(parameters: Parameters, *sequences: Tensor) -> Size:

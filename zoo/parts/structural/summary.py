@@ -20,7 +20,7 @@ class Summary:
         log_likelihood: log p(x) of all sequences, nats.
         num_frames: scored frames of all sequences, missing ones too.
         num_diffuse: states of all sequences that start exactly diffuse.
-        diagnostics: tests of the residuals.
+        residual_tests: tests of the residuals.
     """
 
     model: str
@@ -28,7 +28,7 @@ class Summary:
     log_likelihood: float
     num_frames: int
     num_diffuse: int
-    diagnostics: ResidualTests
+    residual_tests: ResidualTests
 
     @property
     def num_parameters(self) -> int:
@@ -67,7 +67,7 @@ class Summary:
         return self.estimates.values - width, self.estimates.values + width
 
     def __str__(self) -> str:
-        names, d = self.estimates.names, self.diagnostics
+        names, d = self.estimates.names, self.residual_tests
         width = max(16, *map(len, names))
         head = f"{'':{width}}{'value':>12}{'std. error':>12}{'z':>9}{'P>|z|':>8}{'[0.025':>12}{'0.975]':>12}"
         rule = "-" * len(head)

@@ -31,10 +31,10 @@ class Components:
         for value_name, value in values.items():
             for part, argument in self._takers(value_name):
                 given[part][argument] = value
-        for name, part in self.parts:
-            if "frames" in arguments_of(part):
+        for name, build in self.parts:
+            if "frames" in argument_names(build):
                 given[name]["frames"] = frames
-        return {name: part(**given[name]) for name, part in self.parts}
+        return {name: build(**given[name]) for name, build in self.parts}
 
     def __str__(self) -> str:
         return " + ".join(f"{name} ({spoken(part)})" for name, part in self.parts)
@@ -42,7 +42,7 @@ class Components:
     def _takers(self, value: str) -> list[tuple[str, str]]:
         """The parts that a value goes to, each with the name of its argument there."""
         own = [(name, value.removeprefix(f"{name}_")) for name, _ in self.parts if value.startswith(f"{name}_")]
-        arguments = {name: arguments_of(part) for name, part in self.parts}
+        arguments = {name: argument_names(part) for name, part in self.parts}
         if found := [(name, argument) for name, argument in own if argument in arguments[name]]:
             return found[:1]
         found = [(name, value) for name in arguments if value in arguments[name]]
@@ -83,7 +83,7 @@ def components(**parts: Callable[..., Parameters]) -> Components:
     return Components(tuple(parts.items()))
 
 
-def arguments_of(build: Callable) -> list[str]:
+def argument_names(build: Callable) -> list[str]:
     """The names of the arguments that a function of named tensors has."""
     return list(inspect.signature(build).parameters)
 

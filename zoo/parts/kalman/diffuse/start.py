@@ -122,9 +122,9 @@ def begin(
     if steps == x.shape[-2]:
         return solved
     n, rest = p.state_dim, slice(steps, None)
-    cut = [a if a is None else a[..., rest, :] for a in (x.double(), u, None if mask is None else seen.expand(x.shape))]
+    cut = [None if a is None else a[..., rest, :] for a in (u, None if mask is None else seen.expand(x.shape))]
     start = frames(p, rest)._replace(initial_mean=solved.mean[..., -n:], initial_covariance=solved.ahead)
-    return solved._replace(later=Later(start, *cut))
+    return solved._replace(later=Later(start, x.double()[..., rest, :], *cut))
 
 
 @torch.no_grad()
