@@ -106,8 +106,8 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = False, message
         raise ValueError(f"repo: expected 'owner/name', got {repo!r}")
     config = read_config(folder)
     if not isinstance(config.get("pair"), dict) or "unbuilt" in config["pair"]:
-        raise ValueError(f"push_to_hub: {folder / CONFIG}: the pair cannot be built again from it, so nobody could load "
-                         "it")  # fmt: skip
+        raise ValueError(f"push_to_hub: {folder / CONFIG}: the pair cannot be built again from it, so nobody could "
+                         "load it")  # fmt: skip
     read_tensors(folder / TENSORS, config.get("sha256"))
     try:
         import huggingface_hub as hub

@@ -286,8 +286,9 @@ class LGSSM(StateSpace):
         if not isinstance(self.build, Components):
             raise ValueError(f"build: expected structural.components(...), whose parts have names, got "
                              f"{spoken(self.build)}")  # fmt: skip
+        posterior = self.posterior(x, u, mask, **values)
         own = {name: getattr(self, name) for name in self._names} | values
-        return decompose(self.build.apart(x.shape[1], **own), self.posterior(x, u, mask, **values))
+        return decompose(self.build.apart(x.shape[1], **own), posterior)
 
     def scored(self, mask: Tensor) -> Tensor:
         return mask & (mask.cumsum(-1) > self.burn)

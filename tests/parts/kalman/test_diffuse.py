@@ -7,6 +7,7 @@ import pytest
 import statsmodels.api as sm
 import torch
 from dense_gaussian import joint
+from tiers import thorough_but
 from torch.autograd import gradcheck
 
 from zoo import LGSSM
@@ -156,7 +157,7 @@ def test_every_kind_of_parameter_has_the_limit_of_the_dense_gaussian(lead, missi
         torch.testing.assert_close(cross, blocks[after, after - 1], rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("missing", thorough_but((True,), (False, True)))
 def test_gradients_of_values_and_moments(missing):
     torch.manual_seed(0)
     x = torch.randn(2, 7, 1).cumsum(1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import Gamma, constraints
 from pyro.nn import PyroParam
 from tiers import thorough_but
 from torch import nn
@@ -232,6 +232,7 @@ def test_a_matrix_and_a_plain_parameter_have_errors_by_their_own_coordinates():
     assert "and 76 more" in str(found[0])
 
 
+@pytest.mark.thorough
 def test_a_variance_at_its_bound_has_no_error_and_the_others_keep_theirs():
     torch.manual_seed(0)
     noise = torch.randn(1, 81, 1)
@@ -275,6 +276,11 @@ def test_what_has_no_error_is_named():
         twice.summary(x)
     with pytest.raises(ValueError, match="nothing is learned"):
         LGSSM(local_level, level_variance=torch.tensor(1.0)).summary(x)
+    with pytest.raises(ValueError, match=r"x: expected shape \(N, T, 1\)"):
+        model.summary(x[0])
+    drawn = LGSSM(local_level, priors={"level_variance": Gamma(2.0, 1.0)})
+    with pytest.raises(ValueError, match="level_variance: has a prior and no value"):
+        drawn.summary(x)
     with pytest.raises(ValueError, match="mass: expected a number between 0 and 1, got 95"):
         model.summary(x).interval(95)
 

@@ -45,6 +45,7 @@ def estimate(module: nn.Module, log_likelihood: Callable[[], Tensor]) -> Estimat
         ValueError: nothing is learned; the module is at no maximum, or log p does not depend on some combination of
             values; names the value concerned.
     """
+    log_likelihood()  # raises an error of the data; the surface takes such an error for a place without a model
     surface = Surface(module, log_likelihood)
     start = surface.entries()
     try:
