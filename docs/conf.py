@@ -56,7 +56,8 @@ autodoc_default_options = {"members": True, "inherited-members": True}
 napoleon_numpy_docstring, napoleon_use_ivar = False, True
 # names that differ by a capital alone would share a file where the file system does not tell capitals apart
 ALIKE = ["zoo.infer.Fit", "zoo.infer.Gaps", "zoo.infer.Terms", "zoo.parts.structural.ARIMA",
-         "zoo.parts.structural.Seasonal"]  # fmt: skip
+         "zoo.parts.structural.Seasonal", "zoo.parts.structural.Trigonometric", "zoo.parts.structural.Components",
+         "zoo.parts.structural.TimeVaryingRegression"]  # fmt: skip
 autosummary_filename_map = {name: f"{name}-class" for name in ALIKE}
 
 EXAMPLES = ROOT / "build" / "examples"

@@ -3,7 +3,7 @@
 from zoo.adgm import ADGM
 from zoo.biva import BIVA
 from zoo.dmm import DMM
-from zoo.folders import load_pair, save_pair
+from zoo.folders import load_pair, push_to_hub, save_pair
 from zoo.gtmsm import GTMSM
 from zoo.hierarchical import Hierarchical
 from zoo.hmm import HMM
@@ -51,6 +51,7 @@ __all__ = [
     "TiedCovariance",
     "WithAuxiliary",
     "load_pair",
+    "push_to_hub",
     "save_pair",
     "start_at_components",
 ]

@@ -1,5 +1,6 @@
 """Folders that last: a pair with its constructor arguments, loaded by a process that has neither script nor data."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from zoo.parts.recorded.files import CONFIG, TENSORS, json_of, read_config, read_tensors, shapes_of, write_pair
+from zoo.parts.recorded.card import CARD, MARK, card
+from zoo.parts.recorded.files import CONFIG, TENSORS, json_of, read_config, read_tensors, shapes_of, write, write_pair
 from zoo.parts.recorded.names import Trust
 from zoo.parts.recorded.pair import built, described, halves, state_of
 
@@ -23,9 +25,10 @@ def save_pair(
 ) -> None:
     """Writes a model and its guide so that `load_pair` makes them again without the script that made them.
 
-    config.json has the constructors' arguments, for people too; model.safetensors has the tensors. Before anything is
-    written the pair is built of its own description and compared: a pair that would come back as another is refused.
-    An older pair in the folder is replaced, whole or not at all.
+    config.json has the constructors' arguments, for people too; model.safetensors has the tensors; README.md says what
+    the pair is, as a hub of models shows it, and a README that somebody wrote is left alone. Before anything is written
+    the pair is built of its own description and compared: a pair that would come back as another is refused. An older
+    pair in the folder is replaced, whole or not at all.
 
     Args:
         folder: made where it does not exist.
@@ -33,7 +36,8 @@ def save_pair(
             `zoo.parts.recorded.Recorded`, which `RootModule`, `StateSpace`, `Guide` and `Family` do; None saves the
             guide alone, with the model that it was made for as its argument.
         guide: a guide of the zoo, of your own, or one of Pyro's autoguides; None saves the model alone.
-        about: facts to keep in config.json, in JSON's types: data, command, figures.
+        about: facts to keep in config.json and README.md, in JSON's types. README.md puts `name`, `data`, `figure`,
+            `value`, `error`, `convention` and `command` first.
         stored: `torch.float16` halves the file; floating tensors are rounded to it, and have their own dtype again
             when they are loaded.
 
@@ -76,6 +80,46 @@ def save_pair(
     if about is not None:
         config["about"] = dict(about)
     write_pair(folder, config, {**state, **description.tensors})
+    if _has_no_readme(folder):
+        write(folder / CARD, card(config, {name: _sentence(half) for name, half in pair.items()}).encode())
+
+
+def push_to_hub(folder: str | Path, repo: str, *, private: bool = False, message: str = "A model/guide pair") -> str:
+    """Uploads the pair in a folder to a model repository of the Hugging Face Hub; returns the address of its page.
+
+    config.json, model.safetensors and README.md are uploaded, nothing else in the folder. A repository that does not
+    exist is made. Who uploads is known to huggingface_hub (`hf auth login`, or its environment variables).
+
+    Args:
+        folder: of `save_pair`, or of a training, `fit(out=)`.
+        repo: "owner/name".
+        private: of a repository that is made.
+        message: of the commit.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        FileNotFoundError: the folder lacks a file.
+        ValueError: repo is not "owner/name"; a file is damaged, or the pair cannot be built again.
+    """
+    folder = Path(folder)
+    if not isinstance(repo, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ValueError(f"repo: expected 'owner/name', got {repo!r}")
+    config = read_config(folder)
+    if not isinstance(config.get("pair"), dict) or "unbuilt" in config["pair"]:
+        raise ValueError(f"push_to_hub: {folder / CONFIG}: the pair cannot be built again from it, so nobody could "
+                         "load it")  # fmt: skip
+    read_tensors(folder / TENSORS, config.get("sha256"))
+    try:
+        import huggingface_hub as hub
+    except ImportError as error:
+        raise ImportError("push_to_hub needs the extra: pip install 'pyro-latent-zoo[hub]'") from error
+    if not (folder / CARD).exists():
+        write(folder / CARD, card(config).encode())
+    page = hub.create_repo(repo, private=private, exist_ok=True)
+    hub.upload_folder(
+        repo_id=repo, folder_path=str(folder), allow_patterns=[CONFIG, TENSORS, CARD], commit_message=message
+    )
+    return str(page)
 
 
 def load_pair(folder: str | Path, *, model: nn.Module | None = None, trust: Sequence[str] = ()) -> tuple[Any, Any]:
@@ -111,6 +155,18 @@ def load_pair(folder: str | Path, *, model: nn.Module | None = None, trust: Sequ
         return built(entry, tensors, trusted, model)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
+
+
+def _has_no_readme(folder: Path) -> bool:
+    """True if there is no README, or one of `card`."""
+    path = folder / CARD
+    return not path.exists() or MARK in path.read_text(errors="replace")
+
+
+def _sentence(half: nn.Module) -> str:
+    """The first sentence of the docstring of a module's class."""
+    text = (type(half).__doc__ or "").strip().split("\n\n")[0]
+    return re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
 
 
 def _stored(state: dict[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -15,9 +15,15 @@ from zoo.parts.aside import streams_kept
 from zoo.parts.checks import check_counts, check_sequences
 from zoo.parts.kalman import Parameters, missing
 from zoo.parts.kalman import em as kalman_em
+from zoo.parts.kalman.diffuse.start import diffuse_states
 from zoo.parts.kalman.distributions import GaussianFrames, LinearGaussian, LinearGaussianPosterior
-from zoo.parts.kalman.parameters import batch_axes, observed, sizes_of
+from zoo.parts.kalman.parameters import batch_axes, doubled, observed, sizes_of
 from zoo.parts.kalman.steps import Step, steps
+from zoo.parts.structural.diagnostics import examine, standardised_residuals
+from zoo.parts.structural.information import estimate
+from zoo.parts.structural.parts import Component, decompose
+from zoo.parts.structural.summary import Summary
+from zoo.parts.structural.sums import Components, argument_names, printed, spoken
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory, shift
 from zoo.parts.trajectory.masks import ends, entries, filled, observed_frames
 
@@ -40,7 +46,8 @@ class LGSSM(StateSpace):
 
     Args:
         build: function of named tensors that gives `kalman.Parameters`: `kalman.Parameters` itself, one of
-            `zoo.parts.structural` (`local_level`, `arima(1, 1, 1)`, ...), or a lambda that adds some up.
+            `zoo.parts.structural` (`local_level`, `components(trend=..., season=...)`, ...), or a lambda that adds some
+            up. With an argument `frames` it is told the number of frames, of a forecast T + k.
         marginal: True sums z out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
         priors: name -> distribution, for arguments of `build` that are latent. Each is sampled once for all sequences,
             outside the plate of the data. NUTS (of the marginal form) and Pyro's own ELBO take such sites; the zoo's
@@ -88,8 +95,9 @@ class LGSSM(StateSpace):
         if burn and not marginal:
             raise ValueError(f"burn: the latent form scores every frame, expected 0, got {burn}")
         self.build, self.marginal, self.burn, self.priors = build, marginal, burn, dict(priors or {})
+        self._counts = build is not Parameters and "frames" in argument_names(build)
         for name, value in values.items():
-            if hasattr(self, name) or name in self.priors:
+            if hasattr(self, name) or name in self.priors or (self._counts and name == "frames"):
                 raise ValueError(f"{name}: given twice, or a name that the model has for something else")
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 self.register_buffer(name, value)
@@ -103,24 +111,36 @@ class LGSSM(StateSpace):
             p = self.system(**{name: prior.sample() for name, prior in self.priors.items()})
         if not isinstance(p, Parameters):
             raise TypeError(f"build: expected a function that gives kalman.Parameters, it gave {type(p).__name__}")
+        if not p.state_dim:
+            raise ValueError("build: expected parameters of at least one state, got none")
+        self.num_diffuse = 0 if (diffuse := diffuse_states(p)) is None else int(diffuse.sum())
+        if self.num_diffuse and not marginal:
+            raise ValueError("initial_covariance: infinite, and the latent form needs a density of z_1; marginal=True, "
+                             "the default, takes an exact diffuse start")  # fmt: skip
         self.latent_dim = self.state_dim = p.state_dim
         self.data_dim, self.control_dim, self.sizes = p.data_dim, p.control_dim, sizes_of(p)
+        self.sizes = (self.sizes[0], None) if self._counts else self.sizes
 
-    def system(self, **values: Tensor) -> Parameters:
+    def system(self, frames: int | None = None, **values: Tensor) -> Parameters:
         """The `kalman.Parameters` that `build` makes of the present values.
 
         Args:
+            frames: how many, for a `build` that asks; None: as many as it has.
             **values: tensors by name, in place of the model's own; needed for each name that has a prior.
         """
         lacking = self.priors.keys() - values.keys()
         if lacking:
             raise ValueError(f"{min(lacking)}: has a prior and no value: give one, as {min(lacking)}=...")
-        return self.build(**({name: getattr(self, name) for name in self._names} | values))
+        counted = {"frames": frames} if self._counts else {}
+        return self.build(**({name: getattr(self, name) for name in self._names} | values), **counted)
+
+    def extra_repr(self) -> str:
+        return printed(self)
 
     # --- step by step, as guides read it -----------------------------------------------------------------------------
 
     def inputs(self, x: Tensor, u: Tensor | None = None, carry: Carry | None = None) -> tuple[Step]:
-        return (steps(self.system(), x.shape[-2], u),)
+        return (steps(self.system(x.shape[-2]), x.shape[-2], u),)
 
     def start(self, x: Tensor, step: Step) -> LGSSMState:
         return LGSSMState(step.transition_offset, step)
@@ -148,10 +168,11 @@ class LGSSM(StateSpace):
     def program(self, x: Tensor, u: Tensor | None, mask: Tensor | None, carry: Carry | None) -> Tensor:
         values = {name: pyro.sample(name, prior) for name, prior in self.priors.items()}
         if self.marginal:
+            density = self._density(self.system(x.shape[1], **values), x, u, mask)
             with pyro.plate("data", len(x)):
-                return pyro.sample("x", self._density(self.system(**values), x, u, mask), obs=filled(x, mask))
+                return pyro.sample("x", density, obs=filled(x, mask))
         # without priors None: the trajectory then shares the steps that a guide has computed by `inputs`
-        inputs = (steps(self.system(**values), x.shape[1], u),) if self.priors else None
+        inputs = (steps(self.system(x.shape[1], **values), x.shape[1], u),) if self.priors else None
         return self.sites(Trajectory(self, self.transition, x, u, mask, inputs=inputs), mask)
 
     # --- exactly -----------------------------------------------------------------------------------------------------
@@ -169,7 +190,7 @@ class LGSSM(StateSpace):
 
     def exact_sample(self, num: int, T: int, u: Tensor | None = None, **values: Tensor) -> tuple[Tensor, Tensor]:
         """Draws of the model, as `generate` gives them."""
-        p = self.system(**values)
+        p = self.system(T, **values)
         batch = batch_axes(p, *(() if u is None else (u,)))
         if batch not in ((), (num,)):
             raise ValueError(f"num: the parameters and u are those of {tuple(batch)} sequences, got {num}")
@@ -186,8 +207,8 @@ class LGSSM(StateSpace):
         self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
     ) -> kalman.Forecast:
         """The moments that `forecast` gives."""
-        p = self._checked(x, None if u is None else u[:, : x.shape[1]], mask, values)
         check_counts(k=k)
+        p = self._checked(x, None if u is None else u[:, : x.shape[1]], mask, values, k)
         if mask is None:
             return kalman.forecast(p, x, k, u)
         return missing.forecast_after(p, filled(x, mask), k, u, entries(x, mask), ends(x, mask))
@@ -220,15 +241,54 @@ class LGSSM(StateSpace):
         if seen <= self.burn:
             raise ValueError(f"x: no frame is scored, with burn = {self.burn} and at most {int(seen)} observed frames")
         count = x.shape[0] * x.shape[1] if mask is None else max(1, int(mask.sum()))
-
-        def value() -> Tensor:
-            # in float32 the climb would end where rounding hides the slope
-            p = _double(self._checked(x, u, mask, {}))
-            u_, data = None if u is None else u.double(), filled(x, mask).double()
-            return self._density(p, x, u_, mask).log_prob(data).sum() / count
-
-        climb(self, value, count=count, restarts=restarts)
+        climb(self, lambda: self._total(x, u, mask) / count, count=count, restarts=restarts)
         return self
+
+    def summary(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, *, lags: int | None = None
+    ) -> Summary:
+        """The report of a fit: values with standard errors, AIC and BIC, tests of the residuals; to be printed.
+
+        Args:
+            x, u, mask: the data that `maximum_likelihood` took.
+            lags: of Ljung and Box's test; None: 10, or a fifth of the frames if that is less.
+
+        Raises:
+            ValueError: nothing is learned, there are priors, the model is at no maximum of log p(x); names the value.
+        """
+        estimates = estimate(self, lambda: self._total(x, u, mask))
+        with torch.no_grad():
+            total, residuals = float(self._total(x, u, mask)), self.residuals(x, u, mask)
+        # the frames before the first that is scored in any coordinate
+        first = (~residuals.isnan().all(-1)).int().argmax(1)
+        frames = len(x) * (x.shape[1] - self.burn)
+        return Summary(f"x = {spoken(self.build)}", estimates, total, frames, len(x) * self.num_diffuse,
+                       examine(residuals, first, lags))  # fmt: skip
+
+    def residuals(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor) -> Tensor:
+        """Errors of one step ahead, standardised: independent N(0, 1) under the model, `(N, T, data_dim)`.
+
+        NaN where nothing is observed, in the first `burn` observed frames, and where a diffuse start is not determined.
+        """
+        p = self._checked(x, u, mask, values)
+        frames = observed_frames(x, mask)
+        seen = entries(x, frames if mask is None else mask)
+        return standardised_residuals(p, filled(x, mask), u, seen, self.scored(frames))
+
+    def components(
+        self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
+    ) -> dict[str, Component]:
+        """The components of x given all of x, by name; `zoo.plots.plot_components` shows them.
+
+        Raises:
+            ValueError: `build` is no sum of named parts (`zoo.parts.structural.components`).
+        """
+        if not isinstance(self.build, Components):
+            raise ValueError(f"build: expected structural.components(...), whose parts have names, got "
+                             f"{spoken(self.build)}")  # fmt: skip
+        posterior = self.posterior(x, u, mask, **values)
+        own = {name: getattr(self, name) for name in self._names} | values
+        return decompose(self.build.apart(x.shape[1], **own), posterior)
 
     def scored(self, mask: Tensor) -> Tensor:
         return mask & (mask.cumsum(-1) > self.burn)
@@ -242,12 +302,12 @@ class LGSSM(StateSpace):
         Raises:
             ValueError: `build` is not `kalman.Parameters` itself, there are priors, or burn is not 0.
         """
-        if self.build is not Parameters or self.priors or self.burn:
+        if self.build is not Parameters or self.priors or self.burn or self.num_diffuse:
             raise ValueError(
-                "e_step: the closed form needs build=kalman.Parameters, no priors and burn=0; "
+                "e_step: the closed form needs build=kalman.Parameters, no priors, burn=0 and a proper start; "
                 "maximum_likelihood takes any"
             )
-        p = _double(self._checked(x, u, mask, {}))
+        p = doubled(self._checked(x, u, mask, {}))
         found, log_likelihood = kalman_em.expect(p, filled(x, mask).double(), None if u is None else u.double(), mask)
         return found, log_likelihood.to(x.dtype)
 
@@ -259,7 +319,7 @@ class LGSSM(StateSpace):
             ValueError: the maximiser lies outside a field's constraint, or a field is not one value for all frames.
         """
         learned = {name.removesuffix("_unconstrained") for name, p in self.named_parameters() if p.requires_grad}
-        for name, value in kalman_em.maximise(_double(self.system()), statistics, learned).items():
+        for name, value in kalman_em.maximise(doubled(self.system()), statistics, learned).items():
             old = getattr(self, name)
             constraint, _ = self._pyro_params.get(name, (None, None))
             if constraint is None:
@@ -269,17 +329,22 @@ class LGSSM(StateSpace):
             else:
                 raise ValueError(f"{name}: no closed form under {constraint}: the maximiser lies outside")
 
+    def _total(self, x: Tensor, u: Tensor | None, mask: Tensor | None) -> Tensor:
+        """log p(x) of all sequences, in float64."""
+        # in float32 a climb would end where rounding hides the slope
+        p, data = doubled(self._checked(x, u, mask, {})), filled(x, mask).double()
+        return self._density(p, x, None if u is None else u.double(), mask).log_prob(data).sum()
+
     def _density(self, p: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None) -> LinearGaussian:
         """p(x), z summed out."""
         # as entries: LinearGaussian does not know N, and could take a mask (N, T) for one of entries (T, data_dim)
         return LinearGaussian(p, x.shape[1], u, None if mask is None else entries(x, mask), burn=self.burn)
 
-    def _checked(self, x: Tensor, u: Tensor | None, mask: Tensor | None, values: dict[str, Tensor]) -> Parameters:
-        p = self.system(**values)
+    def _checked(
+        self, x: Tensor, u: Tensor | None, mask: Tensor | None, values: dict[str, Tensor], k: int = 0
+    ) -> Parameters:
+        # x is checked below, and a `build` that counts needs its frames before
+        p = self.system(x.shape[1] + k if self._counts else None, **values)
         # checks shapes alone: the recursions check the values that they read
         check_sequences(x, self.data_dim, p.initial_mean, u, mask)
         return p
-
-
-def _double(p: Parameters) -> Parameters:
-    return p._replace(**{name: value.double() for name, value in p._asdict().items() if value is not None})

@@ -62,6 +62,7 @@ RUNS = {
     "nile": "nile.py --draws 10 --warmup 10",
     "co2": "co2.py",
     "airline": "airline.py",
+    "structural": "structural.py",
     "hidden_markov": "hidden_markov.py --restarts 1 --exercises 2 3",
 }
 # what the quick tests run is enough to see that scripts, words and pictures go together

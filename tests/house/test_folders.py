@@ -189,7 +189,7 @@ def test_something_ships():
 @pytest.mark.parametrize("folder", WEIGHTS, ids=lambda folder: folder.name)
 def test_a_pair_that_ships_is_whole_and_says_what_it_is(folder):
     config = json.loads((folder / "config.json").read_text())
-    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert {p.name for p in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert config["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert config["about"].keys() >= ABOUT
     assert config["about"]["error"] > 0

@@ -128,7 +128,8 @@ def test_no_circles():
 def test_the_library_imports_what_the_project_declares():
     extras = [name for group in PROJECT["optional-dependencies"].values() for name in group]
     distributions = {re.split(r"[\[<>=]", name)[0] for name in [*PROJECT["dependencies"], *extras]}
-    renamed = {"pyro-ppl": "pyro", "scikit-learn": "sklearn", "lightning-fabric": "lightning_fabric", "pillow": "PIL"}
+    renamed = {"pyro-ppl": "pyro", "scikit-learn": "sklearn", "lightning-fabric": "lightning_fabric", "pillow": "PIL",
+               "huggingface-hub": "huggingface_hub"}  # fmt: skip
     allowed = {renamed.get(name, name) for name in distributions} | {"zoo", "guides"} | sys.stdlib_module_names
     assert not {name_of(p): found for p in LIBRARY if (found := {m.split(".")[0] for m in imports(p)} - allowed)}
 

@@ -74,7 +74,7 @@ class Surface:
         parts[k] = parts[k] + 0.01 * off.flatten()
         return self.loss(torch.cat(parts)) == torch.inf
 
-    def _even(self, vector: Tensor) -> Tensor:
+    def even(self, vector: Tensor) -> Tensor:
         """The vector of entries, each matrix that has to be symmetric replaced by its symmetric part."""
         if not any(self.symmetric):
             return vector
@@ -98,7 +98,7 @@ class Surface:
     @torch.no_grad()
     def write(self, entries: Tensor) -> None:
         """Writes these entries into the parameters."""
-        for part, new in zip(self.learned, self._even(entries).split(self.sizes), strict=True):
+        for part, new in zip(self.learned, self.even(entries).split(self.sizes), strict=True):
             part.entries.copy_(new.view_as(part.entries))
 
     def place(self, at: Tensor) -> None:
@@ -131,7 +131,7 @@ class Surface:
         except NO_MODEL:
             return nothing
         flat = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        grad = self._even(torch.cat([g.flatten().double() for g in flat])) * self.unit
+        grad = self.even(torch.cat([g.flatten().double() for g in flat])) * self.unit
         if not (torch.isfinite(loss) and torch.isfinite(grad).all()):
             return nothing
         return loss.item(), grad
@@ -146,7 +146,7 @@ class Surface:
     def noise(self) -> Tensor:
         """A random direction, the same one always."""
         generator = torch.Generator().manual_seed(0)
-        return self._even(torch.randn(len(self.at), generator=generator, dtype=torch.float64).to(self.at))
+        return self.even(torch.randn(len(self.at), generator=generator, dtype=torch.float64).to(self.at))
 
     def bounded(self) -> list[int]:
         """Indices of the coordinates of parameters under a constraint; at its bound they are infinite."""

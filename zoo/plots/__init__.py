@@ -6,6 +6,7 @@ from zoo.plots.images import plot_images, plot_reconstructions
 from zoo.plots.overlay import plot_overlay
 from zoo.plots.reliability import plot_reliability
 from zoo.plots.rolls import plot_piano_rolls
+from zoo.plots.series import plot_components, plot_residuals
 from zoo.plots.sound import plot_waveforms, write_wav
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "draw_points",
     "draw_regions",
     "plot_bands",
+    "plot_components",
     "plot_draws",
     "plot_elbo_history",
     "plot_images",
@@ -23,6 +25,7 @@ __all__ = [
     "plot_piano_rolls",
     "plot_reconstructions",
     "plot_reliability",
+    "plot_residuals",
     "plot_waveforms",
     "write_wav",
 ]

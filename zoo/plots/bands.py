@@ -13,7 +13,9 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from torch import Tensor
 
+from zoo.parts.kalman import Forecast
 from zoo.parts.trajectory import Draws
+from zoo.parts.trajectory.masks import ends
 from zoo.plots.look import CYCLE, DRAWS, EXACT, HIDDEN, array, plain
 
 __all__ = ["Band", "draw_band", "draw_points", "draw_regions", "plot_bands", "plot_draws"]
@@ -117,7 +119,7 @@ def plot_bands(
 
 
 def plot_draws(
-    draws: Draws,
+    draws: Draws | Forecast,
     x: Tensor,
     n: int = 0,
     *,
@@ -132,7 +134,8 @@ def plot_draws(
     """Forecast or imputed frames of one sequence: median and central intervals of their draws, with the observed data.
 
     Args:
-        draws: result of a model's `sample_forecast` or `sample_imputation`.
+        draws: result of a model's `sample_forecast` or `sample_imputation`; or of its `forecast`, whose intervals are
+            those of a normal distribution, exact for an `LGSSM`.
         x, mask: data and mask from which the model drew, `(N, T, D)` and `(N, T)`.
         n: number of the sequence.
         truth: `(N, T', D)` from the first frame on. Frames that the model did not see are shown as rings; NaN is left
@@ -148,8 +151,9 @@ def plot_draws(
     """
     size = x.shape[-1]
     chosen = list(range(size)) if coordinates is None else list(coordinates)
-    if draws.x.shape[1:2] + draws.x.shape[3:] != x.shape[::2]:
-        raise ValueError(f"plot_draws: draws of {tuple(draws.x.shape[1::2])} sequences and coordinates, x has "
+    frames = draws.observation_means if isinstance(draws, Forecast) else draws.x[0]
+    if frames.shape[::2] != x.shape[::2]:
+        raise ValueError(f"plot_draws: draws of {tuple(frames.shape[::2])} sequences and coordinates, x has "
                          f"{tuple(x.shape[::2])}")  # fmt: skip
     if not -len(x) <= n < len(x):
         raise ValueError(f"plot_draws: n: there is no sequence {n} of {len(x)}")
@@ -163,8 +167,14 @@ def plot_draws(
     if names is not None and len(names) != len(chosen):
         raise ValueError(f"plot_draws: names: expected {len(chosen)}, one for each coordinate shown, got {len(names)}")
     seen = torch.ones(x.shape[1], dtype=torch.bool, device=x.device) if mask is None else mask[n]
-    start, drawn = int(draws.start[n]), draws.x[:, n][..., chosen]
-    T = max(start + drawn.shape[1], x.shape[1], 0 if truth is None else truth.shape[1])
+    start = int(ends(x, mask)[n] if isinstance(draws, Forecast) else draws.start[n])
+    across = torch.arange(start, start + frames.shape[1])
+    if isinstance(draws, Forecast):
+        sd = draws.observation_covariances[n].diagonal(dim1=-2, dim2=-1).sqrt()
+        band = Band.normal(frames[n][:, chosen], sd[:, chosen], mass, across)
+    else:
+        band = Band.of_draws(draws.x[:, n][..., chosen], mass, across)
+    T = max(start + frames.shape[1], x.shape[1], 0 if truth is None else truth.shape[1])
     # NaN marks frames without a dot. Data and draws thus have one time axis, however far the forecast reaches.
     observed, hidden = x.new_full((2, T, len(chosen)), math.nan)
     observed[: x.shape[1]] = torch.where(seen.unsqueeze(-1), x[n][:, chosen], math.nan)
@@ -173,8 +183,8 @@ def plot_draws(
         hidden[: x.shape[1]][seen] = math.nan
     if names is None and coordinates is not None:
         names = [f"x[{place}]" for place in chosen]
-    band = Band.of_draws(drawn, mass, torch.arange(start, start + drawn.shape[1]))
-    return plot_bands(torch.arange(T), {"draws": band}, observed=observed, hidden=None if truth is None else hidden,
+    label = "forecast" if isinstance(draws, Forecast) else "draws"
+    return plot_bands(torch.arange(T), {label: band}, observed=observed, hidden=None if truth is None else hidden,
                       names=names, time_label=time_label, title=title)  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from torch import Size, Tensor
 from zoo.parts.distributions.expanded import expanded
 from zoo.parts.kalman import inference as kalman
 from zoo.parts.kalman.checks import check_burn, free_mask
+from zoo.parts.kalman.diffuse.start import refuse_diffuse
 from zoo.parts.kalman.parameters import Parameters, batch_axes, frames, observed
 
 
@@ -106,6 +107,7 @@ class LinearGaussian(TorchDistribution):
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Means and covariances of each frame, as the filter predicts them where nothing is observed."""
+        refuse_diffuse(self.parameters, "a moment of the model")
         like = self.parameters.initial_mean
         zeros = like.new_zeros(*batch_axes(self.parameters), *self._event_shape)
         found = kalman.filter(self.parameters, zeros, self.u, torch.zeros_like(zeros, dtype=torch.bool))

@@ -64,7 +64,7 @@ def prepare(parameters: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | 
     observed = None
     if mask is not None:
         mask = coordinate_mask(mask, x)
-        observed = _distinct(mask)
+        observed = distinct(mask)
         axes = axes.union(len(batch) - mask.ndim + 2 + i for i, n in enumerate(observed.shape[:-2]) if n > 1)
     # D u + d moves x by a known amount: subtracted here, no recursion has to know of it
     offset = offset_of(parameters.emission_input, parameters.emission_bias, u)
@@ -77,7 +77,7 @@ def prepare(parameters: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | 
     return Problem(grouping, grouped, tensors, partial(refuse_values, parameters, x, u, mask))
 
 
-def _distinct(mask: Tensor) -> Tensor:
+def distinct(mask: Tensor) -> Tensor:
     """The mask with length 1 along the batch axes in which it does not change: they need no groups of their own."""
     for axis in range(mask.ndim - 2):
         one = mask.narrow(axis, 0, 1)

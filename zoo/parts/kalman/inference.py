@@ -32,6 +32,8 @@ from zoo.parts.kalman.derivatives import (
     wants_derivatives,
     with_derivatives,
 )
+from zoo.parts.kalman.diffuse.moments import filtered_start, smoothed_start
+from zoo.parts.kalman.diffuse.start import Begun, begin, diffuse_states, finite_start, refuse_diffuse
 from zoo.parts.kalman.engines.captured import is_capturing, marginal_loglik_in_graph
 from zoo.parts.kalman.given import Problem, prepare
 from zoo.parts.kalman.moments import filtered, filtered_alone, roots, smoothed, smoothed_alone, solve
@@ -77,7 +79,8 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
     """log p(x_{1:T}) of the observed coordinates, nats, `(...)`.
 
     Args:
-        parameters: see `Parameters`.
+        parameters: see `Parameters`. Infinite variances in P_1 make a diffuse start (`zoo.parts.kalman.diffuse`): log p
+            is then the diffuse likelihood of Durbin & Koopman (2012).
         x: `(..., T, m)`; batch axes broadcast with those of the parameters.
         u: `(..., T, k)`, needed if there is B or D. u_t enters z_t and x_t; u_1 acts on x_1 alone, since z_1 comes from
             N(m_1, P_1).
@@ -93,6 +96,9 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
             an x_t that is certain under the model (its covariance given the past is singular).
         RuntimeError: a second derivative was asked for.
     """
+    # values are looked at here, which a graph being captured does not have
+    if not is_capturing() and (begun := begin(parameters, x, u, mask)) is not None:
+        return _total(begun, None if begun.later is None else marginal_loglik(*begun.later)).to(x.dtype)
     problem = prepare(parameters, x, u, mask)
     # a mask is looked at in Python, which a graph cannot do: its capture is refused
     if mask is None and is_capturing():
@@ -102,7 +108,14 @@ def marginal_loglik(parameters: Parameters, x: Tensor, u: Tensor | None = None, 
 
 @by_pattern
 def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Filtered:
-    """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`."""
+    """The moments of p(z_t | x_{1:t-1}) and p(z_t | x_{1:t}); arguments and errors as in `marginal_loglik`.
+
+    With a diffuse start, moments given fewer frames than determine it are NaN, and `loglik_per_step` has the density of
+    all of these frames at the last of them.
+    """
+    if (begun := begin(parameters, x, u, mask, whole=True)) is not None:
+        found = None if begun.later is None else filter(*begun.later)
+        return _after_start(begun, Filtered, found, filtered_start(begun), x)
     problem = prepare(parameters, x, u, mask)
     return _moments(problem, Filtered, filtered_alone, filtered, filtered_formulas)
 
@@ -111,8 +124,15 @@ def filter(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Ten
 def smoother(parameters: Parameters, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None) -> Smoothed:
     """The moments of p(z_t, z_{t+1} | x_{1:T}); arguments and errors as in `marginal_loglik`.
 
-    Every covariance is a sum of squares: no variance is negative.
+    Every covariance is a sum of squares: no variance is negative. (Of the first frames after a diffuse start it is a
+    difference.)
     """
+    if (begun := begin(parameters, x, u, mask, whole=True)) is not None:
+        if begun.later is None:
+            return _after_start(begun, Smoothed, None, smoothed_start(begun), x)
+        found = smoother(*begun.later)
+        ahead = found.smoothed_means[..., 0, :], found.smoothed_covariances[..., 0, :, :]
+        return _after_start(begun, Smoothed, found, smoothed_start(begun, *ahead), x)
     problem = prepare(parameters, x, u, mask)
     return _moments(problem, Smoothed, smoothed_alone, smoothed, smoothed_formulas)
 
@@ -127,6 +147,8 @@ def sample_posterior(
     """Draws z_{1:T} from p(z | x), `(*sample_shape, ..., T, n)`, reparameterised; the rest as in `marginal_loglik`."""
     # a draw (z*, x*) of the model moved by the smoother: z = z* + E[z | x] - E[z | x*] (Durbin & Koopman 2002). Means
     # alone are moved, so all draws share the covariances; sampling backwards would need a factor of each conditional
+    if diffuse_states(parameters) is not None:
+        return _diffuse_draws(parameters, x, u, mask, Size(sample_shape))
     problem = prepare(parameters, x, u, mask)
     grouping, solved, model = problem.grouping, solve(problem), differentiable(problem)
     num = Size(sample_shape).numel()
@@ -161,13 +183,17 @@ def forecast(
 
 
 def sample(
-    parameters: Parameters, steps: int, u: Tensor | None = None, sample_shape: Size = Size()  # noqa: B008
+    parameters: Parameters,
+    steps: int,
+    u: Tensor | None = None,
+    sample_shape: Size = Size(),  # noqa: B008
 ) -> tuple[Tensor, Tensor]:
     """Draws z `(*sample_shape, ..., T, n)` and x `(*sample_shape, ..., T, m)` from the model, reparameterised.
 
     steps: T. The batch axes are those of the parameters and u.
     """
     batch, _, _ = check(parameters, u, steps=steps)
+    refuse_diffuse(parameters, "a draw of the model")
     zeros = parameters.initial_mean.new_zeros(*batch, steps, parameters.data_dim)
     problem = prepare(parameters, zeros, u, None)
     grouping, model = problem.grouping, differentiable(problem)
@@ -193,6 +219,7 @@ def log_joint(
 def log_prior(parameters: Parameters, z: Tensor, u: Tensor | None = None) -> Tensor:
     """log p(z), nats, `(...)`; errors as in `log_joint`."""
     check(parameters, u, z=z)
+    refuse_diffuse(parameters, "the density of z")
     dtype, z = z.dtype, z.double()
     start = _log_normal("initial_covariance", parameters.initial_covariance, z[..., 0, :] - parameters.initial_mean)
     if z.shape[-2] == 1:
@@ -253,3 +280,33 @@ def _moments(problem: Problem, kind: Any, alone: Callable, values: Callable, for
     if "loglik_per_step" in kind._fields:
         back["loglik_per_step"] = grouping.back(increments).squeeze(-1)
     return kind(marginal_loglik=grouping.back(increments.sum(0, keepdim=True))[..., 0, 0], **back)
+
+
+# --- after a diffuse start ------------------------------------------------------------------------------------------
+
+
+def _total(begun: Begun, later: Tensor | None) -> Tensor:
+    return begun.log_density if later is None else begun.log_density + later
+
+
+def _after_start(begun: Begun, kind: Any, later: Any, first: dict[str, Tensor], x: Tensor) -> Any:
+    """`Filtered` or `Smoothed` of all frames, from the fields of the first ones and the moments of the later ones."""
+    total = _total(begun, None if later is None else later.marginal_loglik)
+    fields = {}
+    for name, start in first.items():
+        axis = -1 if name == "loglik_per_step" else -2 if name.endswith("means") else -3
+        parts = [start] if later is None else [start, getattr(later, name)]
+        lead = torch.broadcast_shapes(total.shape, *(a.shape[:axis] for a in parts))
+        fields[name] = torch.cat([a.expand(*lead, *a.shape[axis:]) for a in parts], axis).to(x.dtype)
+    return kind(marginal_loglik=total.to(x.dtype), **fields)
+
+
+def _diffuse_draws(p: Parameters, x: Tensor, u: Tensor | None, mask: Tensor | None, sample_shape: Size) -> Tensor:
+    """`sample_posterior` of a diffuse start."""
+    # the error of a smoother of x does not depend on the diffuse states, so the draw that it moves may start anywhere
+    batch, _, steps = check(p, u, x=x)
+    proper = finite_start(p)
+    z, drawn = sample(proper._replace(initial_mean=p.initial_mean.expand(*batch, -1)), steps, u, sample_shape)
+    seen = None if mask is None else coordinate_mask(mask, x)
+    ours, theirs = smoother(p, x, u, seen), smoother(p, drawn, u, None if seen is None else seen.expand(drawn.shape))
+    return z + ours.smoothed_means - theirs.smoothed_means

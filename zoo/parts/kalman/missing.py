@@ -25,6 +25,10 @@ def forecast_after(p: Parameters, x: Tensor, k: int, u: Tensor | None, mask: Ten
     moments = found.predicted_means, found.predicted_covariances
     ahead = end.unsqueeze(-1) + torch.arange(k, device=x.device)
     rows = torch.arange(len(x), device=x.device).unsqueeze(-1)
+    # the filter determines the diffuse starts of all sequences at one frame, the last that any of them needs
+    if (lost := moments[0][rows, ahead].isnan().flatten(1).any(1)).any():
+        raise ValueError(f"x: sequence {int(lost.nonzero()[0])} (counted from 0) ends before the diffuse starts of all "
+                         "sequences are determined; forecast it alone")  # fmt: skip
     return Forecast(*(a[rows, ahead] for a in (*moments, *observed(p, *moments, u))))
 
 

@@ -150,6 +150,12 @@ def frames(parameters: Parameters, which: slice) -> Parameters:
     return parameters._replace(**cut)
 
 
+def doubled(parameters: Parameters) -> Parameters:
+    """The parameters in float64."""
+    given = {name: value.double() for name, value in parameters._asdict().items() if value is not None}
+    return parameters._replace(**given)
+
+
 def batch_axes(parameters: Parameters, *sequences: Tensor) -> Size:
     """The batch axes of the parameters and of sequences `(..., T, size)`, broadcast.
 

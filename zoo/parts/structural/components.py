@@ -5,12 +5,13 @@
 
 Every function is differentiable in its tensors, which may have batch axes. Parameterisation, order of the states and
 start are those of statsmodels (`UnobservedComponents`, `SARIMAX` with `simple_differencing=False`). A state that is not
-stationary starts at N(0, 1e6), the "approximate diffuse" start. statsmodels leaves as many frames as there are such
-states out of the likelihood (`loglikelihood_burn`); `LGSSM(..., burn=)` leaves out as many observed frames.
+stationary starts in one of two ways.
 
-The exact diffuse likelihood of Durbin and Koopman is that of x_2..x_T given x_1. A `local_level` has two ways to it, on
-the 100 years of the Nile for example (log p -632.55 at variances 15098.5 of the observations and 1469.2 of the level):
-`initial_variance=1e12` with `burn=1` on all years, or `initial_mean=x_1, initial_variance=None` on the last 99.
+- At N(0, 1e6), the "approximate diffuse" start, the default. statsmodels leaves as many frames as there are such states
+  out of the likelihood (`loglikelihood_burn`); `LGSSM(..., burn=)` leaves out as many observed frames.
+- With `initial_variance=math.inf` at the exact diffuse start of Durbin & Koopman (2012), which needs no burn:
+  statsmodels' `use_exact_diffuse`. The likelihood has the term -log(2 pi) / 2 for each frame that a diffuse state uses
+  up, so that the Nile has -633.46 where 99 years given the first have -632.55 (variances 15098.5 and 1469.2).
 """
 
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def local_level(
         observation_variance: `(...)`; None is 0, for a part of a sum.
         initial_mean, initial_variance: of the level at the first frame, `(...)`. None for the variance: the frames
             begin with the second of a series whose first value was `initial_mean`, so that the level there has variance
-            level_variance + observation_variance. This is the exact diffuse start.
+            level_variance + observation_variance: an exact diffuse start, its first frame given.
     """
     if initial_variance is None:
         if initial_mean is None:
@@ -190,7 +191,7 @@ class ARIMA:
         season = F.pad(fixed.new_ones(1), (max(s - 1, 0), 0)).repeat(D)
         design = torch.cat([fixed.new_ones(d), season, design]).unsqueeze(0)
         inner, outer = (differences, 0, differences, 0), (0, size, 0, size)
-        diffuse = torch.as_tensor(initial_variance).to(one)[..., None, None] * torch.eye(differences).to(one)
+        diffuse = start_of(initial_variance, one, differences)
         # an intercept moves the stationary mean of the ARMA part too: it solves mean = A mean + bias
         mean, bias = one.new_zeros(total), None
         if intercept is not None:
@@ -200,10 +201,10 @@ class ARIMA:
         return Parameters(
             initial_mean=mean,
             initial_covariance=F.pad(diffuse, outer) + F.pad(spread, inner),
-            transition_matrix=_timed(fixed + F.pad(companion, inner)),
-            transition_covariance=_timed(F.pad(noise, inner)),
+            transition_matrix=timed(fixed + F.pad(companion, inner)),
+            transition_covariance=timed(F.pad(noise, inner)),
             emission_matrix=design,
-            emission_covariance=_noise(observation_variance, design),
+            emission_covariance=noise_of(observation_variance, design),
             transition_bias=None if bias is None else (bias if bias.ndim == 1 else bias.unsqueeze(-2)),
         )
 
@@ -231,6 +232,11 @@ def arima(p: int, d: int = 0, q: int = 0, seasonal: tuple[int, int, int, int] = 
     return ARIMA(p, d, q, (P, D, Q, s))
 
 
+def autoregressive(order: int) -> ARIMA:
+    """y_t = ar_1 y_{t-1} + ... + ar_order y_{t-order} + e_t, e_t ~ N(0, variance): `arima(order)`, as a component."""
+    return arima(order)
+
+
 def _series(
     transition: list[list[Tensor]],
     variances: list[Tensor],
@@ -242,15 +248,14 @@ def _series(
     """The parameters of a scalar series with independent noise in each state."""
     rows, size = [_stack(row) for row in transition], len(design)
     like = rows[0]
-    start = torch.as_tensor(initial_variance).to(like).unsqueeze(-1).unsqueeze(-1)
     return Parameters(
         initial_mean=like.new_zeros(size) if initial_mean is None else initial_mean.to(like),
-        initial_covariance=start * torch.eye(size).to(like),
+        initial_covariance=start_of(initial_variance, like, size),
         # constants, the same along all batch axes: without axes they are shared, and make no groups
         transition_matrix=torch.stack(rows, -2)[(0,) * (like.ndim - 1)],
-        transition_covariance=_timed(torch.diag_embed(_stack(variances))),
+        transition_covariance=timed(torch.diag_embed(_stack(variances))),
         emission_matrix=_stack(design)[(0,) * (like.ndim - 1)].unsqueeze(0),
-        emission_covariance=_noise(observation_variance, like),
+        emission_covariance=noise_of(observation_variance, like),
     )
 
 
@@ -258,13 +263,21 @@ def _stack(entries: list[Tensor]) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*entries), -1)
 
 
-def _timed(matrix: Tensor) -> Tensor:
+def timed(matrix: Tensor) -> Tensor:
     """A matrix with the time axis that `Parameters` asks of one with batch axes."""
     return matrix if matrix.ndim == 2 else matrix.unsqueeze(-3)
 
 
-def _noise(variance: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_zeros(1, 1) if variance is None else _timed(variance.unsqueeze(-1).unsqueeze(-1))
+def noise_of(variance: Tensor | None, like: Tensor) -> Tensor:
+    """R of a scalar series; None is 0."""
+    return like.new_zeros(1, 1) if variance is None else timed(variance.unsqueeze(-1).unsqueeze(-1))
+
+
+def start_of(variance: Tensor | float, like: Tensor, size: int) -> Tensor:
+    """P_1 of `size` states of one variance, `(..., size, size)`."""
+    # no product with the identity: infinity times zero is no number
+    each = torch.as_tensor(variance).to(like).unsqueeze(-1)
+    return torch.diag_embed(each.expand(*each.shape[:-1], size))
 
 
 def _polynomial(one: Tensor, coefficients: Tensor | None, sign: int, step: int) -> Tensor:

@@ -45,11 +45,35 @@ def triangularise(array: Tensor) -> Tensor:
     """F lower triangular with F F' = array array'; a column that is zero to rounding is zero."""
     factor = torch.linalg.qr(array.mT, mode="r").R.mT
     factor = torch.nn.functional.pad(factor, (0, factor.shape[-2] - factor.shape[-1]))
+    if (_diagonal(factor).abs() <= _zero(factor)).any():
+        factor = _without_zero_pivots(factor)
     # QR leaves signs open; a diagonal that is not negative makes the factor that of Cholesky where both exist
-    diagonal = factor.diagonal(dim1=-2, dim2=-1)
-    sign = torch.where(diagonal < 0, -1.0, 1.0).to(array)
-    kept = diagonal.abs() > 4 * torch.finfo(array.dtype).eps * factor.norm(dim=-1)
-    return factor * (sign * kept).unsqueeze(-2)
+    return factor * torch.where(_diagonal(factor) < 0, -1.0, 1.0).to(array).unsqueeze(-2)
+
+
+def _diagonal(factor: Tensor) -> Tensor:
+    return factor.diagonal(dim1=-2, dim2=-1)
+
+
+def _zero(factor: Tensor) -> Tensor:
+    """The size of a pivot of each row that is no more than rounding."""
+    return 4 * torch.finfo(factor.dtype).eps * factor.norm(dim=-1)
+
+
+def _without_zero_pivots(factor: Tensor) -> Tensor:
+    """A lower triangular root of the same covariance, whose column is zero where its pivot is."""
+    # QR goes on below a pivot of zero: that column may hold a part of the rows after it, which is not lost but moved
+    # into the columns to its right
+    factor, size = factor.clone(), factor.shape[-1]
+    for i in range(size):
+        gone = (factor[..., i, i].abs() <= _zero(factor)[..., i])[..., None, None]
+        if not gone.any():
+            continue
+        below = factor[..., i + 1 :, i:]
+        again = torch.linalg.qr(below.mT, mode="r").R.mT if i < size - 1 else below[..., 1:]
+        factor[..., i + 1 :, i:] = torch.where(gone, torch.nn.functional.pad(again, (1, 0)), below)
+        factor[..., i, i:] = torch.where(gone.squeeze(-1), 0.0, factor[..., i, i:])
+    return factor
 
 
 def factors(g: Tensor, noise: Tensor, noise_root: Tensor, initial: Tensor, steps: int) -> tuple[Tensor, Tensor]:
