@@ -234,5 +234,5 @@ STATE_SPACES: Mapping[str, Row] = {
     "vrnn-mixture": Row(partial(moved, VRNN, recurrent=4, hidden=(), likelihood=mixture)),
     "srnn": Row(partial(moved, SRNN, recurrent=4, hidden=(5,)), bits),
     "srnn-normal": Row(partial(moved, SRNN, recurrent=4, hidden=(), likelihood=heteroscedastic)),
-    "srnn-controlled": Row(partial(moved, SRNN, recurrent=4, hidden=(4,), control_dim=CONTROL), bits, controlled=True),
+    "srnn-controlled": Row(partial(moved, SRNN, recurrent=4, hidden=(6,), control_dim=CONTROL), bits, controlled=True),
 }
