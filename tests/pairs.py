@@ -30,6 +30,7 @@ from zoo import (
     STORN,
     VAE,
     VRNN,
+    HeadingStep,
     Hierarchical,
     LinearStep,
     MixedDynamics,
@@ -53,7 +54,7 @@ from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.kalman import Parameters
 from zoo.parts.mixed_dynamics import Velocity
 from zoo.parts.networks import Maps, WithHead, mlp
-from zoo.parts.walking import HeadingStep, Rays
+from zoo.parts.walking import Rays
 from zoo.ppca import PPCA
 
 BATCH, DATA, LATENT, HIDDEN, PARTICLES, FRAMES, CLASSES, AUXILIARY = 5, 6, 3, (8,), 3, 4, 4, 2

@@ -17,11 +17,11 @@ import guides
 from rows.row import Row, Splits
 from rows.walk_figures import POSE, unrolled
 from rows.walks import EPOCH, adam, data_dim_of, held_out, long_short_term, row
-from zoo import GTMSM
+from zoo import GTMSM, HeadingStep
 from zoo.data.simulated.rooms import SHAPES, SQUARE, PanelledRoom, rooms
 from zoo.infer import ELBO
 from zoo.parts.networks import Maps
-from zoo.parts.walking import HeadingStep, Rays, Views
+from zoo.parts.walking import Rays, Views
 
 RAYS, VIEWS = "GTM-SM, rays + Remembering", "GTM-SM, views + Remembering"
 #: frames of training and of a test: memorised, predicted; and predicted further ahead

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from zoo.parts.walking import HeadingStep
+from zoo import HeadingStep
 
 # ahead, back, left, right, stay
 TURN, STRIDE = (0.0, 0.0, 0.3, -0.3, 0.0), (0.2, -0.2, 0.0, 0.0, 0.0)

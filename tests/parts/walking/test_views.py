@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import guides
-from zoo import GTMSM, load_pair, save_pair
+from zoo import GTMSM, HeadingStep, load_pair, save_pair
 from zoo.infer import ELBO
-from zoo.parts.walking import HeadingStep, Views
+from zoo.parts.walking import Views
 from zoo.parts.walking.poses import on_circle, seen_from
 
 

@@ -1,22 +1,16 @@
 """Agents that walk: how actions move a state, and what a memory of frames says about other places."""
 
 from zoo.parts.walking.futures import Futures
-from zoo.parts.walking.heading import HeadingStep
-from zoo.parts.walking.linear import LinearStep
 from zoo.parts.walking.rays import Rays
 from zoo.parts.walking.recall import Nearest, Recall
-from zoo.parts.walking.stopping import StoppingStep
 from zoo.parts.walking.views import Views
 from zoo.parts.walking.walk import Walk, WalkStep
 
 __all__ = [
     "Futures",
-    "HeadingStep",
-    "LinearStep",
     "Nearest",
     "Rays",
     "Recall",
-    "StoppingStep",
     "Views",
     "Walk",
     "WalkStep",

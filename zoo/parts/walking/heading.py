@@ -37,7 +37,7 @@ class HeadingStep(Recorded, nn.Module):
 
     Example:
         >>> import torch
-        >>> from zoo.parts.walking import HeadingStep
+        >>> from zoo import HeadingStep
         >>> step = HeadingStep(turn=(0, 0, 0.5, -0.5, 0), stride=(1, -1, 0, 0, 0))
         >>> step(torch.zeros(3), torch.eye(5))[:2].tolist()
         [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]
