@@ -46,6 +46,11 @@ def bound(figures: dict[str, Any]) -> tuple[str, float]:
     return next((name, value) for name, value in figures.items() if name.startswith("L_") and name != "L_1")
 
 
+def sharper(record: dict[str, Any] | None) -> str:
+    """The words for the bound of more particles, which `tools/many_particles.py` records."""
+    return "" if record is None else f", {record['log_p']:,.2f} (L_{record['num_particles']})"
+
+
 def levels(kl: dict[str, float]) -> str:
     """KL by level, from the data upwards."""
     return ", ".join(f"{site} {kl[site]:.2f}" for site in sorted(kl))
@@ -68,7 +73,8 @@ def hierarchies_table(folder: Path = RESULTS) -> str:
     """A table for each data set, the best bound first; rows that are still being trained have no line."""
     rows = [row for row in records(folder) if "L_1" in (row.get("figures") or {}) and "codes" not in row]
     groups = {f"**{data}**": [row for row in rows if row["data"] == data] for data in {row["data"] for row in rows}}
-    return tables_of(groups) or "No row is recorded yet; `python tools/runs.py --run --only mnist-5` trains some."
+    more = {row["of"]: row for row in records(folder) if "of" in row}
+    return tables_of(groups, more) or "No row is recorded yet; `python tools/runs.py --run --only mnist-5` trains some."
 
 
 def codes_table(folder: Path = RESULTS) -> str:
@@ -81,8 +87,8 @@ def codes_table(folder: Path = RESULTS) -> str:
     return tables_of(groups) or "No row is recorded yet; `python tools/runs.py --run --only codes-` trains them."
 
 
-def tables_of(groups: dict[str, list[dict[str, Any]]]) -> str:
-    """A table for each group, under its title, the best bound first."""
+def tables_of(groups: dict[str, list[dict[str, Any]]], more: dict[str, dict[str, Any]] | None = None) -> str:
+    """A table for each group, under its title, the best bound first; `more`: row -> a record of more particles."""
     parts = []
     for title, group in sorted(groups.items()):
         cells = []
@@ -93,7 +99,7 @@ def tables_of(groups: dict[str, list[dict[str, Any]]]) -> str:
                 row["name"],
                 row["system"],
                 f"{figures['L_1']:,.2f}{bits}",
-                f"{value:,.2f} ± {figures['error']:.2f} ({name})",
+                f"{value:,.2f} ± {figures['error']:.2f} ({name}){sharper((more or {}).get(row['name']))}",
                 levels(figures["kl"]),
                 paper(row["name"]),
                 course(row),

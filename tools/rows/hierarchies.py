@@ -14,7 +14,7 @@ from torch import nn
 import guides
 from rows.pictures import dynamic_mnist, mean_of, static_mnist
 from rows.place import cache
-from rows.row import Figures, Row, Splits, cosine
+from rows.row import Figures, Row, Script, Splits, cosine
 from zoo import BIVA, Hierarchical
 from zoo.infer import ELBO, IWELBO, Tempered, kl_per_site, load_model, log_likelihood
 from zoo.parts.conditionals import Bernoulli
@@ -141,7 +141,7 @@ def maps(name: str, system: str, *, steps: int, both_ways: bool) -> Row:
     )  # fmt: skip
 
 
-ROWS = [
+ROWS: list[Row | Script] = [
     five("top-down", "Hierarchical + TopDown", guides.TopDown),
     five("ladder", "Hierarchical + Ladder (LVAE)", guides.Ladder),
     five("bottom-up", "Hierarchical + BottomUp", guides.BottomUp),
@@ -160,4 +160,7 @@ ROWS = [
         partial(two_layers, num_particles=50, start="mnist-iwae-2-1"), steps=12_000, minutes=45, batch_size=100,
         after="mnist-iwae-2-1", evaluate=partial(evaluate, num_particles=5000),
         figure="L_5000"),
+    # of the best of the five
+    Script(name="mnist-5-bottom-up-L_5000", script="tools/many_particles.py",
+           line="--row mnist-5-bottom-up --num-particles 5000"),
 ]  # fmt: skip
