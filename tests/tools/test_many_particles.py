@@ -13,7 +13,6 @@ import hierarchy_tables  # noqa: E402
 import many_particles  # noqa: E402
 import tiny_rows  # noqa: E402
 from rows.place import Place  # noqa: E402
-from rows.row import Row  # noqa: E402
 
 import zoo  # noqa: E402
 from zoo.infer import log_likelihood  # noqa: E402
@@ -69,4 +68,3 @@ def test_a_row_that_is_not_trained_is_named(trained):
     (trained / "tiny-vae.json").unlink()
     with pytest.raises(SystemExit, match="tiny-vae: not trained yet"):
         many_particles.main(NAME, "tiny-vae", K, True, trained)
-    assert isinstance(tiny_rows.ROW, Row)

@@ -245,17 +245,38 @@ def _series(
     initial_mean: Tensor | None,
     initial_variance: Tensor | float,
 ) -> Parameters:
-    """The parameters of a scalar series with independent noise in each state."""
-    rows, size = [_stack(row) for row in transition], len(design)
-    like = rows[0]
+    """`series` of entries, whose transition and design are constants."""
+    rows = [_stack(row) for row in transition]
+    # the same along all batch axes: without axes they are shared, and make no groups
+    first = (0,) * (rows[0].ndim - 1)
+    constants = torch.stack(rows, -2)[first], _stack(variances), _stack(design)[first]
+    return series(*constants, observation_variance, initial_mean, initial_variance)
+
+
+def series(
+    transition: Tensor,
+    variances: Tensor,
+    design: Tensor,
+    observation_variance: Tensor | None,
+    initial_mean: Tensor | None,
+    initial_variance: Tensor | float,
+) -> Parameters:
+    """The parameters of a scalar series with independent noise in each of n states.
+
+    Args:
+        transition: `(..., n, n)`.
+        variances: of the noise, `(..., n)`.
+        design: `(n,)`.
+        observation_variance, initial_mean, initial_variance: as in `local_linear_trend`.
+    """
+    size = len(design)
     return Parameters(
-        initial_mean=like.new_zeros(size) if initial_mean is None else initial_mean.to(like),
-        initial_covariance=start_of(initial_variance, like, size),
-        # constants, the same along all batch axes: without axes they are shared, and make no groups
-        transition_matrix=torch.stack(rows, -2)[(0,) * (like.ndim - 1)],
-        transition_covariance=timed(torch.diag_embed(_stack(variances))),
-        emission_matrix=_stack(design)[(0,) * (like.ndim - 1)].unsqueeze(0),
-        emission_covariance=noise_of(observation_variance, like),
+        initial_mean=design.new_zeros(size) if initial_mean is None else initial_mean.to(design),
+        initial_covariance=start_of(initial_variance, design, size),
+        transition_matrix=timed(transition),
+        transition_covariance=timed(torch.diag_embed(variances)),
+        emission_matrix=design.unsqueeze(0),
+        emission_covariance=noise_of(observation_variance, design),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.parts.kalman import Parameters
-from zoo.parts.structural.components import APPROXIMATE_DIFFUSE, noise_of, start_of, timed
+from zoo.parts.structural.components import APPROXIMATE_DIFFUSE, series
 
 
 def cycle(
@@ -100,13 +100,7 @@ def _waves(
     initial_mean: Tensor | None,
     initial_variance: Tensor | float,
 ) -> Parameters:
-    """The parameters of a scalar series whose states all have one variance."""
-    size = len(design)
-    return Parameters(
-        initial_mean=variance.new_zeros(size) if initial_mean is None else initial_mean,
-        initial_covariance=start_of(initial_variance, variance, size),
-        transition_matrix=timed(transition),
-        transition_covariance=timed(start_of(variance, variance, size)),
-        emission_matrix=variance.new_tensor([design]),
-        emission_covariance=noise_of(observation_variance, variance),
-    )
+    """`series` whose states all have one variance."""
+    variances = variance.unsqueeze(-1).expand(*variance.shape, len(design))
+    return series(transition, variances, variance.new_tensor(design), observation_variance, initial_mean,
+                  initial_variance)  # fmt: skip

@@ -4,17 +4,15 @@ import torch
 from torch import Tensor
 
 
-def check_poses(s: Tensor, name: str = "s") -> None:
-    """Refuses states that are no poses.
-
-    Args:
-        name: of the states, as errors name them.
+def check_poses(s: Tensor, at: Tensor) -> None:
+    """Refuses states that are no poses, among those of a memory, s, and those that are asked for, at.
 
     Raises:
-        ValueError: the last axis is not of length 3.
+        ValueError: the last axis is not of length 3; names the states.
     """
-    if s.shape[-1:] != (3,):
-        raise ValueError(f"{name}: expected poses (x, y, heading), shape (..., 3), got {tuple(s.shape)}")
+    for name, states in (("s", s), ("at", at)):
+        if states.shape[-1:] != (3,):
+            raise ValueError(f"{name}: expected poses (x, y, heading), shape (..., 3), got {tuple(states.shape)}")
 
 
 def on_circle(s: Tensor) -> Tensor:

@@ -102,14 +102,9 @@ class Rays(Recorded, nn.Module):
     def context(self, s: Tensor, x: Tensor, at: Tensor, mask: Tensor | None = None) -> Tensor:
         """c, `(..., Q, picture.width, width + 7)`: for each column the mean of the v_k, and the ray.
 
-        Args:
-            s: poses of the stored frames, `(..., tau, 3)`.
-            x: the stored frames, `(N, tau, data_dim)`.
-            at: poses that are asked for, `(..., Q, 3)`.
-            mask: bool `(N, tau)`, False where a frame is missing.
+        Arguments are those of `Recall`, states being poses.
         """
-        check_poses(s)
-        check_poses(at, "at")
+        check_poses(s, at)
         lead = torch.broadcast_shapes(s.shape[:-2], at.shape[:-2])
         s, at = s.expand(*lead, -1, -1), at.expand(*lead, -1, -1)
         across, content = self.across, columns_of(x, self.picture)

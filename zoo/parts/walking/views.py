@@ -68,16 +68,8 @@ class Views(Recorded, nn.Module):
         nn.init.constant_(head.loc.bias, 0.5)
 
     def context(self, s: Tensor, x: Tensor, at: Tensor, mask: Tensor | None = None) -> Tensor:
-        """c, `(..., Q, width)`.
-
-        Args:
-            s: poses of the stored frames, `(..., tau, 3)`.
-            x: the stored frames, `(N, tau, data_dim)`.
-            at: poses that are asked for, `(..., Q, 3)`.
-            mask: bool `(N, tau)`, False where a frame is missing.
-        """
-        check_poses(s)
-        check_poses(at, "at")
+        """c, `(..., Q, width)`; arguments as in `Recall`, states being poses."""
+        check_poses(s, at)
         found = retrieve(on_circle(s), on_circle(at), self.neighbours, self.delta, mask)
         views = self.placed(found.of(self.glance(x)), seen_from(at.unsqueeze(-2), found.of(s)))
         weights = (self.trust(views).squeeze(-1) + found.log_weights).softmax(-1)
