@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from zoo.parts.checks import (
+    check_built_for,
     check_controls,
     check_counts,
     check_frames,
@@ -231,7 +232,4 @@ class GTMSM(RootModule):
         """Refuses a guide that was built for a model of walks of other sizes."""
         other = getattr(guide, "model", None)
         if isinstance(other, GTMSM):
-            for name in ("data_dim", "latent_dim", "state_dim", "control_dim"):
-                if getattr(other, name) != getattr(self, name):
-                    raise ValueError(f"guide: {type(guide).__name__} was built for a GTMSM of {name} = "
-                                     f"{getattr(other, name)}, this one has {getattr(self, name)}")  # fmt: skip
+            check_built_for(guide, other, self, "data_dim", "latent_dim", "state_dim", "control_dim")

@@ -622,7 +622,7 @@ def test_guides_are_checked():
     with pytest.raises(ValueError, match=r"Remembering: Identity has no recall; it serves zoo\.GTMSM"):
         Remembering(nn.Identity())
     other = build(data=DATA + 1)
-    with pytest.raises(ValueError, match="guide: Remembering was built for a GTMSM of data_dim = 6, this one has 5"):
+    with pytest.raises(ValueError, match="guide: Remembering was built for a GTMSM of data_dim = 6; this GTMSM has 5"):
         ELBO()(build(), Remembering(other))(*batch())
     with pytest.raises(ValueError, match="Watching: LinearStep has no gate; gated and follow are for a StoppingStep"):
         Watching(build(), follow=True)

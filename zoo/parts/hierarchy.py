@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from zoo.parts.checks import check_counts, check_rows, expand_fixed, parameter_of
+from zoo.parts.checks import check_built_for, check_counts, check_rows, expand_fixed, parameter_of
 from zoo.parts.conditionals import Normal
 from zoo.parts.store_keys import RootModule
 
@@ -140,8 +140,4 @@ class Hierarchy(RootModule):
         other = getattr(guide, "model", None)
         if not hasattr(other, "latent_dims"):
             return
-        for name in ("data_dim", "latent_dims", "above_dims", "sites"):
-            theirs, ours = getattr(other, name, getattr(self, name)), getattr(self, name)
-            if theirs != ours:
-                raise ValueError(f"guide: {type(guide).__name__} was built for a {type(other).__name__} of {name} = "
-                                 f"{theirs}; this {type(self).__name__} has {ours}")  # fmt: skip
+        check_built_for(guide, other, self, "data_dim", "latent_dims", "above_dims", "sites")

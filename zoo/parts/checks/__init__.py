@@ -8,7 +8,7 @@ a model. `words` holds the wording that all share, and the checks of numbers, la
 from zoo.parts.checks.entries import check_data
 from zoo.parts.checks.fixed import expand_fixed
 from zoo.parts.checks.labels import check_labels
-from zoo.parts.checks.offered import check_offers
+from zoo.parts.checks.offered import check_built_for, check_offers
 from zoo.parts.checks.rows import check_rows, check_shape, parameter_of
 from zoo.parts.checks.sequences import (
     check_controls,
@@ -24,6 +24,7 @@ from zoo.parts.checks.supports import check_support, element, holds
 from zoo.parts.checks.words import check_counts, check_positive, check_tensor, listed, widths
 
 __all__ = [
+    "check_built_for",
     "check_controls",
     "check_counts",
     "check_data",

@@ -245,15 +245,15 @@ def _series(
     initial_mean: Tensor | None,
     initial_variance: Tensor | float,
 ) -> Parameters:
-    """`series` of entries, whose transition and design are constants."""
+    """`scalar_series` of entries, whose transition and design are constants."""
     rows = [_stack(row) for row in transition]
     # the same along all batch axes: without axes they are shared, and make no groups
     first = (0,) * (rows[0].ndim - 1)
     constants = torch.stack(rows, -2)[first], _stack(variances), _stack(design)[first]
-    return series(*constants, observation_variance, initial_mean, initial_variance)
+    return scalar_series(*constants, observation_variance, initial_mean, initial_variance)
 
 
-def series(
+def scalar_series(
     transition: Tensor,
     variances: Tensor,
     design: Tensor,

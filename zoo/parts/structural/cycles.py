@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zoo.parts.kalman import Parameters
-from zoo.parts.structural.components import APPROXIMATE_DIFFUSE, series
+from zoo.parts.structural.components import APPROXIMATE_DIFFUSE, scalar_series
 
 
 def cycle(
@@ -100,7 +100,7 @@ def _waves(
     initial_mean: Tensor | None,
     initial_variance: Tensor | float,
 ) -> Parameters:
-    """`series` whose states all have one variance."""
+    """`scalar_series` whose states all have one variance."""
     variances = variance.unsqueeze(-1).expand(*variance.shape, len(design))
-    return series(transition, variances, variance.new_tensor(design), observation_variance, initial_mean,
-                  initial_variance)  # fmt: skip
+    emission = variance.new_tensor(design)
+    return scalar_series(transition, variances, emission, observation_variance, initial_mean, initial_variance)

@@ -14,7 +14,14 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from zoo.parts.checks import check_controls, check_frames, check_sequences, check_support, whole_frames_only
+from zoo.parts.checks import (
+    check_built_for,
+    check_controls,
+    check_frames,
+    check_sequences,
+    check_support,
+    whole_frames_only,
+)
 from zoo.parts.once import once
 from zoo.parts.store_keys import RootModule
 from zoo.parts.trajectory import carry as chunks
@@ -203,11 +210,7 @@ class StateSpace(Forecasts, RootModule):
         other = None if isinstance(guide, AutoGuide) else getattr(guide, "model", None)
         if not isinstance(other, StateSpace):
             return
-        for name in ("data_dim", "latent_dim", "state_dim", "encoding_dim", "control_dim"):
-            theirs, ours = getattr(other, name), getattr(self, name)
-            if theirs != ours:
-                raise ValueError(f"guide: {type(guide).__name__} was built for a {type(other).__name__} of {name} = "
-                                 f"{theirs}; this {type(self).__name__} has {ours}")  # fmt: skip
+        check_built_for(guide, other, self, "data_dim", "latent_dim", "state_dim", "encoding_dim", "control_dim")
 
     def carry_on(
         self, z: Tensor, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
