@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.infer.training.callbacks import Callback, Calls, check_callbacks
 from zoo.infer.training.checkpoint import Folder
@@ -18,7 +18,8 @@ from zoo.infer.training.parallel import Parallel
 from zoo.infer.training.preflight import check_arguments
 from zoo.infer.training.prepare import prepared
 from zoo.infer.training.settings import Options, describe
-from zoo.infer.training.step.batches import Rows, rows_of
+from zoo.infer.training.step.batches import batch_size_of, rows_of
+from zoo.infer.training.step.parts import wanted_of
 from zoo.parts.aside import streams_kept
 
 
@@ -52,18 +53,18 @@ class Fit:
 @streams_kept()
 def fit(
     loss: nn.Module,
-    data: Tensor | Sequence[Tensor | None] | Rows,
+    data: Any,
     *,
     steps: int | None = None,
     epochs: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     drop_last: bool = False,
     optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
     groups: Mapping[str, Mapping[str, Any]] | None = None,
     schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
     clip: float | None = None,
     average: float | None = None,
-    validation: Tensor | Sequence[Tensor | None] | Rows | None = None,
+    validation: Any = None,
     patience: int | None = None,
     callbacks: Sequence[Callback] = (),
     seed: int = 0,
@@ -81,15 +82,19 @@ def fit(
         loss: a module whose `loss(*batch)` is the loss summed over the batch, a tensor without axes: `ELBO()(model,
             guide)`. A guide whose `forward` has an argument `index` is given the row numbers of the batch. One of
             Pyro's autoguides has parameters for each row, in order: then `batch_size` must be all of them.
-        data: a tensor, a tuple of tensors with a common first axis (None: an argument left out), or an object with
-            `__len__` and `batch(index, generator)` (`Rows`). Tensors stay where they are, and batches are moved to
-            `device`; put small data there yourself to save the transfers. Sequences come as `zoo.data.Buckets`, or as
-            `zoo.data.Streams`, whose state is carried from batch to batch (truncated back-propagation) and saved in
-            checkpoints.
+        data: a tensor, an array of numpy, a table of pandas or polars, nested lists, or a tuple of such with a common
+            first axis (None: an argument left out); an array on file, of which rows are read when they are needed; a
+            `Dataset` or `DataLoader` of torch that yields the arguments, as one tensor, a tuple, or a dictionary by
+            their names; an object with `__len__` and `batch(index, generator)` (`Rows`). Numbers become those of the
+            parameters where that loses nothing, and are refused otherwise. Tensors stay where they are, and batches are
+            moved to `device`; put small data there yourself to save the transfers. Sequences come as
+            `zoo.data.Buckets`, or as `zoo.data.Streams`, whose state is carried from batch to batch (truncated
+            back-propagation) and saved in checkpoints; one series alone needs no batch axis.
         steps, epochs: the length; give one of the two. An epoch visits every row once, in an order that depends on
             `seed` and the epoch; its last batch may be smaller. Optimiser steps stop at exactly `steps`, also within
             an epoch.
-        batch_size: rows of a batch, over all processes together.
+        batch_size: rows of a batch, over all processes together; None: 128, all rows where there are fewer, or those of
+            a `DataLoader`.
         drop_last: leave out the last batch of an epoch where it is smaller than the others. Data that choose their own
             batches refuse it.
         optimizer: constructor `parameters -> Optimizer`; by default torch's fused Adam with learning rate 1e-3.
@@ -140,8 +145,9 @@ def fit(
         FloatingPointError: the loss is not finite; names site, rows and step. Parameters and checkpoint stay good.
         OSError: `out` cannot be written to, found at the start if it is so by then. The loss keeps its parameters.
     """
-    rows = rows_of(data)
-    held_out = None if validation is None else rows_of(validation, "validation")
+    wanted = wanted_of(loss)
+    rows = rows_of(data, wanted, batch_size=batch_size, most=steps)
+    held_out = None if validation is None else rows_of(validation, wanted, "validation", batch_size=batch_size)
     counted = {"steps": (steps, 1), "epochs": (epochs, 1), "batch_size": (batch_size, 1), "patience": (patience, 1)}
     check_arguments(
         loss=loss, whole=counted | {"seed": (seed, 0)}, steps=steps, epochs=epochs, clip=clip, average=average,
@@ -151,7 +157,8 @@ def fit(
     parallel = Parallel(loss, device, fabric)
     # Fused: for a small network a quarter of the time of torch's default, which loops over the parameters in Python.
     optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3, fused=True)
-    options = Options(int(batch_size), int(seed), optimizer, schedule, clip, compile, drop_last, groups, average)
+    size = batch_size_of(batch_size, rows, drop_last=drop_last)
+    options = Options(size, int(seed), optimizer, schedule, clip, compile, drop_last, groups, average)
     training = prepared(loss, rows, held_out, parallel, options, calls)
     # After the pair has been looked over: a training that is refused leaves no folder behind.
     folder = None if out is None else Folder(out)
