@@ -18,6 +18,7 @@ from zoo.parts.checks import (
     refuse_entries,
     refuse_unobserved,
 )
+from zoo.parts.door import takes_data
 from zoo.parts.once import once
 from zoo.parts.recorded.recorded import recorded_with
 from zoo.parts.store_keys import RootModule
@@ -80,6 +81,9 @@ class GTMSM(RootModule):
         >>> model.generate(torch.zeros(3, 128, 192), torch.zeros(3, 160, 5), num=2).x.shape
         torch.Size([2, 3, 32, 192])
     """
+
+    # read by `zoo.parts.door`: x is (N, T, data_dim), and (T, data_dim) is one series
+    of_sequences = True
 
     def __init__(
         self,
@@ -187,6 +191,7 @@ class GTMSM(RootModule):
             p = self.emission(z, c)
             return pyro.sample("x", (p if seen is None else p.mask(seen)).to_event(1), obs=filled(later, seen))
 
+    @takes_data
     def generate(self, x: Tensor, u: Tensor, num: int, *, guide: Any = None, mask: Tensor | None = None) -> Futures:
         """`num` drawn futures of each memory for given actions.
 
@@ -203,6 +208,7 @@ class GTMSM(RootModule):
         check_counts(num=num)
         return drawn(self, x, u, num, guide, mask)
 
+    @takes_data
     def predict(self, x: Tensor, u: Tensor, *, guide: Any = None, mask: Tensor | None = None) -> Futures:
         """The most probable future of each memory, step by step and without noise; arguments as in `generate`."""
         return likeliest(self, x, u, guide, mask)

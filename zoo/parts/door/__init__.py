@@ -10,7 +10,7 @@ from zoo.parts.door.arguments import Wanted, entered, is_data, wanted_by
 from zoo.parts.door.casting import as_tensor
 from zoo.parts.door.datasets import is_collection, loaded
 from zoo.parts.door.methods import takes_data
-from zoo.parts.door.on_file import OnFile, in_pieces
+from zoo.parts.door.on_file import OnFile, form_of, in_pieces
 
-__all__ = ["OnFile", "Wanted", "as_tensor", "entered", "in_pieces", "is_collection", "is_data", "loaded",
+__all__ = ["OnFile", "Wanted", "as_tensor", "entered", "form_of", "in_pieces", "is_collection", "is_data", "loaded",
            "takes_data", "wanted_by"]  # fmt: skip

@@ -1,9 +1,10 @@
 """The door of a whole call: the arguments of a pair, each as the tensor that its name asks for."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,8 @@ class Wanted:
             return value
         if is_on_file(value):
             if on_file:
-                kind = tensor_like(np.asarray(value[:1]), label)[0].dtype
-                return OnFile(value, self._dtype(kind, name, first, ours=True), self.device, label)
+                given = tensor_like(np.asarray(value[:1]), label)[0].dtype
+                return OnFile(value, self._dtype(given, name, first, ours=True), self.device, label)
             value = np.asarray(value[:]) if not isinstance(value, np.ndarray) else value
         found, columns = tensor_like(value, label)
         kind = self._dtype(found.dtype, name, first, ours=not isinstance(value, Tensor))
@@ -127,31 +128,40 @@ def wanted_by(*programs: Any, device: bool = True) -> Wanted:
 
 
 def entered(
-    programs: tuple[Any, ...], x: Any, args: tuple, kwargs: dict[str, Any], *, on_file: bool = False
+    programs: tuple[Any, ...],
+    x: Any,
+    args: tuple = (),
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    names: tuple[str, ...] | None = None,
+    on_file: bool = False,
 ) -> tuple[Any, tuple, dict[str, Any]]:
     """The arguments of a call as tensors, in the dtype and on the device of the parameters of its programs.
 
     Args:
         programs: model and guide, or one of them.
         x, args, kwargs: the arguments; x may be a `Dataset` or `DataLoader` that yields all of them.
+        names: of the positional arguments, the data first; None: as the model names them.
         on_file: arrays on file stay there (`OnFile`), for functions that ask for some rows at a time.
 
     Raises:
         TypeError, ValueError: data that are no numbers, or would lose some; names the argument.
     """
     wanted = wanted_by(*programs)
+    if names is not None:
+        wanted = replace(wanted, names=names)
     if is_collection(x):
         x, *more = loaded(x, wanted.names, wanted.name(0))
         if more and args:
             raise ValueError(f"{wanted.name(0)}: yields {1 + len(more)} arguments, and {len(args)} more were given")
         args = (*more, *args)
-    names = [wanted.name(place) for place in range(1 + len(args))]
-    if twice := [name for name in names if name in kwargs]:
+    places = [wanted.name(place) for place in range(1 + len(args))]
+    if twice := [name for name in places if name in kwargs]:
         raise TypeError(f"{twice[0]}: given twice, by its place and by its name")
-    named = dict(zip(names, (x, *args), strict=True)) | kwargs
+    named = dict(zip(places, (x, *args), strict=True)) | dict(kwargs)
     named = {name: wanted.tensor(value, name, name, on_file=on_file) for name, value in named.items()}
     named = wanted.as_batch(named)
-    found = [named.pop(name) for name in names]
+    found = [named.pop(name) for name in places]
     return found[0], tuple(found[1:]), named
 
 

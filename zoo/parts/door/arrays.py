@@ -46,7 +46,7 @@ def tensor_like(value: Any, name: str) -> tuple[Tensor, list[str] | None]:
 def _of_array(array: np.ndarray, name: str) -> Tensor:
     if isinstance(array, np.ma.MaskedArray):
         # numpy forgets the mask on the way to a plain array, and entries that are missing would count as seen
-        array = array.astype(np.float64).filled(np.nan) if array.mask.any() else array.data
+        array = np.ma.filled(array.astype(np.float64), np.nan) if np.ma.is_masked(array) else array.data
     if array.dtype.kind not in NUMBERS:
         raise _no_numbers(array, name)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:

@@ -93,9 +93,7 @@ def refuse_loss(
             _refuse_rounded(torch.stack(spans), after, name, columns)
 
 
-def _refuse_large(
-    some: Tensor, most: int, start: int, dtype: torch.dtype, name: str, columns: Columns
-) -> None:
+def _refuse_large(some: Tensor, most: int, start: int, dtype: torch.dtype, name: str, columns: Columns) -> None:
     large = (some > most) | (some < -most)
     if large.any():
         place = large.nonzero()[0].tolist()

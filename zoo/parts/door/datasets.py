@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 # rows that are asked for at a time where all of them are wanted
 SOME = 256
@@ -17,13 +17,15 @@ def is_collection(value: Any) -> bool:
 
 
 def has_rows(collection: Any) -> bool:
-    """Tells whether rows can be asked for by their number; an `IterableDataset` gives them in its own order alone."""
+    """Tells whether rows can be asked for by their number.
+
+    An `IterableDataset` gives them in its own order alone, and so does a loader without batches of its own, whose data
+    set makes them.
+    """
+    if isinstance(collection, DataLoader) and collection.batch_sampler is None:
+        return False
     dataset = collection.dataset if isinstance(collection, DataLoader) else collection
-    return hasattr(dataset, "__len__") and hasattr(type(dataset), "__getitem__") and not _iterable(dataset)
-
-
-def _iterable(dataset: Any) -> bool:
-    return isinstance(dataset, torch.utils.data.IterableDataset)
+    return hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
 
 
 def collated(items: list[Any]) -> Any:
@@ -36,7 +38,9 @@ def collated(items: list[Any]) -> Any:
     try:
         return default_collate([_without_pictures(item) for item in items])
     except RuntimeError as error:
-        raise ValueError(f"the rows of the data set have unequal shapes, a collate_fn could pad them: {error}") from error
+        raise ValueError(
+            f"the rows of the data set have unequal shapes, a collate_fn could pad them: {error}"
+        ) from error
 
 
 def _without_pictures(item: Any) -> Any:
@@ -104,8 +108,6 @@ def rows_and_collate(collection: Any) -> tuple[Any, Any]:
     """The data set behind a collection, and the function that makes one batch of some of its rows."""
     if not isinstance(collection, DataLoader):
         return collection, collated
-    # torch's own for batches, or for rows where batching is switched off; a caller's function is his choice
-    own = collection.collate_fn is not default_collate and collection.batch_sampler is not None
+    # torch's own refuses pictures; a caller's function is his choice
+    own = collection.collate_fn is not default_collate
     return collection.dataset, collection.collate_fn if own else collated
-
-

@@ -10,7 +10,8 @@ from torch import Tensor
 from zoo.parts.checks.rows import parameter_of
 from zoo.parts.door.arguments import LISTED, REAL, wanted_by
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def takes_data(method: Callable[P, R]) -> Callable[P, R]:

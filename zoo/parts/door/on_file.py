@@ -1,7 +1,7 @@
 """Arrays on file that may be larger than memory: rows are read, and cast, when they are asked for.
 
-A tensor over a memory map of numpy's would be read by rows too, but not if its numbers are bytes or in another order of
-bytes, and an array of HDF5 has no memory to share. Expressions over a whole tensor make temporaries of its size besides.
+A tensor over a memory map of numpy's would be read by rows too, but not if its numbers are bytes or in another order
+of bytes, and an array of HDF5 has no memory to share. Expressions over a whole tensor make temporaries of its size.
 """
 
 import mmap
@@ -72,6 +72,11 @@ class OnFile:
             each, places = np.unique(rows, return_inverse=True)
             found = np.asarray(self.array[each])[places]
         return tensor_like(found, self.name)[0]
+
+
+def form_of(value: Any) -> Any:
+    """A tensor without numbers that stands for an array on file in checks of shape and dtype; all else as it is."""
+    return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, OnFile) else value
 
 
 def in_pieces(value: Tensor | OnFile) -> Iterator[tuple[int, Tensor]]:

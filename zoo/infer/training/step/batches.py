@@ -142,12 +142,14 @@ def rows_of(
 
 def _rows_of_arrays(data: Any, wanted: Wanted, name: str) -> TensorRows:
     # A list of numbers is one array; a list of arrays is what a tuple of them is, as it was when both held tensors.
-    several = isinstance(data, tuple) or (isinstance(data, list) and any(v is None or hasattr(v, "shape") for v in data))
+    several = isinstance(data, tuple) or (
+        isinstance(data, list) and any(v is None or hasattr(v, "shape") for v in data)
+    )
     values = tuple(data) if several else (data,)
     if all(value is None for value in values) or not all(value is None or is_data(value, "x") for value in values):
         raise TypeError(
-            f"{name} must be a tensor, an array or a table, a tuple of such, a Dataset or DataLoader, or an object with "
-            f"__len__ and batch(index, generator), got {type(data).__name__}"
+            f"{name} must be a tensor, an array or a table, a tuple of such, a Dataset or DataLoader, or an object "
+            f"with __len__ and batch(index, generator), got {type(data).__name__}"
         )
     label = f"{name}[{{}}]" if sum(value is not None for value in values) > 1 else name
     named = {
@@ -192,9 +194,7 @@ def epoch_order(num: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
 
 
-def batches_of(
-    rows: Rows, batch_size: int, seed: int, epoch: int | None, *, drop_last: bool = False
-) -> list[Tensor]:
+def batches_of(rows: Rows, batch_size: int, seed: int, epoch: int | None, *, drop_last: bool = False) -> list[Tensor]:
     """The row numbers of each batch of an epoch.
 
     Args:

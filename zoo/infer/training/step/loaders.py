@@ -1,6 +1,5 @@
 """A `Dataset` or a `DataLoader` of torch as the rows of a training."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from zoo.parts.aside import seeded, streams_kept
 from zoo.parts.door import Wanted
-from zoo.parts.door.datasets import arguments_of, collated, rows_and_collate
+from zoo.parts.door.datasets import arguments_of, rows_and_collate
 
 
 def as_arguments(found: Any, wanted: Wanted, name: str) -> tuple[Any, ...]:
@@ -55,7 +54,9 @@ class LoaderRows(DatasetRows):
     def __init__(self, loader: DataLoader, wanted: Wanted, name: str) -> None:
         super().__init__(loader, wanted, name)
         self.loader, self.batch_size = loader, loader.batch_size
-        self._seed, self._coming, self._ahead = 0, [[0]], iter(())
+        self._seed = 0
+        self._coming: list[list[int]] = []
+        self._ahead: Iterator[Any] = iter(())
 
     def batches(self, batch_size: int, seed: int, epoch: int | None) -> list[Tensor]:
         """The row numbers of each batch of an epoch; None: all rows in their order."""
@@ -64,11 +65,11 @@ class LoaderRows(DatasetRows):
             self._coming = [rows.tolist() for rows in torch.arange(len(self)).split(self.batch_size or batch_size)]
         else:
             self._coming = self._drawn()
+        self._ahead = iter(())
         return [torch.tensor(rows) for rows in self._coming]
 
     def _drawn(self) -> list[list[int]]:
-        loader = self.loader
-        sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        sampler: Any = self.loader.batch_sampler
         own = getattr(getattr(sampler, "sampler", sampler), "generator", None)
         before = None if own is None else own.get_state()
         with seeded(self._seed):
@@ -78,15 +79,17 @@ class LoaderRows(DatasetRows):
         # the caller's generator is as it was, for his own loops over the loader
         if own is not None:
             own.set_state(before)
-        # without a batch sampler an entry is the number of one row
-        return [[int(i) for i in rows] if hasattr(rows, "__len__") else [int(rows)] for rows in drawn]
+        return [[int(i) for i in rows] for rows in drawn]
 
     def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
         """The arguments of the rows `index`: the next batch of the workers where it is the one that is asked for."""
         rows = index.tolist()
         if not self.loader.num_workers or rows not in self._coming:
             return super().batch(index, generator)
-        if (place := self._coming.index(rows)) or (found := next(self._ahead, None)) is None:
+        place = self._coming.index(rows)
+        found = None if place else next(self._ahead, None)
+        if found is None:
+            # the first batch of an epoch, or of what is left of one that is resumed
             self._ahead = iter(self._read_by_workers(self._coming[place:]))
             found = next(self._ahead)
         self._coming = self._coming[place + 1 :]
@@ -125,7 +128,8 @@ class StreamRows:
         self.batch_size = loader.batch_size
         self._batches = list(torch.arange(sum(sizes)).split(sizes))
         self._starts = {int(rows[0]): place for place, rows in enumerate(self._batches)}
-        self._next, self._pass = 0, iter(())
+        self._next = 0
+        self._pass: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
         return sum(map(len, self._batches))
