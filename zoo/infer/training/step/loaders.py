@@ -1,5 +1,6 @@
 """A `Dataset` or a `DataLoader` of torch as the rows of a training."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
