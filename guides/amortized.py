@@ -11,7 +11,6 @@ from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.per_datum import PerDatum
 from zoo.parts.checks import check_offers, check_rows, parameter_of
-from zoo.parts.door import takes_data
 from zoo.parts.networks import mlp
 
 
@@ -82,7 +81,6 @@ class Amortized(Guide):
         self.own, self.context = encoder is not None, context
         self.family = family(model.latent_dim, context)
 
-    @takes_data
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""
         prior = self.model.prior() if self.family.uses_prior else None
@@ -108,7 +106,6 @@ class Amortized(Guide):
         with pyro.plate("data", len(x)):
             return pyro.sample(self.site, self.posterior(x, *args, **kwargs), infer=self.infer)
 
-    @takes_data
     @torch.no_grad()
     def per_datum(self, x: Tensor, *args: Any, **kwargs: Any) -> PerDatum:
         """A guide of the same family with parameters of its own for each row of x, started at this guide's."""

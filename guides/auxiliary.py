@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from zoo.parts.checks import check_labels, check_offers, check_rows, check_shape, parameter_of
-from zoo.parts.door import takes_data
 from zoo.parts.labels import mean_over_draws, one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
@@ -79,31 +78,26 @@ class Auxiliary(Guide):
         self.encoder = build_stage(hidden, sizes, activation, "hidden")
         self.family = family(model.latent_dim, self.encoder.size)
 
-    @takes_data
     def auxiliary(self, x: Tensor) -> Any:
         """q(a | x), event shape `(auxiliary_dim,)`."""
         return self.auxiliary_family(None, self.reader(x))
 
-    @takes_data
     def classes(self, x: Tensor, a: Tensor) -> Categorical:
         """q(y | a, x); leading axes broadcast."""
         return over_classes(self.logits(x, a))
 
-    @takes_data
     def posterior(self, x: Tensor, a: Tensor, y: Tensor | None = None) -> Any:
         """q(z | a, y, x), event shape `(latent_dim,)`; leading axes broadcast."""
         prior = self.model.prior() if self.family.uses_prior else None
         coded = () if y is None else (one_hot(y, self.num_classes, x),)
         return self.family(prior, self.encoder(x, a, *coded))
 
-    @takes_data
     def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
         """q(y | x), batch `(N,)`: the mean of q(y | a, x) over draws of a, one in training mode, else 100."""
         self._refuse_without_classes()
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
         return mean_over_draws(self.classes(x, self.auxiliary(x).rsample((num_draws,))))
 
-    @takes_data
     def predict(self, x: Tensor, num_draws: int = 100) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of a."""
         check_shape(x, self.model.data_dim, parameter_of(self))

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from zoo.parts.checks import check_labels, check_offers, check_rows, check_shape, parameter_of
-from zoo.parts.door import takes_data
 from zoo.parts.labels import one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
@@ -73,7 +72,6 @@ class Labelled(Guide):
         self.encoder = build_stage(hidden, (data_dim, classes), activation, "hidden")
         self.family = family(model.latent_dim, self.encoder.size)
 
-    @takes_data
     def classifier(self, x: Tensor) -> Categorical:
         """q(y | x), batch shape `(N,)`."""
         logits = self.logits(x)
@@ -82,13 +80,11 @@ class Labelled(Guide):
                              f"{tuple(logits.shape)}")  # fmt: skip
         return over_classes(logits)
 
-    @takes_data
     def predict(self, x: Tensor) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`."""
         check_shape(x, self.model.data_dim, parameter_of(self))
         return probabilities(self.classifier, x)
 
-    @takes_data
     def posterior(self, x: Tensor, y: Tensor) -> Any:
         """q(z | x, y), event shape `(latent_dim,)`; the axes of y, and those of x but the last, broadcast."""
         prior = self.model.prior() if self.family.uses_prior else None

@@ -9,7 +9,6 @@ from torch import Tensor
 from guides.guide import Guide
 from guides.labelled import Labelled
 from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
-from zoo.parts.door import takes_data
 from zoo.parts.labels import mean_over_draws, probabilities
 
 
@@ -52,7 +51,6 @@ class StackedLabelled(Guide):
                 )
         self.m1, self.m2 = m1, m2
 
-    @takes_data
     def posterior(self, x: Tensor) -> Any:
         """q(z_1 | x), event shape `(m1.latent_dim,)`."""
         return self.m1.posterior(x)
@@ -61,7 +59,6 @@ class StackedLabelled(Guide):
         """q(y | z_1); leading axes broadcast."""
         return self.m2.classifier(self.model.modelled(z_1))
 
-    @takes_data
     def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
         """q(y | x), batch shape `(N,)`: the mean of q(y | z_1) over draws of z_1, one in training mode, else 100.
 
@@ -70,7 +67,6 @@ class StackedLabelled(Guide):
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
         return mean_over_draws(self.classes(self.posterior(x).rsample((num_draws,))))
 
-    @takes_data
     def predict(self, x: Tensor, num_draws: int = 100) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of z_1."""
         check_shape(x, self.model.data_dim, parameter_of(self))

@@ -18,7 +18,6 @@ from zoo.parts.checks import (
     refuse_entries,
     refuse_unobserved,
 )
-from zoo.parts.door import takes_data
 from zoo.parts.once import once
 from zoo.parts.recorded.recorded import recorded_with
 from zoo.parts.store_keys import RootModule
@@ -191,7 +190,6 @@ class GTMSM(RootModule):
             p = self.emission(z, c)
             return pyro.sample("x", (p if seen is None else p.mask(seen)).to_event(1), obs=filled(later, seen))
 
-    @takes_data
     def generate(self, x: Tensor, u: Tensor, num: int, *, guide: Any = None, mask: Tensor | None = None) -> Futures:
         """`num` drawn futures of each memory for given actions.
 
@@ -208,7 +206,6 @@ class GTMSM(RootModule):
         check_counts(num=num)
         return drawn(self, x, u, num, guide, mask)
 
-    @takes_data
     def predict(self, x: Tensor, u: Tensor, *, guide: Any = None, mask: Tensor | None = None) -> Futures:
         """The most probable future of each memory, step by step and without noise; arguments as in `generate`."""
         return likeliest(self, x, u, guide, mask)

@@ -11,7 +11,6 @@ from torch import Tensor
 from zoo.parts.ascent import climb
 from zoo.parts.checks import check_counts, check_frames, check_gaps, check_sequences, parameter_of, refuse_entries
 from zoo.parts.conditionals.emissions import Emission, MaximisedEmission, examined
-from zoo.parts.door import takes_data
 from zoo.parts.markov import Chain, MostProbable, StationaryStart, expected_counts, filter_states, viterbi
 from zoo.parts.markov.distributions import HiddenMarkov, MarkovPaths
 from zoo.parts.markov.forward_backward import refuse_impossible
@@ -160,26 +159,22 @@ class HMM(RootModule):
 
     # --- exactly -----------------------------------------------------------------------------------------------------
 
-    @takes_data
     def chain(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> Chain:
         """The `zoo.parts.markov.Chain` of x, for the recursions."""
         self.check(x, u, mask)
         x = _scorable(x, mask)
         return self._density(x, mask).chain(x)
 
-    @takes_data
     def log_prob(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> Tensor:
         """log p(x) of the observed frames, exact, nats, `(N,)`; -inf where no path explains a sequence."""
         self.check(x, u, mask)
         x = _scorable(x, mask)
         return self._density(x, mask).log_prob(x)
 
-    @takes_data
     def posterior(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> MarkovPaths:
         """p(z | x), exact: batch `(N,)`, event `(T,)`, whole paths; with `filtered`, `smoothed`, `moments`, `mode`."""
         return MarkovPaths(self.chain(x, u, mask))
 
-    @takes_data
     def viterbi(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> MostProbable:
         """The most probable path of each sequence, `(N, T)`, and its log p(z, x)."""
         return viterbi(self.chain(x, u, mask))
@@ -191,7 +186,6 @@ class HMM(RootModule):
         z = HiddenMarkov(self.log_initial, self.log_transition, self.emission, T).paths(torch.Size((num,)))
         return z, self.emission(z).sample()
 
-    @takes_data
     @torch.no_grad()
     def forecast(self, x: Tensor, k: int, u: None = None, mask: Tensor | None = None) -> HMMForecast:
         """p(z) and p(x) of each of the k frames after each sequence's last observed one, exact."""
@@ -203,7 +197,6 @@ class HMM(RootModule):
         components = self._of_states(x).expand(states.shape)
         return HMMForecast(states, MixtureSameFamily(Categorical(states), components))
 
-    @takes_data
     @torch.no_grad()
     def sample_forecast(self, x: Tensor, k: int, num: int, u: None = None, mask: Tensor | None = None) -> Draws:
         """`num` continuations of each sequence by k frames, exact: `Draws` whose z is `(num, N, k)`."""
@@ -212,7 +205,6 @@ class HMM(RootModule):
         z = MarkovPaths(chain).sample(torch.Size((num,))).gather(-1, future.expand(num, -1, -1))
         return Draws(z, self.emission(z).sample(), future[:, 0])
 
-    @takes_data
     @torch.no_grad()
     def impute(self, x: Tensor, mask: Tensor, u: None = None) -> Tensor:
         """x with E[x_missing | x_observed] in its missing frames, exact.
@@ -231,7 +223,6 @@ class HMM(RootModule):
                              "sample_imputation draws the missing frames")  # fmt: skip
         return torch.where(mask.unsqueeze(-1), x, smoothed @ means)
 
-    @takes_data
     @torch.no_grad()
     def sample_imputation(self, x: Tensor, mask: Tensor, num: int = 1, u: None = None) -> Draws:
         """`num` draws of each sequence with its gaps filled in, exact: `Draws` whose z is `(num, N, T)`."""
@@ -242,7 +233,6 @@ class HMM(RootModule):
 
     # --- fitting -----------------------------------------------------------------------------------------------------
 
-    @takes_data
     @torch.no_grad()
     def initialise(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> None:
         """Sets the parameters to a random start for EM: that of the emission, and rows of probabilities drawn anew.
@@ -260,7 +250,6 @@ class HMM(RootModule):
         self.initial_probabilities.initialise()
         self.transition_probabilities.initialise()
 
-    @takes_data
     @torch.no_grad()
     def e_step(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> tuple[HMMStatistics, Tensor]:
         """The expected statistics that `m_step` reads, and log p(x_n) in nats, `(N,)` (Baum and Welch).
@@ -283,7 +272,6 @@ class HMM(RootModule):
         self.transition_probabilities.maximise(statistics.transitions)
         return announced
 
-    @takes_data
     def maximum_likelihood(self, x: Tensor, u: None = None, mask: Tensor | None = None) -> "HMM":
         """Climbs to a maximum of log p(x) from the parameters that the model has, any emission; returns the model.
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from zoo.parts import kalman
 from zoo.parts.aside import evaluating
 from zoo.parts.checks import check_counts, check_offers
-from zoo.parts.door import takes_data
 from zoo.parts.kalman.parameters import observed, times
 from zoo.parts.mixed_dynamics.dynamics import MixedDynamics, MixedState
 from zoo.parts.trajectory import Carry, StateSpace, side_by_side
@@ -144,7 +143,6 @@ class KVAE(StateSpace):
 
     # --- by the plug-in ----------------------------------------------------------------------------------------------
 
-    @takes_data
     @torch.no_grad()
     def reconstruct(self, x: Tensor, guide: Any, u: Tensor | None = None, mask: Tensor | None = None) -> Frames:
         """Each frame's mean from the encoder, from the past and from all frames, with a at its expectations.

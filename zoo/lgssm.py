@@ -13,7 +13,6 @@ from zoo.parts import kalman
 from zoo.parts.ascent import climb
 from zoo.parts.aside import streams_kept
 from zoo.parts.checks import check_counts, check_sequences
-from zoo.parts.door import takes_data
 from zoo.parts.kalman import Parameters, missing
 from zoo.parts.kalman import em as kalman_em
 from zoo.parts.kalman.diffuse.start import diffuse_states
@@ -178,20 +177,17 @@ class LGSSM(StateSpace):
 
     # --- exactly -----------------------------------------------------------------------------------------------------
 
-    @takes_data
     def posterior(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
     ) -> LinearGaussianPosterior:
         """p(z | x), exact, by the smoother: batch `(N,)`, event `(T, latent_dim)`."""
         return LinearGaussianPosterior(self._checked(x, u, mask, values), filled(x, mask), u, mask)
 
-    @takes_data
     def log_prob(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor) -> Tensor:
         """log p(x) of the observed entries, exact, nats, `(N,)`; each sequence's first `burn` observations given."""
         p = self._checked(x, u, mask, values)
         return self._density(p, x, u, mask).log_prob(filled(x, mask))
 
-    @takes_data
     def exact_sample(self, num: int, T: int, u: Tensor | None = None, **values: Tensor) -> tuple[Tensor, Tensor]:
         """Draws of the model, as `generate` gives them."""
         p = self.system(T, **values)
@@ -200,7 +196,6 @@ class LGSSM(StateSpace):
             raise ValueError(f"num: the parameters and u are those of {tuple(batch)} sequences, got {num}")
         return kalman.sample(p, T, u, torch.Size() if batch else torch.Size((num,)))
 
-    @takes_data
     def exact_draws(
         self, x: Tensor, num: int, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -208,7 +203,6 @@ class LGSSM(StateSpace):
         p = self._checked(x, u, mask, values)
         return missing.sample_filled(p, filled(x, mask), num, u, None if mask is None else entries(x, mask))
 
-    @takes_data
     def exact_forecast(
         self, x: Tensor, k: int, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
     ) -> kalman.Forecast:
@@ -219,14 +213,12 @@ class LGSSM(StateSpace):
             return kalman.forecast(p, x, k, u)
         return missing.forecast_after(p, filled(x, mask), k, u, entries(x, mask), ends(x, mask))
 
-    @takes_data
     def exact_imputation(self, x: Tensor, mask: Tensor, u: Tensor | None = None, **values: Tensor) -> Tensor:
         """E[x_missing | x_observed], as `impute` gives it."""
         found = self.posterior(x, u, mask, **values)
         expected, _ = observed(found.parameters, found.mean, found.covariances, u)
         return missing.fill(found.parameters, x, expected, entries(x, mask))
 
-    @takes_data
     def maximum_likelihood(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, *, restarts: int = 2
     ) -> "LGSSM":
@@ -252,7 +244,6 @@ class LGSSM(StateSpace):
         climb(self, lambda: self._total(x, u, mask) / count, count=count, restarts=restarts)
         return self
 
-    @takes_data
     def summary(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, *, lags: int | None = None
     ) -> Summary:
@@ -274,7 +265,6 @@ class LGSSM(StateSpace):
         return Summary(f"x = {spoken(self.build)}", estimates, total, frames, len(x) * self.num_diffuse,
                        examine(residuals, first, lags))  # fmt: skip
 
-    @takes_data
     def residuals(self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor) -> Tensor:
         """Errors of one step ahead, standardised: independent N(0, 1) under the model, `(N, T, data_dim)`.
 
@@ -285,7 +275,6 @@ class LGSSM(StateSpace):
         seen = entries(x, frames if mask is None else mask)
         return standardised_residuals(p, filled(x, mask), u, seen, self.scored(frames))
 
-    @takes_data
     def components(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, **values: Tensor
     ) -> dict[str, Component]:
@@ -304,7 +293,6 @@ class LGSSM(StateSpace):
     def scored(self, mask: Tensor) -> Tensor:
         return mask & (mask.cumsum(-1) > self.burn)
 
-    @takes_data
     @torch.no_grad()
     def e_step(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None

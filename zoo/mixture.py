@@ -11,7 +11,6 @@ from torch.distributions import transform_to
 
 from zoo.parts.checks import check_data, check_rows, listed
 from zoo.parts.covariances import Covariance, FullCovariance
-from zoo.parts.door import takes_data
 from zoo.parts.starts.clusters import clusters
 from zoo.parts.store_keys import RootModule
 
@@ -100,22 +99,18 @@ class GaussianMixture(RootModule):
             k = pyro.sample("k", self.prior(), infer={"enumerate": "parallel"})
             pyro.sample("x", self.likelihood(k), obs=x)
 
-    @takes_data
     def posterior(self, x: Tensor) -> Categorical:
         """p(k | x), exact: batch shape `(...)`."""
         return Categorical(logits=self._log_joint(x))
 
-    @takes_data
     def responsibilities(self, x: Tensor) -> Tensor:
         """p(k | x) as probabilities, `(..., K)`."""
         return self._log_joint(x).softmax(-1)
 
-    @takes_data
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x), exact, nats, `(...)`."""
         return self._log_joint(x).logsumexp(-1)
 
-    @takes_data
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
         """Sets the parameters to a start for EM: one M-step from the clusters of scikit-learn's k-means.
@@ -126,7 +121,6 @@ class GaussianMixture(RootModule):
         # clusters that stay empty, `m_step` starts again with a warning
         self.m_step(MixtureStatistics(x, clusters(x, self.num_components)))
 
-    @takes_data
     @torch.no_grad()
     def e_step(self, x: Tensor) -> tuple[MixtureStatistics, Tensor]:
         """The statistics for `m_step`, and log p(x_n) in nats, `(N,)`.

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from zoo.parts.checks import check_data, check_gaps, check_rows, listed
 from zoo.parts.distributions import UnitNormal
-from zoo.parts.door import takes_data
 from zoo.parts.store_keys import RootModule
 
 
@@ -103,26 +102,22 @@ class PPCA(RootModule):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z, mask), obs=x)
 
-    @takes_data
     def posterior(self, x: Tensor, mask: Tensor | None = None) -> MultivariateNormal:
         """p(z | observed entries of x), exact: batch shape `(...)`, event shape `(latent_dim,)`."""
         loc, scale_tril = self._posterior(check_data(x, self.data_dim, self.weight, mask), mask)
         return MultivariateNormal(loc, scale_tril=scale_tril)
 
-    @takes_data
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(observed entries of x), exact, in nats, `(...)`; zero for a row that misses everything."""
         x = check_data(x, self.data_dim, self.weight, mask)
         return self._log_prob(x, mask, *self._posterior(x, mask))
 
-    @takes_data
     def impute(self, x: Tensor, mask: Tensor) -> Tensor:
         """x, with E[x_missing | x_observed] in place of its missing entries."""
         check_gaps(mask)
         z = self.posterior(x, mask).mean
         return torch.where(mask, x, z @ self.weight.T + self.mean)
 
-    @takes_data
     @torch.no_grad()
     def maximum_likelihood(self, x: Tensor) -> "PPCA":
         """Sets the parameters to the maximum of the likelihood, in closed form; returns the model.
@@ -152,7 +147,6 @@ class PPCA(RootModule):
         self._assign((kept - variance).clamp(min=0).sqrt() * (directions * largest.sign()).T, mean, variance)
         return self
 
-    @takes_data
     @torch.no_grad()
     def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Sets a start for EM: mean and standard deviation of the observed entries; W random, rows about sigma long."""
@@ -164,7 +158,6 @@ class PPCA(RootModule):
         self._refuse_no_noise(variance, x.square().mean())
         self._assign(torch.randn_like(self.weight) * (variance / self.latent_dim).sqrt(), mean, variance)
 
-    @takes_data
     @torch.no_grad()
     def e_step(self, x: Tensor, mask: Tensor | None = None) -> tuple[PPCAStatistics, Tensor]:
         """The statistics for `m_step`, and log p(x_n) of the observed entries in nats, `(N,)`.

@@ -13,7 +13,6 @@ from guides.levels.has_levels import HasLevels, levels_of
 from guides.levels.level import Level
 from guides.levels.per_datum_levels import PerDatumLevels
 from zoo.parts.checks import check_rows, parameter_of
-from zoo.parts.door import takes_data
 from zoo.parts.networks.stages import StageArgument, build_stage, per_level, stage_arguments
 
 Families = Callable[[int, int], Family] | Sequence[Callable[[int, int], Family]]
@@ -116,7 +115,6 @@ class HierarchyGuide(Guide):
         with pyro.plate("data", len(x)):
             return self.draw(x, {})
 
-    @takes_data
     def per_datum(self, x: Tensor) -> PerDatumLevels:
         """A guide of the same family with parameters of its own for each row of x, started at this guide's."""
         return PerDatumLevels(self, len(x))

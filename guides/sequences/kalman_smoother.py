@@ -10,7 +10,6 @@ from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.sequences.encoded import Encoded
 from zoo.parts.checks import check_offers, refuse_unobserved
-from zoo.parts.door import takes_data
 from zoo.parts.once import once
 from zoo.parts.trajectory import Carry, StateSpace
 from zoo.parts.trajectory.density import Trajectory
@@ -100,7 +99,6 @@ class KalmanSmoother(Guide):
         prior = Trajectory(self.model, self.model.transition, x, u, mask, carry=carry)
         return Encoded(self._codes(x, mask), prior, u, mask)
 
-    @takes_data
     def posterior(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> TorchDistribution:

@@ -13,7 +13,6 @@ from guides.guide import Guide
 from guides.sequences.conditional import Conditional
 from guides.sequences.sequence_input import read_frames, size_of_frames
 from zoo.parts.checks import widths
-from zoo.parts.door import takes_data
 from zoo.parts.networks import mlp, start_small
 from zoo.parts.once import once
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory
@@ -101,7 +100,6 @@ class SequenceGuide(Guide):
         """q(z_t | s_t, c_t)."""
         return Conditional(self.model, self.family, self.of_state, self.rest)
 
-    @takes_data
     def posterior(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Trajectory:

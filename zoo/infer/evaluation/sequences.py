@@ -31,7 +31,7 @@ from zoo.infer.pieces import bytes_of
 from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded, streams_kept
 from zoo.parts.checks import check_offers, check_sequences, check_tensor, listed, refuse_unfinite, refuse_unobserved
-from zoo.parts.door import OnFile, entered, form_of, in_pieces
+from zoo.parts.door import OnFile, entered, in_pieces, stand_in
 from zoo.parts.trajectory.masks import ends, observed_frames
 
 # bytes of all steps of a loop over time; larger than for vectors, as more particles in a piece mean fewer such loops
@@ -193,7 +193,7 @@ def sequence_log_likelihood(
         check_offers("streams", model, "carry_on", advice="each of its sequences starts anew")
     x, u, mask, first = sequences(model, guide, x, u, mask, first, on_file=True)
     observed = checked(x, u, mask, first)
-    seen = observed_frames(form_of(x), observed)
+    seen = observed_frames(stand_in(x), observed)
     scored = scored_frames(model, seen)
     sums = Sums(len(x), x.device)
     carry = None
@@ -311,13 +311,12 @@ def sequences(
     given = (u, mask) if mask is not None else () if u is None else (u,)
     found, more, rest = entered((model, guide), x, given, {"first": first}, names=("x", "u", "mask"), on_file=on_file)
     controls, observed = (*more, None, None)[:2]
-    first = rest["first"]
-    return found, controls, None if observed is None else observed[:], None if first is None else first[:]
+    return found, controls, *(None if value is None else value[:] for value in (observed, rest["first"]))
 
 
 def checked(x: Tensor | OnFile, u: Tensor | OnFile | None, mask: Tensor | None, first: Tensor | None) -> Tensor:
     """Checks x, u, mask and first; returns the mask, True for all frames where there is none."""
-    check_sequences(form_of(x), None, None, form_of(u), mask)
+    check_sequences(stand_in(x), None, None, stand_in(u), mask)
     if first is not None:
         _check_first(x, first)
     observed = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask

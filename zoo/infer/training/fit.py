@@ -16,10 +16,9 @@ from zoo.infer.training.interrupt import Interrupt
 from zoo.infer.training.output import Bar, Output
 from zoo.infer.training.parallel import Parallel
 from zoo.infer.training.preflight import check_arguments
-from zoo.infer.training.prepare import prepared
+from zoo.infer.training.prepare import data_of, prepared
 from zoo.infer.training.settings import Options, describe
-from zoo.infer.training.step.batches import batch_size_of, rows_of
-from zoo.infer.training.step.parts import wanted_of
+from zoo.infer.training.step.batches import batch_size_of
 from zoo.parts.aside import streams_kept
 
 
@@ -145,9 +144,7 @@ def fit(
         FloatingPointError: the loss is not finite; names site, rows and step. Parameters and checkpoint stay good.
         OSError: `out` cannot be written to, found at the start if it is so by then. The loss keeps its parameters.
     """
-    wanted = wanted_of(loss)
-    rows = rows_of(data, wanted, batch_size=batch_size, most=steps)
-    held_out = None if validation is None else rows_of(validation, wanted, "validation", batch_size=batch_size)
+    rows, held_out = data_of(loss, data, validation, batch_size, steps)
     counted = {"steps": (steps, 1), "epochs": (epochs, 1), "batch_size": (batch_size, 1), "patience": (patience, 1)}
     check_arguments(
         loss=loss, whole=counted | {"seed": (seed, 0)}, steps=steps, epochs=epochs, clip=clip, average=average,

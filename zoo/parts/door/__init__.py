@@ -9,8 +9,19 @@ the dtype of the parameters where that loses nothing, `on_file` leaves arrays on
 from zoo.parts.door.arguments import Wanted, entered, is_data, wanted_by
 from zoo.parts.door.casting import as_tensor
 from zoo.parts.door.datasets import is_collection, loaded
-from zoo.parts.door.methods import takes_data
-from zoo.parts.door.on_file import OnFile, form_of, in_pieces
+from zoo.parts.door.methods import open_methods
+from zoo.parts.door.on_file import OnFile, in_pieces, stand_in
 
-__all__ = ["OnFile", "Wanted", "as_tensor", "entered", "form_of", "in_pieces", "is_collection", "is_data", "loaded",
-           "takes_data", "wanted_by"]  # fmt: skip
+__all__ = [
+           "OnFile",
+           "Wanted",
+           "as_tensor",
+           "entered",
+           "in_pieces",
+           "is_collection",
+           "is_data",
+           "loaded",
+           "open_methods",
+           "stand_in",
+           "wanted_by",
+]  # fmt: skip

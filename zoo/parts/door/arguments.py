@@ -1,7 +1,7 @@
 """The door of a whole call: the arguments of a pair, each as the tensor that its name asks for."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
@@ -29,7 +29,8 @@ class Wanted:
     """The form in which a pair wants its data.
 
     Attributes:
-        names: of the arguments, in order, the data first; none where the program takes any.
+        names: of the arguments, in order, the data first.
+        more: the program takes arguments besides these.
         dtype: of its parameters; None without.
         device: of its parameters; None without, and where data stay on their own.
         frame: size of a frame of a model that states `of_sequences = True`, so that one series `(T, frame)` stands for
@@ -37,7 +38,8 @@ class Wanted:
         integers: the model states `of_integers = True`: whole numbers and bools stay what they are.
     """
 
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ("x",)
+    more: bool = True
     dtype: torch.dtype | None = None
     device: torch.device | None = None
     frame: int | None = None
@@ -59,7 +61,7 @@ class Wanted:
         Raises:
             TypeError, ValueError: as in `as_tensor`.
         """
-        first = name == (self.names[0] if self.names else "argument 0")
+        first = name == self.names[0]
         if value is None or isinstance(value, OnFile):
             return value
         if not is_data(value, name):
@@ -93,7 +95,7 @@ class Wanted:
         A series is `(T, frame)`, or `(T,)` where a frame is one number; u is `(T, ...)` then, and a mask `(T,)` or
         `(T, frame)`.
         """
-        x = next(iter(values.values()))
+        x = values.get(self.names[0])
         if self.frame is None or not isinstance(x, Tensor | OnFile):
             return values
         if x.ndim == 1 and self.frame == 1:
@@ -124,7 +126,8 @@ def wanted_by(*programs: Any, device: bool = True) -> Wanted:
     # stated by attributes, so that a model of anybody's may state them
     frame = next((p.data_dim for p in programs if getattr(p, "of_sequences", False)), None)
     integers = any(getattr(p, "of_integers", False) for p in programs)
-    return Wanted(_names(programs[0]), dtype, at if device else None, frame, integers)
+    names, more = _names(programs[0])
+    return Wanted(names, more, dtype, at if device else None, frame, integers)
 
 
 def entered(
@@ -149,9 +152,9 @@ def entered(
     """
     wanted = wanted_by(*programs)
     if names is not None:
-        wanted = replace(wanted, names=names)
+        wanted = replace(wanted, names=names, more=False)
     if is_collection(x):
-        x, *more = loaded(x, wanted.names, wanted.name(0))
+        x, *more = loaded(x, wanted.names, wanted.more, wanted.name(0))
         if more and args:
             raise ValueError(f"{wanted.name(0)}: yields {1 + len(more)} arguments, and {len(args)} more were given")
         args = (*more, *args)
@@ -170,7 +173,7 @@ def is_data(value: Any, name: str) -> bool:
     if isinstance(value, Tensor | np.ndarray | OnFile):
         return True
     if isinstance(value, list | tuple):
-        return name in (*LISTED, "argument 0") and not hasattr(value, "_fields")
+        return name in LISTED and not hasattr(value, "_fields")
     if isinstance(value, np.generic | nn.Module):
         return False
     return is_on_file(value) or is_table(value) or is_column(value) or hasattr(value, "__dlpack__") or hasattr(
@@ -185,12 +188,12 @@ def _like(program: Any) -> Tensor | None:
     return next((t for t in chain(program.parameters(), program.buffers()) if t.is_floating_point()), None)
 
 
-def _names(program: Callable) -> tuple[str, ...]:
-    """The names of a program's positional arguments; none where it takes any number of them."""
+def _names(program: Any) -> tuple[tuple[str, ...], bool]:
+    """The names of a program's positional arguments, and True where it takes more than these."""
     forward = program.forward if isinstance(program, nn.Module) else program
     if not callable(forward):
-        return ()
+        return ("x",), True
     parameters = inspect.signature(forward).parameters.values()
-    if any(p.kind == p.VAR_POSITIONAL for p in parameters):
-        return ()
-    return tuple([p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD and p.name != "index"])
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "index"]
+    more = any(p.kind == p.VAR_POSITIONAL for p in parameters)
+    return tuple(names) or ("x",), more or not names

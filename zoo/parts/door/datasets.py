@@ -53,12 +53,13 @@ def _without_pictures(item: Any) -> Any:
     return np.array(item) if picture else item
 
 
-def arguments_of(found: Any, names: Sequence[str], name: str) -> tuple[Any, ...]:
+def yielded(found: Any, names: Sequence[str], more: bool, name: str) -> tuple[Any, ...]:
     """A batch, as a collection yields it, as the arguments of a pair.
 
     Args:
         found: one argument, a tuple or list of them, or a dictionary by their names.
         names: of the pair's arguments, in order.
+        more: the pair takes arguments besides these.
         name: of the collection, opens errors.
 
     Raises:
@@ -67,13 +68,13 @@ def arguments_of(found: Any, names: Sequence[str], name: str) -> tuple[Any, ...]
     """
     if isinstance(found, Mapping):
         strange = [key for key in found if key not in names]
-        if strange or not names or names[0] not in found:
+        if strange or names[0] not in found:
             raise ValueError(f"{name}: yields {list(found)}, the model takes {list(names)}; a collate_fn can rename "
                              "them or leave them out")  # fmt: skip
         last = max(names.index(key) for key in found)
         return tuple([found.get(key) for key in names[: last + 1]])
     found = tuple(found) if isinstance(found, tuple | list) else (found,)
-    if names and len(found) > len(names):
+    if not more and len(found) > len(names):
         raise ValueError(
             f"{name}: yields {len(found)} tensors for a row, the model takes {len(names)} ({', '.join(names)}); leave "
             "the others out, labels say, by a collate_fn or a Dataset of your own"
@@ -81,13 +82,13 @@ def arguments_of(found: Any, names: Sequence[str], name: str) -> tuple[Any, ...]
     return found
 
 
-def loaded(collection: Any, names: Sequence[str], name: str) -> tuple[Any, ...]:
+def loaded(collection: Any, names: Sequence[str], more: bool, name: str) -> tuple[Any, ...]:
     """All rows of a collection, in its order, as the arguments of a pair; a loader's sampler has no say.
 
     Raises:
-        ValueError: no rows; as `arguments_of`.
+        ValueError: no rows; as `yielded`.
     """
-    batches = [arguments_of(batch, names, name) for batch in _batches(collection)]
+    batches = [yielded(batch, names, more, name) for batch in _batches(collection)]
     if not batches:
         raise ValueError(f"{name}: {type(collection).__name__} yields no rows")
     return tuple([None if parts[0] is None else torch.cat([torch.as_tensor(p) for p in parts])

@@ -74,7 +74,7 @@ class OnFile:
         return tensor_like(found, self.name)[0]
 
 
-def form_of(value: Any) -> Any:
+def stand_in(value: Any) -> Any:
     """A tensor without numbers that stands for an array on file in checks of shape and dtype; all else as it is."""
     return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, OnFile) else value
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from zoo.parts import kalman
 from zoo.parts.checks import check_counts, check_offers, check_positive
-from zoo.parts.door import takes_data
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.distributions import LinearGaussian, LinearGaussianPosterior
 from zoo.parts.kalman.parameters import observed, offset_of
@@ -247,7 +246,6 @@ class MixedDynamics(StateSpace):
             h = h[..., 1:, :]
         return torch.stack(frames, -2)
 
-    @takes_data
     def posterior(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> LinearGaussianPosterior:
@@ -258,7 +256,6 @@ class MixedDynamics(StateSpace):
         p, _ = once(self.along)(a, u, carry)
         return LinearGaussianPosterior(p, a, u, None if mask is None else entries(a, mask))
 
-    @takes_data
     def log_prob(
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Tensor:

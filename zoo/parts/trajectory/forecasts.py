@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from zoo.parts.checks import check_counts, check_gaps
-from zoo.parts.door import takes_data
 from zoo.parts.kalman import Forecast
 from zoo.parts.trajectory import rollout
 from zoo.parts.trajectory.rollout import Draws
@@ -33,7 +32,6 @@ class Forecasts:
         """
         return rollout.extend(self, z, x, k, u)
 
-    @takes_data
     def generate(self, num: int, T: int, u: Tensor | None = None, **values: Tensor) -> tuple[Tensor, Tensor]:
         """`num` new sequences of T frames: z `(num, T, latent_dim)` and x `(num, T, data_dim)`.
 
@@ -43,7 +41,6 @@ class Forecasts:
         """
         return rollout.generate(self, num, T, u, values)
 
-    @takes_data
     def forecast(
         self,
         x: Tensor,
@@ -75,7 +72,6 @@ class Forecasts:
         check_counts(2, num=num)
         return self.sample_forecast(x, k, num, guide, u, mask, **values).moments()
 
-    @takes_data
     def impute(
         self,
         x: Tensor,
@@ -98,7 +94,6 @@ class Forecasts:
         drawn = self.sample_imputation(x, mask, guide, num, u, **values).x.mean(0)
         return torch.where(mask.unsqueeze(-1), x, drawn)
 
-    @takes_data
     def sample_forecast(
         self,
         x: Tensor,
@@ -120,7 +115,6 @@ class Forecasts:
         """
         return rollout.sample_forecast(self, x, k, num, guide, u, mask, values)
 
-    @takes_data
     def sample_imputation(
         self,
         x: Tensor,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from zoo.infer.training.step.loaders import DatasetRows, LoaderRows, StreamRows
 from zoo.parts.checks import listed
 from zoo.parts.door import OnFile, Wanted, in_pieces, is_collection, is_data
-from zoo.parts.door.datasets import arguments_of, collated, has_rows
+from zoo.parts.door.datasets import collated, has_rows, yielded
 
 # rows of a batch where the caller does not say
 BATCH = 128
@@ -113,14 +113,14 @@ def _refuse_nonfinite(tensor: Tensor | OnFile | None, name: str) -> None:
 
 
 def rows_of(
-    data: Any, wanted: Wanted = ANY, name: str = "data", *, batch_size: int | None = None, most: int | None = None
+    data: Any, name: str = "data", wanted: Wanted = ANY, *, batch_size: int | None = None, most: int | None = None
 ) -> Rows:
     """The data as rows, their numbers in the dtype that the pair wants.
 
     Args:
         data: as in `fit`.
-        wanted: the form in which the pair wants its data.
         name: of the data, opens errors.
+        wanted: the form in which the pair wants its data.
         batch_size: of an `IterableDataset`.
         most: of a stream, whose end may never come, the most batches to count.
 
@@ -165,7 +165,7 @@ def _rows_of_collection(data: Any, wanted: Wanted, name: str, batch_size: int | 
         return StreamRows(data if loads else DataLoader(data, batch_size or BATCH, collate_fn=collated), wanted, name,
                           most)  # fmt: skip
     if isinstance(data, TensorDataset):
-        return _rows_of_arrays(arguments_of(data.tensors, wanted.names, name), wanted, name)
+        return _rows_of_arrays(yielded(data.tensors, wanted.names, wanted.more, name), wanted, name)
     return LoaderRows(data, wanted, name) if loads else DatasetRows(data, wanted, name)
 
 

@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader
 
 from zoo.parts.aside import seeded, streams_kept
 from zoo.parts.door import Wanted
-from zoo.parts.door.datasets import arguments_of, rows_and_collate
+from zoo.parts.door.datasets import rows_and_collate, yielded
 
 
 def as_arguments(found: Any, wanted: Wanted, name: str) -> tuple[Any, ...]:
     """One batch of a collection as the arguments of the loss, as tensors of the dtype that the pair wants."""
-    values = arguments_of(found, wanted.names, name)
+    values = yielded(found, wanted.names, wanted.more, name)
     named = {wanted.name(place): value for place, value in enumerate(values)}
     return tuple([wanted.tensor(value, key, f"{name}: {key}") for key, value in named.items()])
 

@@ -78,7 +78,7 @@ def wanted_of(loss: Any) -> Wanted:
     if parts.paired:
         return wanted_by(parts.model, parts.guide, device=False)
     # of a loss that is no pair nothing is known but its parameters: whole numbers may be those of an embedding
-    return replace(wanted_by(loss, device=False), names=(), integers=True)
+    return replace(wanted_by(loss, device=False), names=("x",), more=True, integers=True)
 
 
 @contextmanager
