@@ -38,9 +38,7 @@ def collated(items: list[Any]) -> Any:
     try:
         return default_collate([_without_pictures(item) for item in items])
     except RuntimeError as error:
-        raise ValueError(
-            f"the rows of the data set have unequal shapes, a collate_fn could pad them: {error}"
-        ) from error
+        raise ValueError(f"the data set's rows have unequal shapes; a collate_fn can pad them ({error})") from error
 
 
 def _without_pictures(item: Any) -> Any:
@@ -48,6 +46,8 @@ def _without_pictures(item: Any) -> Any:
         return {key: _without_pictures(value) for key, value in item.items()}
     if isinstance(item, tuple | list):
         return [_without_pictures(value) for value in item]
+    if isinstance(item, str | bytes):
+        raise TypeError(f"the data set's rows hold words, such as {item!r}; expected numbers alone")
     # `default_collate` knows arrays of numpy, and pictures state that they are like them
     picture = hasattr(item, "__array_interface__") and not isinstance(item, np.ndarray | np.generic)
     return np.array(item) if picture else item

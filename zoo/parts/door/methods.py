@@ -69,6 +69,10 @@ def _ready(owner: Any, given: dict[str, Any]) -> bool:
             if dtype is None:
                 like = parameter_of(owner)
                 dtype = None if like is None else like.dtype
-            if value.dtype is not dtype or (value.ndim < 3 and name == "x" and getattr(owner, "of_sequences", False)):
+            if value.dtype is not dtype or (name == "x" and value.ndim < 3 and _of_sequences(owner)):
                 return False
     return True
+
+
+def _of_sequences(owner: Any) -> bool:
+    return any(getattr(one, "of_sequences", False) for one in (owner, getattr(owner, "model", None)))

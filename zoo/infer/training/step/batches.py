@@ -156,7 +156,9 @@ def _rows_of_arrays(data: Any, wanted: Wanted, name: str) -> TensorRows:
         wanted.name(place): wanted.tensor(value, wanted.name(place), label.format(place), on_file=True)
         for place, value in enumerate(values)
     }
-    return TensorRows(tuple(wanted.as_batch(named).values()), name)
+    if len({len(value) if value.ndim else 0 for value in named.values() if value is not None}) == 1:
+        named = wanted.as_batch(named)
+    return TensorRows(tuple(named.values()), name)
 
 
 def _rows_of_collection(data: Any, wanted: Wanted, name: str, batch_size: int | None, most: int | None) -> Rows:

@@ -129,7 +129,7 @@ class StreamRows:
         self.batch_size = loader.batch_size
         self._batches = list(torch.arange(sum(sizes)).split(sizes))
         self._starts = {int(rows[0]): place for place, rows in enumerate(self._batches)}
-        self._next = 0
+        self._next = len(self._batches)
         self._pass: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
