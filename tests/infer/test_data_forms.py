@@ -1,6 +1,5 @@
 """Data as people have them: each form of one array gives the numbers of the tensor, at every entry point."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,24 +28,13 @@ from zoo.infer import (
     sequence_log_likelihood,
     smc_log_likelihood,
 )
-from zoo.parts.door import casting
+from zoo.parts.door import casting, entered, wanted_by
 
 BITS = torch.rand(12, 4, generator=torch.Generator().manual_seed(0)) < 0.5
 X = BITS.float()
 ARRAY = X.numpy()
 COLUMNS = ["age", "height", "weight", "income"]
 DRAWS = {"num_particles": 3, "seed": 0}
-
-
-class Pictures(Dataset):
-    """Rows as dictionaries of pictures."""
-
-    def __len__(self):
-        return len(X)
-
-    def __getitem__(self, row):
-        image = pytest.importorskip("PIL.Image")
-        return {"x": image.fromarray(BITS[row].byte().numpy()[None])}
 
 
 class Named(Dataset):
@@ -215,10 +203,14 @@ def test_every_evaluation_takes_every_form(name, tmp_path):
         same(EVALUATIONS[name](FORMS[kind](tmp_path)), wanted)
 
 
+def panels(model, x):
+    return len(plot_overlay(guides.Exact(model), exact_reference(model, X), x, num_draws=99).axes)
+
+
 SLOWER = {
     "grid_reference": lambda x: grid_reference(gaussian(), x, points=33).mean,
-    "plot_overlay": lambda x: len(plot_overlay(guides.Exact(m := gaussian()), exact_reference(m, X), x, num_draws=99).axes),
-}  # fmt: skip
+    "plot_overlay": lambda x: panels(gaussian(), x),
+}
 
 
 @pytest.mark.thorough
@@ -285,7 +277,7 @@ def test_labels_and_masks_keep_their_kind():
         classification_error(guide, X)
     model, mask = gaussian(), BITS.clone()
     same(model.impute(pd.DataFrame(ARRAY), pd.DataFrame(mask.numpy())), model.impute(X, mask))
-    with pytest.raises(ValueError, match="mask: expected torch.bool"):
+    with pytest.raises(ValueError, match=r"mask: expected torch\.bool"):
         model.impute(X, mask.numpy().astype(int))
     with pytest.raises(TypeError, match="mask: given twice, by its place and by its name"):
         log_likelihood(model, guides.Exact(model), X, mask, mask=mask)
@@ -317,13 +309,23 @@ def deep():
     return model, guides.Smoother(model, recurrent=3)
 
 
+def forecast(model, guide, x):
+    torch.manual_seed(0)
+    return model.sample_forecast(x, 3, 2, guide)[0]
+
+
+def drawn(guide, x):
+    torch.manual_seed(0)
+    return guide.posterior(x).sample()
+
+
 SERIES = X.reshape(1, -1, 1)[:, :20]
 ONE = {
     "sequence_log_likelihood": lambda x: sequence_log_likelihood(*deep(), x, data="bits", **DRAWS).log_p,
     "smc_log_likelihood": lambda x: smc_log_likelihood(*deep(), x, num_particles=40, seed=0),
     "log_likelihood": lambda x: log_likelihood(*deep(), x, **DRAWS).per_datum,
-    "forecast": lambda x: (p := deep(), torch.manual_seed(0))[0][0].sample_forecast(x, 3, 2, p[1])[0],
-    "posterior": lambda x: (p := deep(), torch.manual_seed(0))[0][1].posterior(x).sample(),
+    "forecast": lambda x: forecast(*deep(), x),
+    "posterior": lambda x: drawn(deep()[1], x),
     "fit": lambda x: fit(ELBO()(*deep()), x, steps=2, progress=False).history[-1]["train"],
 }
 
@@ -379,11 +381,9 @@ def test_sequences_on_file_are_read_in_pieces(monkeypatch):
 
 
 def test_a_memory_map_is_not_copied(tmp_path):
-    """Rows of a sparse file of 4 GB are read without its 4 GB: the largest array that a read makes is one batch."""
+    """Rows of a sparse file of 4 GB, 16 GB as floats: to read it whole would fail or take minutes."""
     rows = 2**20
     file = np.lib.format.open_memmap(tmp_path / "large.npy", mode="w+", dtype=np.uint8, shape=(rows, 4096))
-    from zoo.parts.door import wanted_by
-
     model = VAE(4096, 1, (2,))
     guide = guides.Amortized(model, hidden=(2,))
     held = wanted_by(model, guide).tensor(file, "x", "x", on_file=True)
@@ -401,7 +401,7 @@ WRONG = {
     "words": (lambda: ARRAY.astype(str), TypeError, "an array of dtype <U"),
     "objects": (lambda: ARRAY.astype(object), TypeError, r"dtype object; astype\(float\)"),
     "dates": (lambda: np.full((12, 4), np.datetime64("2020-01-01")), TypeError, r"datetime64.*t - t\[0\]"),
-    "records": (lambda: np.zeros(3, dtype=[("a", "f4"), ("b", "i1")]), TypeError, "take its fields 'a', 'b' as columns"),
+    "records": (lambda: np.zeros(3, dtype=[("a", "f4"), ("b", "i1")]), TypeError, "its fields 'a', 'b' as columns"),
     "a column of words": (
         lambda: pd.DataFrame(ARRAY, columns=COLUMNS).assign(height="tall"), TypeError, "column 'height' has dtype str"),
     "a column of objects": (
@@ -410,9 +410,11 @@ WRONG = {
     "a column of dates": (
         lambda: pd.DataFrame(ARRAY, columns=COLUMNS).assign(age=DATE), TypeError, "column 'age' has dtype datetime64"),
     "a column of categories": (
-        lambda: pd.DataFrame(ARRAY, columns=COLUMNS).astype({"age": "category"}), TypeError, "'age' has dtype category"),
+        lambda: pd.DataFrame(ARRAY, columns=COLUMNS).astype({"age": "category"}), TypeError,
+        "column 'age' has dtype category"),
     "whole numbers": (
-        lambda: np.full((12, 4), 2**24 + 1), ValueError, "16777217 in row 0, column 0.*counts one by one up to 16777216"),
+        lambda: np.full((12, 4), 2**24 + 1), ValueError,
+        "16777217 in row 0, column 0.*counts one by one up to 16777216"),
     "a large column": (
         lambda: pd.DataFrame(ARRAY.astype(int), columns=COLUMNS).assign(income=10**9), ValueError,
         "1000000000 in row 0, column 'income'"),
@@ -468,10 +470,6 @@ class Whole(VAE):
 
 
 def test_a_model_may_keep_whole_numbers():
-    from zoo.parts.door import entered
-
     for kind, dtype in ((Whole, torch.int64), (VAE, torch.float32)):
         x, _, _ = entered((kind(4, 2, (3,)),), ARRAY.astype(int))
         assert x.dtype == dtype
-
-

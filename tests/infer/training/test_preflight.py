@@ -48,10 +48,13 @@ class Hungry:
     state_dict = load_state_dict = step
 
 
+OF_PYRO = {"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9}
 OPTIMIZERS = {
     "made": (lambda: torch.optim.Adam(pair().parameters()), "got a Adam that is made already"),
-    "of pyro": (lambda: pyro.optim.Adam({"lr": 0.1}), "one of pyro.optim, which is for pyro.infer.SVI"),
-    "a constructor of pyro": (lambda: pyro.optim.ClippedAdam, "one of pyro.optim"),
+    "of pyro, by parameter": (lambda: pyro.optim.Adam(lambda name: {"lr": 0.1}), "has options by parameter, .* groups="),
+    "of pyro, clipping": (lambda: pyro.optim.Adam({"lr": 0.1}, {"clip_norm": 1.0}), "clips each gradient .* clip="),
+    "a schedule of pyro": (lambda: pyro.optim.ExponentialLR(OF_PYRO), "got ExponentialLR of pyro.optim; schedule="),
+    "a constructor of pyro": (lambda: pyro.optim.ClippedAdam, "one of pyro.optim without its options"),
     "a word": (lambda: "adam", "got 'adam'"),
     "LBFGS": (lambda: torch.optim.LBFGS, "LBFGS wants closure at each step"),
     "another thing": (lambda: lambda parameters: nn.Linear(1, 1), "it made a Linear"),
@@ -61,11 +64,31 @@ SCHEDULES = {
     "number": (lambda: 0.99, "got 0.99"),
     "one that wants more": (lambda: Hungry, "Hungry wants metrics at each step; expected one that counts steps alone"),
     "made": (lambda: lr_scheduler.ExponentialLR(torch.optim.Adam(pair().parameters()), 0.9), "made already"),
-    "of pyro": (lambda: pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9}),
+    "of pyro": (lambda: pyro.optim.ExponentialLR(OF_PYRO),
                 "made already"),
     "incomplete": (lambda: lr_scheduler.ExponentialLR, r"ExponentialLR of that alone failed \(TypeError: .*gamma"),
     "another thing": (lambda: lambda optimizer: 3, "it made a int"),
 }  # fmt: skip
+
+
+def test_optimisers_of_pyro_are_those_of_torch_that_they_make():
+    theirs = train(optimizer=pyro.optim.ClippedAdam({"lr": 0.1, "clip_norm": 5.0}), steps=3)
+    ours = train(optimizer=functools.partial(pyro.optim.clipped_adam.ClippedAdam, lr=0.1, clip_norm=5.0), steps=3)
+    assert theirs.history[-1]["train"] == ours.history[-1]["train"]
+    theirs = train(optimizer=pyro.optim.Adam({"lr": 0.1}), steps=3)
+    ours = train(optimizer=functools.partial(torch.optim.Adam, lr=0.1), steps=3)
+    assert theirs.history[-1]["train"] == ours.history[-1]["train"]
+
+
+def test_the_report_names_sites_that_are_not_used():
+    done = train(validation=BITS)
+    assert "2 epochs, 2 steps" in str(done)
+    assert f"validation {done.best['validation']:.3f}" in str(done)
+    assert ("worth a look: KL of z below 0.01" in str(done)) == (done.best["kl"]["z"] < 0.01)
+    done.best["kl"] = {"z_1": 3.0, "z_2": 0.004}
+    assert str(done).count("worth a look: KL of z_2 below 0.01 nats per datum") == 1
+    done.best["kl"] = {"z_1": 3.0, "z_2": 0.4}
+    assert "worth a look" not in str(done)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

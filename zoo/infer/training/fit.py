@@ -21,10 +21,15 @@ from zoo.infer.training.settings import Options, describe
 from zoo.infer.training.step.batches import batch_size_of
 from zoo.parts.aside import streams_kept
 
+# nats per datum of a site below which the guide is the prior, or nearly so
+IDLE = 0.01
+
 
 @dataclass
 class Fit:
     """The outcome of `fit`: the records of all epochs, the best of them, the length of the training.
+
+    Printed it is a short report, which names sites that the training does not use.
 
     Attributes:
         history: one record for each epoch, as in metrics.jsonl: `epoch`, `step`, `train` and `validation` (loss in
@@ -47,6 +52,22 @@ class Fit:
     out: Path | None
     interrupted: bool
     seconds: float
+
+    def __str__(self) -> str:
+        """The length, the losses and the KL of each site, and once what is worth a look before going on."""
+        kept = self.best or {}
+        lines = [f"{self.epochs} epochs, {self.step} steps, {self.seconds:.1f} s"]
+        if "train" in kept:
+            held_out = "" if kept["validation"] is None else f", validation {kept['validation']:.3f}"
+            lines.append(f"loss of epoch {kept['epoch']}: {kept['train']:.3f} nats per datum{held_out}")
+        kl = kept.get("kl", {})
+        if kl:
+            lines.append("KL, nats per datum: " + ", ".join(f"{site} {value:.3f}" for site, value in kl.items()))
+        idle = [site for site, value in kl.items() if value < IDLE]
+        if idle:
+            lines.append(f"worth a look: KL of {', '.join(idle)} below {IDLE} nats per datum, the data hardly reach it "
+                         "(posterior collapse; a warm-up or free bits of `Tempered` may help)")  # fmt: skip
+        return "\n".join(lines)
 
 
 @streams_kept()
@@ -96,7 +117,8 @@ def fit(
             a `DataLoader`.
         drop_last: leave out the last batch of an epoch where it is smaller than the others. Data that choose their own
             batches refuse it.
-        optimizer: constructor `parameters -> Optimizer`; by default torch's fused Adam with learning rate 1e-3.
+        optimizer: constructor `parameters -> Optimizer`, or one of pyro.optim; by default torch's fused Adam with
+            learning rate 1e-3.
         groups: options of the optimiser for parameters by name: `{"guide.*": {"lr": 1e-4}, "*.bias": {"weight_decay":
             0.0}}`. Patterns are those of `fnmatch`, names those of `loss.named_parameters()`. A parameter takes the
             options of all patterns that match it; two values of one option are refused. The optimiser's first group
