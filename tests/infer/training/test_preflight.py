@@ -48,12 +48,16 @@ class Hungry:
     state_dict = load_state_dict = step
 
 
-OF_PYRO = {"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9}
+def of_pyro():
+    # made anew each time: Pyro takes the options out of the dictionary
+    return pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9})
+
+
 OPTIMIZERS = {
     "made": (lambda: torch.optim.Adam(pair().parameters()), "got a Adam that is made already"),
-    "of pyro, by parameter": (lambda: pyro.optim.Adam(lambda name: {"lr": 0.1}), "has options by parameter, .* groups="),
+    "of pyro, by parameter": (lambda: pyro.optim.Adam(lambda name: {"lr": 0.1}), "options by parameter, .* groups="),
     "of pyro, clipping": (lambda: pyro.optim.Adam({"lr": 0.1}, {"clip_norm": 1.0}), "clips each gradient .* clip="),
-    "a schedule of pyro": (lambda: pyro.optim.ExponentialLR(OF_PYRO), "got ExponentialLR of pyro.optim; schedule="),
+    "a schedule of pyro": (of_pyro, "got PyroLRScheduler of pyro.optim; schedule= takes one of torch's"),
     "a constructor of pyro": (lambda: pyro.optim.ClippedAdam, "one of pyro.optim without its options"),
     "a word": (lambda: "adam", "got 'adam'"),
     "LBFGS": (lambda: torch.optim.LBFGS, "LBFGS wants closure at each step"),
@@ -64,8 +68,7 @@ SCHEDULES = {
     "number": (lambda: 0.99, "got 0.99"),
     "one that wants more": (lambda: Hungry, "Hungry wants metrics at each step; expected one that counts steps alone"),
     "made": (lambda: lr_scheduler.ExponentialLR(torch.optim.Adam(pair().parameters()), 0.9), "made already"),
-    "of pyro": (lambda: pyro.optim.ExponentialLR(OF_PYRO),
-                "made already"),
+    "of pyro": (of_pyro, "made already"),
     "incomplete": (lambda: lr_scheduler.ExponentialLR, r"ExponentialLR of that alone failed \(TypeError: .*gamma"),
     "another thing": (lambda: lambda optimizer: 3, "it made a int"),
 }  # fmt: skip

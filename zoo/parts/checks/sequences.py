@@ -34,6 +34,8 @@ def check_sequences(
         size = "data_dim" if data_dim is None else data_dim
         pictures = x.ndim > 3 and x.shape[2:].numel() == data_dim
         hint = "; x.flatten(2) makes vectors of pictures" if pictures else ""
+        if x.ndim == 2 and data_dim == 1:
+            hint = "; x[..., None] makes frames of one number"
         raise ValueError(f"x: expected shape (N, T, {size}), got {tuple(x.shape)}{hint}")
     if 0 in x.shape:
         raise ValueError(f"x: expected at least one sequence and one frame, got shape {tuple(x.shape)}")

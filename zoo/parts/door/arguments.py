@@ -72,7 +72,8 @@ class Wanted:
             if on_file:
                 given = tensor_like(np.asarray(value[:1]), label)[0].dtype
                 return OnFile(value, self._dtype(given, name, first, ours=True), self.device, label)
-            value = np.asarray(value[:]) if not isinstance(value, np.ndarray) else value
+            # functions that need all rows at once; a map of the right dtype is shared, and not read at once
+            value = value if isinstance(value, np.ndarray) else np.asarray(value[:])
         found, columns = tensor_like(value, label)
         kind = self._dtype(found.dtype, name, first, ours=not isinstance(value, Tensor))
         return cast(found, kind, self.device, label, columns)

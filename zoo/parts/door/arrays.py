@@ -10,9 +10,6 @@ from torch import Tensor
 from zoo.parts.checks.words import listed, no_tensor
 from zoo.parts.door.tables import NUMBERS, is_column, is_table, numbers_of_column, numbers_of_table
 
-# dtypes of numpy for which torch has few functions, and those that hold the same numbers
-_WIDER = {"uint16": np.int32, "uint32": np.int64}
-
 
 def tensor_like(value: Any, name: str) -> tuple[Tensor, list[str] | None]:
     """The numbers of an array, table or list, in their own dtype, and the names of a table's columns.
@@ -22,7 +19,7 @@ def tensor_like(value: Any, name: str) -> tuple[Tensor, list[str] | None]:
 
     Raises:
         TypeError: no numbers; names dtype and column.
-        ValueError: a list of rows of unequal lengths, whole numbers beyond 2^63.
+        ValueError: a list of rows of unequal lengths.
     """
     if isinstance(value, Tensor):
         return value, None
@@ -51,11 +48,7 @@ def _of_array(array: np.ndarray, name: str) -> Tensor:
         raise _no_numbers(array, name)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    if array.dtype.name == "uint64":
-        if array.size and array.max() >= 2**63:
-            raise ValueError(f"{name}: whole numbers up to {array.max()}, beyond 2^63 - 1")
-        array = array.astype(np.int64)
-    array = array.astype(_WIDER.get(array.dtype.name, array.dtype.newbyteorder("=")), copy=False)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if any(step < 0 or step % array.itemsize for step in array.strides):
         array = array.copy()
     with warnings.catch_warnings():

@@ -18,6 +18,9 @@ BLOCK = 2**24
 # the largest error of a rounded number, as a share of the range of its column
 LOST = 1e-3
 
+# dtypes for which torch has few functions
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
 Columns = Sequence[str] | None
 
 
@@ -47,6 +50,10 @@ def cast(
     """A tensor in another dtype and on another device; `Raises` as in `as_tensor`."""
     if found.dtype.is_complex:
         raise TypeError(f"{name}: expected real numbers, got {found.dtype}; give real and imaginary parts as columns")
+    if found.dtype in UNSIGNED:
+        found = found.to(torch.int64)
+        if found.numel() and found.min() < 0:
+            raise ValueError(f"{name}: whole numbers beyond 2^63 - 1")
     if dtype is not None and found.dtype != dtype:
         if dtype.is_floating_point:
             refuse_loss(lambda rows: found[rows], found.shape, (found.dtype, dtype), name, columns)

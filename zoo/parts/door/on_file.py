@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo.parts.door.arrays import tensor_like
-from zoo.parts.door.casting import as_tensor, blocks, refuse_loss
+from zoo.parts.door.casting import blocks, cast, refuse_loss
 
 
 def is_on_file(value: Any) -> bool:
@@ -71,7 +71,7 @@ class OnFile:
             # HDF5 takes rising row numbers alone, each once
             each, places = np.unique(rows, return_inverse=True)
             found = np.asarray(self.array[each])[places]
-        return tensor_like(found, self.name)[0]
+        return cast(tensor_like(found, self.name)[0], None, None, self.name)
 
 
 def stand_in(value: Any) -> Any:
@@ -83,8 +83,3 @@ def in_pieces(value: Tensor | OnFile) -> Iterator[tuple[int, Tensor]]:
     """The rows in blocks of some megabytes, each with the number of its first row."""
     for rows in blocks(value.shape):
         yield rows.start, value[rows]
-
-
-def whole(value: Any, dtype: torch.dtype | None, device: torch.device | None, name: str) -> Tensor:
-    """An array on file as one tensor, for functions that need all rows at once; a map of the right dtype is shared."""
-    return as_tensor(value if isinstance(value, np.ndarray) else np.asarray(value[:]), dtype, device, name)

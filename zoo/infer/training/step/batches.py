@@ -129,10 +129,10 @@ def rows_of(
         TypeError: the data are neither numbers nor `Rows`.
     """
     rows: Rows
-    if is_collection(data):
-        rows = _rows_of_collection(data, wanted, name, batch_size, most)
-    elif isinstance(data, Rows):
+    if isinstance(data, Rows):
         rows = data
+    elif is_collection(data):
+        rows = _rows_of_collection(data, wanted, name, batch_size, most)
     else:
         rows = _rows_of_arrays(data, wanted, name)
     if len(rows) == 0:
