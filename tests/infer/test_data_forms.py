@@ -286,6 +286,18 @@ def test_labels_and_masks_keep_their_kind():
         log_likelihood(model, guides.Exact(model), X, mask, mask=mask)
 
 
+def test_collections_that_yield_several_arguments():
+    model, guide = gaussian(), guides.Exact(gaussian())
+    both = TensorDataset(X, BITS)
+    wanted = log_likelihood(model, guide, X, BITS, **DRAWS)
+    same(log_likelihood(model, guide, both, **DRAWS).per_datum, wanted.per_datum)
+    same(model.log_prob(both), model.log_prob(X, BITS))
+    with pytest.raises(ValueError, match="x: yields 2 arguments, and 1 more were given"):
+        log_likelihood(model, guide, both, BITS)
+    with pytest.raises(ValueError, match="x: TensorDataset yields no rows"):
+        log_likelihood(model, guide, TensorDataset(X[:0]))
+
+
 def test_missing_entries_of_tables_are_nan():
     table = pd.DataFrame(ARRAY.astype(int), columns=COLUMNS).astype("Int64")
     table.iloc[3, 1] = pd.NA
@@ -427,6 +439,9 @@ WRONG = {
     "too large": (lambda: ARRAY.astype(float) * 1e300, ValueError, "column 0 would lose its differences"),
     "beyond 2^63": (lambda: np.full((12, 4), 2**64 - 1, np.uint64), ValueError, "beyond 2\\^63 - 1"),
     "ragged": (lambda: [[1.0, 0.0], [1.0]], ValueError, r"a list of 2 rows of unequal shapes \(lengths 2, 1\)"),
+    "sparse": (lambda: X.to_sparse(), TypeError, r"expected a dense tensor, .* to_dense\(\)"),
+    "none": (lambda: None, TypeError, "got NoneType"),
+    "no columns": (lambda: pd.DataFrame(index=range(3)), ValueError, r"got \([23], 0\)"),
     "a word": (lambda: "x.csv", TypeError, "got str"),
     "nothing": (lambda: {"x": X}, TypeError, "got dict"),
     "no rows": (lambda: ARRAY[:0], ValueError, "empty|at least one row"),
@@ -437,7 +452,7 @@ WRONG = {
 def test_what_is_no_data_is_refused_by_name(kind, tmp_path):
     make, error, said = WRONG[kind]
     for door, name in ((trained, "data"), (EVALUATIONS["log_likelihood"], "x"), (EVALUATIONS["log_prob"], "x")):
-        with pytest.raises(error, match=rf"^{name}.*({said})"):
+        with pytest.raises(error, match=rf"^(data: )?{name}.*({said})"):
             door(make())
 
 

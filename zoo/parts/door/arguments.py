@@ -159,6 +159,8 @@ def entered(
         if more and args:
             raise ValueError(f"{wanted.name(0)}: yields {1 + len(more)} arguments, and {len(args)} more were given")
         args = (*more, *args)
+    if x is None:
+        raise no_tensor(x, wanted.name(0))
     places = [wanted.name(place) for place in range(1 + len(args))]
     if twice := [name for name in places if name in kwargs]:
         raise TypeError(f"{twice[0]}: given twice, by its place and by its name")

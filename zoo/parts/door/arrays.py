@@ -22,6 +22,8 @@ def tensor_like(value: Any, name: str) -> tuple[Tensor, list[str] | None]:
         ValueError: a list of rows of unequal lengths.
     """
     if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got one of layout {value.layout}; to_dense() makes one")
         return value, None
     if isinstance(value, np.ndarray):
         return _of_array(value, name), None

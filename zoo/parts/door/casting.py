@@ -87,7 +87,7 @@ def refuse_loss(
         ValueError: names the column, or the first whole number that is too large.
     """
     before, after = dtypes
-    if before == torch.bool or not shape:
+    if before == torch.bool or not shape or 0 in shape:
         return
     if not before.is_floating_point:
         # of the types of one or two bytes a float32 holds all numbers, and they need not be looked at
@@ -95,9 +95,8 @@ def refuse_loss(
             for rows in blocks(shape):
                 _refuse_large(rows_of(rows), most, rows.start, after, name, columns)
     elif torch.finfo(before).eps < torch.finfo(after).eps or torch.finfo(before).max > torch.finfo(after).max:
-        spans = [_span(rows_of(rows), after) for rows in blocks(shape)]
-        if spans:
-            _refuse_rounded(torch.stack(spans), after, name, columns)
+        spans = torch.stack([_span(rows_of(rows), after) for rows in blocks(shape)])
+        _refuse_rounded(spans, after, name, columns)
 
 
 def _refuse_large(some: Tensor, most: int, start: int, dtype: torch.dtype, name: str, columns: Columns) -> None:
