@@ -311,7 +311,7 @@ def sequences(
     given = (u, mask) if mask is not None else () if u is None else (u,)
     found, more, rest = entered((model, guide), x, given, {"first": first}, names=("x", "u", "mask"), on_file=on_file)
     controls, observed = (*more, None, None)[:2]
-    return found, controls, *(None if value is None else value[:] for value in (observed, rest["first"]))
+    return found, controls, *(v[:] if isinstance(v, OnFile) else v for v in (observed, rest["first"]))
 
 
 def checked(x: Tensor | OnFile, u: Tensor | OnFile | None, mask: Tensor | None, first: Tensor | None) -> Tensor:

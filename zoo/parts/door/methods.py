@@ -5,6 +5,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.parts.checks.rows import parameter_of
@@ -63,7 +64,7 @@ def _ready(owner: Any, given: dict[str, Any]) -> bool:
     for name, value in given.items():
         if value is None:
             continue
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
             return False
         if name in REAL:
             if dtype is None:
