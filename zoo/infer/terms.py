@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.infer.call import run
 from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import check_num_particles
-from zoo.parts.door import entered, is_data
+from zoo.parts.door import entered, is_collection, is_data
 
 __all__ = ["Terms", "terms"]
 
@@ -52,7 +52,7 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
         >>> terms(model, guides.Amortized(model), torch.zeros(3, 784), num_particles=5).log_weights.shape
         torch.Size([5, 3])
     """
-    if args and not isinstance(args[0], Tensor) and is_data(args[0], "x"):
+    if args and not isinstance(args[0], Tensor) and (is_data(args[0], "x") or is_collection(args[0])):
         x, rest, kwargs = entered((model, guide), args[0], args[1:], kwargs)
         args = x, *rest
     return run(model, guide, args, kwargs, check_num_particles(num_particles))
