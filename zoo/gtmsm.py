@@ -81,6 +81,9 @@ class GTMSM(RootModule):
         torch.Size([2, 3, 32, 192])
     """
 
+    # read by `zoo.parts.door`: x is (N, T, data_dim), and (T, data_dim) is one series
+    of_sequences = True
+
     def __init__(
         self,
         step: Any,

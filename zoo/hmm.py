@@ -98,6 +98,8 @@ class HMM(RootModule):
     emission: Any
     initial_probabilities: Any
     transition_probabilities: Any
+    # read by `zoo.parts.door`: x is (N, T, data_dim), and (T, data_dim) is one series
+    of_sequences = True
 
     def __init__(
         self,

@@ -173,7 +173,7 @@ def test_values_that_are_not_finite_are_found():
     [
         (lambda m, x, g: m.sample_forecast(x, 0, 3, g), "k: expected a whole number, at least 1, got 0"),
         (lambda m, x, g: m.sample_forecast(x, 3, 0, g), "num: expected a whole number, at least 1, got 0"),
-        (lambda m, x, g: m.sample_forecast(x[0], 3, 2, g), r"x: expected shape \(N, T, 3\)"),
+        (lambda m, x, g: m.sample_forecast(x[0, 0], 3, 2, g), r"x: expected shape \(N, T, 3\)"),
         (lambda m, x, g: m.sample_forecast(x, 3, 2, lambda x: None), "guide: expected a site 'z', it samples none"),
         (lambda m, x, g: m.sample_imputation(x, x[..., 0], g), "mask: expected torch.bool"),
         (lambda m, x, g: m.sample_imputation(x, x < 2, g), "mask: DMM takes whole frames, shape"),

@@ -571,15 +571,26 @@ EVERY_METHOD = {
 }
 
 
+def test_the_program_takes_what_methods_bring_to_it():
+    """Methods take one sequence without its batch axis, and another dtype; the program itself takes neither."""
+    model, x = build("categorical")
+    for bad in (x[0], x.float()):
+        with pytest.raises(ValueError, match=r"x: expected (shape \(N, T, 2\), got|torch.float64 like the model's)"):
+            model(bad)
+    assert torch.equal(model.log_prob(x.int()), model.log_prob(x))
+    assert torch.equal(model.log_prob(x[0]), model.log_prob(x[:1]))
+    assert torch.equal(model.log_prob(x[0].numpy(), mask=torch.arange(6).numpy() > 1),
+                       model.log_prob(x[:1], mask=torch.arange(6)[None] > 1))  # fmt: skip
+
+
 @pytest.mark.parametrize("method", EVERY_METHOD)
 def test_bad_data_are_refused_by_every_method(method):
     model, x = build("categorical")
     call = partial(EVERY_METHOD[method], model)
     mask = mask_of(LENGTHS, T)
     for bad, text in (
-        (x[0], r"x: expected shape \(N, T, 2\), got \(6, 2\)"),
+        (x[0, 0], r"x: expected shape \(N, T, 2\), got \(2,\)"),
         (x[..., :1], r"x: expected shape \(N, T, 2\)"),
-        (x.float(), "x: expected torch.float64 like the model's parameters"),
         (x[:0], "x: expected at least one sequence"),
         (x.masked_fill(x == x[1, 2, 0], 4.0), r"x: \[.*4.0.*\] in sequence \d, frame \d .* is not in the support"),
         (x - 1, "is not in the support of the emission"),
@@ -589,7 +600,7 @@ def test_bad_data_are_refused_by_every_method(method):
         with pytest.raises(ValueError, match=text):
             call(bad)
     with pytest.raises(TypeError, match=r"x: expected a torch\.Tensor"):
-        call(x.tolist())
+        call({1.0})
     for bad, text in (
         (mask.double(), "mask: expected torch.bool"),
         (mask[:, :3], "mask: expected torch.bool of shape"),

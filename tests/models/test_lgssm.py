@@ -702,9 +702,11 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="u: missing, but the model has transition_input"):
         model.log_prob(x)
     with pytest.raises(ValueError, match=r"x: expected shape \(N, T, 3\)"):
-        model.posterior(x[0], u[0])
+        model.posterior(x[0, 0], u[0])
     with pytest.raises(ValueError, match=r"x: expected torch.float64 like the model's parameters"):
-        model.log_prob(x.float(), u)
+        model(x.float(), u)
+    assert torch.equal(model.log_prob(x[0], u[0]), model.log_prob(x[:1], u[:1]))
+    assert torch.equal(model.log_prob(x[:1].float().numpy(), u[:1]), model.log_prob(x[:1].float().double(), u[:1]))
     with pytest.raises(ValueError, match="x: NaN or infinite"):
         model.log_prob(x.masked_fill(x > 1, math.nan), u)
     with pytest.raises(ValueError, match="transition_matrix: expected 5 frames"):

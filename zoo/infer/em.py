@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo.parts.checks import listed
+from zoo.parts.door import entered, is_collection, is_data
 
 
 class EMModel(Protocol):
@@ -81,7 +82,7 @@ class EMError(RuntimeError):
 @torch.no_grad()
 def em(
     model: EMModel,
-    data: Tensor | tuple[Any, ...],
+    data: Any,
     *,
     max_iterations: int = 1000,
     tolerance: float = 1e-6,
@@ -95,8 +96,8 @@ def em(
 
     Args:
         model: any object with `e_step` and `m_step` (`EMModel`); its parameters are changed in place.
-        data: the first argument of `e_step`, or a tuple of its positional arguments; the batch axis of the first
-            tensor comes first.
+        data: the first argument of `e_step`, or a tuple of its positional arguments, in any form that `fit` takes; the
+            batch axis of the first comes first.
         max_iterations: M-steps at most.
         tolerance: a step that changes log p(x) by no more than this ends the run, nats per datum; with 0 the run ends
             when gains are lost in rounding.
@@ -132,6 +133,10 @@ def em(
         raise TypeError(f"em: {type(model).__name__} has no {', '.join(lacking)} (see zoo.infer.em.EMModel)")
 
     args = data if isinstance(data, tuple) else (data,)
+    # once for all iterations; data of another kind are between the caller and his own model
+    if is_collection(args[0]) or is_data(args[0], "x"):
+        first, rest, keywords = entered((model,), args[0], args[1:], keywords)
+        args = first, *rest
     if not restarts:
         return _climb(model, args, keywords, max_iterations, tolerance, slack)
 

@@ -19,7 +19,7 @@ from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import batch_rows, check_num_particles, takes_index
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
-from zoo.parts.checks import check_tensor
+from zoo.parts.door import OnFile
 
 # about the size of a processor's caches: larger pieces are slower, not faster
 MAX_BYTES = 2**25
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 def pieces(
     model: Callable,
     guide: Callable,
-    x: Tensor,
+    x: Tensor | OnFile,
     args: tuple,
     kwargs: dict[str, Any],
     *,
@@ -59,12 +59,10 @@ def pieces(
 
     Raises:
         ValueError: `num_particles` or `max_bytes` below 1, an empty x, or an error of `terms`, with the rows of x.
-        TypeError: x is not a tensor.
     """
     check_num_particles(num_particles)
     if max_bytes < 1:
         raise ValueError(f"max_bytes must be positive, got {max_bytes}")
-    check_tensor(x)
     if len(x) == 0:
         raise ValueError("x is an empty batch")
     kwargs = with_index(guide, x, kwargs)
@@ -82,7 +80,13 @@ def pieces(
 
 
 def _sizes(
-    model: Callable, guide: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any], num_particles: int, max_bytes: int
+    model: Callable,
+    guide: Callable,
+    x: Tensor | OnFile,
+    args: tuple,
+    kwargs: dict[str, Any],
+    num_particles: int,
+    max_bytes: int,
 ) -> tuple[int, int, int]:
     """Rows and particles of a piece, and particles in all.
 
@@ -159,7 +163,7 @@ def _all_drawn(model: Callable, guide: Callable, *args: Any, num_particles: int,
     return run(model, guide, args, kwargs, num_particles, Purpose(sample_all=True))
 
 
-def with_index(guide: Callable, x: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+def with_index(guide: Callable, x: Tensor | OnFile, kwargs: dict[str, Any]) -> dict[str, Any]:
     """`kwargs`, with the row numbers for a guide that takes `index` and was not given them."""
     if "index" in kwargs or not takes_index(guide):
         return kwargs

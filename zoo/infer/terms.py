@@ -13,9 +13,12 @@ per-datum weight, and an importance-weighted bound computed with it is one bound
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from zoo.infer.call import run
 from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import check_num_particles
+from zoo.parts.door import entered, is_collection, is_data
 
 __all__ = ["Terms", "terms"]
 
@@ -28,8 +31,9 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
         guide: a guide of the zoo, a Pyro autoguide, or any callable with the model's arguments. A site that is drawn
             from the model's own conditional is marked `infer={"from_model": True}`: its ratio is 0 and not computed. A
             discrete site marked `infer={"enumerate": "parallel"}` is summed out: `Terms.over_summed`.
-        *args, **kwargs: the arguments of both, the batch first. `index`, the row numbers of the batch in the data set,
-            is for guides with parameters for each data point; a model that does not take it is called without it.
+        *args, **kwargs: the arguments of both, the batch first, as tensors or in any form that `fit` takes. `index`,
+            the row numbers of the batch in the data set, is for guides with parameters for each data point; a model
+            that does not take it is called without it.
         num_particles: K >= 1.
 
     Returns:
@@ -48,4 +52,7 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
         >>> terms(model, guides.Amortized(model), torch.zeros(3, 784), num_particles=5).log_weights.shape
         torch.Size([5, 3])
     """
+    if args and not isinstance(args[0], Tensor) and (is_data(args[0], "x") or is_collection(args[0])):
+        x, rest, kwargs = entered((model, guide), args[0], args[1:], kwargs)
+        args = x, *rest
     return run(model, guide, args, kwargs, check_num_particles(num_particles))

@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from pyro.poutine.messenger import Messenger
 
+from zoo.parts.door import open_methods
 from zoo.parts.recorded import Recorded
 
 # Numbers the roots (outermost modules) of the process. Pyro's store outlives every module in it, so no key may ever be
@@ -57,12 +58,18 @@ class _Numbered(_Context):
 class RootModule(Recorded, PyroModule):
     """A PyroModule with store keys of its own, also after a copy, a pickle and a load: `model#3.weight`.
 
+    Methods that are given data, such as `log_prob`, take them in any form (`zoo.parts.door.methods`).
+
     Site names bear no number: `model.weight`. As part of another PyroModule the module takes its keys and site names
     from the name of the other.
 
     Args:
         name: first part of keys and site names; without "#".
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        open_methods(cls)
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

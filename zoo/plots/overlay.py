@@ -19,6 +19,7 @@ from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.reference import Reference, as_reference
 from zoo.infer.sites.programs import batch_rows
 from zoo.parts.aside import held, seeded
+from zoo.parts.door import entered
 from zoo.plots.contours import BINS, Window, draw_contours, histogram
 from zoo.plots.look import DRAWS, EXACT, GUIDE
 
@@ -31,7 +32,7 @@ IMAGE, GAP = 0.27, 0.02
 def plot_overlay(
     guide: Callable,
     references: Reference | InferenceData | Sequence[Reference | InferenceData],
-    x: Tensor,
+    x: Any,
     *args: Any,
     model: Callable | None = None,
     data: Sequence[int] | None = None,
@@ -69,11 +70,12 @@ def plot_overlay(
         ValueError: no model, references of other data, of another model or of other sites, a posterior with one
             coordinate, rows, coordinates or titles that do not fit.
     """
+    model = model_of(guide, model, "plot_overlay")
+    x, args, kwargs = entered((model, guide), x, args, kwargs)
     several: Sequence[Any] = references if isinstance(references, list | tuple) else [references]
     found = [as_reference(reference) for reference in several]
     if not found or any(len(reference.mean) != len(x) for reference in found):
         raise ValueError(f"plot_overlay: every reference must hold the {len(x)} data of x, and there must be one")
-    model = model_of(guide, model, "plot_overlay")
     for reference in found:
         check_fingerprint(reference.fingerprint, model, x, args, kwargs, "plot_overlay")
     rows, pair = list(range(len(x))) if data is None else list(data), list(coordinates)

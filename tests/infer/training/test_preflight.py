@@ -48,10 +48,17 @@ class Hungry:
     state_dict = load_state_dict = step
 
 
+def of_pyro():
+    # made anew each time: Pyro takes the options out of the dictionary
+    return pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9})
+
+
 OPTIMIZERS = {
     "made": (lambda: torch.optim.Adam(pair().parameters()), "got a Adam that is made already"),
-    "of pyro": (lambda: pyro.optim.Adam({"lr": 0.1}), "one of pyro.optim, which is for pyro.infer.SVI"),
-    "a constructor of pyro": (lambda: pyro.optim.ClippedAdam, "one of pyro.optim"),
+    "of pyro, by parameter": (lambda: pyro.optim.Adam(lambda name: {"lr": 0.1}), "options by parameter, .* groups="),
+    "of pyro, clipping": (lambda: pyro.optim.Adam({"lr": 0.1}, {"clip_norm": 1.0}), "clips each gradient .* clip="),
+    "a schedule of pyro": (of_pyro, "got PyroLRScheduler of pyro.optim; schedule= takes one of torch's"),
+    "a constructor of pyro": (lambda: pyro.optim.ClippedAdam, "one of pyro.optim without its options"),
     "a word": (lambda: "adam", "got 'adam'"),
     "LBFGS": (lambda: torch.optim.LBFGS, "LBFGS wants closure at each step"),
     "another thing": (lambda: lambda parameters: nn.Linear(1, 1), "it made a Linear"),
@@ -61,11 +68,30 @@ SCHEDULES = {
     "number": (lambda: 0.99, "got 0.99"),
     "one that wants more": (lambda: Hungry, "Hungry wants metrics at each step; expected one that counts steps alone"),
     "made": (lambda: lr_scheduler.ExponentialLR(torch.optim.Adam(pair().parameters()), 0.9), "made already"),
-    "of pyro": (lambda: pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {}, "gamma": 0.9}),
-                "made already"),
+    "of pyro": (of_pyro, "made already"),
     "incomplete": (lambda: lr_scheduler.ExponentialLR, r"ExponentialLR of that alone failed \(TypeError: .*gamma"),
     "another thing": (lambda: lambda optimizer: 3, "it made a int"),
 }  # fmt: skip
+
+
+def test_optimisers_of_pyro_are_those_of_torch_that_they_make():
+    theirs = train(optimizer=pyro.optim.ClippedAdam({"lr": 0.1, "clip_norm": 5.0}), steps=3)
+    ours = train(optimizer=functools.partial(pyro.optim.clipped_adam.ClippedAdam, lr=0.1, clip_norm=5.0), steps=3)
+    assert theirs.history[-1]["train"] == ours.history[-1]["train"]
+    theirs = train(optimizer=pyro.optim.Adam({"lr": 0.1}), steps=3)
+    ours = train(optimizer=functools.partial(torch.optim.Adam, lr=0.1), steps=3)
+    assert theirs.history[-1]["train"] == ours.history[-1]["train"]
+
+
+def test_the_report_names_sites_that_are_not_used():
+    done = train(validation=BITS)
+    assert "2 epochs, 2 steps" in str(done)
+    assert f"validation {done.best['validation']:.3f}" in str(done)
+    assert ("worth a look: KL of z below 0.01" in str(done)) == (done.best["kl"]["z"] < 0.01)
+    done.best["kl"] = {"z_1": 3.0, "z_2": 0.004}
+    assert str(done).count("worth a look: KL of z_2 below 0.01 nats per datum") == 1
+    done.best["kl"] = {"z_1": 3.0, "z_2": 0.4}
+    assert "worth a look" not in str(done)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -122,11 +148,14 @@ def test_other_numbers_are_not(name, value):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.long, torch.bool, torch.float16])
 def test_rows_of_another_type(dtype):
+    """The program itself takes tensors of its parameters' dtype alone; doors in front of it bring them there."""
     x, loss = BITS.to(dtype), pair()
     said = f"x: expected torch.float32 like the model's parameters, got {dtype}; convert one of the two"
-    for door in (loss, loss.model, loss.guide, loss.guide.posterior, lambda x: train(loss, x)):
+    for door in (loss, loss.model):
         with pytest.raises(ValueError, match=said):
             door(x)
+    assert loss.guide.posterior(x).mean.equal(loss.guide.posterior(BITS).mean)
+    assert train(pair(), x).history[-1]["train"] == train(pair(), BITS).history[-1]["train"]
 
 
 def test_a_row_without_its_batch_axis_is_refused_at_every_door():

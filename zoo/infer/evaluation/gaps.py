@@ -16,6 +16,7 @@ from zoo.infer.objectives import ELBO, RLOO
 from zoo.infer.pieces import MAX_BYTES, with_index
 from zoo.parts.aside import evaluating, held, seeded
 from zoo.parts.checks import listed
+from zoo.parts.door import entered
 
 __all__ = ["Gaps", "gaps"]
 
@@ -78,7 +79,7 @@ class Gaps:
 def gaps(
     model: Callable,
     guide: Callable,
-    x: Tensor,
+    x: Any,
     *args: Any,
     best: Callable | None = None,
     log_p: Tensor | None = None,
@@ -111,6 +112,7 @@ def gaps(
         ValueError: no `best`, and a guide without `per_datum`; a `best` without parameters; a `log_p` of another shape;
             an ELBO that is not finite; one draw a step of a site without a reparameterised sample.
     """
+    x, args, kwargs = entered((model, guide), x, args, kwargs)
     with seeded(seed):
         # any callable may be a guide, so `per_datum` is looked up by name, and a guide without it is refused
         if best is None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import listed
+from zoo.parts.door import entered
 
 __all__ = ["Predicts", "classification_error"]
 
@@ -21,15 +22,15 @@ class Predicts(Protocol):
     def predict(self, x: Tensor) -> Tensor: ...
 
 
-def classification_error(guide: Any, x: Tensor, y: Tensor, *, seed: int | None = None) -> float:
+def classification_error(guide: Any, x: Any, y: Any = None, *, seed: int | None = None) -> float:
     """The share of the data whose most probable class under q(y | x) is not their label, 0 to 1.
 
     The guide predicts in evaluation mode, without gradients, 1,000 rows at a time.
 
     Args:
         guide: offers `predict(x)`, the probabilities of the classes, `(N, C)`.
-        x: data.
-        y: their labels, integers 0 .. C - 1, `(N,)`.
+        x: data, in any form that `fit` takes, data on file among them.
+        y: their labels, integers 0 .. C - 1, `(N,)`; left out where x is a `Dataset` that yields both.
         seed: starts a random stream of the call's own, for a classifier that draws; None uses the caller's.
 
     Raises:
@@ -48,12 +49,16 @@ def classification_error(guide: Any, x: Tensor, y: Tensor, *, seed: int | None =
     """
     if not isinstance(guide, Predicts):
         raise TypeError(f"{type(guide).__name__} has no predict(x), which gives the probabilities of the classes")
+    x, labels, _ = entered((guide,), x, () if y is None else (y,), names=("x", "y"), on_file=True)
+    if not labels:
+        raise ValueError("y: missing, and x yields none; give the label of each row of x")
+    y = labels[0][:]
     if y.is_floating_point() or y.shape != (len(x),) or not len(x):
         raise ValueError(f"y: expected an integer for each of {len(x)} rows of x, got {y.dtype}, {tuple(y.shape)}")
     wrong = 0
     with held(guide), seeded(seed), torch.no_grad():
         for start in range(0, len(x), ROWS):
-            rows, labels = x[start : start + ROWS], y[start : start + ROWS]
+            rows, known = x[start : start + ROWS], y[start : start + ROWS]
             probabilities = guide.predict(rows)
             if probabilities.dim() != 2 or len(probabilities) != len(rows):
                 raise ValueError(
@@ -61,8 +66,8 @@ def classification_error(guide: Any, x: Tensor, y: Tensor, *, seed: int | None =
                     f"{tuple(probabilities.shape)}"
                 )
             classes = probabilities.shape[1]
-            strange = ((labels < 0) | (labels >= classes)).nonzero()[:, 0] + start
+            strange = ((known < 0) | (known >= classes)).nonzero()[:, 0] + start
             if len(strange):
                 raise ValueError(f"y: expected classes 0 to {classes - 1}, others in rows {listed(strange.tolist())}")
-            wrong += int((probabilities.argmax(-1) != labels).sum())
+            wrong += int((probabilities.argmax(-1) != known).sum())
     return wrong / len(x)

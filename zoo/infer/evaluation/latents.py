@@ -22,8 +22,8 @@ from zoo.infer.sites.programs import batch_rows, program
 from zoo.infer.sites.refusals import name_of
 from zoo.infer.sites.values import bare
 from zoo.parts.aside import held, seeded
-from zoo.parts.checks import check_tensor
 from zoo.parts.distributions import DiagonalNormal, UnitNormal
+from zoo.parts.door import entered
 
 __all__ = ["ActiveUnits", "active_units", "kl_per_site", "kl_per_unit"]
 
@@ -34,7 +34,7 @@ ROWS = 256
 def kl_per_site(
     model: Callable,
     guide: Callable,
-    x: Tensor,
+    x: Any,
     *args: Any,
     num_particles: int = 100,
     max_bytes: int = MAX_BYTES,
@@ -49,6 +49,7 @@ def kl_per_site(
     Args:
         model, guide, x, *args, **kwargs, num_particles, max_bytes, seed: as in `log_likelihood`.
     """
+    x, args, kwargs = entered((model, guide), x, args, kwargs, on_file=True)
     with held(model, guide), seeded(seed):
         found = pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes)
         return _kl(((rows, _means(run)) for rows, _, run in found), x, num_particles)
@@ -62,7 +63,7 @@ def _means(run: Terms) -> dict[str, Tensor]:
 def kl_per_unit(
     model: Callable,
     guide: Callable,
-    x: Tensor,
+    x: Any,
     *args: Any,
     num_particles: int = 100,
     max_bytes: int = MAX_BYTES,
@@ -79,6 +80,7 @@ def kl_per_unit(
     Raises:
         ValueError: a density of the guide or of the model that is no product over the units; names the site.
     """
+    x, args, kwargs = entered((model, guide), x, args, kwargs, on_file=True)
     with held(model, guide), seeded(seed):
         found = pieces(
             model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes, evaluate=_ratios_by_unit
@@ -140,7 +142,7 @@ class ActiveUnits(NamedTuple):
 
 def active_units(
     guide: Callable,
-    x: Tensor,
+    x: Any,
     *args: Any,
     threshold: float = 0.01,
     num_particles: int = 100,
@@ -162,9 +164,9 @@ def active_units(
 
     Raises:
         ValueError: fewer than two data or particles; a site outside the batch plate.
-        TypeError: x is not a tensor.
+        TypeError: x holds no numbers.
     """
-    check_tensor(x)
+    x, args, kwargs = entered((guide,), x, args, kwargs, on_file=True)
     if len(x) < 2:
         raise ValueError(f"active_units takes a variance over the data: {len(x)} are too few")
     if num_particles < 2:

@@ -14,7 +14,8 @@ from torch import Tensor
 from zoo.infer.per_datum import Terms
 from zoo.infer.pieces import MAX_BYTES, pieces
 from zoo.parts.aside import held, seeded
-from zoo.parts.checks import check_tensor, listed
+from zoo.parts.checks import listed
+from zoo.parts.door import entered
 
 __all__ = ["LogLikelihood", "bits_per_dim", "log_likelihood"]
 
@@ -70,7 +71,7 @@ class LogLikelihood:
 def log_likelihood(
     model: Callable,
     guide: Callable,
-    x: Tensor,
+    x: Any,
     *args: Any,
     num_particles: int = 5000,
     max_bytes: int = MAX_BYTES,
@@ -84,14 +85,15 @@ def log_likelihood(
 
     Args:
         model, guide: the pair; see `zoo.infer.terms`.
-        x, *args, **kwargs: the arguments of both. Tensors whose first axis has the length of x are cut along it.
+        x, *args, **kwargs: the arguments of both, in any form that `fit` takes, data on file among them. Tensors whose
+            first axis has the length of x are cut along it.
         num_particles: K, 5000 in the literature.
         max_bytes: bound on the intermediate results of one piece (estimated from a small run).
         seed: starts a random stream of the call's own; None uses and advances the caller's.
 
     Raises:
         ValueError: empty x, `num_particles < 1`, a pair that does not fit together, or log weights that are NaN.
-        TypeError: x is not a tensor.
+        TypeError: x holds no numbers.
 
     Example:
         >>> import torch, guides
@@ -101,7 +103,7 @@ def log_likelihood(
         >>> log_likelihood(model, guides.Amortized(model), torch.zeros(3, 784), num_particles=100).per_datum.shape
         torch.Size([3])
     """
-    check_tensor(x)
+    x, args, kwargs = entered((model, guide), x, args, kwargs, on_file=True)
     sums = Sums(len(x), x.device)
     with held(model, guide), seeded(seed):
         for rows, _, run in pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes):

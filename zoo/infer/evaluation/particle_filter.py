@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from zoo.infer.carry import after_first_frame, keyword
-from zoo.infer.evaluation.sequences import checked, in_batches, refuse_nan_weights
+from zoo.infer.evaluation.sequences import checked, in_batches, refuse_nan_weights, sequences
 from zoo.infer.pair import look_at
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import refuse_entries
@@ -55,11 +55,11 @@ Rule = Callable[[int, Tensor], Tensor]
 def smc_log_likelihood(
     model: Callable,
     guide: Any,
-    x: Tensor,
-    u: Tensor | None = None,
-    mask: Tensor | None = None,
+    x: Any,
+    u: Any = None,
+    mask: Any = None,
     *,
-    first: Tensor | None = None,
+    first: Any = None,
     num_particles: int = 100,
     resample_below: float | None = None,
     batch_size: int = 32,
@@ -87,6 +87,7 @@ def smc_log_likelihood(
         raise ValueError(f"expected at least one particle and sequence, got {num_particles=}, {batch_size=}")
     if resample_below is not None and not 0 <= resample_below <= 1:
         raise ValueError(f"resample_below: expected a share of the particles, 0 to 1, got {resample_below}")
+    x, u, mask, first = sequences(model, guide, x, u, mask, first, on_file=True)
     observed = checked(x, u, mask, first)
     refuse_entries(mask, "a particle filter")
     found = torch.zeros(len(x), dtype=torch.double, device=x.device)

@@ -31,6 +31,7 @@ from zoo.infer.pieces import bytes_of
 from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded, streams_kept
 from zoo.parts.checks import check_offers, check_sequences, check_tensor, listed, refuse_unfinite, refuse_unobserved
+from zoo.parts.door import OnFile, entered, in_pieces, stand_in
 from zoo.parts.trajectory.masks import ends, observed_frames
 
 # bytes of all steps of a loop over time; larger than for vectors, as more particles in a piece mean fewer such loops
@@ -142,12 +143,12 @@ class SequenceLikelihood:
 def sequence_log_likelihood(
     model: Callable,
     guide: Callable,
-    x: Tensor,
-    u: Tensor | None = None,
-    mask: Tensor | None = None,
+    x: Any,
+    u: Any = None,
+    mask: Any = None,
     *,
     data: str,
-    first: Tensor | None = None,
+    first: Any = None,
     streams: int | None = None,
     num_particles: int = 100,
     batch_size: int = 32,
@@ -161,7 +162,8 @@ def sequence_log_likelihood(
 
     Args:
         model, guide: the pair; with `first` or `streams` they take `carry=` too (`zoo.infer.carry`).
-        x: `(N, T, D)`, padded behind; anything, NaN too, where the mask is False.
+        x: `(N, T, D)`, padded behind; anything, NaN too, where the mask is False. x, u and mask take all forms that
+            those of `fit` take, data on file and single series among them.
         u: controls `(N, T, C)`.
         mask: bool `(N, T)`, or `(N, T, D)` for models that take it: True where observed; None: everywhere. A frame
             counts as scored when any of its entries is.
@@ -180,7 +182,7 @@ def sequence_log_likelihood(
     Raises:
         ValueError: no name for the data, shapes that do not fit, a sequence without an observed frame, values that are
             not finite where observed; names sequence and frame. Streams of a model whose state is not carried over.
-        TypeError: x, u, mask or first is not a tensor.
+        TypeError: x, u, mask or first holds no numbers.
     """
     if not isinstance(data, str) or not data.strip():
         raise ValueError("data: expected file and split of the data, in words; without them no two numbers compare")
@@ -189,8 +191,9 @@ def sequence_log_likelihood(
                          f"{streams=}")  # fmt: skip
     if streams is not None:
         check_offers("streams", model, "carry_on", advice="each of its sequences starts anew")
+    x, u, mask, first = sequences(model, guide, x, u, mask, first, on_file=True)
     observed = checked(x, u, mask, first)
-    seen = observed_frames(x, observed)
+    seen = observed_frames(stand_in(x), observed)
     scored = scored_frames(model, seen)
     sums = Sums(len(x), x.device)
     carry = None
@@ -300,19 +303,34 @@ def _begin(model: Any, first: Tensor | None, carry: Any, count: int) -> Any:
     return carry if first is None or not hasattr(carry, "_replace") else carry._replace(x=first)
 
 
-def checked(x: Tensor, u: Tensor | None, mask: Tensor | None, first: Tensor | None) -> Tensor:
+def sequences(
+    model: Any, guide: Any, x: Any, u: Any, mask: Any, first: Any, *, on_file: bool = False
+) -> tuple[Any, Any, Tensor | None, Tensor | None]:
+    """x, u, mask and first as tensors; x and u may stay on file."""
+    # left out where it is None, since a data set may yield them beside x
+    given = (u, mask) if mask is not None else () if u is None else (u,)
+    found, more, rest = entered((model, guide), x, given, {"first": first}, names=("x", "u", "mask"), on_file=on_file)
+    controls, observed = (*more, None, None)[:2]
+    return found, controls, *(v[:] if isinstance(v, OnFile) else v for v in (observed, rest["first"]))
+
+
+def checked(x: Tensor | OnFile, u: Tensor | OnFile | None, mask: Tensor | None, first: Tensor | None) -> Tensor:
     """Checks x, u, mask and first; returns the mask, True for all frames where there is none."""
-    check_sequences(x, None, None, u, mask)
+    check_sequences(stand_in(x), None, None, stand_in(u), mask)
     if first is not None:
         _check_first(x, first)
-    observed = observed_frames(x, None) if mask is None else mask
+    observed = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
     refuse_unobserved(observed, ": leave it out, as there is nothing to score")
     # also under `pyro.enable_validation(False)`: an evaluation takes minutes, and its numbers are printed
-    refuse_unfinite(x, observed)
+    if isinstance(x, Tensor):
+        refuse_unfinite(x, observed)
+        return observed
+    for start, some in in_pieces(x):
+        refuse_unfinite(some, observed[start : start + len(some)], start=start)
     return observed
 
 
-def _check_first(x: Tensor, first: Tensor) -> None:
+def _check_first(x: Tensor | OnFile, first: Tensor) -> None:
     check_tensor(first, "first")
     if first.shape != (len(x), x.shape[-1]):
         raise ValueError(f"first: expected shape ({len(x)}, {x.shape[-1]}), got {tuple(first.shape)}")

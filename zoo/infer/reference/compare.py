@@ -15,6 +15,7 @@ from zoo.infer.reference.inference_data import InferenceData, pareto_k
 from zoo.infer.reference.judged import DrawsReference
 from zoo.infer.reference.reference import Reference, as_reference
 from zoo.parts.aside import held, seeded
+from zoo.parts.door import entered
 
 __all__ = ["FAIR", "GOOD", "Comparison", "KnowsItsModel", "Limits", "Verdict", "compare", "model_of"]
 
@@ -152,7 +153,7 @@ class Comparison:
 def compare(
     guide: Callable,
     reference: Reference | InferenceData,
-    x: Tensor,
+    x: Any,
     *args: Any,
     model: Callable | None = None,
     num_particles: int = 4000,
@@ -185,6 +186,7 @@ def compare(
             that ascents from 64 draws of the guide find.
     """
     model = model_of(guide, model, "compare")
+    x, args, kwargs = entered((model, guide), x, args, kwargs)
     if num_particles < 30:
         raise ValueError(f"compare: num_particles: expected 30 or more (k-hat fits a tail), got {num_particles}")
     handed, reference = reference, as_reference(reference)

@@ -15,6 +15,7 @@ from zoo.infer.reference.reference import Reference
 from zoo.infer.sites.programs import batch_rows
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import listed
+from zoo.parts.door import entered
 
 __all__ = ["Grid", "grid_reference", "integrate"]
 
@@ -28,7 +29,7 @@ WIDEST = 1.5
 @torch.no_grad()
 def grid_reference(
     model: Callable,
-    x: Tensor,
+    x: Any,
     *args: Any,
     points: int | None = None,
     tolerance: float = 1e-3,
@@ -59,6 +60,7 @@ def grid_reference(
         raise ValueError(f"grid_reference: points: expected 9 or more on each axis, got {points}")
     if not tolerance > 0:
         raise ValueError(f"grid_reference: tolerance: expected nats above 0, got {tolerance}")
+    x, args, kwargs = entered((model,), x, args, kwargs)
     with held(model), seeded(seed):
         log_joint = LogJoint(model, x, *args, **kwargs)
         log_joint.check_real("grid_reference")

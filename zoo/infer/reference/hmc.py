@@ -26,6 +26,7 @@ from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
 from zoo.parts.aside import held, seeded
+from zoo.parts.door import entered
 
 __all__ = ["hmc_reference"]
 
@@ -37,7 +38,7 @@ ADVICE = "More draws, a longer warm-up or a longer path_length may help; several
 
 def hmc_reference(
     model: Callable,
-    x: Tensor,
+    x: Any,
     *args: Any,
     num_samples: int = 2000,
     warmup: int = 500,
@@ -86,6 +87,7 @@ def hmc_reference(
     """
     check_chains(chains, num_samples, warmup, LEAST_WARMUP)
     sampling = Sampling("HMC", num_samples, warmup, time_budget, max_rhat, min_ess, max_divergences, ADVICE)
+    x, args, kwargs = entered((model,), x, args, kwargs)
     with held(model), seeded(seed):
         log_joint = LogJoint(model, x, *args, **kwargs)
         modes = prior_modes(log_joint)

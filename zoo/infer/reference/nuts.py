@@ -21,6 +21,7 @@ from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
 from zoo.infer.sites.programs import program
 from zoo.parts.aside import held, seeded
+from zoo.parts.door import entered
 
 __all__ = ["nuts_reference"]
 
@@ -29,7 +30,7 @@ ADVICE = "More draws, a longer warm-up or a higher target_accept may help; sever
 
 def nuts_reference(
     model: Callable,
-    x: Tensor,
+    x: Any,
     *args: Any,
     num_samples: int = 500,
     warmup: int = 300,
@@ -71,6 +72,7 @@ def nuts_reference(
     """
     check_chains(chains, num_samples, warmup, 1)
     sampling = Sampling("NUTS", num_samples, warmup, time_budget, max_rhat, min_ess, max_divergences, ADVICE)
+    x, args, kwargs = entered((model,), x, args, kwargs)
     with held(model), seeded(seed):
         # One kernel for each chain: a kernel holds the step size and the mass of its own chain.
         kernels = [

@@ -24,6 +24,7 @@ from zoo.infer.reference.log_joint import LogJoint, entry_names, flatten
 from zoo.infer.sites.programs import batch_rows
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import listed
+from zoo.parts.door import entered
 
 __all__ = ["Reference", "TractableModel", "as_reference", "exact_reference"]
 
@@ -126,7 +127,7 @@ class TractableModel(Protocol):
 
 @torch.no_grad()
 def exact_reference(
-    model: TractableModel, x: Tensor, *args: Any, num_draws: int = 4000, seed: int | None = 0, **kwargs: Any
+    model: TractableModel, x: Any, *args: Any, num_draws: int = 4000, seed: int | None = 0, **kwargs: Any
 ) -> Reference:
     """The model's own `posterior(x)`, with log p(x) = log p(x, z) - log p(z | x), which holds at every z.
 
@@ -141,6 +142,7 @@ def exact_reference(
     """
     if not isinstance(model, TractableModel):
         raise ValueError(f"exact_reference: {type(model).__name__} offers no posterior(x); use another reference")
+    x, args, kwargs = entered((model,), x, args, kwargs)
     with held(model), seeded(seed):
         log_joint = LogJoint(model, x, *args, **kwargs)
         log_joint.check_real("exact_reference")

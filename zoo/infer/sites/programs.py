@@ -13,6 +13,7 @@ from pyro.nn.module import _Context
 from torch import Tensor, nn
 
 from zoo.parts.aside import trial
+from zoo.parts.door import OnFile
 
 
 class Programs(NamedTuple):
@@ -128,12 +129,14 @@ def takes_index(fn: Callable | None) -> bool:
     return fn is not None and "index" in inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
 
 
-def batch_rows(x: Tensor, args: tuple, kwargs: dict[str, Any], rows: slice | Tensor) -> tuple[tuple, dict[str, Any]]:
+def batch_rows(
+    x: Tensor | OnFile, args: tuple, kwargs: dict[str, Any], rows: slice | Tensor
+) -> tuple[tuple, dict[str, Any]]:
     """The arguments for some rows: every tensor whose first axis is the batch is cut."""
     size = len(x)
 
     def cut(value: Any) -> Any:
-        batched = isinstance(value, Tensor) and value.dim() > 0 and len(value) == size
+        batched = isinstance(value, Tensor | OnFile) and value.ndim > 0 and len(value) == size
         return value[rows] if batched else value
 
     return (x[rows], *map(cut, args)), {name: cut(value) for name, value in kwargs.items()}

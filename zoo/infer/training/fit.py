@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.infer.training.callbacks import Callback, Calls, check_callbacks
 from zoo.infer.training.checkpoint import Folder
@@ -16,15 +16,20 @@ from zoo.infer.training.interrupt import Interrupt
 from zoo.infer.training.output import Bar, Output
 from zoo.infer.training.parallel import Parallel
 from zoo.infer.training.preflight import check_arguments
-from zoo.infer.training.prepare import prepared
+from zoo.infer.training.prepare import data_of, prepared
 from zoo.infer.training.settings import Options, describe
-from zoo.infer.training.step.batches import Rows, rows_of
+from zoo.infer.training.step.batches import batch_size_of
 from zoo.parts.aside import streams_kept
+
+# nats per datum of a site below which the guide is the prior, or nearly so
+IDLE = 0.01
 
 
 @dataclass
 class Fit:
     """The outcome of `fit`: the records of all epochs, the best of them, the length of the training.
+
+    Printed it is a short report, which names sites that the training does not use.
 
     Attributes:
         history: one record for each epoch, as in metrics.jsonl: `epoch`, `step`, `train` and `validation` (loss in
@@ -48,22 +53,38 @@ class Fit:
     interrupted: bool
     seconds: float
 
+    def __str__(self) -> str:
+        """The length, the losses and the KL of each site, and once what is worth a look before going on."""
+        kept = self.best or {}
+        lines = [f"{self.epochs} epochs, {self.step} steps, {self.seconds:.1f} s"]
+        if "train" in kept:
+            held_out = "" if kept["validation"] is None else f", validation {kept['validation']:.3f}"
+            lines.append(f"loss of epoch {kept['epoch']}: {kept['train']:.3f} nats per datum{held_out}")
+        kl = kept.get("kl", {})
+        if kl:
+            lines.append("KL, nats per datum: " + ", ".join(f"{site} {value:.3f}" for site, value in kl.items()))
+        idle = [site for site, value in kl.items() if value < IDLE]
+        if idle:
+            lines.append(f"worth a look: KL of {', '.join(idle)} below {IDLE} nats per datum, the data hardly reach it "
+                         "(posterior collapse; a warm-up or free bits of `Tempered` may help)")  # fmt: skip
+        return "\n".join(lines)
+
 
 @streams_kept()
 def fit(
     loss: nn.Module,
-    data: Tensor | Sequence[Tensor | None] | Rows,
+    data: Any,
     *,
     steps: int | None = None,
     epochs: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     drop_last: bool = False,
     optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
     groups: Mapping[str, Mapping[str, Any]] | None = None,
     schedule: Callable[[torch.optim.Optimizer], Any] | None = None,
     clip: float | None = None,
     average: float | None = None,
-    validation: Tensor | Sequence[Tensor | None] | Rows | None = None,
+    validation: Any = None,
     patience: int | None = None,
     callbacks: Sequence[Callback] = (),
     seed: int = 0,
@@ -81,18 +102,23 @@ def fit(
         loss: a module whose `loss(*batch)` is the loss summed over the batch, a tensor without axes: `ELBO()(model,
             guide)`. A guide whose `forward` has an argument `index` is given the row numbers of the batch. One of
             Pyro's autoguides has parameters for each row, in order: then `batch_size` must be all of them.
-        data: a tensor, a tuple of tensors with a common first axis (None: an argument left out), or an object with
-            `__len__` and `batch(index, generator)` (`Rows`). Tensors stay where they are, and batches are moved to
-            `device`; put small data there yourself to save the transfers. Sequences come as `zoo.data.Buckets`, or as
-            `zoo.data.Streams`, whose state is carried from batch to batch (truncated back-propagation) and saved in
-            checkpoints.
+        data: a tensor, an array of numpy, a table of pandas or polars, nested lists, or a tuple of such with a common
+            first axis (None: an argument left out); an array on file, of which rows are read when they are needed; a
+            `Dataset` or `DataLoader` of torch that yields the arguments, as one tensor, a tuple, or a dictionary by
+            their names; an object with `__len__` and `batch(index, generator)` (`Rows`). Numbers become those of the
+            parameters where that loses nothing, and are refused otherwise. Tensors stay where they are, and batches are
+            moved to `device`; put small data there yourself to save the transfers. Sequences come as
+            `zoo.data.Buckets`, or as `zoo.data.Streams`, whose state is carried from batch to batch (truncated
+            back-propagation) and saved in checkpoints; one series alone needs no batch axis.
         steps, epochs: the length; give one of the two. An epoch visits every row once, in an order that depends on
             `seed` and the epoch; its last batch may be smaller. Optimiser steps stop at exactly `steps`, also within
             an epoch.
-        batch_size: rows of a batch, over all processes together.
+        batch_size: rows of a batch, over all processes together; None: 128, all rows where there are fewer, or those of
+            a `DataLoader`.
         drop_last: leave out the last batch of an epoch where it is smaller than the others. Data that choose their own
             batches refuse it.
-        optimizer: constructor `parameters -> Optimizer`; by default torch's fused Adam with learning rate 1e-3.
+        optimizer: constructor `parameters -> Optimizer`, or one of pyro.optim; by default torch's fused Adam with
+            learning rate 1e-3.
         groups: options of the optimiser for parameters by name: `{"guide.*": {"lr": 1e-4}, "*.bias": {"weight_decay":
             0.0}}`. Patterns are those of `fnmatch`, names those of `loss.named_parameters()`. A parameter takes the
             options of all patterns that match it; two values of one option are refused. The optimiser's first group
@@ -140,8 +166,7 @@ def fit(
         FloatingPointError: the loss is not finite; names site, rows and step. Parameters and checkpoint stay good.
         OSError: `out` cannot be written to, found at the start if it is so by then. The loss keeps its parameters.
     """
-    rows = rows_of(data)
-    held_out = None if validation is None else rows_of(validation, "validation")
+    rows, held_out = data_of(loss, data, validation, batch_size, steps)
     counted = {"steps": (steps, 1), "epochs": (epochs, 1), "batch_size": (batch_size, 1), "patience": (patience, 1)}
     check_arguments(
         loss=loss, whole=counted | {"seed": (seed, 0)}, steps=steps, epochs=epochs, clip=clip, average=average,
@@ -151,7 +176,8 @@ def fit(
     parallel = Parallel(loss, device, fabric)
     # Fused: for a small network a quarter of the time of torch's default, which loops over the parameters in Python.
     optimizer = optimizer or partial(torch.optim.Adam, lr=1e-3, fused=True)
-    options = Options(int(batch_size), int(seed), optimizer, schedule, clip, compile, drop_last, groups, average)
+    size = batch_size_of(batch_size, rows, drop_last=drop_last)
+    options = Options(size, int(seed), optimizer, schedule, clip, compile, drop_last, groups, average)
     training = prepared(loss, rows, held_out, parallel, options, calls)
     # After the pair has been looked over: a training that is refused leaves no folder behind.
     folder = None if out is None else Folder(out)

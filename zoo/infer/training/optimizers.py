@@ -7,10 +7,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -97,8 +99,11 @@ def optimizer_of(make: Any, groups: list[Group]) -> torch.optim.Optimizer:
     wanted = "a constructor parameters -> torch.optim.Optimizer, such as partial(torch.optim.Adam, lr=1e-3)"
     if isinstance(make, torch.optim.Optimizer):
         raise TypeError(f"optimizer: expected {wanted}, got a {type(make).__name__} that is made already")
-    if isinstance(make, PyroOptim) or getattr(make, "__module__", "").startswith("pyro.optim"):
-        raise TypeError(f"optimizer: expected {wanted}, got one of pyro.optim, which is for pyro.infer.SVI")
+    if isinstance(make, PyroOptim):
+        make = _torchs(make, wanted)
+    if getattr(make, "__module__", "").startswith("pyro.optim"):
+        raise TypeError(f"optimizer: expected {wanted}, got one of pyro.optim without its options, such as "
+                        "pyro.optim.Adam({'lr': 1e-3})")  # fmt: skip
     if not callable(make):
         raise TypeError(f"optimizer: expected {wanted}, got {make!r}")
     # Without patterns the parameters themselves, so that a constructor need know nothing of groups.
@@ -128,6 +133,22 @@ def optimizer_of(make: Any, groups: list[Group]) -> torch.optim.Optimizer:
     for own in made.param_groups:
         own.update({name: value.clone() for name, value in own.items() if isinstance(value, torch.Tensor)})
     return made
+
+
+def _torchs(made: PyroOptim, wanted: str) -> Callable:
+    """The constructor of torch's optimiser that an optimiser of Pyro's makes for each parameter.
+
+    Raises:
+        TypeError: options of single parameters, clipping or a schedule, for which `fit` has arguments of its own.
+    """
+    kind = type(made).__name__
+    if isinstance(made, PyroLRScheduler):
+        raise TypeError(f"optimizer: expected {wanted}, got {kind} of pyro.optim; schedule= takes one of torch's")
+    if callable(made.pt_optim_args):
+        raise TypeError(f"optimizer: {kind} has options by parameter, in a function; groups= takes them by name")
+    if made.pt_clip_args:
+        raise TypeError(f"optimizer: {kind} clips each gradient by itself, {made.pt_clip_args}; clip= clips their norm")
+    return partial(made.pt_optim_constructor, **made.pt_optim_args)
 
 
 def _refuse_options(optimizer: torch.optim.Optimizer, group: Group) -> None:

@@ -51,7 +51,7 @@ def check_arguments(
     if average is not None and (isinstance(average, bool) or not isinstance(average, Real) or not 0 < average < 1):
         raise ValueError(f"average must be a number between 0 and 1, such as 0.999, got {average!r}")
     batch_size, patience = whole["batch_size"][0], whole["patience"][0]
-    if batch_size > num_rows:
+    if batch_size is not None and batch_size > num_rows:
         raise ValueError(f"batch_size {batch_size} is larger than the data, {num_rows} rows")
     if patience is not None and held_out is None:
         raise ValueError("patience counts epochs without a better validation loss: give validation=")

@@ -1,5 +1,7 @@
 """A training made ready for its first step."""
 
+from typing import Any
+
 import pyro
 import torch
 from torch import nn
@@ -11,10 +13,25 @@ from zoo.infer.training.preflight_data import first_look, refuse_compiled_sequen
 from zoo.infer.training.settings import Options, describe, describe_optimizer, describe_schedule, settings_of
 from zoo.infer.training.step.average import Average
 from zoo.infer.training.step.batcher import Batcher
-from zoo.infer.training.step.batches import Rows
+from zoo.infer.training.step.batches import Rows, rows_of
 from zoo.infer.training.step.compiled import compiled
-from zoo.infer.training.step.parts import parts_of
+from zoo.infer.training.step.parts import parts_of, wanted_of
 from zoo.infer.training.step.training import Training
+
+
+def data_of(
+    loss: Any, data: Any, validation: Any, batch_size: int | None, steps: int | None
+) -> tuple[Rows, Rows | None]:
+    """The data and validation of a training as rows, in the form that the loss wants; arguments as in `fit`.
+
+    Raises:
+        TypeError, ValueError: as in `rows_of`.
+    """
+    wanted = wanted_of(loss)
+    rows = rows_of(data, wanted=wanted, batch_size=batch_size, most=steps)
+    if validation is None:
+        return rows, None
+    return rows, rows_of(validation, "validation", wanted, batch_size=batch_size)
 
 
 def prepared(

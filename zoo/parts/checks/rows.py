@@ -21,6 +21,8 @@ def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | No
     check_tensor(x)
     if x.ndim == 0 or x.shape[-1] != data_dim:
         hint = "; x.flatten(1) makes vectors of pictures" if x.ndim > 2 and x[:1].numel() == data_dim else ""
+        if x.ndim == 1 and data_dim == 1:
+            hint = "; x[:, None] makes rows of one number"
         raise ValueError(f"x: expected shape (..., {data_dim}), got {tuple(x.shape)}{hint}")
     if x.numel() == 0:
         raise ValueError(f"x: expected at least one row, got shape {tuple(x.shape)}")

@@ -34,6 +34,8 @@ def check_sequences(
         size = "data_dim" if data_dim is None else data_dim
         pictures = x.ndim > 3 and x.shape[2:].numel() == data_dim
         hint = "; x.flatten(2) makes vectors of pictures" if pictures else ""
+        if x.ndim == 2 and data_dim == 1:
+            hint = "; x[..., None] makes frames of one number"
         raise ValueError(f"x: expected shape (N, T, {size}), got {tuple(x.shape)}{hint}")
     if 0 in x.shape:
         raise ValueError(f"x: expected at least one sequence and one frame, got shape {tuple(x.shape)}")
@@ -85,8 +87,11 @@ def check_frames(x: Tensor, mask: Tensor | None = None, name: str = "x") -> None
         refuse_unfinite(x, mask, name)
 
 
-def refuse_unfinite(x: Tensor, mask: Tensor | None = None, name: str = "x") -> None:
+def refuse_unfinite(x: Tensor, mask: Tensor | None = None, name: str = "x", *, start: int = 0) -> None:
     """Refuses observed values of x that are not finite, whatever Pyro's validation says; `name` as in `check_frames`.
+
+    Args:
+        start: number of the first sequence, of a piece of all sequences.
 
     Raises:
         ValueError: NaN or infinite; names the first sequence and frame.
@@ -96,7 +101,7 @@ def refuse_unfinite(x: Tensor, mask: Tensor | None = None, name: str = "x") -> N
         bad = bad & (mask if mask.ndim == x.ndim else mask.unsqueeze(-1))
     found = bad.any(-1).nonzero()
     if len(found):
-        where = f"sequence {int(found[0, 0])}, frame {int(found[0, 1])}, both counted from 0"
+        where = f"sequence {int(found[0, 0]) + start}, frame {int(found[0, 1])}, both counted from 0"
         # a mask speaks of x alone
         of, hint = (" observed", "; say which frames are missing with mask=") if name == "x" else ("", "")
         raise ValueError(f"{name}: NaN or infinite in {len(found)}{of} frames, the first of them {where}{hint}")

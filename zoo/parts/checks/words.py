@@ -34,10 +34,17 @@ def check_tensor(value: Tensor, name: str = "x") -> None:
         TypeError: names the argument.
     """
     if not isinstance(value, Tensor):
-        # by the class: an attribute that is made when asked for takes the memory of a whole data set
-        held = [a for a in ("images", "values") if isinstance(getattr(type(value), a, None), cached_property)]
-        hint = f"take its `{held[0]}`" if held else "torch.as_tensor converts it"
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; {hint}")
+        raise no_tensor(value, name)
+
+
+def no_tensor(value: object, name: str) -> TypeError:
+    """The error of an argument that is no tensor, with the words for a split of a data set."""
+    # by the class: an attribute that is made when asked for takes the memory of a whole data set
+    held = [a for a in ("images", "values") if isinstance(getattr(type(value), a, None), cached_property)]
+    if hasattr(value, "toarray"):
+        return TypeError(f"{name}: expected a torch.Tensor, got a sparse {type(value).__name__}; take its toarray()")
+    hint = f"take its `{held[0]}`" if held else "torch.as_tensor converts it"
+    return TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; {hint}")
 
 
 def check_positive(**numbers: float) -> None:

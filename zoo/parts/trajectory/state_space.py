@@ -80,6 +80,8 @@ class StateSpace(Forecasts, RootModule):
     carries: bool = True
     support: Any = None
     sizes: tuple[int | None, int | None] = (None, None)
+    # read by `zoo.parts.door`: x is (N, T, data_dim), and (T, data_dim) is one series
+    of_sequences = True
 
     def __init__(self) -> None:
         super().__init__("model")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo.infer.objectives.objective import Objective, Part
 from zoo.infer.sites.programs import takes_index
 from zoo.parts.aside import aside
+from zoo.parts.door import Wanted, wanted_by
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,17 @@ def parts_of(loss: nn.Module) -> Parts:
     model, guide, objective = (getattr(loss, name, None) for name in ("model", "guide", "elbo"))
     whole = isinstance(objective, Objective) and isinstance(guide, AutoGuide)
     return Parts(model, guide, objective, takes_index(guide), whole)
+
+
+def wanted_of(loss: Any) -> Wanted:
+    """The form in which a loss wants its data; they stay on their device."""
+    if not isinstance(loss, nn.Module):
+        return Wanted()
+    parts = parts_of(loss)
+    if parts.paired:
+        return wanted_by(parts.model, parts.guide, device=False)
+    # of a loss that is no pair nothing is known but its parameters: whole numbers may be those of an embedding
+    return replace(wanted_by(loss, device=False), names=("x",), more=True, integers=True)
 
 
 @contextmanager

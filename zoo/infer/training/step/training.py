@@ -99,7 +99,7 @@ class Training:
         Raises:
             FloatingPointError: the loss is not finite. Parameters and optimiser are as they were.
         """
-        idle, index, weight = self.batcher.is_idle(batch), self.batcher.mine(batch), self.weights[len(batch)]
+        idle, index, weight = self.batcher.is_idle(batch), self.batcher.mine(batch), self._weight(len(batch))
         # Each epoch starts without a carry, so that its loss is that of the same sequences each time.
         going_on = self.carry if progress.position else None
         self.args, self.kwargs = self.batcher.arguments(index, self.generator, going_on)
@@ -121,9 +121,7 @@ class Training:
         if not math.isfinite(value):
             self._explain(noise, index, progress, f"is {value}", None)
         if self.clip is not None:
-            self.parallel.engine.clip_gradients(
-                self.call, self.stepper, max_norm=self.clip, error_if_nonfinite=False
-            )
+            self.parallel.engine.clip_gradients(self.call, self.stepper, max_norm=self.clip, error_if_nonfinite=False)
         self.stepper.step()
         if self.average is not None:
             self.average.update()
@@ -134,6 +132,13 @@ class Training:
         if not idle:
             progress.loss += value
             progress.rows += len(index)
+
+    def _weight(self, size: int) -> Tensor:
+        # The batches of a loader's own sampler may have sizes in a later epoch that the first did not have.
+        if size not in self.weights:
+            some = next(iter(self.weights.values()))
+            self.weights[size] = some.new_tensor(self.parallel.world / size)
+        return self.weights[size]
 
     def _evaluate(self, batch: int) -> Tensor:
         if self.carry_form is None:
