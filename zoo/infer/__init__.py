@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zoo.infer.calibration.calibration import Calibration, simulation_based_calibration
 from zoo.infer.em import EMError, EMModel, EMResult, em
 from zoo.infer.evaluation.gaps import Gaps, gaps
 from zoo.infer.evaluation.labels import classification_error
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         draw_regions,
         plot_bands,
         plot_components,
+        plot_coverage,
         plot_draws,
         plot_elbo_history,
         plot_images,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         plot_kl_history,
         plot_overlay,
         plot_piano_rolls,
+        plot_ranks,
         plot_reconstructions,
         plot_reliability,
         plot_residuals,
@@ -63,6 +66,7 @@ __all__ = [
     "RLOO",
     "VIMCO",
     "Band",
+    "Calibration",
     "Callback",
     "Comparison",
     "EMError",
@@ -104,6 +108,7 @@ __all__ = [
     "nuts_reference",
     "plot_bands",
     "plot_components",
+    "plot_coverage",
     "plot_draws",
     "plot_elbo_history",
     "plot_images",
@@ -111,12 +116,14 @@ __all__ = [
     "plot_kl_history",
     "plot_overlay",
     "plot_piano_rolls",
+    "plot_ranks",
     "plot_reconstructions",
     "plot_reliability",
     "plot_residuals",
     "plot_waveforms",
     "save_model",
     "sequence_log_likelihood",
+    "simulation_based_calibration",
     "smc_log_likelihood",
     "terms",
     "write_wav",

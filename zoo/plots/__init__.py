@@ -1,6 +1,7 @@
 """Figures: each function returns a matplotlib `Figure`, made without pyplot, so that nothing is shown or stays open."""
 
 from zoo.plots.bands import Band, draw_band, draw_points, draw_regions, plot_bands, plot_draws
+from zoo.plots.checks import plot_coverage, plot_ranks
 from zoo.plots.curves import plot_elbo_history, plot_kl, plot_kl_history
 from zoo.plots.images import plot_images, plot_reconstructions
 from zoo.plots.overlay import plot_overlay
@@ -16,6 +17,7 @@ __all__ = [
     "draw_regions",
     "plot_bands",
     "plot_components",
+    "plot_coverage",
     "plot_draws",
     "plot_elbo_history",
     "plot_images",
@@ -23,6 +25,7 @@ __all__ = [
     "plot_kl_history",
     "plot_overlay",
     "plot_piano_rolls",
+    "plot_ranks",
     "plot_reconstructions",
     "plot_reliability",
     "plot_residuals",
