@@ -248,7 +248,7 @@ def test_guide_without_the_site_is_refused():
         with pyro.plate("data", len(x)):
             pyro.sample("w", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(ValueError, match="'w'|'z'"):
+    with pytest.raises(ValueError, match=r"'w'|'z'"):
         simulation_based_calibration(model, other, 6, 4)
 
 
@@ -273,7 +273,7 @@ def test_wrong_arguments_are_named(options, words):
 def test_shape_of_sequences_is_asked_for():
     for name in ("lgssm-exact", "hmm-path"):
         model, guide, _ = PAIRS[name].build()
-        with pytest.raises(ValueError, match="x_like: .*sequences of any number of frames"):
+        with pytest.raises(ValueError, match=r"x_like: .*sequences of any number of frames"):
             simulation_based_calibration(model, guide, 6, 4)
     with pytest.raises(ValueError, match="x_like: function does not say the shape"):
         simulation_based_calibration(squares, one_mode, 6, 4)

@@ -28,7 +28,7 @@ __all__ = [
     "ess_mean",
     "is_inference_data",
     "pareto_k",
-    "posterior_draws",
+    "site_draws",
     "to_inference_data",
 ]
 
@@ -103,7 +103,7 @@ def is_inference_data(value: object) -> bool:
     ) and hasattr(value, "posterior")
 
 
-def posterior_draws(inference_data: InferenceData, sites: Sequence[str] | None = None) -> dict[str, Tensor]:
+def site_draws(inference_data: InferenceData, sites: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The posterior group as tensors: site -> `(chains, draws, batch, *event)`.
 
     Args:

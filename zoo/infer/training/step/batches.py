@@ -125,9 +125,7 @@ def epoch_order(num: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
 
 
-def batches_of(
-    rows: Rows, batch_size: int, seed: int, epoch: int | None, *, drop_last: bool = False
-) -> list[Tensor]:
+def batches_of(rows: Rows, batch_size: int, seed: int, epoch: int | None, *, drop_last: bool = False) -> list[Tensor]:
     """The row numbers of each batch of an epoch.
 
     Args:

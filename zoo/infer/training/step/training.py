@@ -121,9 +121,7 @@ class Training:
         if not math.isfinite(value):
             self._explain(noise, index, progress, f"is {value}", None)
         if self.clip is not None:
-            self.parallel.engine.clip_gradients(
-                self.call, self.stepper, max_norm=self.clip, error_if_nonfinite=False
-            )
+            self.parallel.engine.clip_gradients(self.call, self.stepper, max_norm=self.clip, error_if_nonfinite=False)
         self.stepper.step()
         if self.average is not None:
             self.average.update()
