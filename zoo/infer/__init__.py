@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.infer.calibration.calibration import Calibration, simulation_based_calibration
 from zoo.infer.em import EMError, EMModel, EMResult, em
+from zoo.infer.evaluation.draws import posterior_draws
 from zoo.infer.evaluation.gaps import Gaps, gaps
 from zoo.infer.evaluation.labels import classification_error
 from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
@@ -121,6 +122,7 @@ __all__ = [
     "plot_reliability",
     "plot_residuals",
     "plot_waveforms",
+    "posterior_draws",
     "save_model",
     "sequence_log_likelihood",
     "simulation_based_calibration",
