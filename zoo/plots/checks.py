@@ -1,20 +1,24 @@
 """Figures of checks of a posterior: ranks over simulated data, and coverage of credible regions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zoo.infer.calibration.calibration import DISTANCE, Calibration
-from zoo.plots.look import EXACT, GUIDE, plain
+from zoo.plots.look import EXACT, GUIDE, plain, styles
 
 __all__ = ["plot_coverage", "plot_ranks"]
 
 
 def plot_ranks(
-    calibration: Calibration, *, level: float = 0.01, names: Sequence[str] | None = None, columns: int = 4
+    calibrations: Calibration | Mapping[str, Calibration],
+    *,
+    level: float = 0.01,
+    names: Sequence[str] | None = None,
+    columns: int = 4,
 ) -> Figure:
     """Cumulative distribution of the ranks minus the diagonal, a panel for each quantity, with its simultaneous band.
 
@@ -25,37 +29,48 @@ def plot_ranks(
     References: Saeilynoja, Buerkner and Vehtari 2022.
 
     Args:
-        calibration: result of `simulation_based_calibration`.
+        calibrations: result of `simulation_based_calibration`; or label of a curve -> result, of the same number of
+            data and draws.
         level: of the verdict over all quantities, those that are not shown too.
-        names: quantities to show; None: all.
+        names: quantities to show; None: all of the first result.
         columns: panels in a row.
 
     Raises:
-        ValueError: a quantity that was not ranked, or none; a level that is not between 0 and 1.
+        ValueError: no results, or of different numbers of data or draws; a quantity that was not ranked, or none; a
+            level that is not between 0 and 1.
     """
-    chosen = list(calibration.names if names is None else names)
-    strange = [name for name in chosen if name not in calibration.names]
+    several = {"": calibrations} if isinstance(calibrations, Calibration) else dict(calibrations)
+    if len({(len(one.ranks), one.num_draws, len(one.names)) for one in several.values()}) != 1:
+        raise ValueError("plot_ranks: expected results of the same numbers of data, draws and quantities, at least one")
+    first = next(iter(several.values()))
+    chosen = list(first.names if names is None else names)
+    strange = [name for one in several.values() for name in chosen if name not in one.names]
     if strange or not chosen:
-        raise ValueError(f"plot_ranks: names: expected some of {[*calibration.names]}, got {strange or chosen}")
-    failing = calibration.failing(level)
-    law = calibration.law
-    low, high = law.band(level / len(calibration.names))
-    found = law.counts(calibration.ranks.numpy())
+        raise ValueError(f"plot_ranks: names: expected some of {[*first.names]}, got {strange or chosen}")
+    law = first.law
+    first.passes(level)  # checks the level
+    low, high = law.band(level / len(first.names))
     columns = min(columns, len(chosen))
     lines = math.ceil(len(chosen) / columns)
-    figure = Figure(figsize=(2.5 * columns + 0.4, 2.3 * lines), layout="constrained")
+    figure = Figure(figsize=(2.5 * columns + 0.4, 2.3 * lines + 0.3 * (len(several) > 1)), layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for ax in panels.flat[len(chosen) :]:
         ax.set_axis_off()
     for ax, name in zip(panels.flat, chosen, strict=False):
-        place = calibration.names.index(name)
         _band(ax, law.shares, low / law.num_data - law.shares, high / law.num_data - law.shares)
-        curve = found[:, place] / law.num_data - law.shares
-        ax.plot([0, *law.shares, 1], [0, *curve, 0], color=GUIDE, linewidth=1.3)
         ax.axhline(0, color=EXACT, linewidth=0.6)
-        verdict = "fails" if name in failing else "passes"
-        ax.set_title(f"{name}: {verdict}, p = {calibration.p_values[place]:.2g}", fontsize=9)
+        for (label, one), (colour, style) in zip(several.items(), styles(GUIDE), strict=False):
+            counts = law.counts(one.ranks[:, [one.names.index(name)]].numpy())[:, 0]
+            curve = counts / law.num_data - law.shares
+            ax.plot([0, *law.shares, 1], [0, *curve, 0], color=colour, linestyle=style, linewidth=1.3, label=label)
+        worst = min(one.p_values[one.names.index(name)].item() for one in several.values())
+        verdict = "passes" if worst > level / len(first.names) else "fails"
+        ax.set_title(name if len(several) > 1 else f"{name}: {verdict}, p = {worst:.2g}", fontsize=9)
         plain(ax)
+    if len(several) > 1:
+        handles, labels = panels.flat[0].get_legend_handles_labels()
+        verdicts = [f"{label}: {'passes' if several[label].passes(level) else 'fails'}" for label in labels]
+        figure.legend(handles, verdicts, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     figure.supxlabel("rank of the true value, as a share", fontsize=9)
     figure.supylabel("share of data below, minus rank", fontsize=9)
     return figure

@@ -115,13 +115,14 @@ def test_arviz_leaves_data_out():
     torch.manual_seed(0)
     model = PPCA(3, 1).double()
     with torch.no_grad():
-        x = simulate(model, torch.zeros(40, 3).double(), {}).x
+        model.weight.mul_(0.3)
+        x = simulate(model, torch.zeros(20, 3).double(), {}).x
         exact = model.log_prob(x).sum().item()
-    data = posterior_draws(model, guides.Exact(model), x, num_draws=2000, seed=0)
+    data = posterior_draws(model, guides.Exact(model), x, num_draws=1000, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = arviz.loo(data, var_name="x")
-    assert abs(getattr(found, "elpd_loo", getattr(found, "elpd", None)) - exact) < 0.05 * abs(exact)
+    assert abs(getattr(found, "elpd_loo", getattr(found, "elpd", None)) - exact) < 0.02 * abs(exact)
     assert abs(log_likelihood(model, guides.Exact(model), x, num_particles=30).per_datum.sum().item() - exact) < 1e-8
 
 

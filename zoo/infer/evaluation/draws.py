@@ -146,8 +146,11 @@ def _drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, ent
         predicted[name] = draws.reshape(*shape, *event)
         observed[name] = site["value"].reshape(-1, N, *event)[0]
     latents = {name: z.expand(*shape, *z.shape[2:]) for name, z in run.latents.items()}
-    parts = ({name: value.cpu() for name, value in part.items()} for part in (latents, scored, predicted, observed))
-    return _Drawn(*parts, run.log_weights.cpu())
+    return _Drawn(_cpu(latents), _cpu(scored), _cpu(predicted), _cpu(observed), run.log_weights.cpu())
+
+
+def _cpu(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in values.items()}
 
 
 def _of_entries(site: Any) -> Tensor:
@@ -179,8 +182,9 @@ def _chosen(drawn: _Drawn, log_weights: Tensor, num_draws: int) -> _Drawn:
     """Draws chosen for each datum with probabilities by their weights, with replacement."""
     chosen = torch.multinomial(log_weights.exp().T, num_draws, replacement=True).T  # (num_draws, n)
     rows = torch.arange(chosen.shape[1])
-    take = [
-        {name: value[chosen, rows] for name, value in part.items()}
-        for part in (drawn.latents, drawn.log_likelihood, drawn.predicted)
-    ]
-    return _Drawn(*take, drawn.observed, torch.zeros_like(chosen, dtype=log_weights.dtype))
+
+    def take(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value[chosen, rows] for name, value in values.items()}
+
+    equal = torch.zeros_like(chosen, dtype=log_weights.dtype)
+    return _Drawn(take(drawn.latents), take(drawn.log_likelihood), take(drawn.predicted), drawn.observed, equal)
