@@ -44,8 +44,9 @@ def main(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3.0)
+        x = poutine.uncondition(model)(torch.zeros(num_train, data_dim))
+    # The data are the model's own for as long as the model stays.
     model.requires_grad_(False)
-    x = poutine.uncondition(model)(torch.zeros(num_train, data_dim))
 
     found = {}
     for word in families:

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from gaussian_pairs import Given, LinearGaussian
 
-from zoo.infer import Calibration, plot_coverage, plot_ranks
+from zoo.infer import Calibration, plot_coverage, plot_predictive, plot_ranks, posterior_draws
+from zoo.infer.calibration.simulate import simulate
 from zoo.infer.calibration.uniform import UniformRanks
 
 
@@ -44,6 +46,35 @@ def test_coverage_is_that_of_the_distances():
     assert figure.axes[0].lines[1].get_ydata()[-1] == 1
     with pytest.raises(ValueError, match="no real latents"):
         plot_coverage(found(("k", "log p(x | z)")))
+
+
+def test_several_calibrations_share_the_panels():
+    figure = plot_ranks({"one": found(), "two": found()})
+    assert [line.get_label() for line in figure.axes[0].lines[:2]] == ["one", "two"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one: fails", "two: fails"]
+    for several in ({}, {"one": found(), "two": found(("k", "log p(x | z)"))}):
+        with pytest.raises(ValueError, match="same numbers of data"):
+            plot_ranks(several)
+
+
+def test_replicated_statistics_surround_those_of_the_model_s_own_data():
+    torch.manual_seed(0)
+    model = LinearGaussian()
+    x = simulate(model, torch.zeros(50, 4).double(), {}).x
+    draws = posterior_draws(model, Given(model), x, num_draws=200, seed=0)
+    figure = plot_predictive(draws)
+    shares = [float(ax.get_title().partition(": ")[2]) for ax in figure.axes]
+    assert len(shares) == 4
+    # none of 200 replications beyond the data: for one of the four statistics this happens in at most 4 of 100 seeds
+    assert all(0 < share < 1 for share in shares)
+    beside = posterior_draws(model, Given(model), x + 3.0, num_draws=200, seed=0)
+    assert float(plot_predictive(beside).axes[0].get_title().partition(": ")[2]) < 0.01
+    own = plot_predictive(draws, statistics={"median": lambda v: v.flatten(-2).median(-1).values})
+    assert own.axes[0].lines[0].get_xdata()[0] == pytest.approx(x.median().item())
+    with pytest.raises(ValueError, match="'all': expected shape"):
+        plot_predictive(draws, statistics={"all": lambda v: v})
+    with pytest.raises(ValueError, match="no replicated and observed data of 'y'"):
+        plot_predictive(draws, site="y")
 
 
 @pytest.mark.parametrize("plot", [plot_ranks, plot_coverage])

@@ -1,16 +1,19 @@
-"""Figures of checks of a posterior: ranks over simulated data, and coverage of credible regions."""
+"""Figures of checks: ranks over simulated data, coverage of credible regions, statistics of replicated data."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from zoo.infer.calibration.calibration import DISTANCE, Calibration
-from zoo.plots.look import EXACT, GUIDE, plain, styles
+from zoo.infer.reference.inference_data import InferenceData
+from zoo.plots.look import DRAWS, EXACT, GUIDE, plain, styles
 
-__all__ = ["plot_coverage", "plot_ranks"]
+__all__ = ["plot_coverage", "plot_predictive", "plot_ranks"]
 
 
 def plot_ranks(
@@ -58,11 +61,13 @@ def plot_ranks(
         ax.set_axis_off()
     for ax, name in zip(panels.flat, chosen, strict=False):
         _band(ax, law.shares, low / law.num_data - law.shares, high / law.num_data - law.shares)
-        ax.axhline(0, color=EXACT, linewidth=0.6)
         for (label, one), (colour, style) in zip(several.items(), styles(GUIDE), strict=False):
             counts = law.counts(one.ranks[:, [one.names.index(name)]].numpy())[:, 0]
             curve = counts / law.num_data - law.shares
-            ax.plot([0, *law.shares, 1], [0, *curve, 0], color=colour, linestyle=style, linewidth=1.3, label=label)
+            ax.plot(
+                np.r_[0, law.shares, 1], np.r_[0, curve, 0], color=colour, linestyle=style, linewidth=1.3, label=label
+            )
+        ax.axhline(0, color=EXACT, linewidth=0.6)
         worst = min(one.p_values[one.names.index(name)].item() for one in several.values())
         verdict = "passes" if worst > level / len(first.names) else "fails"
         ax.set_title(name if len(several) > 1 else f"{name}: {verdict}, p = {worst:.2g}", fontsize=9)
@@ -101,11 +106,67 @@ def plot_coverage(calibration: Calibration, *, level: float = 0.01) -> Figure:
     ax = figure.add_subplot()
     _band(ax, law.shares, low / law.num_data, high / law.num_data)
     ax.plot([0, 1], [0, 1], color=EXACT, linewidth=0.6)
-    ax.plot([0, *law.shares, 1], [0, *found, 1], color=GUIDE, linewidth=1.3)
+    ax.plot(np.r_[0, law.shares, 1], np.r_[0, found, 1], color=GUIDE, linewidth=1.3)
     verdict = "fails" if calibration.p_values[place] <= level else "passes"
     ax.set_title(f"coverage {verdict}, p = {calibration.p_values[place]:.2g}", fontsize=9)
     ax.set(xlabel="credibility", ylabel="share of data inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     plain(ax)
+    return figure
+
+
+def plot_predictive(
+    draws: InferenceData,
+    *,
+    site: str = "x",
+    statistics: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+) -> Figure:
+    """Statistics of replicated data as histograms, a panel for each, with that of the observed data as a line.
+
+    A model whose replicated data never have the observed statistic misses it. The number above a panel is the share of
+    replicated statistics that are as large as the observed one or larger.
+
+    References: Gelman, Meng and Stern 1996.
+
+    Args:
+        draws: result of `posterior_draws`, or another container with `posterior_predictive` and `observed_data`.
+        site: the observed site.
+        statistics: name -> function of data `(..., N, *event)` that keeps the leading axes; None: mean, standard
+            deviation, least and largest of all entries.
+
+    Raises:
+        ValueError: a container without replicated or observed data of the site; a statistic of another shape.
+    """
+    try:
+        replicated, observed = (
+            torch.as_tensor(draws[group][site].values.copy()).double()
+            for group in ("posterior_predictive", "observed_data")
+        )
+    except KeyError as error:
+        raise ValueError(f"plot_predictive: the container has no replicated and observed data of {site!r}") from error
+    axes = list(range(-observed.dim(), 0))
+    default: dict[str, Callable[[Tensor], Tensor]] = {
+        "mean": lambda x: x.mean(axes),
+        "standard deviation": lambda x: x.std(axes),
+        "least": lambda x: x.amin(axes),
+        "largest": lambda x: x.amax(axes),
+    }
+    chosen = default if statistics is None else statistics
+    figure = Figure(figsize=(2.3 * len(chosen) + 0.3, 2.3), layout="constrained")
+    panels = figure.subplots(1, len(chosen), squeeze=False)[0]
+    for ax, (name, statistic) in zip(panels, chosen.items(), strict=True):
+        many, one = statistic(replicated), statistic(observed)
+        if many.shape != replicated.shape[:2] or one.dim():
+            raise ValueError(
+                f"plot_predictive: statistics: {name!r}: expected shape {tuple(replicated.shape[:2])} of data "
+                f"{tuple(replicated.shape)}, got {tuple(many.shape)}"
+            )
+        ax.hist(many.flatten().numpy(), bins=30, color=GUIDE, alpha=0.5)
+        ax.axvline(one.item(), color=DRAWS, linewidth=1.6)
+        ax.set_title(f"{name}: {(many >= one).double().mean():.2f}", fontsize=9)
+        ax.set(yticks=[])
+        ax.locator_params(axis="x", nbins=4)
+        plain(ax)
+    panels[0].set_ylabel("replicated data", fontsize=9)
     return figure
 
 
