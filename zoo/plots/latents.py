@@ -67,8 +67,11 @@ def _shown(posteriors: Mapping[str, Reference | InferenceData], who: str) -> lis
 
 
 def _looks(shown: list[_Shown]) -> list[tuple[str, str]]:
-    """Colour and dashes of each: blue for exact ones, orange first for the others."""
-    others = (look for look in styles(GUIDE) if look[0] != EXACT)
+    """Colour and dashes of each: solid blue for exact ones, dashed orange for the first of the others."""
+    # Dashes let an exact line be seen below one that covers it.
+    others = (
+        (colour, "dashed" if style == "solid" else "dotted") for colour, style in styles(GUIDE) if colour != EXACT
+    )
     exact = [one.source is not None and one.source.kind in ("exact", "grid") for one in shown]
     return [(EXACT, "solid") if known else next(others) for known in exact]
 
@@ -227,7 +230,7 @@ def _draw_density(ax: Axes, one: _Shown, name: str, row: int, look: tuple[str, s
         centre, spread = draws.mean(), draws.std()
         grid = centre + spread * np.linspace(-4, 4, POINTS)
         values = gaussian_kde(draws)(grid)
-    ax.plot(grid, values, color=colour, linestyle=style, linewidth=1.4)
+    ax.plot(grid, values, color=colour, linestyle=style, linewidth=1.4, zorder=2 if colour == EXACT else 3)
 
 
 def _draw_legend(figure: Figure, shown: list[_Shown], columns: int) -> None:

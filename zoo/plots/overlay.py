@@ -86,7 +86,7 @@ def plot_overlay(
     lines = math.ceil(len(rows) / columns)
     legend = _legend(shown)
     # A legend on one line is wider than one panel or two, and would be cut at the figure's edge.
-    across = min(len(legend), max(1, columns - 1))
+    across = min(len(legend), columns)
     height = 2.6 * lines + 0.15 + 0.2 * math.ceil(len(legend) / across)
     figure = Figure(figsize=(max(2.5 * columns, 2.9), height), layout="constrained")
     for panel, row in enumerate(rows):
