@@ -113,7 +113,7 @@ def _from_dict(groups: dict[str, dict[str, np.ndarray]], dims: dict[str, list[st
         # The signature tells the versions apart: 0.2x takes groups by name, 1.x one dictionary of groups.
         if "posterior" in inspect.signature(_arviz().from_dict).parameters:
             return _arviz().from_dict(**groups, dims=dims, posterior_attrs=facts)
-        return _arviz().from_dict(groups, dims=dims, attrs={"posterior": facts})
+        return _arviz().from_dict(groups, dims=dims, attrs={"posterior": facts} if facts else None)
 
 
 def is_inference_data(value: object) -> bool:
