@@ -150,13 +150,7 @@ def plot_pairs(
                     _draw_density(ax, one, upper, datum, look, "plot_pairs")
                 ax.set(yticks=[], ylim=(0, None))
             else:
-                pairs = [
-                    torch.stack([one.column(name, datum, "plot_pairs") for name in (across, upper)], -1)
-                    for one in shown
-                ]
-                window = Window.around([(pair.mean(0), pair.std(0)) for pair in pairs])
-                for pair, (colour, style) in zip(pairs, _looks(shown), strict=True):
-                    draw_contours(ax, window, histogram(pair, window), colour, style)
+                _draw_pair(ax, shown, (across, upper), datum)
             ax.locator_params(nbins=3)
             plain(ax)
             # Names at the left and the lower edge alone: the panels of a line share a coordinate.
@@ -191,7 +185,7 @@ def plot_latents(z: Tensor, labels: Tensor, *, coordinates: tuple[int, int] = (0
     ax = figure.add_subplot()
     points, known = array(z[:, list(coordinates)]), labels.unique().tolist()
     # matplotlib's table of twenty: digits and letters have more classes than curves have colours.
-    colours = figure_colours(len(known))
+    colours = _colours(len(known))
     for label, colour in zip(known, colours, strict=True):
         chosen = points[(labels == label).cpu().numpy()]
         ax.plot(chosen[:, 0], chosen[:, 1], ".", color=colour, markersize=size, markeredgewidth=0, alpha=0.7,
@@ -203,7 +197,7 @@ def plot_latents(z: Tensor, labels: Tensor, *, coordinates: tuple[int, int] = (0
     return figure
 
 
-def figure_colours(count: int) -> np.ndarray:
+def _colours(count: int) -> np.ndarray:
     """Colours of `count` classes: matplotlib's ten or twenty, or a rainbow of more."""
     import matplotlib
 
@@ -219,23 +213,29 @@ def _draw_density(ax: Axes, one: _Shown, name: str, row: int, look: tuple[str, s
     if one.source is not None and known is not None and len(one.names) == 1:
         one.place(name, who)
         mean, sd = one.source.mean[row, 0].double(), one.source.sd[row, 0].double()
-        grid = mean + sd * torch.linspace(-4, 4, POINTS, dtype=torch.double, device=mean.device)
+        points = mean + sd * torch.linspace(-4, 4, POINTS, dtype=torch.double, device=mean.device)
         with torch.no_grad():
             rows = torch.tensor([row], device=mean.device)
-            values = known(grid.reshape(-1, 1, 1).to(one.source.mean), rows)[:, 0].exp()
-        grid, values = array(grid), array(values)
+            density = known(points.reshape(-1, 1, 1).to(one.source.mean), rows)[:, 0].exp()
+        grid, values = array(points), array(density)
     else:
         draws = one.column(name, row, who)
-        draws = draws[:: max(1, len(draws) // MOST)][:MOST].numpy()
-        centre, spread = draws.mean(), draws.std()
-        grid = centre + spread * np.linspace(-4, 4, POINTS)
-        values = gaussian_kde(draws)(grid)
+        some = draws[:: max(1, len(draws) // MOST)][:MOST].numpy()
+        grid = some.mean() + some.std() * np.linspace(-4, 4, POINTS)
+        values = gaussian_kde(some)(grid)
     ax.plot(grid, values, color=colour, linestyle=style, linewidth=1.4, zorder=2 if colour == EXACT else 3)
 
 
+def _draw_pair(ax: Axes, shown: list[_Shown], names: tuple[str, str], row: int) -> None:
+    """Draws the contours of two coordinates of one datum."""
+    pairs = [torch.stack([one.column(name, row, "plot_pairs") for name in names], -1) for one in shown]
+    window = Window.around([(pair.mean(0), pair.std(0)) for pair in pairs])
+    for pair, (colour, style) in zip(pairs, _looks(shown), strict=True):
+        draw_contours(ax, window, histogram(pair, window), colour, style)
+
+
 def _draw_legend(figure: Figure, shown: list[_Shown], columns: int) -> None:
-    handles = [
-        Line2D([], [], color=colour, linestyle=style, label=one.label)
-        for one, (colour, style) in zip(shown, _looks(shown), strict=True)
-    ]
+    handles = [Line2D([], [], label=one.label) for one in shown]
+    for handle, (colour, style) in zip(handles, _looks(shown), strict=True):
+        handle.set(color=colour, linestyle=style)
     figure.legend(handles=handles, loc="outside upper center", ncols=max(2, columns), frameon=False, fontsize=8)

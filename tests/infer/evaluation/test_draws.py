@@ -11,7 +11,7 @@ import guides
 from zoo import PPCA, VAE
 from zoo.infer import log_likelihood, posterior_draws
 from zoo.infer.calibration.simulate import simulate
-from zoo.infer.reference.inference_data import pareto_k, smoothed
+from zoo.infer.reference.inference_data import pareto_k, pareto_smoothed
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_resampled_and_weighted_draws_have_the_moments_of_the_posterior(model):
 def test_smoothed_weights_are_normalised_and_have_lighter_tails():
     torch.manual_seed(0)
     log_weights = torch.cat([2 * torch.randn(1000, 2).double(), torch.zeros(1000, 1).double()], 1)
-    weights, k = smoothed(log_weights)
+    weights, k = pareto_smoothed(log_weights)
     torch.testing.assert_close(weights.exp().sum(0), torch.ones(3).double())
     torch.testing.assert_close(k, pareto_k(log_weights))
     # those below the tail keep their order and their ratios

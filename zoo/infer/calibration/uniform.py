@@ -14,7 +14,6 @@ References: Saeilynoja, Buerkner and Vehtari 2022.
 """
 
 import numpy as np
-from scipy.stats import binom, poisson
 
 __all__ = ["UniformRanks"]
 
@@ -32,6 +31,9 @@ class UniformRanks:
     """
 
     def __init__(self, num_data: int, num_draws: int) -> None:
+        # imported at first use: it changes the process's warning filters
+        from scipy.stats import binom
+
         self.num_data = num_data
         count = min(num_draws, EDGES)
         self.edges = np.unique(np.linspace(0, num_draws + 1, count + 2).round().astype(int)[1:-1])
@@ -54,6 +56,8 @@ class UniformRanks:
 
     def leaving(self, threshold: float) -> float:
         """Probability that some count has a two-sided p-value of at most `threshold`."""
+        from scipy.stats import poisson
+
         kept = self.pointwise > threshold
         shares = np.diff(self.shares, prepend=0.0)
         steps = np.arange(self.num_data + 1)

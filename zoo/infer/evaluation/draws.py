@@ -16,7 +16,7 @@ from torch import Tensor
 from zoo.infer.call import Call, Purpose, alone
 from zoo.infer.evaluation.latents import by_unit
 from zoo.infer.pieces import MAX_BYTES, pieces
-from zoo.infer.reference.inference_data import InferenceData, smoothed, to_inference_data
+from zoo.infer.reference.inference_data import InferenceData, pareto_smoothed, to_inference_data
 from zoo.infer.sites.refusals import name_of
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import check_counts, check_tensor
@@ -104,7 +104,7 @@ def posterior_draws(
         for _, group in groupby(pieces(model, guide, x, args, kwargs, **options), key=lambda piece: piece.rows.start):
             drawn = _joined([piece.terms for piece in group], 0)
             if weighted or resampled:
-                log_weights, shape = smoothed(drawn.log_weights)
+                log_weights, shape = pareto_smoothed(drawn.log_weights)
                 k.append(shape)
                 drawn = _chosen(drawn, log_weights, num_draws) if resampled else drawn._replace(log_weights=log_weights)
             found.append(drawn)

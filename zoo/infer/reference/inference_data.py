@@ -29,8 +29,8 @@ __all__ = [
     "is_inference_data",
     "pareto_k",
     "pareto_k_of_largest",
+    "pareto_smoothed",
     "site_draws",
-    "smoothed",
     "tail_size",
     "to_inference_data",
 ]
@@ -246,7 +246,7 @@ def pareto_k_of_largest(largest: Tensor, least: Tensor, num_particles: int) -> T
     return pareto_k(torch.cat([largest, others, least.unsqueeze(0)]))
 
 
-def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """Pareto-smoothed log weights, normalised over the particles, `(num_particles, batch)`, and k-hat `(batch,)`.
 
     Weights whose largest make no tail stay as they are.
