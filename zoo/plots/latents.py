@@ -142,22 +142,21 @@ def plot_pairs(
         raise ValueError(f"plot_pairs: datum: expected one of the rows 0..{shown[0].size - 1}, got {datum}")
     d = len(names)
     figure = Figure(figsize=(max(1.8 * d, 3.4), 1.7 * d + 0.3), layout="constrained")
-    for i, upper in enumerate(names):
-        for j, across in enumerate(names[: i + 1]):
-            ax = figure.add_subplot(d, d, i * d + j + 1)
-            if i == j:
-                for one, look in zip(shown, _looks(shown), strict=True):
-                    _draw_density(ax, one, upper, datum, look, "plot_pairs")
-                ax.set(yticks=[], ylim=(0, None))
-            else:
-                _draw_pair(ax, shown, (across, upper), datum)
-            ax.locator_params(nbins=3)
-            plain(ax)
-            # Names at the left and the lower edge alone: the panels of a line share a coordinate.
-            if i == d - 1:
-                ax.set_xlabel(across, fontsize=9)
-            if j == 0 and i > 0:
-                ax.set_ylabel(upper, fontsize=9)
+    for i, j in ((i, j) for i in range(d) for j in range(i + 1)):
+        ax = figure.add_subplot(d, d, i * d + j + 1)
+        if i == j:
+            for one, look in zip(shown, _looks(shown), strict=True):
+                _draw_density(ax, one, names[i], datum, look, "plot_pairs")
+            ax.set(yticks=[], ylim=(0, None))
+        else:
+            _draw_pair(ax, shown, (names[j], names[i]), datum)
+        ax.locator_params(nbins=3)
+        plain(ax)
+        # Names at the left and the lower edge alone: the panels of a line share a coordinate.
+        if i == d - 1:
+            ax.set_xlabel(names[j], fontsize=9)
+        if j == 0 < i:
+            ax.set_ylabel(names[i], fontsize=9)
     _draw_legend(figure, shown, d)
     return figure
 
@@ -202,7 +201,8 @@ def _colours(count: int) -> np.ndarray:
     import matplotlib
 
     if count <= 20:
-        return np.asarray(matplotlib.colormaps["tab10" if count <= 10 else "tab20"].colors)[:count]
+        # a table of colours is read by whole numbers
+        return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](np.arange(count))
     return matplotlib.colormaps["turbo"](np.linspace(0.02, 0.98, count))
 
 
