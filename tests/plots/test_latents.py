@@ -38,7 +38,7 @@ def test_panels_are_data_and_coordinates():
     assert len(plot_marginals(found).axes) == 6
     figure = plot_pairs(found, 1)
     assert len(figure.axes) == 3
-    assert [ax.get_xlabel() for ax in figure.axes] == ["", "z[0]", "z[1]"]
+    assert [(ax.get_xlabel(), ax.get_ylabel()) for ax in figure.axes] == [("", ""), ("z[0]", "z[1]"), ("z[1]", "")]
     assert len(plot_marginals(found, coordinates=["z[1]"], data=[0]).axes) == 1
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
@@ -142,21 +143,22 @@ def plot_pairs(
         raise ValueError(f"plot_pairs: datum: expected one of the rows 0..{shown[0].size - 1}, got {datum}")
     d = len(names)
     figure = Figure(figsize=(max(1.8 * d, 3.4), 1.7 * d + 0.3), layout="constrained")
-    for i, j in ((i, j) for i in range(d) for j in range(i + 1)):
-        ax = figure.add_subplot(d, d, i * d + j + 1)
+    for i, j in combinations_with_replacement(range(d), 2):
+        # column i, line j: the lower triangle
+        ax = figure.add_subplot(d, d, j * d + i + 1)
         if i == j:
             for one, look in zip(shown, _looks(shown), strict=True):
-                _draw_density(ax, one, names[i], datum, look, "plot_pairs")
+                _draw_density(ax, one, names[j], datum, look, "plot_pairs")
             ax.set(yticks=[], ylim=(0, None))
         else:
-            _draw_pair(ax, shown, (names[j], names[i]), datum)
+            _draw_pair(ax, shown, (names[i], names[j]), datum)
         ax.locator_params(nbins=3)
         plain(ax)
         # Names at the left and the lower edge alone: the panels of a line share a coordinate.
-        if i == d - 1:
-            ax.set_xlabel(names[j], fontsize=9)
-        if j == 0 < i:
-            ax.set_ylabel(names[i], fontsize=9)
+        if j == d - 1:
+            ax.set_xlabel(names[i], fontsize=9)
+        if i == 0 < j:
+            ax.set_ylabel(names[j], fontsize=9)
     _draw_legend(figure, shown, d)
     return figure
 
@@ -230,7 +232,9 @@ def _draw_pair(ax: Axes, shown: list[_Shown], names: tuple[str, str], row: int) 
     """Draws the contours of two coordinates of one datum."""
     pairs = [torch.stack([one.column(name, row, "plot_pairs") for name in names], -1) for one in shown]
     window = Window.around([(pair.mean(0), pair.std(0)) for pair in pairs])
-    for pair, (colour, style) in zip(pairs, _looks(shown), strict=True):
+    # Exact ones first: the dashes of the others are then seen above them.
+    looks = zip(_looks(shown), pairs, strict=True)
+    for (colour, style), pair in sorted(looks, key=lambda one: one[0][0] != EXACT):
         draw_contours(ax, window, histogram(pair, window), colour, style)
 
 
