@@ -25,7 +25,8 @@ test-all: $(VENV)/.installed    ## those and the thorough ones: at most twenty m
 
 arviz1: $(VENV)-arviz/.installed    ## the module that knows arviz, and what takes its containers, under arviz 1.x
 	PYTHONPATH=$(VENV)-arviz $(RUN) -m pytest -q -m 'not slow' tests/infer/reference/test_inference_data.py \
-	  tests/infer/reference/test_fingerprint.py tests/infer/reference/test_compare.py
+	  tests/infer/reference/test_fingerprint.py tests/infer/reference/test_compare.py tests/infer/evaluation/test_draws.py \
+	  tests/plots/test_latents.py tests/plots/test_checks.py
 
 slow: $(VENV)/.installed        ## NUTS references and training to a target
 	$(RUN) -m pytest -q -m slow

@@ -20,7 +20,7 @@ from torch import nn
 
 from zoo import VAE
 from zoo.infer import hmc_reference, nuts_reference
-from zoo.infer.reference.inference_data import diagnose, posterior_draws
+from zoo.infer.reference.inference_data import diagnose, site_draws
 
 # Draws that fail their checks are no error here: the table shows R-hat and ESS.
 ANYTHING = {"max_rhat": float("inf"), "min_ess": 0.0, "max_divergences": 10**9}
@@ -48,7 +48,7 @@ def turn(sample: Callable[..., Any], seed: int) -> Turn:
     start = time.process_time()
     data = sample(seed=seed)
     seconds = time.process_time() - start
-    found = diagnose(posterior_draws(data))
+    found = diagnose(site_draws(data))
     return Turn(found.ess_bulk["z"].mean(-1).sum().item(), found.rhat["z"].max().item(), seconds)
 
 

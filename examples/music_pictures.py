@@ -23,7 +23,7 @@ def pictures(folder: Path, data, model, guide, longest: int) -> None:
     if data.num_levels == 2:
         figure = plot_piano_rolls(shown | {"forecast": forecast}, known={"forecast": half})
     else:
-        figure = plot_waveforms(shown | {"forecast": forecast}, data.sample_rate)
+        figure = plot_waveforms(shown | {"forecast": forecast}, data.sample_rate, unit="sd")
         for name, sound in {"data": x[0], "sample": sample, "forecast": forecast}.items():
             write_wav(folder / f"{name}.wav", sound, data.sample_rate, mean=data.mean, sd=data.sd)
     figure.savefig(folder / "sequences.png", dpi=150)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from calibration_tables import calibrated_sentence, calibration_table
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
 from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
 from label_tables import label_pictures, labels_table
@@ -262,8 +263,9 @@ PAGES = {
         "hierarchy-pictures": hierarchy_pictures, "codes": codes_table, "labels": labels_table,
         "label-pictures": label_pictures, "videos": videos_table, "video-pictures": video_pictures,
         "walks": walks_table, "rooms": rooms_table, "walk-pictures": walk_pictures, "sequences": sequences_table,
-        "speech": speech_table, "structural": structural_table,
+        "speech": speech_table, "structural": structural_table, "calibration": calibration_table,
     },
+    "docs/guide/posterior.md": {"calibrated": calibrated_sentence},
     "docs/speed.md": {
         "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table,
         "sequence-speed": sequence_speed_table, "kvae-speed": kvae_speed_table, "kalman-speed": kalman_speed_table,

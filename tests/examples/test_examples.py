@@ -42,6 +42,7 @@ RUNS = {
     "vae-auto": f"vae.py {FEW} --guide auto-normal --num-test 12 --num-checked 2 --draws 20",
     "posterior_check": f"posterior_check.py {FEW} --num-checked 2 --draws 20",
     "flow_posteriors": f"flow_posteriors.py {FEW} --families diagonal planar --num-test 4 --num-shown 2",
+    "calibration": "calibration.py --families diagonal --steps 2 --num-train 300 --num-data 20 --num-draws 9",
     "gradients": "gradients.py --replicates 20 --max-particles 2",
     "amortization_gap": f"amortization_gap.py {FEW} --families diagonal spline --widths 5 --num-test 5 --steps 3",
     "hierarchy": f"hierarchy.py {FEW} --num-checked 2 --draws 20",

@@ -83,8 +83,10 @@ ARROWS = [  # place -> our own packages that it may import; the first match coun
     ("zoo/infer/em.py", PARTS),
     ("zoo/infer/objectives/", [*PATH, "zoo.infer.objectives"]),
     ("zoo/infer/training/", [*OBJECTIVES, "zoo.infer.training"]),
-    ("zoo/infer/evaluation/", [*OBJECTIVES, "zoo.infer.evaluation"]),
+    # arviz is known by one module alone, which estimates k-hat too
+    ("zoo/infer/evaluation/", [*OBJECTIVES, "zoo.infer.evaluation", "zoo.infer.reference.inference_data"]),
     ("zoo/infer/reference/", [*OBJECTIVES, "zoo.infer.evaluation", "zoo.infer.reference"]),
+    ("zoo/infer/calibration/", [*OBJECTIVES, "zoo.infer.reference", "zoo.infer.calibration"]),
     ("zoo/infer/", PAIR),
     ("zoo/plots/", ["zoo.plots", "zoo.infer", "zoo.parts"]),
     ("zoo/data/", ["zoo.data"]),

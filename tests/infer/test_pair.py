@@ -165,10 +165,16 @@ REFUSED = {
     "no event dim": (no_event, guide, X, "site '[zx]': .*to_event|invalid|shape|Shape"),
     "grey pixels": (binary, guide, X.sigmoid(), r"site 'x': Bernoulli .*rows 0, 1, 2, 3, 4 .*Binarized"),
     "an auxiliary site of nothing": (
-        model, with_auxiliary("a", normal), X, "site 'a': auxiliary.* variable needs a reverse model: `WithAuxiliary`"
+        model,
+        with_auxiliary("a", normal),
+        X,
+        "site 'a': auxiliary.* variable needs a reverse model: `WithAuxiliary`",
     ),
     "an auxiliary site of a density": (
-        model, with_auxiliary("z_unconstrained", normal), X, "site 'z_unconstrained': auxiliary, sampled by the guide"
+        model,
+        with_auxiliary("z_unconstrained", normal),
+        X,
+        "site 'z_unconstrained': auxiliary, sampled by the guide",
     ),
     "an observation in the guide": (model, observing, X, "site 'z': the guide observes a value"),
     "a site of both kinds": (model, of_the_data, X, "site 'x': sampled by the guide but observed in the model"),

@@ -23,7 +23,7 @@ import guides
 from zoo import LGSSM
 from zoo.data import load
 from zoo.infer import ELBO, em, exact_reference, nuts_reference, terms
-from zoo.infer.reference.inference_data import diagnose, posterior_draws
+from zoo.infer.reference.inference_data import diagnose, site_draws
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.distributions import GaussianFrames, LinearGaussian, LinearGaussianPosterior
 from zoo.parts.structural import local_level
@@ -649,7 +649,7 @@ def test_nuts_samples_a_prior_through_the_marginal_likelihood():
     model = LGSSM(local_level, priors={"level_variance": dist.LogNormal(-1.0, 1.0)}, **fixed)
     x = torch.randn(3, 15, 1) + torch.randn(3, 15, 1).cumsum(1) * 0.5
     found = nuts_reference(model, x, num_samples=900, warmup=150, chains=4, seed=0)
-    draws = posterior_draws(found)["level_variance"].log()
+    draws = site_draws(found)["level_variance"].log()
     grid = torch.linspace(-7.0, 4.0, 201)
     with torch.no_grad():  # a model for each value, all at once
         log_p = model.log_prob(x.expand(201, 3, -1, -1).flatten(0, 1), level_variance=grid.exp().repeat_interleave(3))
@@ -680,12 +680,12 @@ def test_the_latent_form_under_nuts_agrees_with_the_smoother():
     )
     x = torch.randn(1, T, 1)
     found = nuts_reference(model, x, mask=mask, num_samples=375, warmup=150, chains=4, seed=0)
-    draws = posterior_draws(found)["z"].flatten(0, 1)
+    draws = site_draws(found)["z"].flatten(0, 1)
     exact = exact_reference(model, x, mask=mask)
-    ess = diagnose(posterior_draws(found)).ess_bulk["z"].reshape(1, T)
+    ess = diagnose(site_draws(found)).ess_bulk["z"].reshape(1, T)
     score = (draws.mean(0).reshape(1, T) - exact.mean) / (exact.sd / ess.sqrt())
     assert score.abs().max() < Z_MAX
-    squares = posterior_draws(found)["z"].sub(exact.mean.reshape(1, T, 1)).square()
+    squares = site_draws(found)["z"].sub(exact.mean.reshape(1, T, 1)).square()
     ess = diagnose({"z": squares}).ess_bulk["z"].reshape(1, T)
     variance = squares.flatten(0, 1).mean(0).reshape(1, T)
     assert ((variance / exact.sd**2 - 1) * (ess / 2).sqrt()).abs().max() < Z_MAX

@@ -98,8 +98,10 @@ def test_log_passengers(start, best_of_statsmodels):
     ("map_", "starts"),
     [
         (torch.square, (1e-8, 1e-6, 0.0)),
-        *(pytest.param(*case, marks=pytest.mark.thorough)
-          for case in ((torch.exp, (-50.0, -30.0, -20.0)), (nn.functional.softplus, (-40.0, -20.0)))),
+        *(
+            pytest.param(*case, marks=pytest.mark.thorough)
+            for case in ((torch.exp, (-50.0, -30.0, -20.0)), (nn.functional.softplus, (-40.0, -20.0)))
+        ),
     ],
 )
 def test_a_map_of_the_callers_own_that_is_flat_is_left(map_, starts):

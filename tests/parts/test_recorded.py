@@ -363,10 +363,12 @@ REFUSED = {
         r"MaskedMixture does not keep its argument mask",
     ),
     "a tensor of another class": (
-        lambda: torch.ones(2).as_subclass(Kept), r"model\.value: .*Kept would come back as a plain tensor"
+        lambda: torch.ones(2).as_subclass(Kept),
+        r"model\.value: .*Kept would come back as a plain tensor",
     ),
     "a parameter without a shape": (
-        lambda: nn.ParameterList([nn.UninitializedParameter()]), r"UninitializedParameter would come back"
+        lambda: nn.ParameterList([nn.UninitializedParameter()]),
+        r"UninitializedParameter would come back",
     ),
     "a random generator": (lambda: torch.Generator(), r"an object of class torch\._C\.Generator"),
 }
@@ -653,7 +655,8 @@ EDITS = {
         r"frozen: expected a list of parameters of the pair, found \['model\.no'\]",
     ),
     "a word in place of frozen parameters": (
-        setting("pair", "frozen", value="model.decoder.0.bias"), r"frozen: expected a list"
+        setting("pair", "frozen", value="model.decoder.0.bias"),
+        r"frozen: expected a list",
     ),
     "a state of no place": (setting("pair", "states", value={"modal": {}}), r"states: modal is no place"),
     "a tensor of another kind": (
@@ -661,12 +664,17 @@ EDITS = {
         r"model\.decoder\.0\.bias: the folder has torch\.int64, the module built of it torch\.float32",
     ),
     "an autoguide's call of no shape": (
-        setting("pair", value={
-            "format": 1, "model": {"class": "zoo.VAE", "data_dim": 4, "latent_dim": 2, "hidden": [5]}, "frozen": [],
-            "guide": {"class": "pyro.infer.autoguide.AutoNormal", "model": {"same": "model"}},
-            "dtype": {"model": "float32", "guide": "float32"},
-            "prototype": {"args": [{"shape": [-3, 4], "dtype": "float32"}], "kwargs": {}},
-        }),
+        setting(
+            "pair",
+            value={
+                "format": 1,
+                "model": {"class": "zoo.VAE", "data_dim": 4, "latent_dim": 2, "hidden": [5]},
+                "frozen": [],
+                "guide": {"class": "pyro.infer.autoguide.AutoNormal", "model": {"same": "model"}},
+                "dtype": {"model": "float32", "guide": "float32"},
+                "prototype": {"args": [{"shape": [-3, 4], "dtype": "float32"}], "kwargs": {}},
+            },
+        ),
         r"damaged \(RuntimeError: .*negative dimension",
     ),
     "no format": (leaving_out("pair", "format"), r"format: expected at most 1, found None"),

@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zoo.infer.calibration.calibration import Calibration, simulation_based_calibration
 from zoo.infer.em import EMError, EMModel, EMResult, em
+from zoo.infer.evaluation.draws import posterior_draws
 from zoo.infer.evaluation.gaps import Gaps, gaps
 from zoo.infer.evaluation.labels import classification_error
 from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
@@ -40,16 +42,23 @@ if TYPE_CHECKING:
         draw_regions,
         plot_bands,
         plot_components,
+        plot_coverage,
         plot_draws,
         plot_elbo_history,
         plot_images,
         plot_kl,
         plot_kl_history,
+        plot_latents,
+        plot_marginals,
         plot_overlay,
+        plot_pairs,
         plot_piano_rolls,
+        plot_predictive,
+        plot_ranks,
         plot_reconstructions,
         plot_reliability,
         plot_residuals,
+        plot_traversal,
         plot_waveforms,
         write_wav,
     )
@@ -63,6 +72,7 @@ __all__ = [
     "RLOO",
     "VIMCO",
     "Band",
+    "Calibration",
     "Callback",
     "Comparison",
     "EMError",
@@ -104,19 +114,28 @@ __all__ = [
     "nuts_reference",
     "plot_bands",
     "plot_components",
+    "plot_coverage",
     "plot_draws",
     "plot_elbo_history",
     "plot_images",
     "plot_kl",
     "plot_kl_history",
+    "plot_latents",
+    "plot_marginals",
     "plot_overlay",
+    "plot_pairs",
     "plot_piano_rolls",
+    "plot_predictive",
+    "plot_ranks",
     "plot_reconstructions",
     "plot_reliability",
     "plot_residuals",
+    "plot_traversal",
     "plot_waveforms",
+    "posterior_draws",
     "save_model",
     "sequence_log_likelihood",
+    "simulation_based_calibration",
     "smc_log_likelihood",
     "terms",
     "write_wav",

@@ -43,9 +43,7 @@ def sticking(
         return _scored_at_copies(call, _view, own, call.layout.statements)
 
 
-def doubly(
-    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose
-) -> Terms:
+def doubly(model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose) -> Terms:
     """The terms of a pair whose gradient of a draw's parameters is weighted by w_k / sum_j w_j (Tucker et al. 2019).
 
     With a summed site y a weight is that of a particle and a value, q(y | ...) w_ky / sum_jy' q(y' | ...) w_jy', and a

@@ -142,7 +142,7 @@ def weighted_draws(
     latents: list[list[Tensor]] = []
     weights: list[list[Tensor]] = []
     last = None
-    options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes, "evaluate": _all_drawn}
+    options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes, "evaluate": all_drawn}
     for rows, _, found in pieces(model, guide, x, args, kwargs, **options):
         missing = [name for name in sites if name not in found.latents]
         if missing:
@@ -159,7 +159,8 @@ def weighted_draws(
     return torch.cat([torch.cat(p) for p in latents], 1), torch.cat([torch.cat(p) for p in weights], 1)
 
 
-def _all_drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, **kwargs: Any) -> Terms:
+def all_drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, **kwargs: Any) -> Terms:
+    """As `terms`, with sites that the guide marks to be summed out drawn instead."""
     return run(model, guide, args, kwargs, num_particles, Purpose(sample_all=True))
 
 

@@ -9,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zoo.plots.look import CYCLE, GUIDE, plain
+from zoo.infer.training.fit import Fit
+from zoo.plots.look import GUIDE, plain, styles
 
 __all__ = ["plot_elbo_history", "plot_kl", "plot_kl_history"]
 
@@ -18,30 +19,37 @@ SHUT = 1e-2
 
 
 def plot_elbo_history(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, unit: str = "step", skip: float = 0.02
+    curves: Fit | Mapping[str, Fit | tuple[Sequence[float], Sequence[float]]],
+    *,
+    unit: str | None = None,
+    skip: float = 0.02,
 ) -> Figure:
     """A figure of bounds over training, one curve for each label.
 
     Args:
-        curves: label -> (steps or epochs, nats per datum). A curve of more than 200 points is drawn pale, with a
-            running mean over it.
-        unit: name of the horizontal axis.
+        curves: label -> (steps or epochs, nats per datum), or the result of `fit`, whose losses with the sign turned
+            are bounds by epoch: of the training and, where there were such data, of the validation. A result alone
+            needs no label. A curve of more than 200 points is drawn pale, with a running mean over it.
+        unit: name of the horizontal axis; None: "epoch" of results of `fit`, "step" of others.
         skip: share of the first points of each curve that the vertical limits need not hold.
     """
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
     ax = figure.add_subplot()
     shown = []
-    for number, (label, curve) in enumerate(curves.items()):
-        colour = CYCLE[number % len(CYCLE)]
+    given = {"": curves} if isinstance(curves, Fit) else curves
+    if unit is None:
+        unit = "epoch" if any(isinstance(one, Fit) for one in given.values()) else "step"
+    for (label, curve), (colour, style) in zip(_expanded(given).items(), styles(), strict=False):
         steps, values = (np.asarray(part, dtype=float) for part in curve)
         if len(values) > 200:
             # Bounds of single batches scatter by more than a training gains late; their running mean shows the gain.
             width = len(values) // 50
-            ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.6)
+            ax.plot(steps, values, color=colour, linestyle=style, alpha=0.25, linewidth=0.6)
             smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-            ax.plot(steps[width - 1 :], smooth, color=colour, linewidth=1.6, label=label)
+            ax.plot(steps[width - 1 :], smooth, color=colour, linestyle=style, linewidth=1.6, label=label)
         else:
-            ax.plot(steps, values, color=colour, linewidth=1.6, label=label, marker="." if len(values) < 30 else "")
+            marker = "." if len(values) < 30 else ""
+            ax.plot(steps, values, color=colour, linestyle=style, linewidth=1.6, label=label, marker=marker)
         shown.append(values[int(skip * len(values)) :])
     flat = np.concatenate(shown) if shown else np.zeros(1)
     flat = flat[np.isfinite(flat)]
@@ -54,6 +62,23 @@ def plot_elbo_history(
     plain(ax)
     ax.legend(frameon=False, fontsize=9, loc="lower right")
     return figure
+
+
+def _expanded(
+    curves: Mapping[str, Fit | tuple[Sequence[float], Sequence[float]]],
+) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    """The curves, those of a result of `fit` under names of their own."""
+    found: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+    for label, curve in curves.items():
+        if not isinstance(curve, Fit):
+            found[label] = curve
+            continue
+        for part, name in (("train", "training"), ("validation", "validation")):
+            points = [(record["epoch"], -record[part]) for record in curve.history if record.get(part) is not None]
+            if points:
+                epochs, values = zip(*points, strict=True)
+                found[f"{label}, {name}" if label else name] = epochs, values
+    return found
 
 
 def plot_kl(kl: Mapping[str, Tensor | float], *, title: str | None = None) -> Figure:

@@ -1,14 +1,14 @@
-"""Figures of images: a grid of them, or rows to compare."""
+"""Figures of images: a grid of them, rows to compare, or lines through the latents."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["plot_images", "plot_reconstructions"]
+__all__ = ["plot_images", "plot_reconstructions", "plot_traversal"]
 
 # Inches on paper for one image across, and of a label beside a row of them.
 CELL, LABEL = 0.62, 1.3
@@ -52,6 +52,47 @@ def plot_reconstructions(rows: Mapping[str, Tensor], image_shape: tuple[int, int
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def plot_traversal(
+    decode: Callable[[Tensor], Tensor],
+    z: Tensor,
+    image_shape: tuple[int, int],
+    *,
+    coordinates: Sequence[int] | None = None,
+    values: Sequence[float] = (-3.0, -2.25, -1.5, -0.75, 0.0, 0.75, 1.5, 2.25, 3.0),
+) -> Figure:
+    """Images along each latent coordinate: a row for a coordinate, which takes all values while the others stay.
+
+    Args:
+        decode: mean images `(n, height * width)` of latents `(n, d)`, such as `lambda z: model.likelihood(z).mean`.
+        z: latents of the point that the lines go through, `(d,)`.
+        image_shape: `(height, width)`.
+        coordinates: entries of z to show; None: all.
+        values: of the coordinate, for each column.
+
+    Raises:
+        ValueError: z is no vector, a coordinate that it has not, or no values.
+    """
+    if z.dim() != 1:
+        raise ValueError(f"plot_traversal: z: expected shape (d,), got {tuple(z.shape)}")
+    chosen = list(range(len(z)) if coordinates is None else coordinates)
+    if not chosen or any(not 0 <= place < len(z) for place in chosen):
+        raise ValueError(f"plot_traversal: coordinates: expected some of 0..{len(z) - 1}, got {chosen}")
+    if not len(values):
+        raise ValueError("plot_traversal: values: there must be at least one")
+    points = z.repeat(len(chosen), len(values), 1)
+    for row, place in enumerate(chosen):
+        points[row, :, place] = torch.as_tensor(values, dtype=z.dtype)
+    with torch.no_grad():
+        images = decode(points.flatten(0, 1)).reshape(len(chosen), len(values), -1)
+    figure = plot_reconstructions({f"z[{p}]": row for p, row in zip(chosen, images, strict=True)}, image_shape)
+    below = figure.axes[-1]
+    places = [n * (image_shape[1] + 1) + (image_shape[1] - 1) / 2 for n in range(len(values))]
+    below.set_xticks(places, [f"{value:g}" for value in values], fontsize=8)
+    below.tick_params(length=0)
+    figure.set_figheight(figure.get_figheight() + 0.25)
     return figure
 
 

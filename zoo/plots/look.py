@@ -1,10 +1,13 @@
 """The look that all figures share: a colour means the same everywhere, so that figures can be compared."""
 
+from collections.abc import Iterator
+from itertools import product
+
 import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-__all__ = ["CYCLE", "DRAWS", "EXACT", "GUIDE", "HIDDEN", "array", "plain"]
+__all__ = ["CYCLE", "DRAWS", "EXACT", "GUIDE", "HIDDEN", "array", "plain", "styles"]
 
 # Colours of a guide or any approximation, the exact posterior, draws and observed data, data kept from the model.
 GUIDE, EXACT, DRAWS, HIDDEN = "#d9541e", "#1f5fa8", "#6b6b6b", "#2f8f4e"
@@ -22,3 +25,11 @@ def array(part: Tensor) -> np.ndarray:
     """A tensor as an array of doubles."""
     # matplotlib asks for values on the CPU without a graph; bfloat16 has no counterpart in numpy.
     return part.detach().cpu().double().numpy()
+
+
+def styles(*first: str) -> Iterator[tuple[str, str]]:
+    """Colours and line styles of curves in their order, `first` before the others; no two are alike among 20."""
+    # Lines that share a colour differ in their dashes: more colours than these cannot be told apart.
+    colours = [*first, *(colour for colour in CYCLE if colour not in first)]
+    for style, colour in product(("solid", "dashed", "dotted", "dashdot"), colours):
+        yield colour, style

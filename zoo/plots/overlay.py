@@ -86,7 +86,11 @@ def plot_overlay(
 
     columns = min(columns, len(rows))
     lines = math.ceil(len(rows) / columns)
-    figure = Figure(figsize=(2.5 * columns, 2.6 * lines + 0.35), layout="constrained")
+    legend = _legend(shown)
+    # A legend on one line is wider than one panel or two, and would be cut at the figure's edge.
+    across = min(len(legend), columns)
+    height = 2.6 * lines + 0.15 + 0.2 * math.ceil(len(legend) / across)
+    figure = Figure(figsize=(max(2.5 * columns, 2.9), height), layout="constrained")
     for panel, row in enumerate(rows):
         ax = figure.add_subplot(lines, columns, panel + 1)
         window = _draw_panel(ax, shown, row, latents[:, panel], num_dots)
@@ -103,7 +107,15 @@ def plot_overlay(
             ax.set_ylabel(names[1], fontsize=9)
         if panel + columns >= len(rows):
             ax.set_xlabel(names[0], fontsize=9)
-    _draw_legend(figure, shown)
+    figure.legend(
+        handles=legend,
+        title="contours hold 50 % and 95 % of the mass",
+        title_fontsize=8,
+        loc="outside upper center",
+        ncols=across,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -149,7 +161,7 @@ def _check_choice(
 ) -> list[str]:
     """The names of the two chosen coordinates; raises ValueError for rows, coordinates or titles that do not fit."""
     if len(names) < 2:
-        raise ValueError("plot_overlay: two coordinates are needed, the posterior has one")
+        raise ValueError("plot_overlay: two coordinates are needed, the posterior has one; plot_marginals shows one")
     if not rows or any(not 0 <= row < size for row in rows):
         raise ValueError(f"plot_overlay: data: expected some of the rows 0..{size - 1}, got {rows}")
     if len(pair) != 2 or any(not 0 <= place < len(names) for place in pair):
@@ -226,8 +238,8 @@ def _draw_image(ax: Axes, image: Tensor, window: Window, clouds: list[Tensor]) -
     return window
 
 
-def _draw_legend(figure: Figure, shown: list[_Shown]) -> None:
-    """One legend for all panels: the guide, then the exact posteriors, then the draws."""
+def _legend(shown: list[_Shown]) -> list[Line2D]:
+    """The entries of one legend for all panels: the guide, then the exact posteriors, then the draws."""
     handles = [Line2D([], [], color=GUIDE, linestyle="dashed", label="guide")]
     for one in sorted(shown, key=lambda one: not one.exact):
         kind = one.reference.kind
@@ -236,12 +248,4 @@ def _draw_legend(figure: Figure, shown: list[_Shown]) -> None:
             handles.append(Line2D([], [], color=EXACT, label=label))
         else:
             handles.append(Line2D([], [], color=DRAWS, marker=".", linestyle="", label=f"{kind} draws"))
-    figure.legend(
-        handles=handles,
-        title="contours hold 50 % and 95 % of the mass",
-        title_fontsize=8,
-        loc="outside upper center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=9,
-    )
+    return handles

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zoo.plots.look import CYCLE, DRAWS, array, plain
+from zoo.plots.look import DRAWS, array, plain, styles
 
 __all__ = ["plot_reliability"]
 
@@ -42,15 +42,14 @@ def plot_reliability(predictions: Mapping[str, tuple[Tensor, Tensor]], *, bins: 
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     ax.plot([0, 1], [0, 1], color=DRAWS, linewidth=0.8, linestyle=":")
     edges = np.linspace(0, 1, bins + 1)
-    for number, (label, (probabilities, y)) in enumerate(predictions.items()):
+    for (label, (probabilities, y)), (colour, style) in zip(predictions.items(), styles(), strict=False):
         confidence, right = _most_probable(label, probabilities, y)
         share, mean = calibration_curve(right, confidence, n_bins=bins)
         # the same bins as scikit-learn's, which has no counts: a value on an edge belongs to the bin below
         counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)
         error = np.average(np.abs(share - mean), weights=counts[counts > 0])
-        colour = CYCLE[number % len(CYCLE)]
-        ax.plot(mean, share, color=colour, linewidth=1.6, marker=".", label=f"{label}: {error:.3f}")
-        below.stairs(counts, edges, color=colour, linewidth=1.2)
+        ax.plot(mean, share, color=colour, linestyle=style, linewidth=1.6, marker=".", label=f"{label}: {error:.3f}")
+        below.stairs(counts, edges, color=colour, linestyle=style, linewidth=1.2)
     ax.set(ylabel="share of right labels", xlim=(0, 1), ylim=(0, 1))
     below.set(xlabel="probability of the most probable class", ylabel="data")
     for one in (ax, below):

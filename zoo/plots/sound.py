@@ -19,13 +19,20 @@ LEAST, MOST = -32768, 32767
 
 
 def plot_waveforms(
-    sounds: Mapping[str, Tensor], sample_rate: int, *, window: int = 256, floor: float = 80.0, title: str | None = None
+    sounds: Mapping[str, Tensor],
+    sample_rate: int,
+    *,
+    unit: str = "full scale = 1",
+    window: int = 256,
+    floor: float = 80.0,
+    title: str | None = None,
 ) -> Figure:
     """The waveform of each sound above its spectrogram, one column for each sound, on common scales.
 
     Args:
         sounds: name -> samples, `(n,)` or frames `(T, samples)`, which are laid end to end.
         sample_rate: samples a second.
+        unit: of the samples, on their axis, such as "sd" of z-scored ones.
         window: samples of a spectrum (Hann window, three quarters overlap).
         floor: decibels between the loudest power of all sounds and the darkest colour.
         title: above the sounds.
@@ -61,7 +68,7 @@ def plot_waveforms(
         lower.set_xlabel("time, s", fontsize=9)
         for ax in (upper, lower):
             ax.tick_params(labelsize=8)
-    axes[0, 0].set_ylabel("sample", fontsize=9)
+    axes[0, 0].set_ylabel(f"amplitude, {unit}", fontsize=9)
     axes[1, 0].set_ylabel("frequency, kHz", fontsize=9)
     figure.colorbar(picture, ax=list(axes.flat), label="power, dB")
     if title is not None:

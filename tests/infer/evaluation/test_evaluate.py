@@ -18,8 +18,9 @@ from zoo.infer.evaluation.gaps import gaps
 from zoo.infer.evaluation.latents import active_units, kl_per_site
 from zoo.infer.evaluation.likelihood import bits_per_dim, log_likelihood
 from zoo.infer.pieces import bytes_of, pieces, weighted_draws
+from zoo.infer.reference.inference_data import pareto_k
 from zoo.infer.terms import terms
-from zoo.parts.aside import held
+from zoo.parts.aside import held, seeded
 
 
 @pytest.fixture
@@ -365,3 +366,30 @@ def test_a_split_of_data_is_no_tensor(split, name):
     for evaluate in (partial(log_likelihood, model), partial(kl_per_site, model), active_units):
         with pytest.raises(TypeError, match=message):
             evaluate(guide, split)
+
+
+@pytest.mark.parametrize("max_bytes", [30_000, 10**9])
+def test_k_hat_of_a_likelihood_is_that_of_all_its_weights(model, max_bytes):
+    """A guide of half the scale has weights of infinite variance; with one seed the same weights in one piece."""
+    x, narrow = model.data(7), shifted(model, shift=0.0, widen=0.5)
+    found = log_likelihood(model, narrow, x, num_particles=300, max_bytes=max_bytes, seed=0)
+    weights = []
+    with held(model, narrow), seeded(0):
+        for rows, _, run in pieces(model, narrow, x, (), {}, num_particles=300, max_bytes=max_bytes):
+            if rows.start == len(weights):
+                weights += [[] for _ in range(rows.start, rows.stop)]
+            for row, column in zip(range(rows.start, rows.stop), run.log_weights.T, strict=True):
+                weights[row].append(column)
+    expected = pareto_k(torch.stack([torch.cat(row) for row in weights], 1))
+    torch.testing.assert_close(found.pareto_k(), expected)
+    assert f"k-hat above 0.7: {int((expected > 0.7).sum())}, largest {expected.max():.2f}" in str(found)
+
+
+def test_k_hat_says_when_the_guide_is_the_posterior_and_when_there_is_none(model):
+    x = model.data(150)
+    exact = log_likelihood(model, Given(model), x, num_particles=40)
+    assert str(exact).endswith("k-hat above 0.7: 0 of 75 looked at, largest -inf")
+    few = log_likelihood(model, Given(model), x, num_particles=10)
+    assert "k-hat" not in str(few)
+    with pytest.raises(ValueError, match=r"pareto_k: .* 30 weights or more, got 10"):
+        few.pareto_k()

@@ -271,5 +271,5 @@ def test_arguments_of_every_kind():
 
 def test_a_refusal_is_no_reference_to_keep(model):
     with pytest.raises(NotAReference) as info:
-        hmc_reference(model, model.data(2), num_samples=20, warmup=20, seed=0)
+        hmc_reference(model, model.data(2), num_samples=20, warmup=20, max_samples=20, seed=0)
     assert as_reference(info.value.inference_data).fingerprint == fingerprint(model, model.data(2))

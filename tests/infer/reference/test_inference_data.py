@@ -19,7 +19,7 @@ from zoo.infer.reference.inference_data import (
     ess_mean,
     is_inference_data,
     pareto_k,
-    posterior_draws,
+    site_draws,
     to_inference_data,
 )
 from zoo.infer.reference.reference import as_reference
@@ -131,11 +131,11 @@ def test_inference_data_keeps_names_shapes_and_facts():
     assert data["posterior"]["z"].dims == ("chain", "draw", "datum", "z_dim_0")
     assert data["sample_stats"]["diverging"].dims == ("chain", "draw", "datum")
     assert data["observed_data"]["x"].dims == ("datum", "x_dim_0")
-    back = posterior_draws(data, ["s", "z"])
+    back = site_draws(data, ["s", "z"])
     assert list(back) == ["s", "z"]
     assert torch.equal(back["z"], draws["z"])
     with pytest.raises(ValueError, match=r"no draws of \['y'\]"):
-        posterior_draws(data, ["y"])
+        site_draws(data, ["y"])
     reference = as_reference(data)
     assert reference.kind == "mine"
     assert reference.mean.shape == (3, 5)

@@ -13,9 +13,9 @@ from pyro.infer.mcmc.adaptation import WarmupAdapter
 
 from zoo.infer import NotAReference, exact_reference, grid_reference, hmc_reference, nuts_reference
 from zoo.infer.reference import checked
-from zoo.infer.reference.checked import check_draws
+from zoo.infer.reference.checked import Failure, Sampling, check_draws
 from zoo.infer.reference.hmc import _windows
-from zoo.infer.reference.inference_data import diagnose, posterior_draws, to_inference_data
+from zoo.infer.reference.inference_data import diagnose, site_draws, to_inference_data
 from zoo.infer.reference.log_joint import LogJoint, entry_names
 from zoo.infer.reference.reference import as_reference
 
@@ -377,7 +377,7 @@ def test_same_seed_same_draws(model):
     first, second = (
         hmc_reference(model, x, num_samples=20, warmup=20, seed=3, max_rhat=9, min_ess=0) for _ in range(2)
     )
-    assert torch.equal(posterior_draws(first)["z"], posterior_draws(second)["z"])
+    assert torch.equal(site_draws(first)["z"], site_draws(second)["z"])
 
 
 @pytest.mark.parametrize("sampler", [nuts_reference, hmc_reference])
@@ -397,11 +397,52 @@ def test_what_was_drawn_is_not_lost_when_the_time_is_over(model, sampler, monkey
 
 def test_too_few_draws_are_not_a_reference(model):
     with pytest.raises(NotAReference, match=r"bulk ESS of z\[\d,\d\] is .* \(at least 400") as info:
-        hmc_reference(model, model.data(3), num_samples=30, warmup=100, seed=0)
+        hmc_reference(model, model.data(3), num_samples=30, warmup=100, max_samples=30, seed=0)
     assert info.value.inference_data["posterior"]["z"].shape == (4, 30, 3, 2)
     failure = next(f for f in info.value.failures if f.statistic == "bulk ESS")
     assert failure.value < 400
     assert failure.failing == 6
+
+
+def test_draws_go_on_until_they_pass(model):
+    """Forty draws of four chains have at most 160 effective ones, and the run doubles until they are enough."""
+    x, options = model.data(3), {"num_samples": 40, "warmup": 100, "seed": 0, "max_rhat": 1.1, "min_ess": 150}
+    found = hmc_reference(model, x, **options)
+    draws = site_draws(found)["z"]
+    assert draws.shape[1] in (80, 160, 320)
+    assert_moments(as_reference(found), exact_reference(model, x))
+    with pytest.raises(NotAReference, match=r"Spent: 40 draws of each chain \(max_samples=40\), .* s") as info:
+        hmc_reference(model, x, max_samples=40, **options)
+    # equal seeds give equal first draws, whatever the budget
+    assert torch.equal(site_draws(info.value.inference_data)["z"], draws[:, :40])
+
+
+def test_lengths_double_up_to_the_budget(model):
+    """Checks that cannot be met are made at 40, 80 and 100 draws; divergences are not drawn away."""
+    looks = []
+    sampling = Sampling("none", 40, 2, 100, None, 1.01, 400, 0, "")
+
+    def refuse(statistic, value):
+        def finish(kept):
+            looks.append(len(kept))
+            raise NotAReference("too few", None, (Failure(statistic, "z", value, 1.0, 1),))
+
+        return finish
+
+    for statistic, value, lengths in (
+        ("bulk ESS", 3.0, [40, 80, 100]),
+        ("R-hat", 1.05, [40, 80, 100]),
+        ("R-hat", 1.5, [40]),
+        ("divergences", 2.0, [40]),
+        ("missed mode", 0.1, [40]),
+    ):
+        looks.clear()
+        with pytest.raises(NotAReference, match="too few"):
+            sampling.run(lambda number: number, refuse(statistic, value))
+        assert looks == lengths, statistic
+    numbers = []
+    sampling.run(lambda number: number, lambda kept: numbers.extend(kept) or {})
+    assert numbers == list(range(2, 42))
 
 
 def test_chains_in_different_modes_are_not_a_reference():
@@ -494,6 +535,8 @@ def test_fewer_than_four_chains_are_no_reference(model, sampler):
     for settings in ({"chains": 1}, {"chains": 3}, {"num_samples": 3}, {"warmup": 0}):
         with pytest.raises(ValueError, match=r"num_samples >= 4, chains >= 4, warmup >= \d+; got"):
             sampler(model, model.data(2), **settings)
+    with pytest.raises(ValueError, match="max_samples: expected num_samples = 50 or more, got 40"):
+        sampler(model, model.data(2), num_samples=50, max_samples=40)
 
 
 def scalar(x):

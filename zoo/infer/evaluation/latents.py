@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
 from zoo.infer.call import Call, alone
 from zoo.infer.per_datum import Terms, mean_over
@@ -22,7 +22,7 @@ from zoo.infer.sites.programs import batch_rows, program
 from zoo.infer.sites.refusals import name_of
 from zoo.infer.sites.values import bare
 from zoo.parts.aside import held, seeded
-from zoo.parts.distributions import DiagonalNormal, UnitNormal
+from zoo.parts.distributions import DiagonalNormal, IndependentBernoulli, UnitNormal
 from zoo.parts.door import entered
 
 __all__ = ["ActiveUnits", "active_units", "kl_per_site", "kl_per_unit"]
@@ -110,24 +110,31 @@ def _ratios_by_unit(model: Any, guide: Any, *args: Any, num_particles: int, **kw
         value, event = q[name]["value"], q[name]["fn"].event_shape
         drawn = name in call.layout.from_model
         # a site that the guide draws from the model has no ratio to speak of, not even one that rounds to zero
-        ratio = torch.zeros_like(value) if drawn else _by_unit(p[name], value) - _by_unit(q[name], value)
+        ratio = torch.zeros_like(value) if drawn else _score(p[name], value) - _score(q[name], value)
         flat = ratio.reshape(*ratio.shape[: ratio.dim() - len(event)], -1)
         units = torch.stack([mean_over(summed, unit) for unit in flat.unbind(-1)], -1)
         ratios[name] = units.reshape(num_particles, -1, *event)
     return ratios
 
 
-def _by_unit(site: Any, value: Tensor) -> Tensor:
-    """The log densities of a site's units at a value, in its shape."""
-    fn = site["fn"]
+def _score(site: Any, value: Tensor) -> Tensor:
+    if (found := by_unit(site["fn"], value)) is not None:
+        return found
+    raise ValueError(
+        f"site {site['name']!r}: {name_of(site['fn'])} is no product over the units, so that they have no KL each; "
+        "kl_per_site gives that of the whole site"
+    )
+
+
+def by_unit(fn: Any, value: Tensor) -> Tensor | None:
+    """The log densities of a distribution's units at a value, in its shape; None of one that is no product of them."""
     if isinstance(fn, DiagonalNormal | UnitNormal):
         return Normal(fn.mean, fn.variance.sqrt(), validate_args=False).log_prob(value)
-    if isinstance(fn, Independent) and not fn.base_dist.event_shape:
-        return fn.base_dist.log_prob(value)
-    raise ValueError(
-        f"site {site['name']!r}: {name_of(fn)} is no product over the units, so that they have no KL each; kl_per_site "
-        "gives that of the whole site"
-    )
+    if isinstance(fn, IndependentBernoulli):
+        return Bernoulli(logits=fn.logits, validate_args=False).log_prob(value)
+    if isinstance(fn, Independent):
+        return by_unit(fn.base_dist, value)
+    return None if fn.event_shape else fn.log_prob(value)
 
 
 class ActiveUnits(NamedTuple):

@@ -103,9 +103,7 @@ class Scheduled(Objective):
     def added(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         return self.objective.added(guide, args, kwargs)
 
-    def loss_of_parts(
-        self, model: Callable, guide: Callable, parts: list[Part], *, registered: bool = False
-    ) -> Tensor:
+    def loss_of_parts(self, model: Callable, guide: Callable, parts: list[Part], *, registered: bool = False) -> Tensor:
         if torch.is_grad_enabled():
             self._refuse_strange(model, guide)
         return self.objective.loss_of_parts(model, guide, parts, registered=registered)

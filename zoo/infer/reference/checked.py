@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.infer.pieces import MAX_BYTES
-from zoo.infer.reference.inference_data import InferenceData, diagnose, posterior_draws, to_inference_data
+from zoo.infer.reference.inference_data import InferenceData, diagnose, site_draws, to_inference_data
 from zoo.infer.reference.lbfgs import Density, ascend
 from zoo.infer.reference.modes import STARTS, Modes, connected
 
@@ -22,6 +22,12 @@ __all__ = ["CHAINS", "MISSED", "Failure", "NotAReference", "Sampling", "check_ch
 CHAINS = 4
 # The Laplace mass that a mode without a draw may have: without a mode of this mass log p(x) is 0.01 nats lower.
 MISSED = 0.01
+
+# Without a budget of its own a run may grow to eight times its first length, in three more looks at its draws.
+GROWTH = 8
+# The R-hat of chains with about ten effective draws each. More draws within the budget would not be enough of them, and
+# chains in different modes, whose R-hat lies above too, would stay there.
+APART = 1.1
 
 Drawn = TypeVar("Drawn")
 
@@ -68,9 +74,16 @@ class NotAReference(RuntimeError):
 class Sampling:
     """One run of a sampler: its lengths, its limits and its clock, which starts when the object is made.
 
+    Draws that are too few go on, the adapted chains as they are, until they pass their checks or are `max_samples`. A
+    look at a statistic that decides about stopping is a stopping rule: draws that would fail may pass at one of several
+    looks by chance. The run doubles between looks, so that they are few: log2(max_samples / num_samples) + 1, four
+    by default, and whatever fails with probability p at one look fails with at most four times p at some look. All
+    draws are kept, from the first on, and equal seeds give equal first draws whatever the budget.
+
     Attributes:
         sampler: name, kept with the draws as their attribute `sampler`.
-        num_samples, warmup: draws of each chain that are kept, and transitions before them that are not.
+        num_samples, warmup: draws of each chain at the first look, and transitions before them that are not kept.
+        max_samples: most draws of each chain; None: eight times `num_samples`.
         time_budget: wall-clock seconds for the whole run; None: no limit.
         max_rhat, min_ess, max_divergences: limits of `check_draws`.
         advice: sentence that ends the message of a failure.
@@ -79,6 +92,7 @@ class Sampling:
     sampler: str
     num_samples: int
     warmup: int
+    max_samples: int | None
     time_budget: float | None
     max_rhat: float
     min_ess: float
@@ -86,27 +100,46 @@ class Sampling:
     advice: str
     started: float = field(default_factory=lambda: time.perf_counter())
 
-    def collect(self, transition: Callable[[int], Drawn]) -> list[Drawn]:
-        """The results of the transitions after the warm-up, fewer than `num_samples` where the time runs out.
+    @property
+    def most(self) -> int:
+        """Most draws of each chain."""
+        return GROWTH * self.num_samples if self.max_samples is None else self.max_samples
+
+    def run(self, transition: Callable[[int], Drawn], finish: Callable[[list[Drawn]], InferenceData]) -> InferenceData:
+        """Draws until `finish` takes the draws, or until the budget is spent.
 
         Args:
             transition: moves every chain once; takes the number of the transition, from 0.
+            finish: makes the container of all draws by `deliver`, which checks them.
 
         Raises:
-            NotAReference: the time is over before the first draw after the warm-up.
+            NotAReference: the time is over before the first draw after the warm-up, or an error of `finish` that more
+                draws will not cure or that stands when the budget is spent.
         """
         kept: list[Drawn] = []
-        done = 0
-        for number in range(self.warmup + self.num_samples):
-            found = transition(number)
-            done = number + 1
+        length = self.num_samples
+        while True:
+            in_time = self._extend(kept, length, transition)
+            try:
+                return finish(kept)
+            except NotAReference as refusal:
+                if not (in_time and length < self.most and _curable(refusal.failures)):
+                    raise
+            length = min(2 * length, self.most)
+
+    def _extend(self, kept: list[Drawn], length: int, transition: Callable[[int], Drawn]) -> bool:
+        """Draws until `kept` has this length; False where the time is over before."""
+        done = 0 if not kept else self.warmup + len(kept)
+        while done < self.warmup + length:
+            found = transition(done)
+            done += 1
             if done > self.warmup:
                 kept.append(found)
             if self.time_budget is not None and time.perf_counter() - self.started > self.time_budget:
                 break
         if not kept:
             raise NotAReference(self._over(f"{done} of {self.warmup} warm-up draws"), None)
-        return kept
+        return len(kept) >= length
 
     def deliver(
         self,
@@ -135,13 +168,14 @@ class Sampling:
         if kept < self.num_samples:
             said = self._over(f"{kept} of {self.num_samples} draws of each chain")
             raise NotAReference(f"{said}; they are in .inference_data", data)
+        seconds = time.perf_counter() - self.started
         check_draws(
             data,
             missed,
             max_rhat=self.max_rhat,
             min_ess=self.min_ess,
             max_divergences=self.max_divergences,
-            advice=self.advice,
+            advice=f"Spent: {kept} draws of each chain (max_samples={self.most}), {seconds:.3g} s. {self.advice}",
         )
         return data
 
@@ -149,12 +183,21 @@ class Sampling:
         return f"the time budget of {self.time_budget:.3g} s was over after {done}"
 
 
-def check_chains(chains: int, num_samples: int, warmup: int, least_warmup: int) -> None:
+def _curable(failures: Sequence[Failure]) -> bool:
+    """Tells whether more draws of the same chains may mend every failure."""
+    return bool(failures) and all(
+        "ESS" in failure.statistic or (failure.statistic == "R-hat" and failure.value <= APART) for failure in failures
+    )
+
+
+def check_chains(chains: int, num_samples: int, warmup: int, least_warmup: int, max_samples: int | None = None) -> None:
     """Refuses fewer than four chains, which cannot be held against each other, or too few draws of each.
 
     Raises:
-        ValueError: names the three settings, with the least that each must be.
+        ValueError: names the settings, with the least that each must be.
     """
+    if max_samples is not None and max_samples < num_samples:
+        raise ValueError(f"max_samples: expected num_samples = {num_samples} or more, got {max_samples}")
     if num_samples < 4 or chains < CHAINS or warmup < least_warmup:
         raise ValueError(
             f"need num_samples >= 4, chains >= {CHAINS}, warmup >= {least_warmup}; "
@@ -183,7 +226,7 @@ def check_draws(
         NotAReference: names each statistic beyond its limit, with its worst coordinate. In the message an index such
             as `z[5,3]` reads: datum 5, entry 3.
     """
-    found = diagnose(posterior_draws(data))
+    found = diagnose(site_draws(data))
     failures = [
         missed,
         _worst("R-hat", found.rhat, max_rhat, 1.0),

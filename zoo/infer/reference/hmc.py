@@ -46,6 +46,7 @@ def hmc_reference(
     path_length: float = math.pi / 2,
     target_accept: float = 0.8,
     max_leapfrog: int = 64,
+    max_samples: int | None = None,
     time_budget: float | None = None,
     seed: int | None = None,
     max_rhat: float = 1.01,
@@ -65,12 +66,14 @@ def hmc_reference(
     Args:
         model: a Pyro model whose latents stand in the batch plate and in no other; discrete ones are summed out.
         x, *args, **kwargs: the model's arguments.
-        num_samples, warmup, chains: draws kept and thrown away, for each of at least four chains; 20 or more are
-            thrown away.
+        num_samples, warmup, chains: draws at the first look and thrown away before, for each of at least four chains;
+            20 or more are thrown away.
         path_length: mean length of a trajectory in posterior standard deviations: pi / 2 is a quarter period of a round
             Gaussian, strongly correlated posteriors want more. Jittered by half of it either way.
         target_accept: acceptance probability that the step sizes aim at.
         max_leapfrog: most steps of a trajectory.
+        max_samples: most draws of each chain: chains whose R-hat or ESS fail go on, doubled at each look, until they
+            pass or are as long as this. None: eight times `num_samples`; `num_samples`: one look.
         time_budget: wall-clock seconds for everything; None: no limit.
         seed: of a random stream of its own; None: the caller's stream.
         max_rhat, min_ess, max_divergences: limits of the check: rank-normalised R-hat, bulk and tail ESS (all chains
@@ -85,9 +88,12 @@ def hmc_reference(
         ValueError: a latent is outside the batch plate or a discrete one whose values cannot be listed, fewer than
             four chains, no finite log p(x, z).
     """
-    check_chains(chains, num_samples, warmup, LEAST_WARMUP)
-    sampling = Sampling("HMC", num_samples, warmup, time_budget, max_rhat, min_ess, max_divergences, ADVICE)
+    check_chains(chains, num_samples, warmup, LEAST_WARMUP, max_samples)
+    sampling = Sampling(
+        "HMC", num_samples, warmup, max_samples, time_budget, max_rhat, min_ess, max_divergences, ADVICE
+    )
     x, args, kwargs = entered((model,), x, args, kwargs)
+    facts = attributes(model, x, args, kwargs)
     with held(model), seeded(seed):
         log_joint = LogJoint(model, x, *args, **kwargs)
         modes = prior_modes(log_joint)
@@ -100,13 +106,15 @@ def hmc_reference(
                 adaptation.update(number, accept.mean(0))
             return walk.u, diverging, accept, n_steps.expand_as(accept)
 
-        kept = sampling.collect(transition)
-        u, diverging, accept, n_steps = (torch.stack(part, 1) for part in zip(*kept, strict=True))
-        with torch.no_grad():
-            values = log_joint.constrain(u)
-        missed = unvisited(log_joint, modes, u.flatten(0, 1))
-    stats = {"diverging": diverging, "acceptance_rate": accept, "n_steps": n_steps}
-    return sampling.deliver(values, stats, missed, attributes(model, x, args, kwargs))
+        def finish(kept: list[tuple[Tensor, Tensor, Tensor, Tensor]]) -> InferenceData:
+            u, diverging, accept, n_steps = (torch.stack(part, 1) for part in zip(*kept, strict=True))
+            with torch.no_grad():
+                values = log_joint.constrain(u)
+            missed = unvisited(log_joint, modes, u.flatten(0, 1))
+            stats = {"diverging": diverging, "acceptance_rate": accept, "n_steps": n_steps}
+            return sampling.deliver(values, stats, missed, facts)
+
+        return sampling.run(transition, finish)
 
 
 class _Chains:

@@ -28,7 +28,10 @@ __all__ = [
     "ess_mean",
     "is_inference_data",
     "pareto_k",
-    "posterior_draws",
+    "pareto_k_of_largest",
+    "pareto_smoothed",
+    "site_draws",
+    "tail_size",
     "to_inference_data",
 ]
 
@@ -62,6 +65,8 @@ def to_inference_data(
     *,
     sample_stats: Mapping[str, Tensor] | None = None,
     observed: Mapping[str, Tensor] | None = None,
+    predictive: Mapping[str, Tensor] | None = None,
+    log_likelihood: Mapping[str, Tensor] | None = None,
     per_datum: bool = True,
     attrs: Mapping[str, object] | None = None,
 ) -> InferenceData:
@@ -71,11 +76,13 @@ def to_inference_data(
         draws: site name -> `(chains, draws, batch, *event)`, or `(chains, draws, *event)` with `per_datum=False`.
         sample_stats: name -> `(chains, draws, ...)`, for example `diverging` (bool).
         observed: name -> `(batch, *event)`, kept in the group `observed_data`.
+        predictive: name -> `(chains, draws, batch, *event)`, kept in the group `posterior_predictive`.
+        log_likelihood: name -> `(chains, draws, batch)` or `(chains, draws, batch, *event)`.
         per_datum: the third axis is the batch and is named `datum`.
         attrs: facts about the run (sampler, seconds, settings), kept on the posterior group.
 
     Returns:
-        The container, with the groups `posterior`, `sample_stats` and `observed_data` that are not empty.
+        The container, with those groups that are not empty.
     """
     posterior = {name: _numpy(value) for name, value in draws.items()}
     batch = ["datum"] if per_datum else []
@@ -84,14 +91,29 @@ def to_inference_data(
     dims |= {name: ["datum"] for name, value in stats.items() if per_datum and value.ndim == 3}
     data = {name: _numpy(value) for name, value in (observed or {}).items()}
     dims |= {name: ["datum", *_axes(name, value.ndim - 1)] for name, value in data.items()}
-    groups = {"posterior": posterior, "sample_stats": stats, "observed_data": data}
-    groups = {group: values for group, values in groups.items() if values}
-    facts = dict(attrs or {})
+    replicated = {name: _numpy(value) for name, value in (predictive or {}).items()}
+    groups = {
+        "posterior": posterior, "sample_stats": stats, "observed_data": data, "posterior_predictive": replicated,
+    }  # fmt: skip
+    found = _from_dict({group: values for group, values in groups.items() if values}, dims, dict(attrs or {}))
+    if log_likelihood:
+        # Made apart: x has an event where it is observed and none where it is scored, and dims go by the name.
+        scores = {name: _numpy(value) for name, value in log_likelihood.items()}
+        dims = {name: ["datum", *_axes(name, value.ndim - 3)] for name, value in scores.items()}
+        scored = _from_dict({"log_likelihood": scores}, dims, {})
+        if hasattr(found, "extend"):  # 0.2x
+            found.extend(scored)
+        else:
+            found["log_likelihood"] = scored["log_likelihood"]
+    return found
+
+
+def _from_dict(groups: dict[str, dict[str, np.ndarray]], dims: dict[str, list[str]], facts: dict[str, object]) -> Any:
     with _quiet():
         # The signature tells the versions apart: 0.2x takes groups by name, 1.x one dictionary of groups.
         if "posterior" in inspect.signature(_arviz().from_dict).parameters:
             return _arviz().from_dict(**groups, dims=dims, posterior_attrs=facts)
-        return _arviz().from_dict(groups, dims=dims, attrs={"posterior": facts})
+        return _arviz().from_dict(groups, dims=dims, attrs={"posterior": facts} if facts else None)
 
 
 def is_inference_data(value: object) -> bool:
@@ -103,7 +125,7 @@ def is_inference_data(value: object) -> bool:
     ) and hasattr(value, "posterior")
 
 
-def posterior_draws(inference_data: InferenceData, sites: Sequence[str] | None = None) -> dict[str, Tensor]:
+def site_draws(inference_data: InferenceData, sites: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The posterior group as tensors: site -> `(chains, draws, batch, *event)`.
 
     Args:
@@ -197,27 +219,62 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     equal = weights.max(1).values - weights.min(1).values <= noise
     k = torch.full((len(weights),), torch.inf, dtype=torch.double)
     k[finite & equal] = -torch.inf
-    num = len(log_weights)
-    # Length of the tail by Vehtari et al. 2024: the smaller of 3 sqrt(K) and K / 5.
-    size = int(3 * math.sqrt(num)) if num > 225 else num // 5
+    size = tail_size(len(log_weights))
     ordered = weights.sort(-1).values
     tail = (ordered[:, -size:] > ordered[:, -size - 1 : -size]).sum(-1) > 4
     rows = (finite & ~equal & tail).nonzero().flatten()
     if len(rows):
-        k[rows] = _psis(weights[rows], size)
+        k[rows] = _psis(weights[rows], size)[1]
     return torch.where(k.isnan(), torch.inf, k)
 
 
-def _psis(log_weights: Tensor, size: int) -> Tensor:
-    """Arviz's k-hat of log weights `(batch, num_particles)` from the `size` largest."""
+def tail_size(num_particles: int) -> int:
+    """Number of the largest weights that k-hat is fitted to: min(3 sqrt(K), K / 5), as Vehtari et al. 2024 have it."""
+    return int(3 * math.sqrt(num_particles)) if num_particles > 225 else num_particles // 5
+
+
+def pareto_k_of_largest(largest: Tensor, least: Tensor, num_particles: int) -> Tensor:
+    """As `pareto_k`, from the `tail_size` + 1 largest log weights of each datum and the least one.
+
+    Args:
+        largest: in descending order, `(tail_size + 1, batch)`.
+        least: `(batch,)`.
+        num_particles: of all weights.
+    """
+    # k-hat depends on the weights above the last of these alone; the others lie anywhere below.
+    others = largest[-1:].expand(num_particles - len(largest) - 1, -1)
+    return pareto_k(torch.cat([largest, others, least.unsqueeze(0)]))
+
+
+def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Pareto-smoothed log weights, normalised over the particles, `(num_particles, batch)`, and k-hat `(batch,)`.
+
+    Weights whose largest make no tail stay as they are.
+
+    Raises:
+        ValueError: as `pareto_k`.
+    """
+    k = pareto_k(log_weights)
+    weights = log_weights.detach().double().cpu().log_softmax(0)
+    rows = k.isfinite().nonzero().flatten()
+    if len(rows):
+        weights[:, rows] = _psis(weights[:, rows].T.contiguous(), tail_size(len(weights)))[0].T
+    return weights, k
+
+
+def _psis(log_weights: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Arviz's smoothed log weights and k-hat of log weights `(batch, num_particles)`, from the `size` largest."""
     with _quiet():
         if hasattr(_arviz(), "psislw"):  # 0.2x
             # 0.2x rounds the size of the tail up, 1.x down; a relative efficiency of next to 1 gives 1.x's size.
             efficiency = log_weights.shape[1] * (3 / size) ** 2 * (1 + 1e-9)
-            return torch.as_tensor(np.atleast_1d(_arviz().psislw(_numpy(log_weights), efficiency)[1]))
+            weights, k = _arviz().psislw(_numpy(log_weights).copy(), efficiency)
+            return torch.as_tensor(np.array(weights)), torch.as_tensor(np.atleast_1d(k))
         # 1.x takes log likelihoods, the negative of the log weights.
         draws = to_inference_data({"value": -log_weights.T.unsqueeze(0)})["posterior"]["value"]
-        return torch.as_tensor(np.array(draws.azstats.psislw(dim=["chain", "draw"])[1].values))
+        weights, k = draws.azstats.psislw(dim=["chain", "draw"])
+        ordered = weights.transpose("datum", "chain", "draw").values
+        return torch.as_tensor(ordered[:, 0].copy()), torch.as_tensor(np.array(k.values))
 
 
 def _numpy(value: Tensor) -> np.ndarray:

@@ -35,6 +35,7 @@ def nuts_reference(
     num_samples: int = 500,
     warmup: int = 300,
     chains: int = 4,
+    max_samples: int | None = None,
     time_budget: float | None = None,
     seed: int | None = None,
     target_accept: float = 0.8,
@@ -56,7 +57,9 @@ def nuts_reference(
     Args:
         model: any Pyro model without discrete latents.
         x, *args, **kwargs: the model's arguments.
-        num_samples, warmup, chains: draws kept and thrown away, for each of at least four chains.
+        num_samples, warmup, chains: draws at the first look and thrown away before, for each of at least four chains.
+        max_samples: most draws of each chain: chains whose R-hat or ESS fail go on, doubled at each look, until they
+            pass or are as long as this. None: eight times `num_samples`; `num_samples`: one look.
         time_budget: wall-clock seconds for everything; None: no limit.
         seed: of a random stream of its own; None: the caller's stream.
         target_accept, max_tree_depth: of NUTS.
@@ -70,9 +73,12 @@ def nuts_reference(
         NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
         ValueError: fewer than four chains, no continuous latent, or no finite log p(x, latents).
     """
-    check_chains(chains, num_samples, warmup, 1)
-    sampling = Sampling("NUTS", num_samples, warmup, time_budget, max_rhat, min_ess, max_divergences, ADVICE)
+    check_chains(chains, num_samples, warmup, 1, max_samples)
+    sampling = Sampling(
+        "NUTS", num_samples, warmup, max_samples, time_budget, max_rhat, min_ess, max_divergences, ADVICE
+    )
     x, args, kwargs = entered((model,), x, args, kwargs)
+    facts = attributes(model, x, args, kwargs)
     with held(model), seeded(seed):
         # One kernel for each chain: a kernel holds the step size and the mass of its own chain.
         kernels = [
@@ -91,18 +97,21 @@ def nuts_reference(
                 positions[chain] = kernel.sample(positions[chain])
             return torch.stack([density.flatten(position).detach() for position in positions])
 
-        u = torch.stack(sampling.collect(transition), 1)  # (chains, draws, N or 1, d)
-        diverging = torch.zeros(u.shape[:2], dtype=torch.bool)
-        for chain, kernel in enumerate(kernels):
-            diverging[chain, kernel.diagnostics()["divergences"]] = True
-        with torch.no_grad():
-            values = density.constrain(u)
-        missed = unvisited(density, modes, u.flatten(0, 1))
-    if isinstance(density, Potential):
-        # One joint posterior: its batch axis of length 1 belongs to no datum.
-        values = {name: value.squeeze(2) for name, value in values.items()}
-    per_datum = all(value.dim() > 2 and value.shape[2] == len(x) for value in values.values())
-    return sampling.deliver(values, {"diverging": diverging}, missed, attributes(model, x, args, kwargs), per_datum)
+        def finish(kept: list[Tensor]) -> InferenceData:
+            u = torch.stack(kept, 1)  # (chains, draws, N or 1, d)
+            diverging = torch.zeros(u.shape[:2], dtype=torch.bool)
+            for chain, kernel in enumerate(kernels):
+                diverging[chain, kernel.diagnostics()["divergences"]] = True
+            with torch.no_grad():
+                values = density.constrain(u)
+            missed = unvisited(density, modes, u.flatten(0, 1))
+            if isinstance(density, Potential):
+                # One joint posterior: its batch axis of length 1 belongs to no datum.
+                values = {name: value.squeeze(2) for name, value in values.items()}
+            per_datum = all(value.dim() > 2 and value.shape[2] == len(x) for value in values.values())
+            return sampling.deliver(values, {"diverging": diverging}, missed, facts, per_datum)
+
+        return sampling.run(transition, finish)
 
 
 class Potential:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zoo.infer.reference.checked import CHAINS
 from zoo.infer.reference.fingerprint import fingerprint, from_attributes
-from zoo.infer.reference.inference_data import InferenceData, ess_mean, is_inference_data, posterior_draws
+from zoo.infer.reference.inference_data import InferenceData, ess_mean, is_inference_data, site_draws
 from zoo.infer.reference.log_joint import LogJoint, entry_names, flatten
 from zoo.infer.sites.programs import batch_rows
 from zoo.parts.aside import held, seeded
@@ -81,7 +81,7 @@ def as_reference(found: Reference | InferenceData) -> Reference:
             "expected a Reference, an arviz.InferenceData or a DataTree with a posterior group, got "
             f"{type(found).__name__}"
         )
-    values = posterior_draws(found)
+    values = site_draws(found)
     _check_values(values)
     # In double: moments of float32 draws far from 0 would lose the digits that a comparison needs.
     draws = flatten(values, 3).double()

@@ -169,9 +169,7 @@ class Folder:
                 history.append(record)
         return history
 
-    def start(
-        self, config: dict[str, Any], history: list[dict[str, Any]] | None, pair: Description
-    ) -> None:
+    def start(self, config: dict[str, Any], history: list[dict[str, Any]] | None, pair: Description) -> None:
         """Writes config.json and metrics.jsonl.
 
         Args:

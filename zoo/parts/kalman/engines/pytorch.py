@@ -87,7 +87,7 @@ def factors(g: Tensor, noise: Tensor, noise_root: Tensor, initial: Tensor, steps
     data = g.shape[-2] - g.shape[-1]
 
     def step(t: int, spread: Tensor, groups: slice | Tensor, exact: bool) -> Tensor:
-        pick = lambda a: (a[min(t, len(a) - 1)] if a.shape[1] == 1 else a[min(t, len(a) - 1), groups])  # noqa: E731
+        pick = lambda a: a[min(t, len(a) - 1)] if a.shape[1] == 1 else a[min(t, len(a) - 1), groups]  # noqa: E731
         product = pick(g) @ spread
         if exact:
             root = pick(noise_root)

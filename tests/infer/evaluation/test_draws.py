@@ -1,0 +1,170 @@
+"""Draws in arviz's container: shapes, weights and resampling against exact posteriors, arviz's own checks."""
+
+import warnings
+
+import pytest
+import torch
+from gaussian_pairs import Z_MAX, Given, LinearGaussian, shifted
+from pairs import PAIRS
+
+import guides
+from zoo import PPCA, VAE
+from zoo.infer import log_likelihood, posterior_draws
+from zoo.infer.calibration.simulate import simulate
+from zoo.infer.reference.inference_data import pareto_k, pareto_smoothed
+
+
+@pytest.fixture
+def model():
+    return LinearGaussian()
+
+
+def of(data, group, name):
+    return torch.as_tensor(data[group][name].values.copy())
+
+
+@pytest.mark.parametrize(
+    "name", ["vae", "vae-per-datum", "vae-auto-normal", "m2", "m2-labelled", "adgm", "biva", "kvae", "srnn-filter",
+             "gtmsm", "hmm-path", "mixture-exact"]
+)  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"num_draws": 1}, {"num_draws": 6, "resampled": True}])
+def test_every_group_has_a_chain_draws_and_data(name, options):
+    pair = PAIRS[name]
+    model, guide, x = pair.build_scored()
+    data = posterior_draws(model, guide, x, **{"num_draws": 4, "seed": 0} | options, **pair.keywords)
+    lead = (1, options.get("num_draws", 4), len(x))
+    for group in ("posterior", "posterior_predictive", "log_likelihood"):
+        for value in data[group].data_vars.values():
+            assert value.shape[:3] == lead
+            assert value.dims[:3] == ("chain", "draw", "datum")
+    for site, value in data["observed_data"].items():
+        assert value.shape[0] == len(x)
+        assert data["posterior_predictive"][site].shape == (*lead, *value.shape[1:])
+        assert data["log_likelihood"][site].shape == lead
+
+
+def test_log_likelihood_is_of_the_draws_and_data_of_the_model():
+    torch.manual_seed(0)
+    model = VAE(6, 2, (8,))
+    x = torch.rand(5, 6).round()
+    data = posterior_draws(model, guides.Amortized(model, hidden=(8,)), x, num_draws=2000, seed=0)
+    likelihood = model.likelihood(of(data, "posterior", "z")[0])
+    torch.testing.assert_close(of(data, "log_likelihood", "x")[0], likelihood.log_prob(x).detach())
+    torch.testing.assert_close(of(data, "observed_data", "x"), x)
+    # 2000 bits have the means of their probabilities up to 0.5 / sqrt(2000) each
+    away = (of(data, "posterior_predictive", "x")[0] - likelihood.mean.detach()).mean(0)
+    assert away.abs().max() < Z_MAX * 0.5 / 2000**0.5
+
+
+def test_entries_add_up_to_the_datum():
+    torch.manual_seed(0)
+    model = VAE(6, 2, (8,))
+    guide, x = guides.Amortized(model, hidden=(8,)), torch.rand(5, 6).round()
+    whole = posterior_draws(model, guide, x, num_draws=7, seed=0)
+    split = posterior_draws(model, guide, x, num_draws=7, entries=True, seed=0)
+    torch.testing.assert_close(of(split, "log_likelihood", "x").sum(-1), of(whole, "log_likelihood", "x"))
+
+
+def test_pieces_of_data_and_draws_are_put_together(model):
+    x = model.data(9)
+    data = posterior_draws(model, Given(model), x, num_draws=300, max_bytes=4_000, seed=0)
+    z, exact = of(data, "posterior", "z")[0], model.posterior(x)
+    error = exact.variance.sqrt() / 300**0.5
+    assert ((z.mean(0) - exact.mean) / error).abs().max() < Z_MAX
+
+
+def test_weights_of_an_exact_guide_are_equal(model):
+    data = posterior_draws(model, Given(model), model.data(3), num_draws=50, weighted=True, seed=0)
+    torch.testing.assert_close(of(data, "sample_stats", "log_weight").exp(), torch.full((1, 50, 3), 0.02).double())
+    assert data["posterior"].attrs["pareto_k"].shape == (3,)
+
+
+def test_resampled_and_weighted_draws_have_the_moments_of_the_posterior(model):
+    """A guide beside the posterior and wider: its own draws are far off, the weighted and the chosen ones are not."""
+    x, off = model.data(4), shifted(model, shift=0.3, widen=1.5)
+    exact = model.posterior(x)
+    sd = exact.variance.sqrt()
+    plain = of(posterior_draws(model, off, x, num_draws=4000, seed=0), "posterior", "z")[0]
+    assert ((plain.mean(0) - exact.mean) / (sd * 1.5 / 4000**0.5)).abs().min() > Z_MAX
+    data = posterior_draws(model, off, x, num_draws=4000, weighted=True, seed=0)
+    weights = of(data, "sample_stats", "log_weight")[0].exp()
+    mean = (weights.unsqueeze(-1) * of(data, "posterior", "z")[0]).sum(0)
+    error = sd * weights.square().sum(0).sqrt().unsqueeze(-1)
+    assert ((mean - exact.mean) / error).abs().max() < Z_MAX
+    chosen = of(posterior_draws(model, off, x, num_draws=1000, resampled=True, seed=0), "posterior", "z")[0]
+    # chosen from 10,000 draws, whose own error adds that of about 4,000 effective draws
+    assert ((chosen.mean(0) - exact.mean) / (sd * (1 / 1000 + 1 / 2000) ** 0.5)).abs().max() < Z_MAX
+
+
+def test_smoothed_weights_are_normalised_and_have_lighter_tails():
+    torch.manual_seed(0)
+    log_weights = torch.cat([2 * torch.randn(1000, 2).double(), torch.zeros(1000, 1).double()], 1)
+    weights, k = pareto_smoothed(log_weights)
+    torch.testing.assert_close(weights.exp().sum(0), torch.ones(3).double())
+    torch.testing.assert_close(k, pareto_k(log_weights))
+    # those below the tail keep their order and their ratios
+    below = log_weights[:, 0].argsort()[:800]
+    ratio = weights[below, 0] - log_weights[below, 0]
+    torch.testing.assert_close(ratio, ratio[:1].expand(800))
+    torch.testing.assert_close(weights[:, 2].exp(), torch.full((1000,), 1e-3).double())
+
+
+def test_arviz_leaves_data_out():
+    """With a wide likelihood the harmonic mean is a usable estimate of log p(x), which the model knows."""
+    arviz = pytest.importorskip("arviz")
+    torch.manual_seed(0)
+    model = PPCA(3, 1).double()
+    with torch.no_grad():
+        model.weight.mul_(0.3)
+        x = simulate(model, torch.zeros(20, 3).double(), {}).x
+        exact = model.log_prob(x).sum().item()
+    data = posterior_draws(model, guides.Exact(model), x, num_draws=1000, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = arviz.loo(data, var_name="x")
+    assert abs(getattr(found, "elpd_loo", getattr(found, "elpd", None)) - exact) < 0.02 * abs(exact)
+    assert abs(log_likelihood(model, guides.Exact(model), x, num_particles=30).per_datum.sum().item() - exact) < 1e-8
+
+
+def test_arviz_checks_the_predictive():
+    """Entries of the model's own data: PIT values of left-out entries are about uniform, and the figure is drawn."""
+    arviz = pytest.importorskip("arviz")
+    if not hasattr(arviz, "plot_ppc"):
+        pytest.skip("arviz 1.x has other names")
+    torch.manual_seed(0)
+    model = PPCA(3, 1)
+    x = simulate(model, torch.zeros(60, 3), {}).x
+    data = posterior_draws(model, guides.Exact(model), x, num_draws=400, entries=True, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pit = torch.as_tensor(arviz.loo_pit(data, y="x"))
+        assert arviz.plot_ppc(data, num_pp_samples=5) is not None
+    assert pit.shape == x.shape
+    # 180 values, three of a datum nearly independent: the mean of uniform ones has the sd 0.022
+    assert abs(pit.mean() - 0.5) < Z_MAX * 0.022
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_draws": 0}, "num_draws"),
+        ({"oversampling": 0}, "oversampling"),
+        ({"weighted": True, "resampled": True}, "ask for one"),
+        ({"weighted": True, "num_draws": 20}, "num_draws: weights are smoothed over 30 draws or more, got 20"),
+        ({"resampled": True, "num_draws": 2, "oversampling": 3}, "got 6"),
+    ],
+)
+def test_wrong_arguments_are_named(model, options, words):
+    with pytest.raises(ValueError, match=words):
+        posterior_draws(model, Given(model), model.data(2), **options)
+
+
+def test_data_entries_and_latents_that_are_not_there_are_named():
+    model, guide, x = PAIRS["vae-logistic"].build()
+    with pytest.raises(ValueError, match=r"site 'x': IndependentDiscretizedLogistic is no product over its entries"):
+        posterior_draws(model, guide, x, num_draws=3, entries=True)
+    with pytest.raises(TypeError, match=r"x: expected a torch.Tensor"):
+        posterior_draws(model, guide, x.numpy())
+    model, guide, x = PAIRS["hmm"].build()
+    with pytest.raises(ValueError, match="no latent site"):
+        posterior_draws(model, guide, x, num_draws=3)

@@ -1,0 +1,194 @@
+"""Data that a model itself draws, with the latents that they were drawn from."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from zoo.infer.sites.programs import batch_rows, program
+from zoo.parts.checks import parameter_of
+from zoo.parts.door import entered
+from zoo.parts.trajectory import StateSpace
+
+__all__ = ["Simulated", "data_like", "simulate"]
+
+# Rows that are drawn at once: a trajectory's intermediate results for thousands of rows are larger than the data.
+ROWS = 256
+# Relative difference of two sums of the same log densities in single precision.
+ROUNDING = 1e-4
+
+
+class Simulated(NamedTuple):
+    """Draws from p(x, z). N: rows.
+
+    Attributes:
+        latents: site -> `(N, ...)`.
+        x, kwargs: the model's arguments, the drawn data in place of those that were given.
+        log_likelihood: log p(x | z) of each row, `(N,)`.
+    """
+
+    latents: dict[str, Tensor]
+    x: Tensor
+    kwargs: dict[str, Any]
+    log_likelihood: Tensor
+
+
+def data_like(
+    model: Callable, x_like: Tensor | None, num_data: int, kwargs: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """x and the other arguments with `num_data` rows: those that were given over and over, or zeros.
+
+    Raises:
+        ValueError: no `x_like` for a model whose `data_dim` does not say the shape of x; an empty one.
+        TypeError: `x_like` is not a tensor.
+    """
+    if x_like is None:
+        size = getattr(model, "data_dim", None)
+        # a model of sequences makes them of any number of frames
+        of_frames = "T" in inspect.signature(getattr(model, "generate", data_like)).parameters
+        if not isinstance(size, int) or of_frames or isinstance(model, StateSpace):
+            reason = "it has no whole data_dim" if not isinstance(size, int) else "sequences of any number of frames"
+            raise ValueError(
+                f"simulation_based_calibration: x_like: {type(model).__name__} does not say the shape of its data "
+                f"({reason}); give x of that shape, one row or more"
+            )
+        like = parameter_of(model) if isinstance(model, nn.Module) else None
+        x_like = torch.zeros(1, size) if like is None else like.detach().new_zeros(1, size)
+    x_like, _, kwargs = entered((model,), x_like, (), kwargs)
+    if x_like.dim() == 0 or not len(x_like):
+        raise ValueError(f"x_like: expected at least one row, got shape {tuple(x_like.shape)}")
+    rows = torch.arange(num_data, device=x_like.device) % len(x_like)
+    (x, *_), keywords = batch_rows(x_like, (), kwargs, rows)
+    return x, keywords
+
+
+@torch.no_grad()
+def simulate(model: Callable, x_like: Tensor, kwargs: dict[str, Any]) -> Simulated:
+    """Draws latents and data from the model, in the shape of `x_like`; arguments that it does not observe stay.
+
+    A state space that feeds x back draws it frame by frame, by `generate`, all others by `poutine.uncondition`.
+
+    Raises:
+        ValueError: a model that cannot generate: it reads x elsewhere than at its site and is no state space, observes
+            something that is none of its arguments, observes nothing, or has a latent without a value for each row.
+    """
+    found = []
+    for start in range(0, len(x_like), ROWS):
+        (x, *_), keywords = batch_rows(x_like, (), kwargs, slice(start, start + ROWS))
+        found.append(_some(model, x, keywords))
+
+    def joined(name: str, given: Any) -> Any:
+        # arguments without a batch axis are the same in all pieces, and those with one are laid end to end
+        batched = isinstance(given, Tensor) and given.dim() > 0 and len(given) == len(x_like)
+        return torch.cat([one.kwargs[name] for one in found]) if batched else given
+
+    return Simulated(
+        {name: torch.cat([one.latents[name] for one in found]) for name in found[0].latents},
+        torch.cat([one.x for one in found]),
+        {name: joined(name, given) for name, given in kwargs.items()},
+        torch.cat([one.log_likelihood for one in found]),
+    )
+
+
+def _some(model: Callable, x_like: Tensor, kwargs: dict[str, Any]) -> Simulated:
+    """As `simulate`, all rows at once."""
+    run, N = program(model), len(x_like)
+    trace = _traced(poutine.uncondition(run), x_like, kwargs)
+    drawn, data = _sites(trace, N)
+    x, kwargs = _with_data(model, data, x_like, kwargs)
+    again = _traced(poutine.condition(run, data=drawn), x, kwargs)
+    if not _agree(trace, again):
+        # the first run drew x from states that had seen x_like, and not the x that was drawn
+        drawn["z"], x = _fed_back(model, [*drawn], x_like, kwargs)
+        again = _traced(poutine.condition(run, data=drawn), x, kwargs)
+    return Simulated(drawn, x, kwargs, _log_likelihood(again, [*drawn], N))
+
+
+def _traced(run: Callable, x: Tensor, kwargs: dict[str, Any]) -> Any:
+    trace = prune_subsample_sites(poutine.trace(run).get_trace(x, **kwargs))
+    trace.compute_log_prob()
+    return trace
+
+
+def _samples(trace: Any) -> dict[str, Any]:
+    nodes = trace.nodes.items()
+    return {n: s for n, s in nodes if s["type"] == "sample" and not s["infer"].get("_deterministic")}
+
+
+def _sites(trace: Any, N: int) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """Latent sites with their draws, and observed sites with the given and the drawn value."""
+    drawn, data = {}, {}
+    for name, site in _samples(trace).items():
+        value = site["value"]
+        if site["infer"].get("was_observed"):
+            data[name] = site["infer"]["obs"], value
+        elif not value.dim() or len(value) != N:
+            raise ValueError(
+                f"site {name!r}: expected a value for each of {N} rows, got shape {tuple(value.shape)}; a guide is "
+                "calibrated on latents in the batch plate"
+            )
+        else:
+            drawn[name] = value
+    if not drawn or not data:
+        raise ValueError(f"the model has no {'observed' if drawn else 'latent'} site: there is nothing to calibrate")
+    return drawn, data
+
+
+def _with_data(
+    model: Callable, data: dict[str, tuple[Tensor, Tensor]], x_like: Tensor, kwargs: dict[str, Any]
+) -> tuple[Tensor, dict[str, Any]]:
+    """The model's arguments with the drawn values in place of the given ones."""
+    first = next(iter(inspect.signature(getattr(model, "forward", model)).parameters))
+    given_as = {first: x_like} | kwargs
+    found: dict[str, Tensor] = {}
+    for site, (given, value) in data.items():
+        # a program may fill or convert what it observes, which then is no longer the argument itself
+        name = site if site in given_as else next((n for n, a in given_as.items() if a is given), None)
+        if name is None or getattr(given_as[name], "shape", None) != value.shape:
+            wanted = "none of the model's arguments" if name is None else f"a part of the argument {name!r}"
+            raise ValueError(
+                f"site {site!r}: {type(model).__name__} observes {wanted} ({[*given_as]}); to generate data it must "
+                "observe its arguments whole, under their names or as they are"
+            )
+        # a class is an integer where it is drawn, and may be asked for as a number
+        found[name] = value.to(given_as[name].dtype)
+    x = found.pop(first, x_like)
+    return x, kwargs | found
+
+
+def _agree(trace: Any, again: Any) -> bool:
+    """Tells whether log p(x, z) at the draws is that of the distributions that they were drawn from."""
+    made, found = (
+        torch.stack([site["log_prob_sum"].double() for site in _samples(one).values()]) for one in (trace, again)
+    )
+    return bool((made.sum() - found.sum()).abs() <= ROUNDING * (1 + made.abs().sum()))
+
+
+def _fed_back(model: Callable, latents: list[str], x_like: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """z and x of a state space that reads its own x, frame by frame."""
+    if not isinstance(model, StateSpace) or latents != ["z"]:
+        raise ValueError(
+            f"{type(model).__name__} cannot generate: p(x, z) at its draws is not the density that they were drawn "
+            "from, so the program reads x elsewhere than at its site. State spaces alone draw such x, frame by frame"
+        )
+    z, x = model.generate(len(x_like), x_like.shape[1], kwargs.get("u"))
+    return z, x.to(x_like.dtype)
+
+
+def _log_likelihood(trace: Any, latents: list[str], N: int) -> Tensor:
+    """log p(x | z) of each row, `(N,)`: the sum over the observed sites."""
+    total = torch.zeros(N)
+    for name, site in _samples(trace).items():
+        # the latents are conditioned on, so that they count as observed in this run
+        if name in latents:
+            continue
+        value = site["log_prob"]
+        # of plates of one size the batch plate is the outermost, which stands first
+        batch = next((frame.dim for frame in site["cond_indep_stack"] if frame.size == N), None)
+        inner = [d for d in range(-value.dim(), 0) if d != batch]
+        total = total.to(value) + (value.sum(inner) if inner else value)
+    return total

@@ -1,0 +1,191 @@
+"""Draws of any guide in arviz's container, with all that arviz's own checks of a posterior ask for.
+
+References:
+    Gelman, Meng and Stern 1996 (posterior predictive checks);
+    Vehtari, Simpson, Gelman, Yao and Gabry 2024 (Pareto smoothed importance sampling).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.infer.call import Call, Purpose, alone
+from zoo.infer.evaluation.latents import by_unit
+from zoo.infer.pieces import MAX_BYTES, pieces
+from zoo.infer.reference.inference_data import InferenceData, pareto_smoothed, to_inference_data
+from zoo.infer.sites.refusals import name_of
+from zoo.parts.aside import held, seeded
+from zoo.parts.checks import check_counts
+from zoo.parts.door import entered
+
+__all__ = ["posterior_draws"]
+
+# Fewer draws have no tail to smooth, and no k-hat.
+LEAST_SMOOTHED = 30
+
+
+class _Drawn(NamedTuple):
+    """Draws for some rows: site -> `(K, n, ...)`; log weights `(K, n)`."""
+
+    latents: dict[str, Tensor]
+    log_likelihood: dict[str, Tensor]
+    predicted: dict[str, Tensor]
+    observed: dict[str, Tensor]
+    log_weights: Tensor
+
+
+def posterior_draws(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    *args: Any,
+    num_draws: int = 1000,
+    weighted: bool = False,
+    resampled: bool = False,
+    oversampling: int = 10,
+    entries: bool = False,
+    max_bytes: int = MAX_BYTES,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> InferenceData:
+    """Draws of a guide, replicated data and log-likelihoods in arviz's container, for its checks and figures.
+
+    `arviz.loo`, `loo_pit`, `plot_ppc` and others take the container as it is. With latents of its own, leaving a datum
+    out leaves the prior: `loo` is then a harmonic mean of log p(x), of large variance, and `log_likelihood` the better
+    estimate. With `entries`, one entry of x is left out and its datum's others still inform z, which is what `loo_pit`
+    wants. A model that feeds x back replicates each frame given the frames that were observed before it.
+
+    Args:
+        model, guide: the pair; see `zoo.infer.terms`.
+        x, *args, **kwargs: the arguments of both.
+        num_draws: of each datum.
+        weighted: adds log importance weights, Pareto-smoothed and normalised over the draws, as `log_weight`.
+        resampled: importance resampling: of `oversampling` times as many draws, `num_draws` are chosen with
+            probabilities by their smoothed weights, with replacement. Nearer to p(z | x) while k-hat is below 0.7.
+        oversampling: see `resampled`.
+        entries: scores each entry of x by itself.
+        max_bytes: as in `log_likelihood`.
+        seed: starts a random stream of the call's own; None uses and advances the caller's.
+
+    Returns:
+        The groups `posterior`, `posterior_predictive` and `log_likelihood`, `(chain, draw, datum, ...)` with one chain,
+        and `observed_data`; `sample_stats` with `log_weight` of weighted draws. The posterior has the attribute
+        `pareto_k`, of each datum, where weights were asked for.
+
+    Raises:
+        ValueError: a count below 1, `weighted` and `resampled` together, or fewer than 30 draws to smooth; a pair that
+            does not fit together; `entries` of a likelihood that is no product over them.
+        TypeError: x is not a tensor.
+
+    Example:
+        >>> import torch, guides
+        >>> from zoo import VAE
+        >>> from zoo.infer import posterior_draws
+        >>> model = VAE(6, 2)
+        >>> posterior_draws(model, guides.Amortized(model), torch.ones(3, 6), num_draws=50)["posterior"]["z"].shape
+        (1, 50, 3, 2)
+    """
+    x, args, kwargs = entered((model, guide), x, args, kwargs)
+    check_counts(num_draws=num_draws, oversampling=oversampling)
+    if weighted and resampled:
+        raise ValueError("posterior_draws: weighted and resampled: resampled draws have equal weights; ask for one")
+    count = num_draws * oversampling if resampled else num_draws
+    if (weighted or resampled) and count < LEAST_SMOOTHED:
+        raise ValueError(f"num_draws: weights are smoothed over {LEAST_SMOOTHED} draws or more, got {count}")
+    found: list[_Drawn] = []
+    k: list[Tensor] = []
+    with held(model, guide), seeded(seed):
+        run = partial(_drawn, entries=entries)
+        options: dict[str, Any] = {"num_particles": count, "max_bytes": max_bytes, "evaluate": run}
+        # pieces of the same rows follow each other, and weights are of all their draws together
+        for _, group in groupby(pieces(model, guide, x, args, kwargs, **options), key=lambda piece: piece.rows.start):
+            drawn = _joined([piece.terms for piece in group], 0)
+            if weighted or resampled:
+                log_weights, shape = pareto_smoothed(drawn.log_weights)
+                k.append(shape)
+                drawn = _chosen(drawn, log_weights, num_draws) if resampled else drawn._replace(log_weights=log_weights)
+            found.append(drawn)
+    every = _joined(found, 1)
+    attrs: dict[str, object] = {"sampler": name_of(guide)} | ({"pareto_k": torch.cat(k).numpy()} if k else {})
+    return to_inference_data(
+        _one_chain(every.latents),
+        sample_stats=_one_chain({"log_weight": every.log_weights}) if weighted else None,
+        observed=every.observed,
+        predictive=_one_chain(every.predicted),
+        log_likelihood=_one_chain(every.log_likelihood),
+        attrs=attrs,
+    )
+
+
+def _one_chain(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.unsqueeze(0) for name, value in values.items()}
+
+
+def _drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, entries: bool, **kwargs: Any) -> _Drawn:
+    """Latents of the guide, and data of the model at them."""
+    purpose = Purpose(sample_all=True)
+    with alone(), (call := Call(model, guide, args, kwargs, num_particles, purpose)).shared():
+        q = call.record(call.guide, call.kwargs)
+        values = {name: site["value"] for name, site in q.items()}
+        p = call.run_model(q, values)
+        log_q = {name: call.log_density(q[name]) for name in call.scored(q)}
+        run = call.add_up(p, q, values, log_q, call.as_drawn(q, log_q))
+    if not values:
+        raise ValueError(f"{type(model).__name__} has no latent site of the guide's, so there is nothing to draw")
+    K, N = shape = run.log_weights.shape
+    seen = {name: site for name, site in p.items() if site["is_observed"]}
+    scored, predicted, observed = {}, {}, {}
+    for name, site in seen.items():
+        event = site["fn"].event_shape
+        scored[name] = _of_entries(site).expand(*shape, *event) if entries else call.log_density(site)
+        # a likelihood that does not depend on z is drawn once for each particle too
+        draws = site["fn"].expand((K, N) if K > 1 else (N,)).sample()
+        predicted[name] = draws.reshape(*shape, *event)
+        observed[name] = site["value"].reshape(-1, N, *event)[0]
+    latents = {name: z.expand(*shape, *z.shape[2:]) for name, z in run.latents.items()}
+    return _Drawn(_cpu(latents), _cpu(scored), _cpu(predicted), _cpu(observed), run.log_weights.cpu())
+
+
+def _cpu(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in values.items()}
+
+
+def _of_entries(site: Any) -> Tensor:
+    found = by_unit(site["fn"], site["value"])
+    if found is None:
+        raise ValueError(
+            f"site {site['name']!r}: {name_of(site['fn'])} is no product over its entries, so that they have no "
+            "log-likelihood each; entries=False scores the whole site"
+        )
+    return found
+
+
+def _joined(parts: list[_Drawn], axis: int) -> _Drawn:
+    """Draws laid end to end: of the same rows along the particles, 0, of different rows along the data, 1."""
+
+    def join(several: list[dict[str, Tensor]], axis: int) -> dict[str, Tensor]:
+        return {name: torch.cat([one[name] for one in several], axis) for name in several[0]}
+
+    return _Drawn(
+        join([one.latents for one in parts], axis),
+        join([one.log_likelihood for one in parts], axis),
+        join([one.predicted for one in parts], axis),
+        join([one.observed for one in parts], 0) if axis else parts[0].observed,
+        torch.cat([one.log_weights for one in parts], axis),
+    )
+
+
+def _chosen(drawn: _Drawn, log_weights: Tensor, num_draws: int) -> _Drawn:
+    """Draws chosen for each datum with probabilities by their weights, with replacement."""
+    chosen = torch.multinomial(log_weights.exp().T, num_draws, replacement=True).T  # (num_draws, n)
+    rows = torch.arange(chosen.shape[1])
+
+    def take(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value[chosen, rows] for name, value in values.items()}
+
+    equal = torch.zeros_like(chosen, dtype=log_weights.dtype)
+    return _Drawn(take(drawn.latents), take(drawn.log_likelihood), take(drawn.predicted), drawn.observed, equal)
