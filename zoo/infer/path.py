@@ -18,7 +18,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
-from zoo.infer.call import Call, Purpose, alone, plainly
+from zoo.infer.sites.programs import alone
+from zoo.infer.call import Call, Purpose, plainly
 from zoo.infer.owned import leaves, own_parameters
 from zoo.infer.per_datum import Terms
 

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from zoo.infer.call import Purpose, run
 from zoo.infer.pair import look_at
 from zoo.infer.per_datum import Terms
-from zoo.infer.sites.programs import batch_rows, check_num_particles, takes_index
+from zoo.infer.sites.programs import batch_rows, check_num_particles, has_autoguide, takes_index
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
 from zoo.parts.checks import check_tensor
@@ -46,7 +45,7 @@ def pieces(
     *,
     num_particles: int,
     max_bytes: int = MAX_BYTES,
-    evaluate: Callable[..., Any] = terms,
+    evaluate: Callable[..., Any] | None = None,
 ) -> Iterator[Piece]:
     """`terms` of the whole of x with `num_particles` particles, without gradients, in pieces of about `max_bytes`.
 
@@ -55,7 +54,7 @@ def pieces(
     particles are split. A pair without latents has one particle, as all would be the same.
 
     Args:
-        evaluate: a function of the arguments of `terms`, called in its place.
+        evaluate: a function of the arguments of `terms`; None: `terms`, of pairs without sites outside the batch plate.
 
     Raises:
         ValueError: `num_particles` or `max_bytes` below 1, an empty x, or an error of `terms`, with the rows of x.
@@ -77,8 +76,12 @@ def pieces(
         for done in range(0, num_particles, particles):
             now = min(particles, num_particles - done)
             with _noted(rows):
-                run = evaluate(model, guide, *inputs, num_particles=now, **keywords)
-            yield Piece(rows, now, run)
+                found = (evaluate or _each_weighted)(model, guide, *inputs, num_particles=now, **keywords)
+            yield Piece(rows, now, found)
+
+
+def _each_weighted(model: Callable, guide: Callable, *args: Any, num_particles: int, **kwargs: Any) -> Terms:
+    return run(model, guide, args, kwargs, num_particles)
 
 
 def _sizes(
@@ -88,7 +91,7 @@ def _sizes(
 
     They follow from a probe of two rows (all rows of an autoguide) and two particles at most.
     """
-    whole, size, few = isinstance(guide, AutoGuide), len(x), min(num_particles, 2)
+    whole, size, few = has_autoguide(guide), len(x), min(num_particles, 2)
     probe = slice(0, size if whole else min(size, 2))
     inputs, keywords = batch_rows(x, args, kwargs, probe)
     # the probe must not shift the random stream: numbers would depend on `max_bytes`
@@ -98,7 +101,7 @@ def _sizes(
         total = bytes_of(lambda: terms(model, guide, *inputs, num_particles=few, **keywords))
     each = total / (few * len(inputs[0]))
     fit = max(1, int(max_bytes // max(each, 1)))
-    num_particles = num_particles if found.log_ratios else 1
+    num_particles = num_particles if found.log_ratios or found.outside else 1
     if whole:
         return size, max(1, fit // size), num_particles
     return max(1, min(size, fit // num_particles)), min(num_particles, fit), num_particles

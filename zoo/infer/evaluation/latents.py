@@ -10,19 +10,20 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal
 
-from zoo.infer.call import Call, alone
+from zoo.infer.sites.programs import alone
+from zoo.infer.call import Call
 from zoo.infer.per_datum import Terms, mean_over
 from zoo.infer.pieces import MAX_BYTES, pieces, with_index
-from zoo.infer.sites.programs import batch_rows, program
+from zoo.infer.sites.programs import batch_rows, has_autoguide, program
 from zoo.infer.sites.refusals import name_of
 from zoo.infer.sites.values import bare
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import check_tensor
+from zoo.infer.terms import terms
 from zoo.parts.distributions import DiagonalNormal, UnitNormal
 
 __all__ = ["ActiveUnits", "active_units", "kl_per_site", "kl_per_unit"]
@@ -43,15 +44,28 @@ def kl_per_site(
 ) -> dict[str, Tensor]:
     """E_q[log q(z_l | ...) - log p(z_l | ...)] of each latent site, by Monte Carlo: site -> `(batch,)`, nats.
 
-    The sites add up to KL(q(z | x) || p(z)). The value of one site may be negative where the guide draws the site
+    A site outside the batch plate has one value, `()`, in nats for all data; latents that a guide draws together have
+    one together, `"w, b"`. The sites add up to KL(q(z | x) || p(z)). The value of one site may be negative where the guide draws the site
     before its parents in the model: it is then no KL divergence by itself.
 
     Args:
         model, guide, x, *args, **kwargs, num_particles, max_bytes, seed: as in `log_likelihood`.
     """
     with held(model, guide), seeded(seed):
-        found = pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes)
-        return _kl(((rows, _means(run)) for rows, _, run in found), x, num_particles)
+        found = [*pieces(
+            model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes, evaluate=_ratios_by_site
+        )]  # fmt: skip
+        kl = _kl(((rows, ratios) for rows, _, (ratios, _) in found), x, num_particles)
+        # every piece of rows has draws of its own of a site outside the plate, and all of them count
+        for name in found[0].terms[1]:
+            kl[name] = -torch.cat([outside[name] for _, _, (_, outside) in found]).double().mean()
+        return kl
+
+
+def _ratios_by_site(*args: Any, **kwargs: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """log p - log q of each site, `(K, batch)`, and of each latent outside the batch plate, `(K,)`."""
+    run = terms(*args, **kwargs)
+    return _means(run), run.outside
 
 
 def _means(run: Terms) -> dict[str, Tensor]:
@@ -173,7 +187,7 @@ def active_units(
     noise: dict[str, list[Tensor]] = {}
     with held(guide), seeded(seed), torch.no_grad():
         # Pyro's autoguides hold parameters of every row, in order, and are run on all rows
-        step = len(x) if isinstance(guide, AutoGuide) else ROWS
+        step = len(x) if has_autoguide(guide) else ROWS
         keywords = with_index(guide, x, kwargs)
         for start in range(0, len(x), step):
             inputs, named = batch_rows(x, args, keywords, slice(start, start + step))

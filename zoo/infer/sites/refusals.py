@@ -123,7 +123,7 @@ def check_front(name: str, site: Any, front: tuple[int, ...], said: str) -> None
         said: words for the error.
     """
     plates = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles"}
-    own = tuple(plates.get(d, 1) for d in range(min(plates), 0))
+    own = tuple(plates.get(d, 1) for d in range(min(plates, default=0), 0))
     found, expected = tuple(site["fn"].batch_shape), (*front, *own)
     fits = found[len(found) - len(own) :] == own and len(found) <= len(expected)
     if not fits or any(size not in (1, most) for size, most in zip(reversed(found), reversed(expected), strict=False)):
@@ -182,6 +182,16 @@ def refuse_mixed(name: str, p: Any, q: Any) -> None:
     )
 
 
+def refuse_outside(layout: Layout) -> None:
+    """Refuses, for callers that want a weight of each datum, a pair with sites outside the batch plate."""
+    name = next(n for n in layout.order if n in layout.outside)
+    raise ValueError(
+        f"site {name!r}: stands outside the batch plate {layout.batch_plate!r}, so it has no per-datum weight: all data "
+        "share its value, and neither importance-weighted bounds nor log p(x_n) have an entry for each of them. ELBO, "
+        "RLOO and MAP take such sites, so do kl_per_site, nuts_reference and compare"
+    )
+
+
 def refuse_no_sample(no_path: dict[str, str]) -> None:
     """Refuses, for a gradient, sites of the guide without a reparameterised sample."""
     for name, family in no_path.items():
@@ -226,9 +236,13 @@ def _scored(site: Any) -> Tensor:
 
 def _rows(wrong: Tensor, site: Any, first_row: FirstRow) -> str:
     """The rows in which anything is wrong, in words, as `first_row` counts them."""
-    nesting = max(-f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles")
+    plates = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles"]
+    nesting = max((-f.dim for f in plates), default=0)
     # particles stand in front of the plates
     while wrong.dim() > nesting:
         wrong = wrong.any(0)
+    if not plates:
+        # outside all plates there is one value, and no row
+        return "all"
     found = wrong.reshape(len(wrong), -1).any(-1).nonzero()[:, 0]
     return listed((found + first_row if isinstance(first_row, int) else first_row[found]).tolist())
