@@ -4,6 +4,7 @@ from guides.amortized import Amortized
 from guides.auxiliary import Auxiliary
 from guides.empty import Empty
 from guides.exact import Exact
+from guides.factorised import Factorised
 from guides.families import (
     IAF,
     BoundedDiagonal,
@@ -45,6 +46,7 @@ __all__ = [
     "Diagonal",
     "Empty",
     "Exact",
+    "Factorised",
     "Family",
     "Filter",
     "FullRank",

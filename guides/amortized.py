@@ -36,6 +36,7 @@ class Amortized(Guide):
         context: size of your encoder's features; given exactly if `encoder` is.
         activation: constructor of the nonlinearity.
         site: name of the latent site in the model.
+        latent_dim: length of z; None: `model.latent_dim`. For models of several latents (`guides.Factorised`).
         summed: sums z out where its values can be listed, as those of `OneHot` codes can: objectives of the zoo and
             `pyro.infer.TraceEnum_ELBO` weigh all of them by q, and the guide draws one where it runs by itself.
 
@@ -63,11 +64,13 @@ class Amortized(Guide):
         context: int | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
         site: str = "z",
+        latent_dim: int | None = None,
         summed: bool = False,
     ) -> None:
         super().__init__(model)
         advice = "it serves a model with one latent vector; hierarchies and sequences have guides of their own"
-        check_offers("Amortized", model, "latent_dim", *["data_dim"] * (encoder is None), advice=advice)
+        read = ["latent_dim"] * (latent_dim is None) + ["data_dim"] * (encoder is None)
+        check_offers("Amortized", model, *read, advice=advice)
         if (encoder is None) != (context is None):
             raise ValueError("Amortized: `encoder` and `context` (the size of its output) come together")
         if not callable(family):
@@ -79,7 +82,7 @@ class Amortized(Guide):
         if context is None:
             context = hidden[-1] if hidden else model.data_dim
         self.own, self.context = encoder is not None, context
-        self.family = family(model.latent_dim, context)
+        self.family = family(model.latent_dim if latent_dim is None else latent_dim, context)
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""

@@ -25,6 +25,7 @@ class PerDatum(Guide):
         num_data: number of data points N.
         family: constructor `(features, context) -> Family`; or a family made with `context=0`, to be taken over.
         site: name of the latent site in the model.
+        latent_dim: length of z; None: `model.latent_dim`, or that of a family made before.
 
     Sites: `z` (batch, latent_dim) in `pyro.plate("data", batch)`. `forward(x, index=...)` takes the row numbers of the
     batch in the data set; without them x must be the whole data set, in order. `zoo.infer.fit` and `zoo.infer.terms`
@@ -42,16 +43,24 @@ class PerDatum(Guide):
     """
 
     def __init__(
-        self, model, num_data: int, *, family: Callable[[int, int], Family] | Family = Diagonal, site: str = "z"
+        self,
+        model,
+        num_data: int,
+        *,
+        family: Callable[[int, int], Family] | Family = Diagonal,
+        site: str = "z",
+        latent_dim: int | None = None,
     ) -> None:
         super().__init__(model)
-        check_offers("PerDatum", model, "latent_dim", advice="it serves a model with one latent vector")
+        if latent_dim is None and not isinstance(family, Family):
+            check_offers("PerDatum", model, "latent_dim", advice="it serves a model with one latent vector")
+            latent_dim = model.latent_dim
         if isinstance(family, Family) and not isinstance(family.head, nn.Identity):
             raise ValueError("PerDatum: family: expected a constructor, or a family made with context=0, got one with "
                              "a head")  # fmt: skip
         self.site = site
         # context 0: without a head, the family takes its parameters from the table
-        self.family = family if isinstance(family, Family) else family(model.latent_dim, 0)
+        self.family = family if isinstance(family, Family) else family(latent_dim, 0)
         self.table = nn.Parameter(torch.zeros(num_data, self.family.num_parameters))
 
     @classmethod

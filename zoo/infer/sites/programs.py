@@ -127,7 +127,11 @@ def methods_callable(module: Any, registered: bool) -> AbstractContextManager[An
 
 def takes_index(fn: Callable | None) -> bool:
     """Tells whether a program asks for `index`, the numbers of the batch's rows: it has parameters for each row."""
-    return fn is not None and "index" in inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
+    if fn is None:
+        return False
+    asks = "index" in inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
+    # a guide made of others (`guides.Factorised`) asks for it where one of them does
+    return bool(getattr(fn, "indexed", asks))
 
 
 def has_autoguide(guide: Any) -> bool:

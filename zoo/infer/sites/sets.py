@@ -80,12 +80,15 @@ def check_drawn(drawn: dict[str, Any]) -> None:
             raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
 
 
-def check_together(stated: dict[str, Any], drawn: dict[str, Any]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+def check_together(
+    stated: dict[str, Any], drawn: dict[str, Any], guide: Any = None
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """Refuses sites that do not belong together.
 
     Args:
         stated: the model's sites.
         drawn: the guide's sites.
+        guide: for errors.
 
     Returns:
         The guide's auxiliary sites, each with the latent made of it; and its joint ones, each with all latents that
@@ -115,7 +118,8 @@ def check_together(stated: dict[str, Any], drawn: dict[str, Any]) -> tuple[dict[
                 'sample it there with infer={"enumerate": "parallel"} (guides.Exact), or use TraceEnum_ELBO'
             )
         raise ValueError(
-            f"site {name!r}: a latent site of the model that the guide does not sample; it samples {sorted(drawn)}"
+            f"site {name!r}: a latent site of the model that the guide does not sample; "
+            f"{getattr(guide, 'spoken', 'it')} samples {sorted(drawn)}"
         )
     return auxiliary, joint
 
