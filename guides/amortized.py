@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
+from guides.families.onto import fitting
 from guides.guide import Guide
 from guides.per_datum import PerDatum
 from zoo.parts.checks import check_offers, check_rows, parameter_of
@@ -29,7 +30,8 @@ class Amortized(Guide):
     Args:
         model: any model with `data_dim` and `latent_dim` (protocol `HasLatentVector`).
         family: constructor `(features, context) -> Family`: `guides.Diagonal` (default), `guides.FullRank`,
-            `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`.
+            `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`. Where `model.prior()` is
+            positive, bounded, a simplex or an angle, the family is mapped onto that support (`guides.Onto`).
         hidden: widths of the encoder's hidden layers, from x towards z.
         encoder: a network of your own. The guide calls it with all arguments of the program, x first, and it returns
             features `(N, context)`. Without it the guide reads x alone and refuses other arguments.
@@ -82,6 +84,7 @@ class Amortized(Guide):
         if context is None:
             context = hidden[-1] if hidden else model.data_dim
         self.own, self.context = encoder is not None, context
+        family = fitting(family, model, site)
         self.family = family(model.latent_dim if latent_dim is None else latent_dim, context)
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):

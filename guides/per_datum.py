@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
+from guides.families.onto import fitting
 from guides.guide import Guide
 from zoo.parts.checks import check_offers
 
@@ -23,7 +24,8 @@ class PerDatum(Guide):
     Args:
         model: any model with `latent_dim`.
         num_data: number of data points N.
-        family: constructor `(features, context) -> Family`; or a family made with `context=0`, to be taken over.
+        family: constructor `(features, context) -> Family`, as in `Amortized`; or a family made with `context=0`, to be
+            taken over.
         site: name of the latent site in the model.
         latent_dim: length of z; None: `model.latent_dim`, or that of a family made before.
 
@@ -60,7 +62,7 @@ class PerDatum(Guide):
                              "a head")  # fmt: skip
         self.site = site
         # context 0: without a head, the family takes its parameters from the table
-        self.family = family if isinstance(family, Family) else family(latent_dim, 0)
+        self.family = family if isinstance(family, Family) else fitting(family, model, site)(latent_dim, 0)
         self.table = nn.Parameter(torch.zeros(num_data, self.family.num_parameters))
 
     @classmethod

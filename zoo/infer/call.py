@@ -14,11 +14,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
-from zoo.infer.sites.programs import alone
 from zoo.infer.owned import own_parameters, refuse_untrained
 from zoo.infer.pair import check_pair
 from zoo.infer.per_datum import Terms
-from zoo.infer.sites.programs import Programs, as_it_is, programs_of
+from zoo.infer.sites.programs import Programs, alone, as_it_is, programs_of
 from zoo.infer.sites.refusals import (
     refuse_mixed,
     refuse_nan_draws,

@@ -12,10 +12,9 @@ from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from zoo.infer.sites.programs import alone
 from zoo.infer.call import Call, Purpose
 from zoo.infer.per_datum import Terms
-from zoo.infer.sites.programs import Programs
+from zoo.infer.sites.programs import Programs, alone
 
 
 def closed_form(

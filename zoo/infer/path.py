@@ -18,10 +18,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
-from zoo.infer.sites.programs import alone
-from zoo.infer.call import Call, Purpose, plainly
+from zoo.infer.call import WHOLE, Call, Purpose, plainly
 from zoo.infer.owned import leaves, own_parameters
 from zoo.infer.per_datum import Terms
+from zoo.infer.sites.programs import alone
 
 
 def sticking(
@@ -44,9 +44,7 @@ def sticking(
         return _scored_at_copies(call, _view, own, call.layout.statements)
 
 
-def doubly(
-    model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose
-) -> Terms:
+def doubly(model: Any, guide: Any, args: tuple, kwargs: dict[str, Any], num_particles: int, purpose: Purpose) -> Terms:
     """The terms of a pair whose gradient of a draw's parameters is weighted by w_k / sum_j w_j (Tucker et al. 2019).
 
     With a summed site y a weight is that of a particle and a value, q(y | ...) w_ky / sum_jy' q(y' | ...) w_jy', and a
@@ -248,7 +246,7 @@ def _refuse_no_path(call: Call) -> None:
     _refuse_dropout(guide)
     if layout.batch_dim != -layout.nesting:
         raise ValueError(f"plate {layout.batch_plate!r}: `sticking` and `doubly` need it outside all other plates")
-    single = Call(model, guide, call.args, call.kwargs, 1)
+    single = Call(model, guide, call.args, call.kwargs, 1, WHOLE)
     with call.programs().trial():
         sites = single.record(single.guide, call.kwargs)
         drawn = _log_q(single, sites)

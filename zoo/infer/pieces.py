@@ -143,10 +143,7 @@ def weighted_draws(
     last = None
     options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes, "evaluate": _all_drawn}
     for rows, _, found in pieces(model, guide, x, args, kwargs, **options):
-        missing = [name for name in sites if name not in found.latents]
-        if missing:
-            drawn = list(found.latents)
-            raise ValueError(f"the guide does not sample the sites {missing} of the reference, but {drawn}")
+        _check_sampled(found, sites)
         # pieces of the same rows follow each other: they are joined along the particles, then all rows along the data
         if rows != last:
             latents.append([])
@@ -156,6 +153,49 @@ def weighted_draws(
         latents[-1].append(torch.cat(flat, -1).cpu())
         weights[-1].append(found.log_weights.cpu())
     return torch.cat([torch.cat(p) for p in latents], 1), torch.cat([torch.cat(p) for p in weights], 1)
+
+
+def joint_draws(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    args: tuple,
+    kwargs: dict[str, Any],
+    *,
+    num_particles: int,
+    sites: Sequence[str],
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Tensor, Tensor]:
+    """The guide's draws of all latents of all data as one vector, `(K, 1, d)`, and their log weights `(K, 1)`.
+
+    For latents outside the batch plate, which all data share: the data are not cut, only the particles.
+
+    Raises:
+        ValueError: the guide does not sample one of the sites.
+    """
+    kwargs = with_index(guide, x, kwargs)
+
+    def drawn(now: int) -> Terms:
+        return run(model, guide, (x, *args), kwargs, now, Purpose(sample_all=True, outside=True))
+
+    latents, weights, done = [], [], 0
+    with torch.no_grad():
+        with streams_kept():
+            drawn(1)
+            step = max(1, int(max_bytes // max(1, bytes_of(lambda: drawn(1)))))
+        while done < num_particles:
+            found = drawn(min(step, num_particles - done))
+            _check_sampled(found, sites)
+            total = found.log_weights.sum(-1) + found.outside_weights
+            latents.append(torch.cat([found.latents[name].reshape(len(total), -1) for name in sites], -1).cpu())
+            weights.append(total.cpu())
+            done += len(total)
+    return torch.cat(latents).unsqueeze(1), torch.cat(weights).unsqueeze(1)
+
+
+def _check_sampled(found: Terms, sites: Sequence[str]) -> None:
+    if missing := [name for name in sites if name not in found.latents]:
+        raise ValueError(f"the guide does not sample the sites {missing} of the reference, but {list(found.latents)}")
 
 
 def _all_drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, **kwargs: Any) -> Terms:

@@ -34,7 +34,7 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
         num_particles: K >= 1.
 
     Returns:
-        `Terms`, in nats, every entry `(K, N)`, of sites outside the batch plate `(K,)`; with summed sites `(..., K, N)`.
+        `Terms`, in nats, every entry `(K, N)`, with summed sites `(..., K, N)`; of sites outside the plate `(K,)`.
 
     Raises:
         ValueError: the pair does not fit together, or a value is NaN, of another shape or outside its site's support;

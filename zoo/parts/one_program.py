@@ -20,9 +20,10 @@ class OneProgram(Messenger):
     def _process_message(self, msg: Any) -> None:
         if msg["type"] != "sample":
             return
-        name, fn = msg["name"], msg["fn"]
+        # an autoguide draws "z_unconstrained" before it makes z of it
+        name, fn = msg["name"].removesuffix("_unconstrained"), msg["fn"]
         if type(fn) is not _Subsample:
-            if self.owners.setdefault(name, self.part) is not self.part or name in self.values:
+            if self.owners.setdefault(name, self.part) is not self.part or msg["name"] in self.values:
                 raise ValueError(
                     f"Factorised: site {name!r} is sampled by {spoken_parts([self.owners[name]])} and by "
                     f"{spoken_parts([self.part])}; each site belongs to one part. Hide it from an autoguide by "
@@ -31,7 +32,9 @@ class OneProgram(Messenger):
         elif name in self.plates:
             size, rows = self.plates[name]
             if size != fn.size:
-                raise ValueError(f"Factorised: plate {name!r} has {size} rows, and {fn.size} in {spoken_parts([self.part])}")
+                raise ValueError(
+                    f"Factorised: plate {name!r} has {size} rows, and {fn.size} in {spoken_parts([self.part])}"
+                )
             # stopped here, or handlers outside would see a plate that is opened twice
             msg["value"], msg["done"], msg["stop"] = rows, True, True
 

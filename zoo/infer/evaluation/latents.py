@@ -14,16 +14,15 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal
 
-from zoo.infer.sites.programs import alone
 from zoo.infer.call import Call
 from zoo.infer.per_datum import Terms, mean_over
 from zoo.infer.pieces import MAX_BYTES, pieces, with_index
-from zoo.infer.sites.programs import batch_rows, has_autoguide, program
+from zoo.infer.sites.programs import alone, batch_rows, has_autoguide, program
 from zoo.infer.sites.refusals import name_of
 from zoo.infer.sites.values import bare
+from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import check_tensor
-from zoo.infer.terms import terms
 from zoo.parts.distributions import DiagonalNormal, UnitNormal
 
 __all__ = ["ActiveUnits", "active_units", "kl_per_site", "kl_per_unit"]
@@ -45,8 +44,8 @@ def kl_per_site(
     """E_q[log q(z_l | ...) - log p(z_l | ...)] of each latent site, by Monte Carlo: site -> `(batch,)`, nats.
 
     A site outside the batch plate has one value, `()`, in nats for all data; latents that a guide draws together have
-    one together, `"w, b"`. The sites add up to KL(q(z | x) || p(z)). The value of one site may be negative where the guide draws the site
-    before its parents in the model: it is then no KL divergence by itself.
+    one together, `"w, b"`. The sites add up to KL(q(z | x) || p(z)). The value of one site may be negative where the
+    guide draws the site before its parents in the model: it is then no KL divergence by itself.
 
     Args:
         model, guide, x, *args, **kwargs, num_particles, max_bytes, seed: as in `log_likelihood`.
@@ -165,7 +164,8 @@ def active_units(
 
     The posterior mean is an average over particles: of the site's own mean where its distribution has one (one latent
     layer: no Monte Carlo error), and of its draws otherwise. The Monte Carlo variance of this average is subtracted, so
-    that few particles do not make an unused unit active; the result may therefore be slightly below 0.
+    that few particles do not make an unused unit active; the result may therefore be slightly below 0. A site outside
+    the batch plate has no mean for each datum and is left out.
 
     Args:
         guide: any guide; the model is not needed.
@@ -175,7 +175,7 @@ def active_units(
         seed: as in `log_likelihood`.
 
     Raises:
-        ValueError: fewer than two data or particles; a site outside the batch plate.
+        ValueError: fewer than two data or particles; no site in the batch plate.
         TypeError: x is not a tensor.
     """
     check_tensor(x)
@@ -210,6 +210,8 @@ def _site_means(guide: Callable, inputs: tuple, named: dict, num_particles: int)
     dim = min((f.dim for f in frames if f.vectorized), default=-1) - 1
     with pyro.plate("num_particles", num_particles, dim=dim):
         trace = poutine.trace(call).get_trace(*inputs, **named)
+    outside = ""
+    found = 0
     for name in trace.stochastic_nodes:
         site = trace.nodes[name]
         # the mean of a class's number says nothing
@@ -218,11 +220,15 @@ def _site_means(guide: Callable, inputs: tuple, named: dict, num_particles: int)
             continue
         batch = [f.dim for f in site["cond_indep_stack"] if f.size == len(inputs[0]) and f.name != "num_particles"]
         if not batch:
-            raise ValueError(
-                f"site {name!r}: stands outside the batch plate, so it has no posterior mean for each datum"
-            )
+            outside = name
+            continue
+        found += 1
         value, event = site["value"], site["fn"].event_dim
         # a flow has no mean in closed form, so its draws are averaged
         with suppress(NotImplementedError):
             value = site["fn"].mean.expand(value.shape)
         yield name, value.double().movedim(batch[-1] - event, 1)
+    if outside and not found:
+        raise ValueError(
+            f"site {outside!r}: stands outside the batch plate, so it has no posterior mean for each datum"
+        )

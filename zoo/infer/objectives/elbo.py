@@ -18,8 +18,8 @@ class ELBO(Objective):
             expectation is zero, and its variance vanishes as q comes to the posterior. Parameters that the guide shares
             with the model keep their score, which cancels against the model's. `IWELBO` has no such option: for
             importance-weighted bounds the gradient without the score is biased.
-        num_data: number of data N, where batches are smaller than the data and a latent stands outside their plate: each
-            datum bears 1/N of its term. None: the batch is all of the data.
+        num_data: number of data N, where batches are smaller than the data and a latent stands outside their plate:
+            each datum bears 1/N of its term. None: the batch is all of the data.
     """
 
     linear = True

@@ -31,8 +31,8 @@ class Objective(pyro.infer.ELBO):
         point_mass: True if the guide gives points, as `MAP` wants them, and no densities.
         score: True if the bound differentiates `Terms.log_score`, so that sites without a reparameterised sample serve.
         cancels_summed: True if log q of summed sites cancels in the bound, so that no gradient trains it.
-        linear: True if the bound is linear in the log weights, so that each datum can bear a share of the term of a site
-            outside the batch plate; False refuses such sites.
+        linear: True if the bound is linear in the log weights, so that each datum can bear a share of the term of a
+            site outside the batch plate; False refuses such sites.
         num_data: number of data N of which each bears 1/N of that term; None: the batch is all of the data.
         quantity: the value in words, for printing.
         path: runs the pair for a gradient that is not the plain one (`zoo.infer.path.sticking`, `doubly`); None for

@@ -21,7 +21,7 @@ from pyro.ops.welford import WelfordCovariance
 from torch import Tensor
 
 from zoo.infer.reference.checked import MISSED, Sampling, check_chains, unvisited
-from zoo.infer.reference.fingerprint import attributes
+from zoo.infer.reference.fingerprint import JOINT, attributes
 from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
@@ -104,7 +104,11 @@ def hmc_reference(
             values = log_joint.constrain(u)
         missed = unvisited(log_joint, modes, u.flatten(0, 1))
     stats = {"diverging": diverging, "acceptance_rate": accept, "n_steps": n_steps}
-    return sampling.deliver(values, stats, missed, attributes(model, x, args, kwargs))
+    facts = attributes(model, x, args, kwargs)
+    if log_joint.joint:
+        values = {name: value.squeeze(2) for name, value in values.items()}
+        return sampling.deliver(values, stats, missed, facts | {JOINT: 1}, per_datum=False)
+    return sampling.deliver(values, stats, missed, facts)
 
 
 class _Chains:

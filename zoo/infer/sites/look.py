@@ -27,6 +27,7 @@ from zoo.infer.sites.refusals import (
     name_of,
     refuse_nan_draws,
     refuse_other_dimension,
+    refuse_unwound,
     refuse_value,
 )
 from zoo.infer.sites.summed import AllValues, summed_sites
@@ -121,6 +122,8 @@ def _layout(
             "weight; use AutoNormal"
         )
     summed = summed_sites(drawn, scored, batch)
+    for name in latents:
+        refuse_unwound(name, scored[name], drawn[name])
     unlike = frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support))
     # the Delta of a latent made of an auxiliary site carries that site's density
     made = {*auxiliary.values(), *covered}

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import Delta, constraints
 from torch import Tensor
 from torch.distributions import biject_to
 
@@ -12,6 +12,7 @@ from zoo.infer.sites.programs import Programs
 from zoo.infer.sites.supports import moves_with_latents
 from zoo.infer.sites.values import bare, support_of
 from zoo.parts.checks import element, listed
+from zoo.parts.distributions.circle import Circle, latent_support
 
 FirstRow = int | Tensor  # number of a batch's first row in the data, or the numbers of all its rows
 
@@ -42,8 +43,9 @@ def refuse_value(name: str, p: Any, q: Any, programs: Programs, moving: set[str]
     if not p["is_observed"]:
         raise ValueError(
             f"site {name!r}: the guide's {name_of(q['fn'])} has support {q['fn'].support}, the model's {name_of(fn)} "
-            f"has {fn.support}, and draws lie outside it in rows {_rows(wrong, p, first_row)}. Take a family with the "
-            "model's support, or sample an unconstrained latent and transform it"
+            f"has {fn.support}, and draws lie outside it in rows {_rows(wrong, p, first_row)}. Map the family onto the "
+            "support by guides.Onto (guides do so by themselves where the model offers prior()), or sample an "
+            "unconstrained latent and transform it"
         )
     if name in moving or moves_with_latents(name, programs):
         moving.add(name)
@@ -151,6 +153,21 @@ def refuse_purpose(layout: Layout, point_mass: bool) -> None:
         )
 
 
+def refuse_unwound(name: str, p: Any, q: Any) -> None:
+    """Refuses a density over the whole real line for an angle, whose prior repeats itself there without end."""
+    turning = isinstance(element(latent_support(p["fn"])), Circle)
+    if (
+        turning
+        and isinstance(element(latent_support(q["fn"])), type(constraints.real))
+        and not (isinstance(bare(q["fn"]), Delta))
+    ):
+        raise ValueError(
+            f"site {name!r}: the model's {name_of(p['fn'])} is a density over one turn, the guide's "
+            f"{name_of(q['fn'])} one over the real line, so that log p - log q is no weight. Take guides.Onto, "
+            "which Amortized does by itself where the model offers prior()"
+        )
+
+
 def refuse_other_dimension(name: str, p: Any, q: Any) -> None:
     """Refuses a density of the guide over fewer or more numbers than the model's, such as one over a simplex.
 
@@ -186,9 +203,9 @@ def refuse_outside(layout: Layout) -> None:
     """Refuses, for callers that want a weight of each datum, a pair with sites outside the batch plate."""
     name = next(n for n in layout.order if n in layout.outside)
     raise ValueError(
-        f"site {name!r}: stands outside the batch plate {layout.batch_plate!r}, so it has no per-datum weight: all data "
-        "share its value, and neither importance-weighted bounds nor log p(x_n) have an entry for each of them. ELBO, "
-        "RLOO and MAP take such sites, so do kl_per_site, nuts_reference and compare"
+        f"site {name!r}: stands outside the batch plate {layout.batch_plate!r}, so it has no per-datum weight: all "
+        "data share its value, and neither importance-weighted bounds nor log p(x_n) have an entry for each of them. "
+        "ELBO, RLOO and MAP take such sites, so do kl_per_site, nuts_reference and compare"
     )
 
 

@@ -6,11 +6,10 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from zoo.infer.sites.programs import alone
 from zoo.infer.call import Call, Purpose, Sites
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.per_datum import mean_over
-from zoo.infer.sites.programs import methods_callable
+from zoo.infer.sites.programs import alone, methods_callable
 from zoo.infer.training.step.parts import Parts, parts_of
 from zoo.parts.checks import listed
 from zoo.parts.trajectory import StateSpace
