@@ -52,8 +52,10 @@ class Factorised(Guide):
         for part in parts:
             inner = [m for m in part.modules() if m is not part] if isinstance(part, nn.Module) else []
             if any(isinstance(m, PyroModule) and m._pyro_context.used for m in inner):
-                raise ValueError(f"Factorised: {spoken_parts([part])} has been called by itself, under names of its own in "
-                                 "Pyro's store; make it anew")  # fmt: skip
+                raise ValueError(
+                    f"Factorised: {spoken_parts([part])} has been called by itself, under names of its own in Pyro's "
+                    "store; make it anew"
+                )
         super().__init__((owners or models)[0])
         # a part that is no PyroModule is none of Pyro's business; the list is, so that its parts share the root's names
         self.parts = PyroModule[nn.ModuleList]([part for part in parts if isinstance(part, nn.Module)])

@@ -54,15 +54,16 @@ class PerDatum(Guide):
         latent_dim: int | None = None,
     ) -> None:
         super().__init__(model)
-        if latent_dim is None and not isinstance(family, Family):
-            check_offers("PerDatum", model, "latent_dim", advice="it serves a model with one latent vector")
-            latent_dim = model.latent_dim
         if isinstance(family, Family) and not isinstance(family.head, nn.Identity):
             raise ValueError("PerDatum: family: expected a constructor, or a family made with context=0, got one with "
                              "a head")  # fmt: skip
         self.site = site
         # context 0: without a head, the family takes its parameters from the table
-        self.family = family if isinstance(family, Family) else fitting(family, model, site)(latent_dim, 0)
+        if not isinstance(family, Family):
+            if latent_dim is None:
+                check_offers("PerDatum", model, "latent_dim", advice="it serves a model with one latent vector")
+            family = fitting(family, model, site)(model.latent_dim if latent_dim is None else latent_dim, 0)
+        self.family = family
         self.table = nn.Parameter(torch.zeros(num_data, self.family.num_parameters))
 
     @classmethod

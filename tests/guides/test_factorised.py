@@ -82,7 +82,8 @@ def test_its_bound_is_that_of_the_guides_written_as_one():
         pyro.set_rng_seed(0)
         assert objective.loss(model, guides.Factorised(z, a), X) == pytest.approx(expected, rel=1e-6)
     found = guides.Factorised(z, a).posterior(X)
-    assert found["a"].shape() == (9, 3) and found["z"].shape() == (9, 2)
+    assert found["a"].shape() == (9, 3)
+    assert found["z"].shape() == (9, 2)
 
 
 def test_svi_finds_keys_of_its_own():
@@ -91,7 +92,8 @@ def test_svi_finds_keys_of_its_own():
     pyro.clear_param_store()
     pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), ELBO()).step(X)
     keys = [key for key in pyro.get_param_store() if "guide" in key]
-    assert len(keys) == len([*guide.parameters()]) and all(".parts." in key for key in keys)
+    assert len(keys) == len([*guide.parameters()])
+    assert all(".parts." in key for key in keys)
 
 
 def test_a_copy_is_a_pair_of_its_own():
@@ -167,7 +169,8 @@ def test_a_function_may_be_a_part():
             pyro.sample("a", normal(3))
 
     guide = guides.Factorised(guides.Amortized(model, hidden=(5,)), of_a)
-    assert guide(X).keys() == {"z", "a"} and IWELBO(3).loss(model, guide, X) > 0
+    assert guide(X).keys() == {"z", "a"}
+    assert IWELBO(3).loss(model, guide, X) > 0
 
 
 def test_sizes_of_single_sites():

@@ -16,6 +16,7 @@ from zoo.infer import (
     ELBO,
     MAP,
     RLOO,
+    Objective,
     Scheduled,
     Tempered,
     active_units,
@@ -98,12 +99,14 @@ def test_terms_hold_a_site_outside_apart_and_once():
     found = terms(mean_of_all, exact, X, num_particles=5)
     m = found.latents["m"].squeeze(-1)
     ratio = dist.Normal(0.0, SD).log_prob(m) - dist.Normal(VARIANCE * X.sum(), VARIANCE**0.5).log_prob(m)
-    assert not found.log_ratios and found.log_likelihood.shape == (5, N)
+    assert not found.log_ratios
+    assert found.log_likelihood.shape == (5, N)
     torch.testing.assert_close(found.outside["m"], ratio)
     torch.testing.assert_close(found.log_weights.sum(-1) + found.outside_weights, LOG_P.expand(5))
     shared = found.shared_out(N)
     torch.testing.assert_close(shared.log_weights.sum(-1), LOG_P.expand(5))
-    assert shared.shares == {"m": 1 / N} and not shared.outside
+    assert shared.shares == {"m": 1 / N}
+    assert not shared.outside
 
 
 def test_an_observed_site_outside_counts_once():
@@ -128,7 +131,7 @@ def test_batches_add_up_to_the_whole_for_the_same_draw(make):
 
 
 @pytest.mark.parametrize(
-    "make", [ELBO, partial(ELBO, sticking=True), partial(ELBO, analytic_kl=True), lambda num_data: RLOO(2, num_data=num_data)]
+    "make", [ELBO, partial(ELBO, sticking=True), partial(ELBO, analytic_kl=True), partial(RLOO, 2)]
 )  # fmt: skip
 def test_the_gradients_of_all_batches_add_up_to_that_of_the_whole(make):
     model = Regression().double()
@@ -154,6 +157,9 @@ class NoiseOfTheRow(dist.Normal):
         super().__init__(loc, scale)
         self.noise = noise
 
+    def expand(self, batch_shape, _instance=None):
+        return NoiseOfTheRow(*(part.expand(batch_shape) for part in (self.loc, self.scale, self.noise)))
+
     def rsample(self, sample_shape=torch.Size()):  # noqa: B008
         return self.loc + self.scale * self.noise.expand(*sample_shape, *self.noise.shape[-2:])
 
@@ -174,6 +180,29 @@ def test_free_bits_of_a_site_outside_are_nats_of_the_data_set():
     assert free - plain == pytest.approx(3.0 * N / 100, rel=1e-9)
 
 
+class Halves(Objective):
+    """The ELBO of a batch in two parts."""
+
+    linear = True
+
+    def parts(self, guide, args, kwargs):
+        return [((half,), kwargs) for half in args[0].chunk(2)]
+
+    def bound(self, terms):
+        return terms.expectation(terms.log_weights)
+
+
+@pytest.mark.parametrize("num_data", [None, 40])
+def test_the_parts_of_a_batch_bear_one_term_together(num_data):
+    at = lambda x: pyro.sample("m", dist.Normal(torch.tensor(0.3, dtype=torch.double), 1e-12))  # noqa: E731
+    whole = ELBO(num_data=num_data).loss(mean_of_all, at, X)
+    pyro.set_rng_seed(0)
+    # the two parts have draws of their own, a few scales of 1e-12 apart, and log q is known up to their squares
+    found = torch.tensor([Halves(num_data=num_data).loss(mean_of_all, at, X) for _ in range(200)]).mean()
+    assert abs(found - whole) < 3.0 * (N / (num_data or N))
+    assert abs(whole) > 20 * N / (num_data or N)
+
+
 def test_a_draw_without_a_path_moves_all_data():
     """The score gradient of a global coin, against the derivative of its exact ELBO, at five standard errors."""
     logit = torch.zeros((), requires_grad=True, dtype=torch.double)
@@ -191,7 +220,9 @@ def test_a_draw_without_a_path_moves_all_data():
     elbo = (1 - q) * (log_p[0] - (1 - q).log()) + q * (log_p[1] - q.log())
     (expected,) = torch.autograd.grad(-elbo, logit)
     pyro.set_rng_seed(0)
-    found = torch.stack([torch.autograd.grad(RLOO(4).differentiable_loss(coin, guide, X), logit)[0] for _ in range(300)])
+    found = torch.stack(
+        [torch.autograd.grad(RLOO(4).differentiable_loss(coin, guide, X), logit)[0] for _ in range(300)]
+    )
     assert abs(found.mean() - expected) < 5 * found.std() / 300**0.5
 
 
@@ -243,7 +274,8 @@ def test_kl_of_a_site_outside_is_that_of_the_data_set():
     q, p = dist.Normal(VARIANCE * X.sum(), VARIANCE**0.5), dist.Normal(0.0, SD)
     ratio = q.log_prob(draws := q.sample((4000,))) - p.log_prob(draws)
     error = (ratio.std() / 4000**0.5).item()
-    assert kl.shape == () and abs(kl - torch.distributions.kl_divergence(q, p)) < 5 * error
+    assert kl.shape == ()
+    assert abs(kl - torch.distributions.kl_divergence(q, p)) < 5 * error
 
 
 def test_a_batch_larger_than_the_data_is_refused():
@@ -266,7 +298,8 @@ def test_fit_refuses_a_wrong_weight_and_takes_the_right_one():
     for objective in (ELBO(num_data=N), Tempered(RLOO(2, num_data=N), kl_weight={"w": 0.5})):
         guide = MeanField(model)
         found = fit(objective(model, guide), x, epochs=1, batch_size=5, validation=x[:3], progress=False)
-        assert set(found.history[0]["kl"]) == {"z", "w"} and found.history[0]["validation"] is not None
+        assert set(found.history[0]["kl"]) == {"z", "w"}
+        assert found.history[0]["validation"] is not None
     fit(ELBO()(model, MeanField(model)), x, steps=1, batch_size=N, progress=False)
 
 
@@ -326,5 +359,6 @@ def test_scheduled_hands_the_number_of_data_on():
     guide = MeanField(model)
     guide.register_buffer("temperature", torch.ones(()))
     objective = Scheduled(ELBO(num_data=N), guide.temperature, lambda step: 1.0)
-    assert objective.num_data == N and objective.linear
+    assert objective.num_data == N
+    assert objective.linear
     objective(model, guide)(torch.randn(4, 3)).backward()

@@ -15,7 +15,7 @@ from torch import nn
 
 import guides
 from zoo import DMM, VAE
-from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, VIMCO, Terms, fit, log_likelihood, terms
+from zoo.infer import ELBO, IWELBO, VIMCO, RenyiELBO, Tempered, Terms, fit, log_likelihood, terms
 from zoo.infer.pieces import pieces
 from zoo.infer.training.step.compiled import compiled
 from zoo.parts.conditionals import Normal

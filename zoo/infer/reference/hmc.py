@@ -62,7 +62,8 @@ def hmc_reference(
     with a Gaussian's period. A trajectory takes as long as its longest datum; the others wait.
 
     Args:
-        model: a Pyro model whose latents stand in the batch plate and in no other; discrete ones are summed out.
+        model: a Pyro model; discrete latents are summed out. Where a latent stands outside the batch plate, all latents
+            of all data have one joint posterior, one trajectory, and draws `(chain, draw, ...)`.
         x, *args, **kwargs: the model's arguments.
         num_samples, warmup, chains: draws kept and thrown away, for each of at least four chains; 20 or more are
             thrown away.
@@ -81,8 +82,7 @@ def hmc_reference(
 
     Raises:
         NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
-        ValueError: a latent is outside the batch plate or a discrete one whose values cannot be listed, fewer than
-            four chains, no finite log p(x, z).
+        ValueError: a discrete latent whose values cannot be listed, fewer than four chains, no finite log p(x, z).
     """
     check_chains(chains, num_samples, warmup, LEAST_WARMUP)
     sampling = Sampling("HMC", num_samples, warmup, time_budget, max_rhat, min_ess, max_divergences, ADVICE)
@@ -107,6 +107,7 @@ def hmc_reference(
     facts = attributes(model, x, args, kwargs)
     if log_joint.joint:
         values = {name: value.squeeze(2) for name, value in values.items()}
+        stats = {name: value[..., 0] for name, value in stats.items()}
         return sampling.deliver(values, stats, missed, facts | {JOINT: 1}, per_datum=False)
     return sampling.deliver(values, stats, missed, facts)
 

@@ -156,10 +156,7 @@ class LogJoint:
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """Coordinates `(..., batch, dim)` -> site values `(..., batch, *event)`."""
-        return {
-            name: site.transform(u[..., site.columns].reshape(u.shape[:-1] + site.unconstrained))
-            for name, site in self.sites.items()
-        }
+        return {name: _mapped(site, u)[1] for name, site in self.sites.items()}
 
     def unconstrain(self, values: dict[str, Tensor]) -> Tensor:
         """Site values `(..., batch, *event)` -> coordinates `(..., batch, dim)`, the inverse of `constrain`."""
@@ -190,11 +187,14 @@ class LogJoint:
     def __call__(self, u: Tensor) -> Tensor:
         chains = len(u)
         self._guide.values = {}
-        for name, value in self.constrain(u).items():
+        log_volume = u.new_zeros(u.shape[:-1])
+        for name, site in self.sites.items():
+            coordinates, value = _mapped(site, u)
+            log_volume = log_volume + _volume(site, coordinates, value)
             # The plates that a latent does not stand in are axes of length 1 between the chains and its own. One
             # particle has no axis of particles.
             own = value.shape[2 if self.joint else 1 :]
-            between = (1,) * (self._nesting - max((-f.dim for f in self.sites[name].frames), default=0))
+            between = (1,) * (self._nesting - max((-f.dim for f in site.frames), default=0))
             self._guide.values[name] = value.reshape((*((chains, *between) if chains > 1 else ()), *own))
         # A divergent trajectory runs into NaN, which is an energy to reject and not an error.
         with pyro.validation_enabled(False):
@@ -203,17 +203,12 @@ class LogJoint:
         log_p = found.log_over_summed(found.log_weights)
         if self.joint:
             log_p = (log_p.sum(-1) + found.outside_weights).unsqueeze(-1)
-        return log_p + self.log_volume(u)
+        return log_p + log_volume
 
     def log_volume(self, u: Tensor) -> Tensor:
         """log |dz / du| of each datum at coordinates `(..., batch, dim)`, `(..., batch)`."""
-        total = u.new_zeros(u.shape[:-1])
-        for site in self.sites.values():
-            if not site.real:
-                coordinates = u[..., site.columns].reshape(u.shape[:-1] + site.unconstrained)
-                change = site.transform.log_abs_det_jacobian(coordinates, site.transform(coordinates))
-                total = total + change.reshape(*u.shape[:-1], -1).sum(-1)
-        return total
+        volumes = (_volume(site, *_mapped(site, u)) for site in self.sites.values())
+        return sum(volumes, u.new_zeros(u.shape[:-1]))
 
     def gradient(self, u: Tensor, max_bytes: int | None = None) -> tuple[Tensor, Tensor]:
         """Value `(chains, batch)` and gradient `(chains, batch, dim)` at u.
@@ -253,6 +248,20 @@ class LogJoint:
     def events(self) -> dict[str, torch.Size]:
         """Site -> event shape."""
         return {name: site.event for name, site in self.sites.items()}
+
+
+def _mapped(site: Site, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The coordinates and the value of one site at `(..., batch, dim)`."""
+    coordinates = u[..., site.columns].reshape(u.shape[:-1] + site.unconstrained)
+    return coordinates, site.transform(coordinates)
+
+
+def _volume(site: Site, coordinates: Tensor, value: Tensor) -> Tensor | float:
+    """log |dz / du| of one site, `(..., batch)`."""
+    if site.real:
+        return 0.0
+    change = site.transform.log_abs_det_jacobian(coordinates, value)
+    return change.reshape(*coordinates.shape[: coordinates.dim() - len(site.unconstrained)], -1).sum(-1)
 
 
 def _plates(site: Any) -> list[Any]:

@@ -101,7 +101,7 @@ def nuts_reference(
         with torch.no_grad():
             values = density.constrain(u)
         missed = unvisited(density, modes, u.flatten(0, 1))
-    facts = attributes(model, x, args, kwargs)
+    facts: dict[str, Any] = dict(attributes(model, x, args, kwargs))
     if density.joint:
         # One joint posterior: its batch axis of length 1 belongs to no datum.
         values = {name: value.squeeze(2) for name, value in values.items()}
