@@ -161,7 +161,7 @@ class NoiseOfTheRow(dist.Normal):
         return NoiseOfTheRow(*(part.expand(batch_shape) for part in (self.loc, self.scale, self.noise)))
 
     def rsample(self, sample_shape=torch.Size()):  # noqa: B008
-        return self.loc + self.scale * self.noise.expand(*sample_shape, *self.noise.shape[-2:])
+        return self.loc + self.scale * self.noise
 
 
 def _with_fixed_noise(guide, x):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 
 from zoo.parts.structural.sums import argument_names, spoken
 
@@ -28,7 +29,7 @@ def checked_priors(build: Callable, priors: Mapping[str, TorchDistribution] | No
     for name, prior in found.items():
         if name not in names and not anything:
             raise ValueError(f"priors: {spoken(build)} has no argument {name!r} but {names}")
-        if not isinstance(prior, TorchDistribution):
+        if not isinstance(prior, TorchDistributionMixin):
             raise TypeError(f"priors: {name}: expected a distribution of pyro.distributions, got {_kind(prior)}")
         if prior.batch_shape:
             raise ValueError(
