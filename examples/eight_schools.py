@@ -68,7 +68,7 @@ def curve(num: int) -> tuple[torch.Tensor, torch.Tensor]:
     return u.sin() + 0.2 * torch.randn(num), u.unsqueeze(-1)
 
 
-def main(*, steps: int = 800, samples: int = 250, warmup: int = 150, seed: int = 0,
+def main(*, steps: int = 800, samples: int = 400, warmup: int = 200, seed: int = 0,
          out: Path = Path("runs/eight_schools")) -> None:  # fmt: skip
     """Samples both posteriors by NUTS, fits the guides, prints the verdicts as one table."""
     torch.set_num_threads(1)

@@ -25,7 +25,7 @@ from report import save
 import guides
 from zoo.infer import ELBO, compare, fit, grid_reference
 
-FAMILIES = {"Diagonal": guides.Diagonal, "Mixture": guides.Mixture, "IAF": partial(guides.IAF, hidden=(16,))}
+FAMILIES = {"Diagonal": guides.Diagonal, "Mixture": guides.Mixture, "Spline": partial(guides.Spline, hidden=(16,))}
 
 
 class Counts(PyroModule):
@@ -45,7 +45,7 @@ class Counts(PyroModule):
             pyro.sample("x", dist.Poisson(z).to_event(1), obs=x)
 
 
-def main(*, steps: int = 1000, counts: tuple[int, ...] = (0, 1, 4), seed: int = 0,
+def main(*, steps: int = 600, counts: tuple[int, ...] = (0, 1, 4), seed: int = 0,
          out: Path = Path("runs/positive")) -> None:  # fmt: skip
     """Fits the families on draws of the model, prints the verdicts, draws the densities over the grid's."""
     torch.set_num_threads(1)
