@@ -9,7 +9,7 @@ from torch import Tensor
 from zoo.infer.pieces import MAX_BYTES
 from zoo.infer.reference.checked import MISSED, NotAReference
 from zoo.infer.reference.fingerprint import fingerprint
-from zoo.infer.reference.log_joint import LogJoint, flatten, split
+from zoo.infer.reference.log_joint import LogJoint, flatten, unflattened
 from zoo.infer.reference.modes import Modes, prior_modes, spread_of
 from zoo.infer.reference.reference import Reference
 from zoo.infer.sites.programs import batch_rows
@@ -79,7 +79,7 @@ def grid_reference(
         inputs, named = ((x, *args), kwargs) if joint_posterior else batch_rows(x, args, kwargs, rows)
         with held(model):
             joint = LogJoint(model, *inputs, **named)
-            u = joint.unconstrain(split(z.to(dtype), joint.events))
+            u = joint.unconstrain(unflattened(z.to(dtype), joint.events))
             return (joint.evaluate(u, max_bytes) - joint.log_volume(u)).double() - found.log_evidence[rows]
 
     return Reference(

@@ -207,8 +207,10 @@ class LogJoint:
 
     def log_volume(self, u: Tensor) -> Tensor:
         """log |dz / du| of each datum at coordinates `(..., batch, dim)`, `(..., batch)`."""
-        volumes = (_volume(site, *_mapped(site, u)) for site in self.sites.values())
-        return sum(volumes, u.new_zeros(u.shape[:-1]))
+        total = u.new_zeros(u.shape[:-1])
+        for site in self.sites.values():
+            total = total + _volume(site, *_mapped(site, u))
+        return total
 
     def gradient(self, u: Tensor, max_bytes: int | None = None) -> tuple[Tensor, Tensor]:
         """Value `(chains, batch)` and gradient `(chains, batch, dim)` at u.
@@ -280,7 +282,7 @@ def entry_names(site: str, event: torch.Size) -> list[str]:
     return [f"{site}[{','.join(map(str, i))}]" for i in product(*map(range, event))]
 
 
-def split(flat: Tensor, sites: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def unflattened(flat: Tensor, sites: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """`(K, N, d)` -> site -> `(K, N, *event)`, the inverse of `flatten`."""
     parts = flat.split([event.numel() for event in sites.values()], -1)
     return {
