@@ -4,6 +4,7 @@ from guides.amortized import Amortized
 from guides.auxiliary import Auxiliary
 from guides.empty import Empty
 from guides.exact import Exact
+from guides.factorised import Factorised
 from guides.families import (
     IAF,
     BoundedDiagonal,
@@ -13,6 +14,7 @@ from guides.families import (
     GumbelSoftmax,
     Mixture,
     OneHot,
+    Onto,
     Planar,
     PrecisionWeighted,
     Radial,
@@ -45,6 +47,7 @@ __all__ = [
     "Diagonal",
     "Empty",
     "Exact",
+    "Factorised",
     "Family",
     "Filter",
     "FullRank",
@@ -57,6 +60,7 @@ __all__ = [
     "MeanField",
     "Mixture",
     "OneHot",
+    "Onto",
     "PerDatum",
     "Planar",
     "PrecisionWeighted",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
+from guides.families.onto import fitting
 from guides.guide import Guide
 from guides.per_datum import PerDatum
 from zoo.parts.checks import check_offers, check_rows, parameter_of
@@ -29,13 +30,15 @@ class Amortized(Guide):
     Args:
         model: any model with `data_dim` and `latent_dim` (protocol `HasLatentVector`).
         family: constructor `(features, context) -> Family`: `guides.Diagonal` (default), `guides.FullRank`,
-            `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`.
+            `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`. Where `model.prior()` is
+            positive, bounded, a simplex or an angle, the family is mapped onto that support (`guides.Onto`).
         hidden: widths of the encoder's hidden layers, from x towards z.
         encoder: a network of your own. The guide calls it with all arguments of the program, x first, and it returns
             features `(N, context)`. Without it the guide reads x alone and refuses other arguments.
         context: size of your encoder's features; given exactly if `encoder` is.
         activation: constructor of the nonlinearity.
         site: name of the latent site in the model.
+        latent_dim: length of z; None: `model.latent_dim`. For models of several latents (`guides.Factorised`).
         summed: sums z out where its values can be listed, as those of `OneHot` codes can: objectives of the zoo and
             `pyro.infer.TraceEnum_ELBO` weigh all of them by q, and the guide draws one where it runs by itself.
 
@@ -63,11 +66,13 @@ class Amortized(Guide):
         context: int | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
         site: str = "z",
+        latent_dim: int | None = None,
         summed: bool = False,
     ) -> None:
         super().__init__(model)
         advice = "it serves a model with one latent vector; hierarchies and sequences have guides of their own"
-        check_offers("Amortized", model, "latent_dim", *["data_dim"] * (encoder is None), advice=advice)
+        read = ["latent_dim"] * (latent_dim is None) + ["data_dim"] * (encoder is None)
+        check_offers("Amortized", model, *read, advice=advice)
         if (encoder is None) != (context is None):
             raise ValueError("Amortized: `encoder` and `context` (the size of its output) come together")
         if not callable(family):
@@ -79,7 +84,8 @@ class Amortized(Guide):
         if context is None:
             context = hidden[-1] if hidden else model.data_dim
         self.own, self.context = encoder is not None, context
-        self.family = family(model.latent_dim, context)
+        family = fitting(family, model, site)
+        self.family = family(model.latent_dim if latent_dim is None else latent_dim, context)
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""

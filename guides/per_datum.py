@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
+from guides.families.onto import fitting
 from guides.guide import Guide
 from zoo.parts.checks import check_offers
 
@@ -23,8 +24,10 @@ class PerDatum(Guide):
     Args:
         model: any model with `latent_dim`.
         num_data: number of data points N.
-        family: constructor `(features, context) -> Family`; or a family made with `context=0`, to be taken over.
+        family: constructor `(features, context) -> Family`, as in `Amortized`; or a family made with `context=0`, to be
+            taken over.
         site: name of the latent site in the model.
+        latent_dim: length of z; None: `model.latent_dim`, or that of a family made before.
 
     Sites: `z` (batch, latent_dim) in `pyro.plate("data", batch)`. `forward(x, index=...)` takes the row numbers of the
     batch in the data set; without them x must be the whole data set, in order. `zoo.infer.fit` and `zoo.infer.terms`
@@ -42,16 +45,25 @@ class PerDatum(Guide):
     """
 
     def __init__(
-        self, model, num_data: int, *, family: Callable[[int, int], Family] | Family = Diagonal, site: str = "z"
+        self,
+        model,
+        num_data: int,
+        *,
+        family: Callable[[int, int], Family] | Family = Diagonal,
+        site: str = "z",
+        latent_dim: int | None = None,
     ) -> None:
         super().__init__(model)
-        check_offers("PerDatum", model, "latent_dim", advice="it serves a model with one latent vector")
         if isinstance(family, Family) and not isinstance(family.head, nn.Identity):
             raise ValueError("PerDatum: family: expected a constructor, or a family made with context=0, got one with "
                              "a head")  # fmt: skip
         self.site = site
         # context 0: without a head, the family takes its parameters from the table
-        self.family = family if isinstance(family, Family) else family(model.latent_dim, 0)
+        if not isinstance(family, Family):
+            if latent_dim is None:
+                check_offers("PerDatum", model, "latent_dim", advice="it serves a model with one latent vector")
+            family = fitting(family, model, site)(model.latent_dim if latent_dim is None else latent_dim, 0)
+        self.family = family
         self.table = nn.Parameter(torch.zeros(num_data, self.family.num_parameters))
 
     @classmethod

@@ -22,6 +22,7 @@ from zoo.parts.kalman.steps import Step, steps
 from zoo.parts.structural.diagnostics import examine, standardised_residuals
 from zoo.parts.structural.information import estimate
 from zoo.parts.structural.parts import Component, decompose
+from zoo.parts.structural.priors import checked_priors
 from zoo.parts.structural.summary import Summary
 from zoo.parts.structural.sums import Components, argument_names, printed, spoken
 from zoo.parts.trajectory import Carry, StateSpace, Trajectory, shift
@@ -49,9 +50,8 @@ class LGSSM(StateSpace):
             `zoo.parts.structural` (`local_level`, `components(trend=..., season=...)`, ...), or a lambda that adds some
             up. With an argument `frames` it is told the number of frames, of a forecast T + k.
         marginal: True sums z out: one site `x` in place of `z` and `x`. Guides need the latent form (False).
-        priors: name -> distribution, for arguments of `build` that are latent. Each is sampled once for all sequences,
-            outside the plate of the data. NUTS (of the marginal form) and Pyro's own ELBO take such sites; the zoo's
-            objectives, which weight each datum, refuse them. Exact methods need values: `posterior(x, variance=...)`.
+        priors: name -> distribution, for arguments of `build` that are latent. Each is sampled once for all sequences.
+            NUTS and `ELBO` take such sites. Exact methods need values: `posterior(x, variance=...)`.
         burn: the number of each sequence's first observations that are given and not scored (`LinearGaussian`). The
             marginal form alone takes it. statsmodels' `loglikelihood_burn` counts missing frames too.
         **values: the arguments of `build` that have no prior, by name: fixed (a tensor), learned (`nn.Parameter`), or
@@ -94,7 +94,7 @@ class LGSSM(StateSpace):
         super().__init__()
         if burn and not marginal:
             raise ValueError(f"burn: the latent form scores every frame, expected 0, got {burn}")
-        self.build, self.marginal, self.burn, self.priors = build, marginal, burn, dict(priors or {})
+        self.build, self.marginal, self.burn, self.priors = build, marginal, burn, checked_priors(build, priors)
         self._counts = build is not Parameters and "frames" in argument_names(build)
         for name, value in values.items():
             if hasattr(self, name) or name in self.priors or (self._counts and name == "frames"):

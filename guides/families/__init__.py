@@ -7,6 +7,7 @@ from guides.families.flows import IAF, Planar, Radial, Spline
 from guides.families.from_prior import PrecisionWeighted, Residual
 from guides.families.full_rank import FullRank
 from guides.families.mixture import Mixture
+from guides.families.onto import Onto
 
 __all__ = [
     "IAF",
@@ -17,6 +18,7 @@ __all__ = [
     "GumbelSoftmax",
     "Mixture",
     "OneHot",
+    "Onto",
     "Planar",
     "PrecisionWeighted",
     "Radial",

@@ -47,6 +47,7 @@ class GumbelSoftmax(Family):
         ValueError: features is no multiple of categories, categories < 2, or the temperature is not positive.
     """
 
+    over_reals = False
     temperature: Tensor
 
     def __init__(
@@ -79,6 +80,8 @@ class OneHot(Family):
     Raises:
         ValueError: features is no multiple of categories, or categories < 2.
     """
+
+    over_reals = False
 
     def __init__(self, features: int, context: int, *, categories: int) -> None:
         groups = _groups("OneHot", features, categories)

@@ -38,10 +38,13 @@ class Family(Recorded, nn.Module, ABC):
 
     #: tells whether `log_prob` scores any value, not only the density's own latest sample. Estimators that score a
     #: sample under frozen parameters ("doubly", "sticking"), grids and contour plots need it.
-    scores_foreign_values: ClassVar[bool] = True
+    scores_foreign_values: bool = True
+
+    #: tells whether the density is one over all of R^d, which a guide may map onto the support of a prior (`Onto`).
+    over_reals: ClassVar[bool] = True
 
     #: tells whether `density` reads the prior, so that the guide has to build it.
-    uses_prior: ClassVar[bool] = False
+    uses_prior: bool = False
 
     def __init__(self, features: int, context: int, num_parameters: int, *, locations: slice = slice(0)) -> None:
         super().__init__()

@@ -50,6 +50,8 @@ RUNS = {
     "labels": f"labels.py {FEW} --num-labels 10 --num-checked 2 --draws 40",
     "few_labels": "few_labels.py --numbers 10 20 --draws 2 --steps 2",
     "anomaly": "anomaly.py --epochs 1 --num-images 10 --num-particles 2",
+    "positive": "positive.py --steps 3 --counts 1 2",
+    "eight_schools": "eight_schools.py --steps 2 --samples 10 --warmup 5",
     "own_model": f"own_model.py {FEW} --num-checked 2",
     "own_model-per-datum": f"own_model.py {FEW} --guide per-datum --num-checked 2",
     "music": f"music.py --name short {SMALL} --rows 10 --family residual --l2 0.01 --dropout 0.1",

@@ -15,7 +15,7 @@ from torch import nn
 
 import guides
 from zoo import DMM, VAE
-from zoo.infer import ELBO, IWELBO, RenyiELBO, Tempered, Terms, fit, log_likelihood, terms
+from zoo.infer import ELBO, IWELBO, VIMCO, RenyiELBO, Tempered, Terms, fit, log_likelihood, terms
 from zoo.infer.pieces import pieces
 from zoo.infer.training.step.compiled import compiled
 from zoo.parts.conditionals import Normal
@@ -41,11 +41,21 @@ def guide(x):
 def global_latent(x):
     w = pyro.sample("w", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
-        pyro.sample("x", normal(w.expand(2)), obs=x)
+        pyro.sample("x", normal(w.unsqueeze(-1).expand(*w.shape, 2)), obs=x)
 
 
 def global_guide(x):
     pyro.sample("w", dist.Normal(0.0, 1.0))
+
+
+def data_outside(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", normal(torch.zeros(2)))
+    pyro.sample("x", normal(z).to_event(1), obs=x)
+
+
+def outside_there(x):
+    pyro.sample("z", normal(0.5 * x, 0.7).to_event(1))
 
 
 def with_factor(x):
@@ -152,8 +162,10 @@ NAN = X.clone()
 NAN[3, 1] = float("nan")
 
 REFUSED = {
-    "latent outside the plate": (global_latent, global_guide, X, "site 'w': stands outside the batch plate 'data'"),
-    "a zero factor outside the plate": (with_factor, guide, X, "site 'regulariser': stands outside the batch plate"),
+    "data outside the plate": (data_outside, guide, X, "site 'x': stands outside the batch plate 'data'"),
+    "a latent in the plate of one program": (
+        model, outside_there, X, "site 'z': stands outside the batch plate 'data'.* in no plate: model and guide must"
+    ),
     "no plate": (no_plate, no_plate, X, "observes"),
     "no plate at all": (no_plate, lambda x: pyro.sample("z", normal(x).to_event(1)), X, "no site stands in a plate"),
     "misspelt site": (model, misspelt, X, "site 'z_': .* did you mean 'z'"),
@@ -198,6 +210,14 @@ def test_refused_with_the_site_and_the_reason(name):
     for objective in (ELBO(), IWELBO(3), RenyiELBO(0.5, 2), Tempered(ELBO(), kl_weight=0.5)):
         with pytest.raises(ValueError, match=message):
             objective.differentiable_loss(wrong_model, wrong_guide, x)
+
+
+@pytest.mark.parametrize("of", [(global_latent, global_guide, "w"), (with_factor, guide, "regulariser")])
+def test_importance_weights_refuse_a_site_outside_the_plate(of):
+    shared, its_guide, site = of
+    for objective in (IWELBO(3), RenyiELBO(0.5, 2), VIMCO(2), Tempered(IWELBO(2), kl_weight=0.5)):
+        with pytest.raises(ValueError, match=f"site '{site}': stands outside the batch plate 'data'.*ELBO, RLOO"):
+            objective.differentiable_loss(shared, its_guide, X)
 
 
 @pytest.mark.parametrize("make", [ELBO, IWELBO, functools.partial(RenyiELBO, 0.5)])

@@ -12,7 +12,8 @@ from gaussian_pairs import Z_MAX
 from pairs import OBJECTIVES
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.infer import Predictive
+from pyro.infer import Predictive, Trace_ELBO
+from pyro.infer.autoguide import AutoMultivariateNormal
 from pyro.nn import PyroParam
 from state_spaces import CONTROL, DATA, FRAMES, LATENT, SEQUENCES, linear_gaussian, positive
 from statsmodels.tsa.api import UnobservedComponents
@@ -22,7 +23,7 @@ from torch.distributions import MultivariateNormal
 import guides
 from zoo import LGSSM
 from zoo.data import load
-from zoo.infer import ELBO, em, exact_reference, nuts_reference, terms
+from zoo.infer import ELBO, em, exact_reference, fit, nuts_reference, terms
 from zoo.infer.reference.inference_data import diagnose, site_draws
 from zoo.parts.kalman import Parameters
 from zoo.parts.kalman.distributions import GaussianFrames, LinearGaussian, LinearGaussianPosterior
@@ -640,6 +641,37 @@ def test_priors_are_global_sites():
     draws = Predictive(poutine.uncondition(model), num_samples=7, parallel=True)(x)
     assert draws["x"].shape == (7, SEQUENCES, FRAMES, 1)
     assert draws["level_variance"].shape[0] == 7
+
+
+def test_the_elbo_of_latent_parameters_is_that_of_pyro():
+    priors = {"level_variance": dist.LogNormal(-1.0, 1.0), "observation_variance": dist.LogNormal(0.0, 1.0)}
+    model, x = LGSSM(local_level, priors=priors), torch.randn(SEQUENCES, FRAMES, 1)
+    guide = AutoMultivariateNormal(model)
+    guide(x)
+    pyro.set_rng_seed(0)
+    ours = ELBO().loss(model, guide, x)
+    pyro.set_rng_seed(0)
+    assert ours == pytest.approx(Trace_ELBO().loss(model, guide, x), rel=1e-4)
+    shares = terms(model, guide, x, num_particles=3)
+    assert shares.log_weights.shape == (3, SEQUENCES)
+    assert [*shares.outside] == [", ".join(priors)]
+    record = fit(ELBO(num_data=SEQUENCES)(model, guide), x, steps=2, batch_size=2, progress=False).history[-1]
+    assert [*record["kl"]] == [", ".join(priors)]
+
+
+@pytest.mark.parametrize(
+    ("priors", "message"),
+    [
+        ({"levl_variance": dist.LogNormal(0.0, 1.0)}, "local_level has no argument 'levl_variance' but .*level"),
+        ({"level_variance": 1.0}, "level_variance: expected a distribution of pyro.distributions, got float"),
+        ({"level_variance": dist.LogNormal(torch.zeros(3), 1.0)}, r"level_variance: .* a batch of shape \(3,\)"),
+        ({"level_variance": dist.Poisson(2.0)}, "level_variance: expected a density, got the discrete Poisson"),
+        ({"level_variance": dist.Normal(0.0, 1.0)}, "level_variance: .* positive numbers, .* got Normal on Real"),
+    ],
+)
+def test_priors_that_are_none(priors, message):
+    with pytest.raises((TypeError, ValueError), match=f"priors: {message}"):
+        LGSSM(local_level, priors=priors, observation_variance=torch.tensor(1.0))
 
 
 @pytest.mark.slow

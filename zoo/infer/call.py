@@ -1,9 +1,8 @@
 """One call of a pair: its programs run over K particles, their sites scored, the scores added up to `Terms`."""
 
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,12 @@ from torch import Tensor
 from zoo.infer.owned import own_parameters, refuse_untrained
 from zoo.infer.pair import check_pair
 from zoo.infer.per_datum import Terms
-from zoo.infer.sites.programs import Programs, as_it_is, programs_of
+from zoo.infer.sites.programs import Programs, alone, as_it_is, programs_of
 from zoo.infer.sites.refusals import (
     refuse_mixed,
     refuse_nan_draws,
     refuse_no_sample,
+    refuse_outside,
     refuse_purpose,
     refuse_value,
     unscorable,
@@ -49,6 +49,7 @@ class Purpose:
             alone would get no gradient, and are refused where the result will be differentiated.
         sample_all: sites that the guide marks to be summed out are drawn.
         registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
+        outside: the caller has a use for the terms of sites outside the batch plate; False: such sites are refused.
     """
 
     differentiable: bool = False
@@ -57,9 +58,11 @@ class Purpose:
     cancels_summed: bool = False
     sample_all: bool = False
     registered: bool = False
+    outside: bool = False
 
 
 PLAIN = Purpose()
+WHOLE = Purpose(outside=True)  # for callers that want every term there is
 
 
 class _Record(Messenger):
@@ -129,6 +132,8 @@ class Call:
             refuse_purpose(layout, purpose.point_mass)
         if purpose.differentiable and layout.no_path and not purpose.score:
             refuse_no_sample(layout.no_path)
+        if layout.outside and not purpose.outside:
+            refuse_outside(layout)
 
     def shared(self) -> AbstractContextManager[Any]:
         """A context in which guide and model share the results of calls marked `once`."""
@@ -161,7 +166,9 @@ class Call:
         return p
 
     def log_density(self, site: Any, *, drawn: bool = False, path: bool = False) -> Tensor:
-        """The log density of a recorded site at its value, `(K, N)`; with summed sites `(..., K, N)`.
+        """The log density of a recorded site at its value, `(K, N)`, outside the batch plate `(K,)`.
+
+        With summed sites `(..., K, N)`.
 
         Args:
             drawn: the value is the distribution's own latest draw, scored by `log_prob_of_draw` if there is one: the
@@ -181,13 +188,17 @@ class Call:
                 log_prob = score(value, *site["args"], **site["kwargs"])
         except (KeyError, NotImplementedError, ValueError) as error:
             raise unscorable(site, error, path) from error
-        return self.per_datum(site, log_prob)
+        return self.over_plates(site, log_prob)
 
-    def per_datum(self, site: Any, log_prob: Tensor) -> Tensor:
-        """A site's log density as `Terms` have it: masked, and summed over the plates inside the batch plate."""
+    def over_plates(self, site: Any, log_prob: Tensor) -> Tensor:
+        """A site's log density as `Terms` have it: masked, and summed over all its plates but the batch plate."""
         layout = self.layout
         if site["mask"] is not None:
             log_prob = scale_and_mask(log_prob, 1.0, site["mask"])
+        if site["name"] in layout.outside:
+            plates = range(-min(layout.nesting, log_prob.dim()), 0)
+            log_prob = log_prob.sum([*plates]) if plates else log_prob
+            return log_prob.expand(self.num_particles)
         if layout.nesting > 1:
             inner = [d for d in range(-layout.nesting, 0) if d != layout.batch_dim and -d <= log_prob.dim()]
             log_prob = log_prob.sum(inner) if inner else log_prob
@@ -247,70 +258,65 @@ class Call:
             known: log ratios to take in place of log p - log q at the sample, such as minus a closed-form KL.
         """
         layout = self.layout
-        sizes = {self.batch_size(site) for sites in (q, p) for site in sites.values()}
+        sizes = {self.batch_size(s) for sites in (q, p) for s in sites.values() if s["name"] not in layout.outside}
         if len(sizes) > 1:
             raise ValueError(f"plate {layout.batch_plate!r}: model and guide give it different sizes, {sorted(sizes)}")
-        if strange := [name for name in q if name not in p and name not in layout.auxiliary]:
+        if strange := [n for n in q if n not in p and n not in layout.auxiliary and n not in layout.joint]:
             raise ValueError(f"site {strange[0]!r}: sampled by the guide but not a latent site of the model {[*p]}")
         log_likelihood: Any = 0.0
+        outside_likelihood: Tensor | None = None
         log_ratios: dict[str, Tensor] = {}
+        outside: dict[str, Tensor] = {}
         for name, site in p.items():
+            found = outside if name in layout.outside else log_ratios
             if site["scale"] != 1.0:
                 raise ValueError(f"site {name!r}: scaled by {site['scale']}, and was not when the pair was checked")
             if known is not None and name in known:
-                log_ratios[name] = known[name]
+                found[name] = known[name]
             elif name in layout.from_model:
                 value = site["value"]
                 dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
-                log_ratios[name] = value.new_zeros((self.num_particles, *sizes), dtype=dtype)
+                rows = () if name in layout.outside else sizes
+                found[name] = value.new_zeros((self.num_particles, *rows), dtype=dtype)
             elif name in q:
                 if name in layout.mixed:
                     refuse_mixed(name, site, q[name])
-                log_ratios[name] = self.log_density(site) - log_q[name]
+                found[name] = self.log_density(site) - log_q[name]
+            elif site["is_observed"] and name in layout.outside:
+                log_p = self.log_density(site)
+                outside_likelihood = log_p if outside_likelihood is None else outside_likelihood + log_p
             elif site["is_observed"]:
                 log_likelihood = log_likelihood + self.log_density(site)
             else:
                 raise ValueError(f"site {name!r}: a latent site of the model that the guide does not sample")
         # a latent z made of an auxiliary a: log q(z) = log q(a) - log |det|, and only the last term is scored at z
         for name, latent in layout.auxiliary.items():
-            log_ratios[latent] = log_ratios[latent] - log_q[name]
+            found = outside if latent in layout.outside else log_ratios
+            found[latent] = found[latent] - log_q[name]
+        # of latents cut out of one joint draw, log q is that of all of them together
+        for name, latents in layout.joint.items():
+            outside[", ".join(latents)] = sum((outside.pop(latent) for latent in latents), -log_q[name])
         if not isinstance(log_likelihood, Tensor):
-            log_likelihood = torch.zeros_like(next(iter(log_ratios.values())))
+            some = next(iter((log_ratios or {n: ratio.unsqueeze(-1) for n, ratio in outside.items()}).values()))
+            log_likelihood = torch.zeros_like(some.expand(*some.shape[:-1], *sizes))
         # a NaN anywhere makes a sum NaN, so one number for each term is read, and the entries only if a sum is NaN
-        parts = (log_likelihood, *log_ratios.values())
+        parts = (log_likelihood, *log_ratios.values(), *outside.values())
         if is_validation_enabled() and any(math.isnan(part.detach().sum().item()) for part in parts):
             refuse_nan_draws(q)
-        kept = {name: value for name, value in values.items() if name not in layout.auxiliary}
+        kept = {n: value for n, value in values.items() if n not in layout.auxiliary and n not in layout.joint}
         if self.num_particles == 1:
             # what depends on a summed site has an axis for the particles already
             fronts = {n: v.dim() - q[n]["fn"].event_dim > layout.nesting for n, v in kept.items()}
             kept = {name: value if fronts[name] else value.unsqueeze(0) for name, value in kept.items()}
         summed = {name: measure[name] for name in self.summed}
-        score = sum((measure[name] for name in layout.no_path), torch.zeros(())) if self.purpose.score else None
-        return Terms(log_likelihood, log_ratios, kept, summed, score)
-
-
-_RUNNING = threading.RLock()
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """A context in which no other thread runs a pair.
-
-    Raises:
-        RuntimeError: another thread is running a pair.
-    """
-    # Two runs at once would write into each other's messages. An error rather than a wait: threads that take
-    # turns gain nothing, and a waiting thread gives no sign of it.
-    if not _RUNNING.acquire(blocking=False):
-        raise RuntimeError(
-            "another thread is running a model and a guide. Pyro's handlers are one stack for the whole process, so "
-            "two runs at once give wrong numbers: evaluate in one thread, or in several processes"
+        score = None
+        if self.purpose.score:
+            # a value outside the batch plate moves the weights of all data, so each of them multiplies its whole score
+            whole = (measure[n].unsqueeze(-1) if n in layout.outside else measure[n] for n in layout.no_path)
+            score = sum(whole, torch.zeros(()))
+        return Terms(
+            log_likelihood, log_ratios, kept, summed, score, outside=outside, outside_likelihood=outside_likelihood
         )
-    try:
-        yield
-    finally:
-        _RUNNING.release()
 
 
 def run(

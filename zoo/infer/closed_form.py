@@ -12,9 +12,9 @@ from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from zoo.infer.call import Call, Purpose, alone
+from zoo.infer.call import Call, Purpose
 from zoo.infer.per_datum import Terms
-from zoo.infer.sites.programs import Programs
+from zoo.infer.sites.programs import Programs, alone
 
 
 def closed_form(
@@ -39,7 +39,7 @@ def closed_form(
             values = {name: site["value"] for name, site in q.items()}
             p = call.run_model(q, values)
             both = [n for n in q if n in p and n not in layout.from_model and n not in call.summed]
-            known = {name: -call.per_datum(q[name], _kl(p[name], q[name], late)) for name in both}
+            known = {name: -call.over_plates(q[name], _kl(p[name], q[name], late)) for name in both}
             return call.add_up(p, q, values, log_q, call.as_drawn(q, log_q), known)
 
 

@@ -18,9 +18,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd as _Dropout
 
-from zoo.infer.call import Call, Purpose, alone, plainly
+from zoo.infer.call import WHOLE, Call, Purpose, plainly
 from zoo.infer.owned import leaves, own_parameters
 from zoo.infer.per_datum import Terms
+from zoo.infer.sites.programs import alone
 
 
 def sticking(
@@ -245,7 +246,7 @@ def _refuse_no_path(call: Call) -> None:
     _refuse_dropout(guide)
     if layout.batch_dim != -layout.nesting:
         raise ValueError(f"plate {layout.batch_plate!r}: `sticking` and `doubly` need it outside all other plates")
-    single = Call(model, guide, call.args, call.kwargs, 1)
+    single = Call(model, guide, call.args, call.kwargs, 1, WHOLE)
     with call.programs().trial():
         sites = single.record(single.guide, call.kwargs)
         drawn = _log_q(single, sites)

@@ -8,6 +8,14 @@ all values of y at once, and the mean over the guide's draws is one under the me
 with less variance than if y were drawn, and with a gradient through q(y | ...) itself. Objectives are written with
 `expectation`, the mean of a quantity under this measure, and `log_expectation`, the logarithm of the mean of its
 exponential; without summed sites these are the mean and the log mean exp over the particles.
+
+A site w outside the batch plate has one value for all data. The bound on log p(x_1, ..., x_N) is
+
+    E_q[sum_n log w_n(w) + log p(w) - log q(w)] = sum_n E_q[log w_n(w) + (log p(w) - log q(w)) / N],
+
+so that a bound which is linear in the log weights may share the term of w out among the data (`shared_out`): summed
+over a batch of B it is, in expectation over the batches, B / N of the whole, and so is its gradient. The logarithm of
+a mean weight is not linear, and such a bound has no share for each datum.
 """
 
 import math
@@ -34,6 +42,10 @@ class Terms(NamedTuple):
         log_score: log q of the sites without a reparameterised sample, all together, `(K, N)`; None where the caller
             did not ask for it. The score estimators of `RLOO` and `VIMCO` differentiate it.
         given: names of latent sites whose values are known in these rows, so that they have no log ratio: a label's.
+        outside: for each latent outside the batch plate log p - log q, once for all data, `(K,)`; latents that a guide
+            draws together have one together, under their names, `"w, b"`.
+        outside_likelihood: log p of the observed sites outside the batch plate, all together, `(K,)`; None without.
+        shares: latent outside the batch plate -> the share of its term that `log_ratios` hold, of `shared_out` terms.
     """
 
     log_likelihood: Tensor
@@ -42,10 +54,31 @@ class Terms(NamedTuple):
     summed: dict[str, Tensor] = {}  # noqa: RUF012  (a NamedTuple's default, written to by nobody)
     log_score: Tensor | None = None
     given: tuple[str, ...] = ()
+    outside: dict[str, Tensor] = {}  # noqa: RUF012
+    outside_likelihood: Tensor | None = None
+    shares: dict[str, float] = {}  # noqa: RUF012
+
+    def shared_out(self, num_data: int) -> "Terms":
+        """The terms in which each datum bears 1/num_data of the terms outside the batch plate."""
+        rows = self.log_likelihood.shape[-2:]
+        shared = {name: (ratio / num_data).unsqueeze(-1).expand(rows) for name, ratio in self.outside.items()}
+        found = self._replace(
+            log_ratios=self.log_ratios | shared, outside={}, shares=dict.fromkeys(shared, 1 / num_data)
+        )
+        if self.outside_likelihood is None:
+            return found
+        log_likelihood = self.log_likelihood + (self.outside_likelihood / num_data).unsqueeze(-1)
+        return found._replace(log_likelihood=log_likelihood, outside_likelihood=None)
+
+    @property
+    def outside_weights(self) -> Tensor:
+        """The terms outside the batch plate, all together, `(K,)`."""
+        total = 0.0 if self.outside_likelihood is None else self.outside_likelihood
+        return sum(self.outside.values(), self.log_likelihood.new_zeros(self.log_likelihood.shape[-2]) + total)
 
     @property
     def log_weights(self) -> Tensor:
-        """log p(x, z) - log q(z | x), `(K, N)`; with summed sites `(..., K, N)`."""
+        """log p(x, z) - log q(z | x), `(K, N)`, given the sites in `outside`; with summed sites `(..., K, N)`."""
         total = self.log_likelihood
         for ratio in self.log_ratios.values():
             total = total + ratio

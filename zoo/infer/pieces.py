@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from zoo.infer.call import Purpose, run
 from zoo.infer.pair import look_at
 from zoo.infer.per_datum import Terms
-from zoo.infer.sites.programs import batch_rows, check_num_particles, takes_index
+from zoo.infer.sites.programs import batch_rows, check_num_particles, has_autoguide, takes_index
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
 from zoo.parts.door import OnFile
@@ -46,7 +45,7 @@ def pieces(
     *,
     num_particles: int,
     max_bytes: int = MAX_BYTES,
-    evaluate: Callable[..., Any] = terms,
+    evaluate: Callable[..., Any] | None = None,
 ) -> Iterator[Piece]:
     """`terms` of the whole of x with `num_particles` particles, without gradients, in pieces of about `max_bytes`.
 
@@ -55,7 +54,7 @@ def pieces(
     particles are split. A pair without latents has one particle, as all would be the same.
 
     Args:
-        evaluate: a function of the arguments of `terms`, called in its place.
+        evaluate: a function of the arguments of `terms`; None: `terms`, of pairs without sites outside the batch plate.
 
     Raises:
         ValueError: `num_particles` or `max_bytes` below 1, an empty x, or an error of `terms`, with the rows of x.
@@ -75,8 +74,12 @@ def pieces(
         for done in range(0, num_particles, particles):
             now = min(particles, num_particles - done)
             with _noted(rows):
-                run = evaluate(model, guide, *inputs, num_particles=now, **keywords)
-            yield Piece(rows, now, run)
+                found = (evaluate or _each_weighted)(model, guide, *inputs, num_particles=now, **keywords)
+            yield Piece(rows, now, found)
+
+
+def _each_weighted(model: Callable, guide: Callable, *args: Any, num_particles: int, **kwargs: Any) -> Terms:
+    return run(model, guide, args, kwargs, num_particles)
 
 
 def _sizes(
@@ -92,7 +95,7 @@ def _sizes(
 
     They follow from a probe of two rows (all rows of an autoguide) and two particles at most.
     """
-    whole, size, few = isinstance(guide, AutoGuide), len(x), min(num_particles, 2)
+    whole, size, few = has_autoguide(guide), len(x), min(num_particles, 2)
     probe = slice(0, size if whole else min(size, 2))
     inputs, keywords = batch_rows(x, args, kwargs, probe)
     # the probe must not shift the random stream: numbers would depend on `max_bytes`
@@ -102,7 +105,7 @@ def _sizes(
         total = bytes_of(lambda: terms(model, guide, *inputs, num_particles=few, **keywords))
     each = total / (few * len(inputs[0]))
     fit = max(1, int(max_bytes // max(each, 1)))
-    num_particles = num_particles if found.log_ratios else 1
+    num_particles = num_particles if found.log_ratios or found.outside else 1
     if whole:
         return size, max(1, fit // size), num_particles
     return max(1, min(size, fit // num_particles)), min(num_particles, fit), num_particles
@@ -144,10 +147,7 @@ def weighted_draws(
     last = None
     options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes, "evaluate": all_drawn}
     for rows, _, found in pieces(model, guide, x, args, kwargs, **options):
-        missing = [name for name in sites if name not in found.latents]
-        if missing:
-            drawn = list(found.latents)
-            raise ValueError(f"the guide does not sample the sites {missing} of the reference, but {drawn}")
+        _check_sampled(found, sites)
         # pieces of the same rows follow each other: they are joined along the particles, then all rows along the data
         if rows != last:
             latents.append([])
@@ -157,6 +157,49 @@ def weighted_draws(
         latents[-1].append(torch.cat(flat, -1).cpu())
         weights[-1].append(found.log_weights.cpu())
     return torch.cat([torch.cat(p) for p in latents], 1), torch.cat([torch.cat(p) for p in weights], 1)
+
+
+def joint_draws(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    args: tuple,
+    kwargs: dict[str, Any],
+    *,
+    num_particles: int,
+    sites: Sequence[str],
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Tensor, Tensor]:
+    """The guide's draws of all latents of all data as one vector, `(K, 1, d)`, and their log weights `(K, 1)`.
+
+    For latents outside the batch plate, which all data share: the data are not cut, only the particles.
+
+    Raises:
+        ValueError: the guide does not sample one of the sites.
+    """
+    kwargs = with_index(guide, x, kwargs)
+
+    def drawn(now: int) -> Terms:
+        return run(model, guide, (x, *args), kwargs, now, Purpose(sample_all=True, outside=True))
+
+    latents, weights, done = [], [], 0
+    with torch.no_grad():
+        with streams_kept():
+            drawn(1)
+            step = max(1, int(max_bytes // max(1, bytes_of(lambda: drawn(1)))))
+        while done < num_particles:
+            found = drawn(min(step, num_particles - done))
+            _check_sampled(found, sites)
+            total = found.log_weights.sum(-1) + found.outside_weights
+            latents.append(torch.cat([found.latents[name].reshape(len(total), -1) for name in sites], -1).cpu())
+            weights.append(total.cpu())
+            done += len(total)
+    return torch.cat(latents).unsqueeze(1), torch.cat(weights).unsqueeze(1)
+
+
+def _check_sampled(found: Terms, sites: Sequence[str]) -> None:
+    if missing := [name for name in sites if name not in found.latents]:
+        raise ValueError(f"the guide does not sample the sites {missing} of the reference, but {list(found.latents)}")
 
 
 def all_drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, **kwargs: Any) -> Terms:

@@ -4,10 +4,11 @@ For latents z_1..z_L and data x, one run of guide and model over K particles giv
 
     log w_kn = log p(x_n | z_kn) + sum_l [log p(z_l,kn | ...) - log q(z_l,kn | ...)].
 
-Every site must have a value for each datum, so all sites must stand in one batch plate: a latent outside it has no
-per-datum weight, and an importance-weighted bound computed with it is one bound for the whole batch (Pyro's
-`RenyiELBO` does that silently). The pair's structure is checked once for each form of its arguments
-(`zoo.infer.pair`), values in every run. Apart from the checks a run costs two light messengers and no traces.
+Such a weight needs a value for each datum, so sites stand in one batch plate. The term of a site outside it, a global
+latent, stands apart, once (`Terms.outside`): bounds that are linear in the log weights share it out among the data,
+and importance-weighted ones refuse it (Pyro's `RenyiELBO` then bounds the whole batch by one weight, silently). The
+pair's structure is checked once for each form of its arguments (`zoo.infer.pair`), values in every run. Apart from the
+checks a run costs two light messengers and no traces.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.infer.call import run
+from zoo.infer.call import WHOLE, run
 from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import check_num_particles
 from zoo.parts.door import entered, is_collection, is_data
@@ -27,7 +28,7 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
     """Per-datum log-likelihood and per-site log p - log q of a pair, over `num_particles` draws of the guide.
 
     Args:
-        model: a model of the zoo, or any Pyro program whose sites all stand in one batch plate.
+        model: a model of the zoo, or any Pyro program with a batch plate; latents outside the plate are global.
         guide: a guide of the zoo, a Pyro autoguide, or any callable with the model's arguments. A site that is drawn
             from the model's own conditional is marked `infer={"from_model": True}`: its ratio is 0 and not computed. A
             discrete site marked `infer={"enumerate": "parallel"}` is summed out: `Terms.over_summed`.
@@ -37,7 +38,7 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
         num_particles: K >= 1.
 
     Returns:
-        `Terms`, in nats, every entry `(K, N)`; with summed sites `(..., K, N)`.
+        `Terms`, in nats, every entry `(K, N)`, with summed sites `(..., K, N)`; of sites outside the plate `(K,)`.
 
     Raises:
         ValueError: the pair does not fit together, or a value is NaN, of another shape or outside its site's support;
@@ -55,4 +56,4 @@ def terms(model: Callable, guide: Callable, *args: Any, num_particles: int = 1, 
     if args and not isinstance(args[0], Tensor) and (is_data(args[0], "x") or is_collection(args[0])):
         x, rest, kwargs = entered((model, guide), args[0], args[1:], kwargs)
         args = x, *rest
-    return run(model, guide, args, kwargs, check_num_particles(num_particles))
+    return run(model, guide, args, kwargs, check_num_particles(num_particles), WHOLE)

@@ -9,15 +9,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
-from zoo.infer.pieces import weighted_draws, with_index
+from zoo.infer.pieces import joint_draws, weighted_draws, with_index
 from zoo.infer.reference.compare import model_of
 from zoo.infer.reference.fingerprint import check_fingerprint
 from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.reference import Reference, as_reference
-from zoo.infer.sites.programs import batch_rows
+from zoo.infer.sites.programs import batch_rows, has_autoguide
 from zoo.parts.aside import held, seeded
 from zoo.parts.door import entered
 from zoo.plots.contours import BINS, Window, draw_contours, histogram
@@ -57,7 +56,7 @@ def plot_overlay(
         references: one or several of the same data: draws become dots, densities become contours.
         x, *args, **kwargs: the data of the references, and the other arguments of model and guide.
         model: the model of the references; None: `guide.model`.
-        data: rows of x to show; None: all.
+        data: rows of x to show; None: all. A joint posterior of all data has one panel.
         coordinates: the two entries of the latent vector on the axes.
         image_shape: `(height, width)`, to show each data point as an image in a corner of its panel.
         titles: for each panel; None: the row number.
@@ -74,15 +73,23 @@ def plot_overlay(
     x, args, kwargs = entered((model, guide), x, args, kwargs)
     several: Sequence[Any] = references if isinstance(references, list | tuple) else [references]
     found = [as_reference(reference) for reference in several]
-    if not found or any(len(reference.mean) != len(x) for reference in found):
+    joint = bool(found) and found[0].joint
+    size = 1 if joint else len(x)
+    if not found or any(len(reference.mean) != size or reference.joint != joint for reference in found):
         raise ValueError(f"plot_overlay: every reference must hold the {len(x)} data of x, and there must be one")
     for reference in found:
         check_fingerprint(reference.fingerprint, model, x, args, kwargs, "plot_overlay")
-    rows, pair = list(range(len(x))) if data is None else list(data), list(coordinates)
-    names = _check_choice(found[0].coordinates, len(x), rows, pair, titles)
+    rows, pair = list(range(size)) if data is None else list(data), list(coordinates)
+    names = _check_choice(found[0].coordinates, size, rows, pair, titles)
+    titles = ["all data"] if joint and titles is None else titles
     shown = [_Shown(reference, [_place(reference, name) for name in names]) for reference in found]
     with held(model, guide), seeded(seed):
-        latents = _guide_draws(model, guide, (x, *args), kwargs, list(found[0].sites), rows, num_draws)[..., pair]
+        sites = list(found[0].sites)
+        if joint:
+            latents, _ = joint_draws(model, guide, x, args, kwargs, num_particles=num_draws, sites=sites)
+        else:
+            latents = _guide_draws(model, guide, (x, *args), kwargs, sites, rows, num_draws)
+        latents = latents[..., pair]
 
     columns = min(columns, len(rows))
     lines = math.ceil(len(rows) / columns)
@@ -195,7 +202,7 @@ def _guide_draws(
     index = torch.as_tensor(rows, device=x.device)
     named = with_index(guide, x, kwargs)
     # An autoguide holds parameters for all rows, in order, and cannot be run for some of them.
-    whole = isinstance(guide, AutoGuide)
+    whole = has_autoguide(guide)
     if not whole:
         (x, *args), named = batch_rows(x, tuple(args), named, index)
     latents, _ = weighted_draws(model, guide, x, tuple(args), named, num_particles=num_draws, sites=sites)

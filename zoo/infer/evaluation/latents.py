@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
-from zoo.infer.call import Call, alone
+from zoo.infer.call import Call
 from zoo.infer.per_datum import Terms, mean_over
 from zoo.infer.pieces import MAX_BYTES, pieces, with_index
-from zoo.infer.sites.programs import batch_rows, program
+from zoo.infer.sites.programs import alone, batch_rows, has_autoguide, program
 from zoo.infer.sites.refusals import name_of
 from zoo.infer.sites.values import bare
+from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded
 from zoo.parts.distributions import DiagonalNormal, IndependentBernoulli, UnitNormal
 from zoo.parts.door import entered
@@ -43,16 +43,29 @@ def kl_per_site(
 ) -> dict[str, Tensor]:
     """E_q[log q(z_l | ...) - log p(z_l | ...)] of each latent site, by Monte Carlo: site -> `(batch,)`, nats.
 
-    The sites add up to KL(q(z | x) || p(z)). The value of one site may be negative where the guide draws the site
-    before its parents in the model: it is then no KL divergence by itself.
+    A site outside the batch plate has one value, `()`, in nats for all data; latents that a guide draws together have
+    one together, `"w, b"`. The sites add up to KL(q(z | x) || p(z)). The value of one site may be negative where the
+    guide draws the site before its parents in the model: it is then no KL divergence by itself.
 
     Args:
         model, guide, x, *args, **kwargs, num_particles, max_bytes, seed: as in `log_likelihood`.
     """
     x, args, kwargs = entered((model, guide), x, args, kwargs, on_file=True)
     with held(model, guide), seeded(seed):
-        found = pieces(model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes)
-        return _kl(((rows, _means(run)) for rows, _, run in found), x, num_particles)
+        found = [*pieces(
+            model, guide, x, args, kwargs, num_particles=num_particles, max_bytes=max_bytes, evaluate=_ratios_by_site
+        )]  # fmt: skip
+        kl = _kl(((rows, ratios) for rows, _, (ratios, _) in found), x, num_particles)
+        # every piece of rows has draws of its own of a site outside the plate, and all of them count
+        for name in found[0].terms[1]:
+            kl[name] = -torch.cat([outside[name] for _, _, (_, outside) in found]).double().mean()
+        return kl
+
+
+def _ratios_by_site(*args: Any, **kwargs: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """log p - log q of each site, `(K, batch)`, and of each latent outside the batch plate, `(K,)`."""
+    run = terms(*args, **kwargs)
+    return _means(run), run.outside
 
 
 def _means(run: Terms) -> dict[str, Tensor]:
@@ -160,7 +173,8 @@ def active_units(
 
     The posterior mean is an average over particles: of the site's own mean where its distribution has one (one latent
     layer: no Monte Carlo error), and of its draws otherwise. The Monte Carlo variance of this average is subtracted, so
-    that few particles do not make an unused unit active; the result may therefore be slightly below 0.
+    that few particles do not make an unused unit active; the result may therefore be slightly below 0. A site outside
+    the batch plate has no mean for each datum and is left out.
 
     Args:
         guide: any guide; the model is not needed.
@@ -170,7 +184,7 @@ def active_units(
         seed: as in `log_likelihood`.
 
     Raises:
-        ValueError: fewer than two data or particles; a site outside the batch plate.
+        ValueError: fewer than two data or particles; no site in the batch plate.
         TypeError: x holds no numbers.
     """
     x, args, kwargs = entered((guide,), x, args, kwargs, on_file=True)
@@ -182,7 +196,7 @@ def active_units(
     noise: dict[str, list[Tensor]] = {}
     with held(guide), seeded(seed), torch.no_grad():
         # Pyro's autoguides hold parameters of every row, in order, and are run on all rows
-        step = len(x) if isinstance(guide, AutoGuide) else ROWS
+        step = len(x) if has_autoguide(guide) else ROWS
         keywords = with_index(guide, x, kwargs)
         for start in range(0, len(x), step):
             inputs, named = batch_rows(x, args, keywords, slice(start, start + step))
@@ -205,6 +219,8 @@ def _site_means(guide: Callable, inputs: tuple, named: dict, num_particles: int)
     dim = min((f.dim for f in frames if f.vectorized), default=-1) - 1
     with pyro.plate("num_particles", num_particles, dim=dim):
         trace = poutine.trace(call).get_trace(*inputs, **named)
+    outside = ""
+    found = 0
     for name in trace.stochastic_nodes:
         site = trace.nodes[name]
         # the mean of a class's number says nothing
@@ -213,11 +229,15 @@ def _site_means(guide: Callable, inputs: tuple, named: dict, num_particles: int)
             continue
         batch = [f.dim for f in site["cond_indep_stack"] if f.size == len(inputs[0]) and f.name != "num_particles"]
         if not batch:
-            raise ValueError(
-                f"site {name!r}: stands outside the batch plate, so it has no posterior mean for each datum"
-            )
+            outside = name
+            continue
+        found += 1
         value, event = site["value"], site["fn"].event_dim
         # a flow has no mean in closed form, so its draws are averaged
         with suppress(NotImplementedError):
             value = site["fn"].mean.expand(value.shape)
         yield name, value.double().movedim(batch[-1] - event, 1)
+    if outside and not found:
+        raise ValueError(
+            f"site {outside!r}: stands outside the batch plate, so it has no posterior mean for each datum"
+        )

@@ -18,10 +18,21 @@ class ELBO(Objective):
             expectation is zero, and its variance vanishes as q comes to the posterior. Parameters that the guide shares
             with the model keep their score, which cancels against the model's. `IWELBO` has no such option: for
             importance-weighted bounds the gradient without the score is biased.
+        num_data: number of data N, where batches are smaller than the data and a latent stands outside their plate:
+            each datum bears 1/N of its term. None: the batch is all of the data.
     """
 
-    def __init__(self, num_particles: int = 1, analytic_kl: bool = False, sticking: bool = False) -> None:
-        super().__init__(num_particles)
+    linear = True
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        analytic_kl: bool = False,
+        sticking: bool = False,
+        *,
+        num_data: int | None = None,
+    ) -> None:
+        super().__init__(num_particles, num_data=num_data)
         if analytic_kl and sticking:
             raise ValueError(
                 "ELBO: `sticking` changes the gradient of log q at the sample, which `analytic_kl` does not use"

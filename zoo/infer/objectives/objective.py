@@ -14,6 +14,7 @@ from zoo.infer.call import Purpose, run
 from zoo.infer.closed_form import closed_form
 from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import check_num_particles, methods_callable
+from zoo.parts.checks import check_counts
 
 # the arguments of model and guide for some rows of a batch, by position and by keyword
 Part = tuple[tuple[Any, ...], dict[str, Any]]
@@ -30,6 +31,9 @@ class Objective(pyro.infer.ELBO):
         point_mass: True if the guide gives points, as `MAP` wants them, and no densities.
         score: True if the bound differentiates `Terms.log_score`, so that sites without a reparameterised sample serve.
         cancels_summed: True if log q of summed sites cancels in the bound, so that no gradient trains it.
+        linear: True if the bound is linear in the log weights, so that each datum can bear a share of the term of a
+            site outside the batch plate; False refuses such sites.
+        num_data: number of data N of which each bears 1/N of that term; None: the batch is all of the data.
         quantity: the value in words, for printing.
         path: runs the pair for a gradient that is not the plain one (`zoo.infer.path.sticking`, `doubly`); None for
             plain differentiation. It works by hooks and frozen parameters, which a captured graph does not hold.
@@ -39,11 +43,16 @@ class Objective(pyro.infer.ELBO):
     point_mass = False
     score = False
     cancels_summed = False
+    linear = False
+    num_data: int | None = None
     quantity = "bound"
     path: Callable[..., Terms] | None = None
 
-    def __init__(self, num_particles: int = 1) -> None:
+    def __init__(self, num_particles: int = 1, *, num_data: int | None = None) -> None:
         particles = check_num_particles(num_particles, f"{type(self).__name__}: ")
+        if num_data is not None:
+            check_counts(num_data=num_data)
+            self.num_data = num_data
         super().__init__(num_particles=particles, vectorize_particles=True)
 
     def _demand_as(self, objective: "Objective") -> None:
@@ -51,6 +60,7 @@ class Objective(pyro.infer.ELBO):
         self.analytic_kl, self.path, self.score = objective.analytic_kl, objective.path, objective.score
         self.point_mass, self.quantity = objective.point_mass, objective.quantity
         self.cancels_summed = objective.cancels_summed
+        self.linear, self.num_data = objective.linear, objective.num_data
 
     @abstractmethod
     def bound(self, terms: Terms) -> Tensor:
@@ -93,7 +103,8 @@ class Objective(pyro.infer.ELBO):
         Args:
             registered: call PyroModules through Pyro's parameter store, as `pyro.infer.SVI` requires.
         """
-        losses = [self._loss_of_part(model, guide, *part, registered=registered) for part in parts]
+        rows = sum(len(args[0]) for args, _ in parts) if len(parts) > 1 else None
+        losses = [self._loss_of_part(model, guide, *part, rows, registered=registered) for part in parts]
         return sum(losses[1:], losses[0])
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
@@ -110,7 +121,10 @@ class Objective(pyro.infer.ELBO):
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
 
-    def _loss_of_part(self, model: Callable, guide: Any, args: tuple, kwargs: dict, *, registered: bool) -> Tensor:
+    def _loss_of_part(
+        self, model: Callable, guide: Any, args: tuple, kwargs: dict, rows: int | None, *, registered: bool
+    ) -> Tensor:
+        """Minus the bound of one part; `rows` counts those of the whole batch, None where the part is the batch."""
         training = torch.is_grad_enabled()
         purpose = Purpose(
             differentiable=training,
@@ -118,9 +132,12 @@ class Objective(pyro.infer.ELBO):
             point_mass=self.point_mass,
             cancels_summed=self.cancels_summed,
             registered=registered,
+            outside=self.linear,
         )
         terms_of = closed_form if self.analytic_kl else self.path if training and self.path is not None else run
-        bound = self.bound(terms_of(model, guide, args, kwargs, self.num_particles, purpose))
+        terms = terms_of(model, guide, args, kwargs, self.num_particles, purpose)
+        alone = not terms.outside and terms.outside_likelihood is None
+        bound = self.bound(terms if alone else self._shared_out(terms, rows))
         if bound.dim() != 1:
             raise ValueError(
                 f"{type(self).__name__}.bound: expected (N,), got {tuple(bound.shape)}. With a summed site terms are "
@@ -130,6 +147,13 @@ class Objective(pyro.infer.ELBO):
         with methods_callable(guide, registered):
             added = self.added(guide, args, kwargs)
         return -bound.sum() if added is None else -bound.sum() - added.sum()
+
+    def _shared_out(self, terms: Terms, rows: int | None) -> Terms:
+        """The terms in which each datum bears its share of those outside the batch plate."""
+        batch = rows or terms.log_likelihood.shape[-1]
+        if self.num_data is not None and self.num_data < batch:
+            raise ValueError(f"{type(self).__name__}: num_data is {self.num_data}, and the batch has {batch} rows")
+        return terms.shared_out(self.num_data or batch)
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict) -> Any:
         # abstract in Pyro's class, and called by its own losses alone

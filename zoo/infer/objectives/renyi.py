@@ -26,6 +26,7 @@ class RenyiELBO(Objective):
         if math.isnan(alpha):
             raise ValueError("RenyiELBO: alpha is NaN")
         self.alpha = float(alpha)
+        self.linear = self.alpha == 1
         # at alpha = 0 it is the IWELBO; at any other, q(y | ...) of a summed site enters as its power alpha
         self.cancels_summed = alpha == 0
 

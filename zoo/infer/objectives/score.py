@@ -21,12 +21,14 @@ class RLOO(Objective):
 
     Args:
         num_particles: K >= 2.
+        num_data: as in `ELBO`.
     """
 
     score = True
+    linear = True
 
-    def __init__(self, num_particles: int) -> None:
-        super().__init__(num_particles)
+    def __init__(self, num_particles: int, *, num_data: int | None = None) -> None:
+        super().__init__(num_particles, num_data=num_data)
         _check_several(self)
 
     def bound(self, terms: Terms) -> Tensor:

@@ -29,7 +29,7 @@ class Tempered(Objective):
             counts this objective's gradient evaluations, from 0 (take a new objective for a new training); `fit` saves
             and restores it.
         free_bits: nats per latent site (a sequence's whole z is one) below which its KL costs nothing; a number for all
-            sites, or a mapping from site to number.
+            sites, or a mapping from site to number. Of a site outside the batch plate they are nats for all data.
             Each draw's log ratio is compared, as in BIVA's code; with `analytic_kl` it is the KL itself, as it is of a
             summed site.
         batch_mean: compare the batch's mean KL with `free_bits` (IAF, Kingma et al. 2016) rather than each datum's
@@ -116,6 +116,7 @@ class Tempered(Objective):
         others = 1.0 if isinstance(self.kl_weight, Mapping) else weight
         for name, ratio in terms.log_ratios.items():
             free = self.free_bits.get(name, 0.0) if isinstance(self.free_bits, Mapping) else self.free_bits
+            free *= terms.shares.get(name, 1.0)
             if free and self.batch_mean:
                 ratio = torch.where(terms.expectation(ratio).mean() < -free, ratio, ratio.new_tensor(-free))
             elif free and name in terms.summed:

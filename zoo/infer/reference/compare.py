@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from zoo.infer.pieces import MAX_BYTES, weighted_draws
+from zoo.infer.pieces import MAX_BYTES, joint_draws, weighted_draws
 from zoo.infer.reference.fingerprint import check_fingerprint
 from zoo.infer.reference.inference_data import InferenceData, pareto_k
 from zoo.infer.reference.judged import DrawsReference
@@ -177,7 +177,8 @@ def compare(
         seed: of a random stream of its own; None: the caller's stream.
 
     Returns:
-        Gap, error of the mean, ratio of standard deviations, k-hat and verdict for each datum.
+        Gap, error of the mean, ratio of standard deviations, k-hat and verdict for each datum; for a reference of one
+        joint posterior (a latent stands outside the batch plate) one of each, of all latents and all data together.
 
     Raises:
         ValueError: no model, fewer than 30 particles, a reference of other data, of another model or of sites that the
@@ -190,11 +191,11 @@ def compare(
     if num_particles < 30:
         raise ValueError(f"compare: num_particles: expected 30 or more (k-hat fits a tail), got {num_particles}")
     handed, reference = reference, as_reference(reference)
-    if len(reference.mean) != len(x):
+    if len(reference.mean) != len(x) and not reference.joint:
         raise ValueError(f"compare: the reference holds {len(reference.mean)} data, x has {len(x)}")
     check_fingerprint(reference.fingerprint, model, x, args, kwargs, "compare")
     with held(model, guide), seeded(seed):
-        latents, weights = weighted_draws(
+        latents, weights = (joint_draws if reference.joint else weighted_draws)(
             model, guide, x, args, kwargs, num_particles=num_particles, sites=list(reference.sites), max_bytes=max_bytes
         )
         if latents.shape[-1] != reference.mean.shape[-1]:

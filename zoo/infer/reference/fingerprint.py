@@ -24,6 +24,8 @@ from zoo.parts.aside import streams_kept
 __all__ = ["attributes", "check_fingerprint", "fingerprint", "from_attributes"]
 
 _ATTRIBUTE = "fingerprint"
+# Attribute of draws from one joint posterior of all latents, without an axis of data; a number, as netCDF has no bool.
+JOINT = "joint"
 # Key of the model's digest; no argument has this name, because names of arguments hold no space.
 _MODEL = "the model"
 

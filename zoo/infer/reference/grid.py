@@ -1,4 +1,4 @@
-"""Posteriors of one or two real latent dimensions by the trapezoid rule, on a grid of its own for each datum."""
+"""Posteriors of one or two latent dimensions by the trapezoid rule, on a grid of its own for each datum."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor
 from zoo.infer.pieces import MAX_BYTES
 from zoo.infer.reference.checked import MISSED, NotAReference
 from zoo.infer.reference.fingerprint import fingerprint
-from zoo.infer.reference.log_joint import LogJoint
+from zoo.infer.reference.log_joint import LogJoint, flatten, unflattened
 from zoo.infer.reference.modes import Modes, prior_modes, spread_of
 from zoo.infer.reference.reference import Reference
 from zoo.infer.sites.programs import batch_rows
@@ -37,7 +37,10 @@ def grid_reference(
     seed: int | None = 0,
     **kwargs: Any,
 ) -> Reference:
-    """The posterior of one or two real latent dimensions by the trapezoid rule, on a grid of its own for each datum.
+    """The posterior of one or two latent dimensions by the trapezoid rule, on a grid of its own for each datum.
+
+    A constrained latent (positive, bounded, a simplex of three, an angle) is integrated in unconstrained coordinates,
+    where its density has the volume of the map; moments and `log_density` are those of the latent itself.
 
     Ascents from 96 starts around the prior find the modes; the box around them then shrinks and grows until it
     holds every cell within `exp(-25)` of the highest density. For a smooth density that vanishes at the border the
@@ -53,7 +56,7 @@ def grid_reference(
         seed: of the prior draws.
 
     Raises:
-        ValueError: more than two dimensions, a constrained site, fewer than 9 points, a tolerance that is not positive.
+        ValueError: more than two dimensions, fewer than 9 points, a tolerance that is not positive.
         NotAReference: the grid is too coarse for some data, misses mass at its border, or meets NaN.
     """
     if points is not None and points < 9:
@@ -63,7 +66,6 @@ def grid_reference(
     x, args, kwargs = entered((model,), x, args, kwargs)
     with held(model), seeded(seed):
         log_joint = LogJoint(model, x, *args, **kwargs)
-        log_joint.check_real("grid_reference")
         if log_joint.dim > 2:
             raise ValueError(
                 f"grid_reference: one or two latent dimensions, the model has {log_joint.dim}; use hmc_reference"
@@ -73,16 +75,18 @@ def grid_reference(
         found = integrate(log_joint, points, min(tolerance, MISSED), max_bytes)
     _check_grid(found, points, tolerance)
     # `log_density` keeps only this of the log joint, whose latest positions would else live as long as the reference.
-    dtype = log_joint.dtype
+    dtype, joint_posterior = log_joint.dtype, log_joint.joint
 
     def log_density(z: Tensor, rows: Tensor) -> Tensor:
-        inputs, named = batch_rows(x, args, kwargs, rows)
+        inputs, named = ((x, *args), kwargs) if joint_posterior else batch_rows(x, args, kwargs, rows)
         with held(model):
-            values = LogJoint(model, *inputs, **named).evaluate(z.to(dtype), max_bytes)
-            return values.double() - found.log_evidence[rows]
+            joint = LogJoint(model, *inputs, **named)
+            u = joint.unconstrain(unflattened(z.to(dtype), joint.events))
+            return (joint.evaluate(u, max_bytes) - joint.log_volume(u)).double() - found.log_evidence[rows]
 
     return Reference(
         kind="grid",
+        joint=log_joint.joint,
         sites=log_joint.events,
         mean=found.mean,
         sd=found.sd,
@@ -95,7 +99,7 @@ def grid_reference(
 
 
 class Grid(NamedTuple):
-    """The integral of each datum, `(N,)`, its moments, `(N, d)`, and three measures of its error, `(N,)`.
+    """The integral of each datum, `(N,)`, moments of its latents, `(N, d)`, and three measures of its error, `(N,)`.
 
     Attributes:
         log_evidence: log p(x).
@@ -138,8 +142,9 @@ def integrate(log_joint: LogJoint, points: int, share: float, max_bytes: int = M
     width = modes.precision.diagonal(dim1=-2, dim2=-1).rsqrt()
     coarse = ((high - low) / (points - 1) / width).amax(-1)
     coarse = coarse.where(modes.mass > share, 0.0).amax(0)
-    mean = (weights.unsqueeze(-1) * mesh).sum(0)
-    variance = (weights.unsqueeze(-1) * (mesh - mean) ** 2).sum(0)
+    z = flatten(log_joint.constrain(mesh)).double()
+    mean = (weights.unsqueeze(-1) * z).sum(0)
+    variance = (weights.unsqueeze(-1) * (z - mean) ** 2).sum(0)
     # A face is as thin as a cell: times the points, its weight is a share that does not depend on the grid.
     return Grid(log_evidence, mean, variance.sqrt(), halved.abs(), border * points, coarse)
 

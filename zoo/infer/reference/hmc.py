@@ -21,7 +21,7 @@ from pyro.ops.welford import WelfordCovariance
 from torch import Tensor
 
 from zoo.infer.reference.checked import MISSED, Sampling, check_chains, unvisited
-from zoo.infer.reference.fingerprint import attributes
+from zoo.infer.reference.fingerprint import JOINT, attributes
 from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
@@ -64,7 +64,8 @@ def hmc_reference(
     with a Gaussian's period. A trajectory takes as long as its longest datum; the others wait.
 
     Args:
-        model: a Pyro model whose latents stand in the batch plate and in no other; discrete ones are summed out.
+        model: a Pyro model; discrete latents are summed out. Where a latent stands outside the batch plate, all latents
+            of all data have one joint posterior, one trajectory, and draws `(chain, draw, ...)`.
         x, *args, **kwargs: the model's arguments.
         num_samples, warmup, chains: draws at the first look and thrown away before, for each of at least four chains;
             20 or more are thrown away.
@@ -85,8 +86,7 @@ def hmc_reference(
 
     Raises:
         NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
-        ValueError: a latent is outside the batch plate or a discrete one whose values cannot be listed, fewer than
-            four chains, no finite log p(x, z).
+        ValueError: a discrete latent whose values cannot be listed, fewer than four chains, no finite log p(x, z).
     """
     check_chains(chains, num_samples, warmup, LEAST_WARMUP, max_samples)
     sampling = Sampling(
@@ -112,7 +112,11 @@ def hmc_reference(
                 values = log_joint.constrain(u)
             missed = unvisited(log_joint, modes, u.flatten(0, 1))
             stats = {"diverging": diverging, "acceptance_rate": accept, "n_steps": n_steps}
-            return sampling.deliver(values, stats, missed, facts)
+            if not log_joint.joint:
+                return sampling.deliver(values, stats, missed, facts)
+            values = {name: value.squeeze(2) for name, value in values.items()}
+            stats = {name: value[..., 0] for name, value in stats.items()}
+            return sampling.deliver(values, stats, missed, facts | {JOINT: 1}, per_datum=False)
 
         return sampling.run(transition, finish)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.infer.reference.checked import NotAReference, unvisited
 from zoo.infer.reference.inference_data import InferenceData
-from zoo.infer.reference.log_joint import LogJoint
+from zoo.infer.reference.log_joint import LogJoint, unflattened
 from zoo.infer.reference.modes import STARTS, find_modes, spread_of
 from zoo.infer.reference.reference import Reference
 
@@ -40,7 +40,7 @@ class DrawsReference:
                 f"compare: the reference has draws of { {n: tuple(e) for n, e in self.sites.items()} }, the model has "
                 f"the latent sites { {n: tuple(e) for n, e in events.items()} }"
             )
-        self.u = self.log_joint.unconstrain(_unflatten(reference.draws.to(x.device), self.sites)).double()
+        self.u = self.log_joint.unconstrain(unflattened(reference.draws.to(x.device), self.sites)).double()
         # On the border (a rate of 0, a simplex with a zero) a coordinate is infinite, and so would the moments be.
         if not self.u.isfinite().all():
             name = next(n for n, s in self.log_joint.sites.items() if not self.u[..., s.columns].isfinite().all())
@@ -59,7 +59,7 @@ class DrawsReference:
         # Ascents start from the reference's own draws too. The mass of a mode is its share in all modes, so that those
         # in which the reference's draws lie must be known as well.
         own = self.u[:: max(1, len(self.u) // STARTS)][:STARTS]
-        guided = self.log_joint.unconstrain(_unflatten(latents[:STARTS].to(self.u.device), self.sites))
+        guided = self.log_joint.unconstrain(unflattened(latents[:STARTS].to(self.u.device), self.sites))
         starts = torch.cat([guided, own]).to(self.log_joint.dtype)
         with torch.no_grad():
             spread = spread_of(self.log_joint.prior(STARTS))
@@ -108,11 +108,3 @@ def _student(u: Tensor) -> MultivariateStudentT:
     else:
         scale = torch.diag_embed(centred.std(0) * math.sqrt(3.0 / 5.0))
     return MultivariateStudentT(torch.tensor(5.0, dtype=u.dtype, device=u.device), mean, scale)
-
-
-def _unflatten(flat: Tensor, sites: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """`(K, N, d)` -> site -> `(K, N, *event)`."""
-    parts = flat.split([event.numel() for event in sites.values()], -1)
-    return {
-        name: part.reshape(*part.shape[:2], *event) for (name, event), part in zip(sites.items(), parts, strict=True)
-    }

@@ -4,19 +4,20 @@ Samplers and grids see a model as a `LogJoint`: all latent sites side by side as
 each datum, and the log density at such vectors for each chain and datum. Discrete latents y are summed out:
 log p(x, z) = log sum_y p(x, y, z).
 
+Where a latent stands outside the batch plate, the data share its value, and all latents of all data have one joint
+posterior: one vector, and one log density, as if the data were a single datum (`LogJoint.joint`).
+
 `pyro.infer.mcmc.util.initialize_model` gives the log density of one position, summed over the data. Samplers of many
 posteriors need a number for each chain and datum, which `zoo.infer.terms` keeps apart.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import product
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, TorchDistribution
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
@@ -24,14 +25,16 @@ from torch.distributions.transforms import ComposeTransform, IndependentTransfor
 
 from zoo.infer.call import Purpose, run
 from zoo.infer.pieces import MAX_BYTES, bytes_of
+from zoo.infer.sites.points import AnyValue, PointGuide
 from zoo.infer.sites.programs import program
 from zoo.infer.sites.refusals import name_of
 from zoo.parts.aside import streams_kept
+from zoo.parts.distributions.circle import latent_support
 
 __all__ = ["LogJoint", "Site", "entry_names", "flatten"]
 
 
-_POINTS = Purpose(point_mass=True)
+_POINTS = Purpose(point_mass=True, outside=True)
 
 
 class Site(NamedTuple):
@@ -39,9 +42,11 @@ class Site(NamedTuple):
 
     Attributes:
         columns: the site's columns in the vector of coordinates.
-        unconstrained, event: shapes of the coordinates and of the value, for one datum.
+        unconstrained, event: shapes of the coordinates and of the value, for one datum; in a joint posterior those of
+            the whole site, plates included.
         transform: coordinates -> value.
         real: the transform is the identity.
+        frames: the plates of the site.
     """
 
     columns: slice
@@ -49,21 +54,28 @@ class Site(NamedTuple):
     event: torch.Size
     transform: Any
     real: bool
+    frames: list[Any]
 
 
 class LogJoint:
     """log p(x_n, z_n) + log |dz_n / du_n| of each datum at unconstrained coordinates u_n, `(chains, batch, dim)`.
 
+    In a joint posterior `batch` is 1.
+
     Discrete latents are summed out; they have no coordinates. A call returns `(chains, batch)`, in nats. Data are
     independent, so that one gradient of the sum serves all chains and all data.
 
     Args:
-        model: a Pyro model whose latent sites stand in its batch plate; one of them at least is continuous.
+        model: a Pyro model, one of whose latent sites at least is continuous.
         x, *args, **kwargs: the model's arguments.
 
+    Attributes:
+        joint: True if a latent stands outside the batch plate.
+        size: number of posteriors: 1 if they are joint, else that of the data.
+
     Raises:
-        ValueError: no continuous latent site, a discrete one whose values cannot be listed, or one outside the batch
-            plate; names the site.
+        ValueError: no continuous latent site, a discrete one whose values cannot be listed, or one in a plate inside
+            the batch plate; names the site.
     """
 
     def __init__(self, model: Callable, x: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -71,32 +83,37 @@ class LogJoint:
         with torch.no_grad(), streams_kept():
             trace = poutine.trace(program(model)).get_trace(x, *args, **kwargs)
         self.sites: dict[str, Site] = {}
-        listed: dict[str, _AnyValue] = {}  # discrete sites
+        listed: dict[str, AnyValue] = {}  # discrete sites
         self.dim = 0
+        latents = [s for s in trace.nodes.values() if s["type"] == "sample" and not s["is_observed"]]
+        self.joint = any(_outside(site, len(x)) for site in latents if not site_is_subsample(site))
+        self.size = 1 if self.joint else len(x)
         # Measured at the first call that asks for pieces: models that are only walked through need no measurement.
         self._bytes: int | None = None  # of one position of each datum
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site) or site["is_observed"]:
                 continue
-            self._check_plates(name, site)
+            if not self.joint:
+                self._check_plates(name, site)
             if site["fn"].support.is_discrete:
                 if not site["fn"].has_enumerate_support:
                     raise ValueError(
                         f"site {name!r}: {name_of(site['fn'])} is discrete and cannot list its values, which would be "
                         "summed out; use the exact posterior"
                     )
-                listed[name] = _AnyValue(site["fn"])
+                listed[name] = AnyValue(site["fn"])
                 continue
-            self.sites[name] = self._site(site["fn"])
+            self.sites[name] = self._site(site)
             self.dim = self.sites[name].columns.stop
         if not self.sites:
             said = f": {', '.join(map(repr, listed))} is discrete and would be summed out" if listed else ""
             raise ValueError(f"the model has no continuous latent site{said}: there is no posterior density to sample")
         frames = [f for site in trace.nodes.values() if site["type"] == "sample" for f in site["cond_indep_stack"]]
         self._nesting = max(-f.dim for f in frames if f.vectorized)
-        plate = next(f.name for f in frames if f.vectorized and f.dim == -1)  # of every latent, as `_site` has seen
         # One guide for all calls, whose values are replaced: a new guide would be a new pair, to be checked again.
-        self._guide = _PointGuide(plate, {name: len(site.event) for name, site in self.sites.items()}, listed)
+        dims = {name: trace.nodes[name]["fn"].event_dim for name in self.sites}
+        places = {name: _plates(trace.nodes[name]) for name in (*self.sites, *listed)}
+        self._guide = PointGuide(places, dims, listed)
         self._guide.values = {name: trace.nodes[name]["value"] for name in self.sites}
         self.dtype = next(iter(self._guide.values.values())).dtype  # of the coordinates
         with torch.no_grad(), pyro.validation_enabled(False):
@@ -116,29 +133,30 @@ class LogJoint:
             )
 
     def _check_plates(self, name: str, site: Any) -> None:
-        plates = [f for f in site["cond_indep_stack"] if f.vectorized]
+        plates = _plates(site)
         if [(f.dim, f.size) for f in plates] != [(-1, len(self.x))]:
             raise ValueError(
                 f"site {name!r}: stands in the plates {[(f.name, f.size) for f in plates]}; a posterior per datum "
                 f"needs every latent in one batch plate of size {len(self.x)} at dim -1 (nuts_reference takes others)"
             )
 
-    def _site(self, fn: Any) -> Site:
-        transform = biject_to(fn.support)
-        unconstrained = torch.Size(transform.inverse_shape(fn.batch_shape + fn.event_shape)[1:])
+    def _site(self, site: Any) -> Site:
+        fn = site["fn"]
+        transform = biject_to(latent_support(fn))
+        # of a joint posterior the plates are part of its one datum
+        skip, event = (0, fn.batch_shape + fn.event_shape) if self.joint else (1, fn.event_shape)
+        unconstrained = torch.Size(transform.inverse_shape(fn.batch_shape + fn.event_shape)[skip:])
         # The identity comes as an empty composition, wrapped once for each `to_event`.
         inner = transform
         while isinstance(inner, IndependentTransform):
             inner = inner.base_transform
         real = isinstance(inner, ComposeTransform) and not inner.parts
-        return Site(slice(self.dim, self.dim + unconstrained.numel()), unconstrained, fn.event_shape, transform, real)
+        columns = slice(self.dim, self.dim + unconstrained.numel())
+        return Site(columns, unconstrained, event, transform, real, _plates(site))
 
     def constrain(self, u: Tensor) -> dict[str, Tensor]:
         """Coordinates `(..., batch, dim)` -> site values `(..., batch, *event)`."""
-        return {
-            name: site.transform(u[..., site.columns].reshape(u.shape[:-1] + site.unconstrained))
-            for name, site in self.sites.items()
-        }
+        return {name: _mapped(site, u)[1] for name, site in self.sites.items()}
 
     def unconstrain(self, values: dict[str, Tensor]) -> Tensor:
         """Site values `(..., batch, *event)` -> coordinates `(..., batch, dim)`, the inverse of `constrain`."""
@@ -149,12 +167,13 @@ class LogJoint:
         return torch.cat(parts, -1)
 
     def unflatten(self, u: Tensor) -> dict[str, Tensor]:
-        """Coordinates `(batch, dim)` as Pyro's parameters: site -> `(batch, *unconstrained)`."""
-        return {n: u[..., site.columns].reshape(len(u), *site.unconstrained).clone() for n, site in self.sites.items()}
+        """Coordinates `(batch, dim)` as Pyro's parameters: site -> `(batch, *unconstrained)`, joint `unconstrained`."""
+        rows = () if self.joint else (len(u),)
+        return {n: u[..., site.columns].reshape((*rows, *site.unconstrained)).clone() for n, site in self.sites.items()}
 
     def flatten(self, parameters: dict[str, Tensor]) -> Tensor:
         """Pyro's parameters as coordinates `(batch, dim)`, the inverse of `unflatten`."""
-        return torch.cat([parameters[name].reshape(len(self.x), -1) for name in self.sites], -1)
+        return torch.cat([parameters[name].reshape(self.size, -1) for name in self.sites], -1)
 
     @torch.no_grad()
     def prior(self, chains: int) -> Tensor:
@@ -162,28 +181,36 @@ class LogJoint:
         # One plate to the left of all others draws the chains in one run of the model.
         with pyro.plate("num_particles", chains, dim=-1 - self._nesting):
             trace = poutine.trace(program(self.model)).get_trace(self.x, *self.args, **self.kwargs)
-        shape = (chains, len(self.x))
+        shape = (chains, self.size)
         return self.unconstrain({n: trace.nodes[n]["value"].reshape(shape + s.event) for n, s in self.sites.items()})
 
     def __call__(self, u: Tensor) -> Tensor:
         chains = len(u)
-        log_volume: Tensor | float = 0.0
         self._guide.values = {}
+        log_volume = u.new_zeros(u.shape[:-1])
         for name, site in self.sites.items():
-            coordinates = u[..., site.columns].reshape(u.shape[:-1] + site.unconstrained)
-            value = site.transform(coordinates)
-            if not site.real:
-                change = site.transform.log_abs_det_jacobian(coordinates, value)
-                log_volume = log_volume + change.reshape(*u.shape[:-1], -1).sum(-1)
-            # Plates inside the batch stand to its left, and the chains to the left of them: latents are in the batch
-            # plate alone, so that they have axes of length 1 in between. One particle has no axis of particles.
-            between = (1,) * (self._nesting - 1)
-            self._guide.values[name] = value.reshape(chains, *between, *value.shape[1:]) if chains > 1 else value[0]
+            coordinates, value = _mapped(site, u)
+            log_volume = log_volume + _volume(site, coordinates, value)
+            # The plates that a latent does not stand in are axes of length 1 between the chains and its own. One
+            # particle has no axis of particles.
+            own = value.shape[2 if self.joint else 1 :]
+            between = (1,) * (self._nesting - max((-f.dim for f in site.frames), default=0))
+            self._guide.values[name] = value.reshape((*((chains, *between) if chains > 1 else ()), *own))
         # A divergent trajectory runs into NaN, which is an energy to reject and not an error.
         with pyro.validation_enabled(False):
             found = run(self.model, self._guide, (self.x, *self.args), self.kwargs, chains, _POINTS)
         # q of a discrete site cancels: the logarithm is that of the sum of p over its values
-        return found.log_over_summed(found.log_weights) + log_volume
+        log_p = found.log_over_summed(found.log_weights)
+        if self.joint:
+            log_p = (log_p.sum(-1) + found.outside_weights).unsqueeze(-1)
+        return log_p + log_volume
+
+    def log_volume(self, u: Tensor) -> Tensor:
+        """log |dz / du| of each datum at coordinates `(..., batch, dim)`, `(..., batch)`."""
+        total = u.new_zeros(u.shape[:-1])
+        for site in self.sites.values():
+            total = total + _volume(site, *_mapped(site, u))
+        return total
 
     def gradient(self, u: Tensor, max_bytes: int | None = None) -> tuple[Tensor, Tensor]:
         """Value `(chains, batch)` and gradient `(chains, batch, dim)` at u.
@@ -225,67 +252,27 @@ class LogJoint:
         return {name: site.event for name, site in self.sites.items()}
 
 
-class _PointGuide:
-    """A guide that proposes the given values with certainty: log q = 0, so that the log weight is the log joint.
-
-    Args:
-        plate: name of the batch plate.
-        event_dims: of the continuous sites.
-        discrete: proposals of the discrete sites, which are marked to be summed out.
-    """
-
-    def __init__(self, plate: str, event_dims: dict[str, int], discrete: dict[str, "_AnyValue"]) -> None:
-        self.plate, self.event_dims, self.discrete = plate, event_dims, discrete
-        self.values: dict[str, Tensor] = {}
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
-        with pyro.plate(self.plate, len(x)):
-            for name, event_dim in self.event_dims.items():
-                pyro.sample(name, _UnscoredPoint(self.values[name], event_dim=event_dim))
-            for name, fn in self.discrete.items():
-                pyro.sample(name, fn, infer={"enumerate": "parallel"})
+def _mapped(site: Site, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The coordinates and the value of one site at `(..., batch, dim)`."""
+    coordinates = u[..., site.columns].reshape(u.shape[:-1] + site.unconstrained)
+    return coordinates, site.transform(coordinates)
 
 
-class _AnyValue(TorchDistribution):
-    """The uniform distribution over the values of a discrete one, none of which a posterior may rule out.
-
-    Args:
-        fn: can list its values.
-    """
-
-    has_enumerate_support = True
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, fn: Any, batch_shape: torch.Size = torch.Size()) -> None:  # noqa: B008
-        self.fn = fn
-        self.values = fn.enumerate_support(expand=False).reshape(-1, *fn.event_shape)
-        super().__init__(batch_shape, fn.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        return self.fn.support
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "_AnyValue":
-        return _AnyValue(self.fn, torch.Size(batch_shape))
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        values = self.values.reshape(-1, *(1,) * len(self.batch_shape), *self.event_shape)
-        return values.expand(-1, *self.batch_shape, *self.event_shape) if expand else values
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.values[torch.randint(len(self.values), (*sample_shape, *self.batch_shape))]
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        batch = torch.broadcast_shapes(value.shape[: value.dim() - len(self.event_shape)], self.batch_shape)
-        return torch.full(batch, -math.log(len(self.values)), device=value.device)
+def _volume(site: Site, coordinates: Tensor, value: Tensor) -> Tensor | float:
+    """log |dz / du| of one site, `(..., batch)`."""
+    if site.real:
+        return 0.0
+    change = site.transform.log_abs_det_jacobian(coordinates, value)
+    return change.reshape(*coordinates.shape[: coordinates.dim() - len(site.unconstrained)], -1).sum(-1)
 
 
-class _UnscoredPoint(Delta):
-    """A point mass that is asked for its log density at its own point alone, where it is 0."""
+def _plates(site: Any) -> list[Any]:
+    return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        # Delta compares x with its point, entry by entry: a pass over z that can have only one answer here.
-        return x.new_zeros(self.batch_shape)
+
+def _outside(site: Any, size: int) -> bool:
+    """Tells whether a site stands in no plate of the batch's size, so that the data share its value."""
+    return all(frame.size != size for frame in _plates(site))
 
 
 def entry_names(site: str, event: torch.Size) -> list[str]:
@@ -293,6 +280,14 @@ def entry_names(site: str, event: torch.Size) -> list[str]:
     if not event:
         return [site]
     return [f"{site}[{','.join(map(str, i))}]" for i in product(*map(range, event))]
+
+
+def unflattened(flat: Tensor, sites: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """`(K, N, d)` -> site -> `(K, N, *event)`, the inverse of `flatten`."""
+    parts = flat.split([event.numel() for event in sites.values()], -1)
+    return {
+        name: part.reshape(*part.shape[:2], *event) for (name, event), part in zip(sites.items(), parts, strict=True)
+    }
 
 
 def flatten(values: dict[str, Tensor], leading: int = 2) -> Tensor:

@@ -12,15 +12,18 @@ from pyro.infer import NUTS
 from pyro.infer.autoguide import init_to_sample
 from pyro.infer.mcmc.util import initialize_model
 from pyro.ops.integrator import potential_grad
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from zoo.infer.reference.checked import MISSED, Sampling, check_chains, unvisited
-from zoo.infer.reference.fingerprint import attributes
+from zoo.infer.reference.fingerprint import JOINT, attributes
 from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
 from zoo.infer.sites.programs import program
-from zoo.parts.aside import held, seeded
+from zoo.parts.aside import held, seeded, streams_kept
+from zoo.parts.checks import element
+from zoo.parts.distributions.circle import Circle, latent_support
 from zoo.parts.door import entered
 
 __all__ = ["nuts_reference"]
@@ -67,7 +70,8 @@ def nuts_reference(
             together) of every coordinate, and diverging transitions.
 
     Returns:
-        Arviz's container: `posterior` with `(chain, draw, datum, ...)`, `sample_stats["diverging"]`.
+        Arviz's container: `posterior` with `(chain, draw, datum, ...)`, `sample_stats["diverging"]`. Where a latent
+        stands outside the batch plate all sites are draws of one joint posterior, `(chain, draw, ...)`.
 
     Raises:
         NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
@@ -86,6 +90,7 @@ def nuts_reference(
             for _ in range(chains)
         ]
         density = _density(model, x, args, kwargs)
+        _refuse_angles(model, x, args, kwargs)
         modes = prior_modes(density)
         positions = [density.unflatten(u) for u in chain_starts(density, modes, chains, MISSED)]
         for kernel, position in zip(kernels, positions, strict=True):
@@ -105,25 +110,41 @@ def nuts_reference(
             with torch.no_grad():
                 values = density.constrain(u)
             missed = unvisited(density, modes, u.flatten(0, 1))
-            if isinstance(density, Potential):
+            if density.joint:
                 # One joint posterior: its batch axis of length 1 belongs to no datum.
                 values = {name: value.squeeze(2) for name, value in values.items()}
             per_datum = all(value.dim() > 2 and value.shape[2] == len(x) for value in values.values())
+            if density.joint and not (per_datum and isinstance(density, Potential)):
+                return sampling.deliver(values, {"diverging": diverging}, missed, facts | {JOINT: 1}, False)
             return sampling.deliver(values, {"diverging": diverging}, missed, facts, per_datum)
 
         return sampling.run(transition, finish)
 
 
+def _refuse_angles(model: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> None:
+    with torch.no_grad(), streams_kept():
+        nodes = poutine.trace(program(model)).get_trace(x, *args, **kwargs).nodes
+    for name, site in nodes.items():
+        latent = site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+        if latent and isinstance(element(latent_support(site["fn"])), Circle):
+            raise ValueError(
+                f"nuts_reference: site {name!r}: an angle, which Pyro's NUTS takes for a real number, so that draws "
+                "wander from turn to turn; take hmc_reference or grid_reference"
+            )
+
+
 class Potential:
     """log p(x, latents) in unconstrained coordinates, positions `(K, 1, d)`: all latents of all data as one vector.
 
-    A `modes.Density` for models with latents outside the batch plate, which `LogJoint` refuses. It is Pyro's potential
-    function with the other sign. That function takes one position, so positions are evaluated one after the other.
+    A `modes.Density` for models that `LogJoint` refuses, or that do not run with an axis of chains. It is Pyro's
+    potential function with the other sign. That function takes one position, so positions are evaluated in turn.
 
     Args:
         model: a Pyro model without discrete latents.
         x, *args, **kwargs: the model's arguments.
     """
+
+    joint = True
 
     def __init__(self, model: Callable, x: Tensor, *args: Any, **kwargs: Any) -> None:
         self._trace = lambda: poutine.trace(program(model)).get_trace(x, *args, **kwargs)
@@ -184,6 +205,11 @@ def _density(model: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any]) ->
     """The posterior of each datum where each datum has latents of its own, otherwise one joint posterior."""
     # `LogJoint` alone knows whether the latents fit it. Its refusal is no error here: `Potential` takes other models.
     try:
-        return LogJoint(model, x, *args, **kwargs)
-    except ValueError:
+        found = LogJoint(model, x, *args, **kwargs)
+        if found.joint:
+            # a model that is written for one value of its global latents fails here, in whatever way
+            with streams_kept():
+                found.evaluate(found.prior(2))
+        return found
+    except (ValueError, RuntimeError, IndexError):
         return Potential(model, x, *args, **kwargs)

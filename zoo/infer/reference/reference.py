@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zoo.infer.reference.checked import CHAINS
-from zoo.infer.reference.fingerprint import fingerprint, from_attributes
+from zoo.infer.reference.fingerprint import JOINT, fingerprint, from_attributes
 from zoo.infer.reference.inference_data import InferenceData, ess_mean, is_inference_data, site_draws
 from zoo.infer.reference.log_joint import LogJoint, entry_names, flatten
 from zoo.infer.sites.programs import batch_rows
@@ -43,6 +43,7 @@ class Reference:
         log_density: `(z, rows) -> (K, n)`, the normalised log density of the data `rows` (LongTensor `(n,)`) at z
             `(K, n, d)`; None for a sampler.
         log_evidence_error: a bound on the error of `log_evidence`, `(N,)`; None: rounding.
+        joint: one posterior of all latents, which the data share: N is 1, and the axis of the data is among the events.
         fingerprint: of the data, the other arguments and the model, by `fingerprint`. None in draws of one's own:
             `compare` and `plot_overlay` then check the number of data alone.
     """
@@ -57,6 +58,7 @@ class Reference:
     log_density: Callable[[Tensor, Tensor], Tensor] | None = None
     log_evidence_error: Tensor | None = None
     fingerprint: dict[str, str] | None = None
+    joint: bool = False
 
     @property
     def coordinates(self) -> list[str]:
@@ -82,11 +84,13 @@ def as_reference(found: Reference | InferenceData) -> Reference:
             f"{type(found).__name__}"
         )
     values = site_draws(found)
+    attributes = found["posterior"].attrs
+    if joint := bool(attributes.get(JOINT)):
+        values = {name: value.unsqueeze(2) for name, value in values.items()}
     _check_values(values)
     # In double: moments of float32 draws far from 0 would lose the digits that a comparison needs.
     draws = flatten(values, 3).double()
     sd = draws.std((0, 1))
-    attributes = found["posterior"].attrs
     return Reference(
         kind=str(attributes.get("sampler", "draws")),
         sites={name: value.shape[3:] for name, value in values.items()},
@@ -95,6 +99,7 @@ def as_reference(found: Reference | InferenceData) -> Reference:
         mean_error=sd / ess_mean(draws).sqrt(),
         draws=draws.flatten(0, 1),
         fingerprint=from_attributes(attributes),
+        joint=joint,
     )
 
 
@@ -146,6 +151,9 @@ def exact_reference(
     with held(model), seeded(seed):
         log_joint = LogJoint(model, x, *args, **kwargs)
         log_joint.check_real("exact_reference")
+        if log_joint.joint:
+            name = next(iter(log_joint.sites))
+            raise ValueError(f"exact_reference: site {name!r}: stands outside the batch plate; take nuts_reference")
         if len(log_joint.sites) > 1:
             raise ValueError(f"exact_reference: one latent site, the model has {list(log_joint.sites)}")
         posterior = model.posterior(x, *args, **kwargs)

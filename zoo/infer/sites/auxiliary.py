@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.utils import _sum_rightmost
@@ -40,6 +41,39 @@ def check_auxiliary(programs: Programs, trace: Any, auxiliary: dict[str, str], s
                 f"site {name!r}: auxiliary, and {latent!r} is no one-to-one function of it whose Delta has "
                 "log_density = -log |det|, so log q(a) is not the density of the latent"
             )
+
+
+def cut_out(name: str, stated: dict[str, Any], drawn: dict[str, Any]) -> tuple[str, ...]:
+    """The latents that a guide cuts out of one joint draw a, as Pyro's joint autoguides do.
+
+    Args:
+        name: of the joint site.
+        stated, drawn: the sites of the model and of the guide.
+
+    Raises:
+        ValueError: the Deltas that follow the draw are not its parts, mapped onto the model's supports.
+    """
+    a, rest = drawn[name]["value"], [*drawn][[*drawn].index(name) + 1 :]
+    found: list[str] = []
+    parts: list[Tensor] = []
+    for latent in rest:
+        site = drawn[latent]
+        if latent not in stated or not isinstance(site["fn"], Delta) or sum(map(len, parts)) >= a.numel():
+            break
+        transform = biject_to(stated[latent]["fn"].support)
+        u = transform.inv(site["value"])
+        change = transform.log_abs_det_jacobian(u, site["value"])
+        said = -site["fn"].log_prob(site["value"])
+        if not _close(_sum_rightmost(change, change.dim() - said.dim()), said):
+            break
+        found.append(latent)
+        parts.append(u.flatten())
+    if a.dim() != 1 or not parts or not _close(torch.cat(parts), a):
+        raise ValueError(
+            f"site {name!r}: auxiliary, and the Deltas that follow it are not its parts, each mapped onto the support "
+            "of its latent with log_density = -log |det|, as those of Pyro's joint autoguides are"
+        )
+    return tuple(found)
 
 
 def _close(right: Tensor, said: Tensor) -> bool:

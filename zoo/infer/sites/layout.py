@@ -21,6 +21,9 @@ class Layout:
         mixed: latents that are discrete in one program and continuous in the other: a probability beside a density.
         in_order: True if the guide draws the latents in the model's order.
         statements: names of the model's own `pyro.param` statements.
+        outside: sites of either program without a value for each datum: those outside the batch plate, and all that a
+            joint density of the guide covers.
+        joint: site of the guide alone -> the latents that are cut out of it together (Pyro's joint autoguides).
     """
 
     batch_plate: str
@@ -37,3 +40,5 @@ class Layout:
     mixed: frozenset[str] = frozenset()
     in_order: bool = True
     statements: frozenset[str] = frozenset()
+    outside: frozenset[str] = frozenset()
+    joint: dict[str, tuple[str, ...]] = field(default_factory=dict)

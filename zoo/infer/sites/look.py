@@ -27,6 +27,7 @@ from zoo.infer.sites.refusals import (
     name_of,
     refuse_nan_draws,
     refuse_other_dimension,
+    refuse_unwound,
     refuse_value,
 )
 from zoo.infer.sites.summed import AllValues, summed_sites
@@ -81,9 +82,9 @@ def _look(programs: Programs, moving: set[str], first_row: FirstRow) -> Layout:
     stated = _sites(trace)
     # The sets of sites come before plates, shapes and values: a misspelt site would else be reported as a plate or a
     # shape that is wrong.
-    auxiliary = sets.check_together(stated, drawn)
+    auxiliary, joint = sets.check_together(stated, drawn, owners[1])
     scored = _scored(stated)
-    layout = _layout(scored, drawn, auxiliary, args, trace)
+    layout = _layout(scored, drawn, auxiliary, joint, args, trace)
     for name in doubtful(stated, layout.unlike):
         refuse_value(name, stated[name], drawn.get(name), programs, moving, first_row)
     refuse_nan_draws(drawn, first_row)
@@ -92,7 +93,12 @@ def _look(programs: Programs, moving: set[str], first_row: FirstRow) -> Layout:
 
 
 def _layout(
-    scored: dict[str, Any], drawn: dict[str, Any], auxiliary: dict[str, str], args: tuple, trace: Any
+    scored: dict[str, Any],
+    drawn: dict[str, Any],
+    auxiliary: dict[str, str],
+    joint: dict[str, tuple[str, ...]],
+    args: tuple,
+    trace: Any,
 ) -> Layout:
     """The layout of sites that belong together; checks their plates, shapes and marks.
 
@@ -100,6 +106,7 @@ def _layout(
         scored: the model's sites.
         drawn: the guide's sites.
         auxiliary: site of the guide alone -> latent.
+        joint: site of the guide alone -> the latents that are cut out of it.
         trace: of the model.
     """
     everywhere = [*scored.items(), *drawn.items()]
@@ -107,12 +114,23 @@ def _layout(
     for name, site in everywhere:
         check_site(name, site)
     latents = [n for n, s in scored.items() if not s["is_observed"]]
+    outside = sets.outside(scored, drawn, batch) | sets.outside(drawn, scored, batch)
+    covered = {latent for together in joint.values() for latent in together}
+    if joint and not outside & set(latents):
+        raise ValueError(
+            f"site {next(iter(joint))!r}: a joint autoguide treats the batch as one latent, so it has no per-datum "
+            "weight; use AutoNormal"
+        )
     summed = summed_sites(drawn, scored, batch)
+    for name in latents:
+        refuse_unwound(name, scored[name], drawn[name])
     unlike = frozenset(n for n in latents if not same_support(scored[n]["fn"].support, drawn[n]["fn"].support))
-    points = sets.point_masses(scored, drawn, auxiliary)
+    # the Delta of a latent made of an auxiliary site carries that site's density
+    made = {*auxiliary.values(), *covered}
+    points = sets.point_masses(scored, drawn, made)
     mixed = frozenset(n for n in latents if _mixed(scored[n]["fn"], drawn[n]["fn"]))
     # a Delta has no density, or that of the auxiliary site that it is made of
-    for name in unlike - mixed - {*points, *auxiliary.values()}:
+    for name in unlike - mixed - {*points, *made}:
         if not scored[name]["fn"].support.is_discrete:
             refuse_other_dimension(name, scored[name], drawn[name])
     return Layout(
@@ -128,8 +146,10 @@ def _layout(
         no_path={n: name_of(s["fn"]) for n, s in drawn.items() if not s["fn"].has_rsample and n not in summed},
         unlike=unlike,
         mixed=mixed,
-        in_order=latents == [n for n in drawn if n not in auxiliary],
+        in_order=latents == [n for n in drawn if n not in auxiliary and n not in joint],
         statements=frozenset(n for n, s in trace.nodes.items() if s["type"] == "param"),
+        outside=frozenset(outside | covered),
+        joint=joint,
     )
 
 

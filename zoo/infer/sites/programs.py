@@ -1,6 +1,7 @@
 """The two programs of a pair, with the arguments of one call."""
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -8,6 +9,7 @@ from numbers import Integral
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from pyro.infer.autoguide import AutoGuide
 from pyro.nn import PyroModule
 from pyro.nn.module import _Context
 from torch import Tensor, nn
@@ -126,7 +128,16 @@ def methods_callable(module: Any, registered: bool) -> AbstractContextManager[An
 
 def takes_index(fn: Callable | None) -> bool:
     """Tells whether a program asks for `index`, the numbers of the batch's rows: it has parameters for each row."""
-    return fn is not None and "index" in inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
+    if fn is None:
+        return False
+    asks = "index" in inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
+    # a guide made of others (`guides.Factorised`) asks for it where one of them does
+    return bool(getattr(fn, "indexed", asks))
+
+
+def has_autoguide(guide: Any) -> bool:
+    """Tells whether a guide is one of Pyro's autoguides or holds one: it may have parameters for each row, in order."""
+    return isinstance(guide, nn.Module) and any(isinstance(part, AutoGuide) for part in guide.modules())
 
 
 def batch_rows(
@@ -140,3 +151,26 @@ def batch_rows(
         return value[rows] if batched else value
 
     return (x[rows], *map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
+
+
+_RUNNING = threading.RLock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A context in which no other thread runs a pair.
+
+    Raises:
+        RuntimeError: another thread is running a pair.
+    """
+    # Two runs at once would write into each other's messages. An error rather than a wait: threads that take
+    # turns gain nothing, and a waiting thread gives no sign of it.
+    if not _RUNNING.acquire(blocking=False):
+        raise RuntimeError(
+            "another thread is running a model and a guide. Pyro's handlers are one stack for the whole process, so "
+            "two runs at once give wrong numbers: evaluate in one thread, or in several processes"
+        )
+    try:
+        yield
+    finally:
+        _RUNNING.release()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import Delta, constraints
 from torch import Tensor
 from torch.distributions import biject_to
 
@@ -12,6 +12,7 @@ from zoo.infer.sites.programs import Programs
 from zoo.infer.sites.supports import moves_with_latents
 from zoo.infer.sites.values import bare, support_of
 from zoo.parts.checks import element, listed
+from zoo.parts.distributions.circle import Circle, latent_support
 
 FirstRow = int | Tensor  # number of a batch's first row in the data, or the numbers of all its rows
 
@@ -42,8 +43,9 @@ def refuse_value(name: str, p: Any, q: Any, programs: Programs, moving: set[str]
     if not p["is_observed"]:
         raise ValueError(
             f"site {name!r}: the guide's {name_of(q['fn'])} has support {q['fn'].support}, the model's {name_of(fn)} "
-            f"has {fn.support}, and draws lie outside it in rows {_rows(wrong, p, first_row)}. Take a family with the "
-            "model's support, or sample an unconstrained latent and transform it"
+            f"has {fn.support}, and draws lie outside it in rows {_rows(wrong, p, first_row)}. Map the family onto the "
+            "support by guides.Onto (guides do so by themselves where the model offers prior()), or sample an "
+            "unconstrained latent and transform it"
         )
     if name in moving or moves_with_latents(name, programs):
         moving.add(name)
@@ -123,7 +125,7 @@ def check_front(name: str, site: Any, front: tuple[int, ...], said: str) -> None
         said: words for the error.
     """
     plates = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles"}
-    own = tuple(plates.get(d, 1) for d in range(min(plates), 0))
+    own = tuple(plates.get(d, 1) for d in range(min(plates, default=0), 0))
     found, expected = tuple(site["fn"].batch_shape), (*front, *own)
     fits = found[len(found) - len(own) :] == own and len(found) <= len(expected)
     if not fits or any(size not in (1, most) for size, most in zip(reversed(found), reversed(expected), strict=False)):
@@ -148,6 +150,21 @@ def refuse_purpose(layout: Layout, point_mass: bool) -> None:
         raise ValueError(
             f"site {layout.point_masses[0]!r}: the guide's Delta is a point and has no density over a continuous "
             "latent, so log p - log q is no bound and no weight. zoo.infer.MAP() maximises log p(x, z) at the point"
+        )
+
+
+def refuse_unwound(name: str, p: Any, q: Any) -> None:
+    """Refuses a density over the whole real line for an angle, whose prior repeats itself there without end."""
+    turning = isinstance(element(latent_support(p["fn"])), Circle)
+    if (
+        turning
+        and isinstance(element(latent_support(q["fn"])), type(constraints.real))
+        and not (isinstance(bare(q["fn"]), Delta))
+    ):
+        raise ValueError(
+            f"site {name!r}: the model's {name_of(p['fn'])} is a density over one turn, the guide's "
+            f"{name_of(q['fn'])} one over the real line, so that log p - log q is no weight. Take guides.Onto, "
+            "which Amortized does by itself where the model offers prior()"
         )
 
 
@@ -179,6 +196,16 @@ def refuse_mixed(name: str, p: Any, q: Any) -> None:
         f"site {name!r}: the model's {name_of(p['fn'])} and the guide's {name_of(q['fn'])} are a discrete variable and "
         "a relaxed one, and the ratio of a probability and a density is no weight. Take ELBO(analytic_kl=True), whose "
         "KL is that of the discrete variables, or relax both: CodePrior(..., temperature=)"
+    )
+
+
+def refuse_outside(layout: Layout) -> None:
+    """Refuses, for callers that want a weight of each datum, a pair with sites outside the batch plate."""
+    name = next(n for n in layout.order if n in layout.outside)
+    raise ValueError(
+        f"site {name!r}: stands outside the batch plate {layout.batch_plate!r}, so it has no per-datum weight: all "
+        "data share its value, and neither importance-weighted bounds nor log p(x_n) have an entry for each of them. "
+        "ELBO, RLOO and MAP take such sites, so do kl_per_site, nuts_reference and compare"
     )
 
 
@@ -226,9 +253,13 @@ def _scored(site: Any) -> Tensor:
 
 def _rows(wrong: Tensor, site: Any, first_row: FirstRow) -> str:
     """The rows in which anything is wrong, in words, as `first_row` counts them."""
-    nesting = max(-f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles")
+    plates = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles"]
+    nesting = max((-f.dim for f in plates), default=0)
     # particles stand in front of the plates
     while wrong.dim() > nesting:
         wrong = wrong.any(0)
+    if not plates:
+        # outside all plates there is one value, and no row
+        return "all"
     found = wrong.reshape(len(wrong), -1).any(-1).nonzero()[:, 0]
     return listed((found + first_row if isinstance(first_row, int) else first_row[found]).tolist())

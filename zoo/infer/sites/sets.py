@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from zoo.infer.sites.auxiliary import cut_out
 from zoo.infer.sites.refusals import name_of
 from zoo.infer.sites.values import bare
 
@@ -79,22 +80,29 @@ def check_drawn(drawn: dict[str, Any]) -> None:
             raise ValueError(f"site {name!r}: the guide observes a value; a guide only samples")
 
 
-def check_together(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, str]:
+def check_together(
+    stated: dict[str, Any], drawn: dict[str, Any], guide: Any = None
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """Refuses sites that do not belong together.
 
     Args:
         stated: the model's sites.
         drawn: the guide's sites.
+        guide: for errors.
 
     Returns:
-        The guide's auxiliary sites, each with the latent made of it.
+        The guide's auxiliary sites, each with the latent made of it; and its joint ones, each with all latents that
+        are cut out of it.
     """
     latents = {n for n, s in stated.items() if not s["is_observed"]}
     auxiliary: dict[str, str] = {}
+    joint: dict[str, tuple[str, ...]] = {}
     for name, site in drawn.items():
         if name in latents:
             continue
-        if site["infer"].get("is_auxiliary"):
+        if site["infer"].get("is_auxiliary") and name.startswith("_") and name.endswith("_latent"):
+            joint[name] = cut_out(name, stated, drawn)
+        elif site["infer"].get("is_auxiliary"):
             auxiliary[name] = _made_of(name, drawn, latents)
         elif name in stated:
             raise ValueError(f"site {name!r}: sampled by the guide but observed in the model")
@@ -110,18 +118,14 @@ def check_together(stated: dict[str, Any], drawn: dict[str, Any]) -> dict[str, s
                 'sample it there with infer={"enumerate": "parallel"} (guides.Exact), or use TraceEnum_ELBO'
             )
         raise ValueError(
-            f"site {name!r}: a latent site of the model that the guide does not sample; it samples {sorted(drawn)}"
+            f"site {name!r}: a latent site of the model that the guide does not sample; "
+            f"{getattr(guide, 'spoken', 'it')} samples {sorted(drawn)}"
         )
-    return auxiliary
+    return auxiliary, joint
 
 
 def _made_of(name: str, drawn: dict[str, Any], latents: set[str]) -> str:
     """The latent that a guide makes of an auxiliary site."""
-    if name.startswith("_Auto"):
-        raise ValueError(
-            f"site {name!r}: a joint autoguide treats the batch as one latent, so it has no per-datum weight; use "
-            "AutoNormal"
-        )
     # Pyro's autoguides name the draw "z_unconstrained" before its transform to "z"
     for latent in latents & drawn.keys():
         if name.startswith(f"{latent}_") and isinstance(bare(drawn[latent]["fn"]), Delta):
@@ -133,58 +137,74 @@ def _made_of(name: str, drawn: dict[str, Any], latents: set[str]) -> str:
 
 
 def batch_plate(sites: list[tuple[str, Any]], args: tuple) -> Any:
-    """The vectorised plate in which all sites stand; of several the one of the batch's size, else the one named "data".
+    """The plate of the batch: of those in which all sites stand, else of all, the one of the batch's size.
+
+    Of several such plates it is the one named "data", else the one with most observed sites.
 
     Args:
         sites: name and site, of model and guide.
         args: the first tensor among them has the batch as its first axis.
 
     Raises:
-        ValueError: no site, no plate, or a site outside; names the first such site.
+        ValueError: no site, no plate, or data outside the plate; names the first such site.
     """
     if not sites:
         raise ValueError("the model has no sample site")
     frames = [{f for f in site["cond_indep_stack"] if f.vectorized} for _, site in sites]
     size = next((len(a) for a in args if isinstance(a, Tensor) and a.dim()), None)
-    if not (common := set.intersection(*frames)):
-        raise _outside(sites, frames, size)
-    # of several plates that pass these two tests alike, the outermost
-    return max(common, key=lambda frame: (frame.size == size, frame.name == "data", -frame.dim))
+    if not (seen := set.union(*frames)):
+        name = sites[0][0]
+        raise ValueError(f'site {name!r}: no site stands in a plate; put all in one `pyro.plate("data", len(x))`')
+    count: dict[Any, int] = {}
+    for (_, site), own in zip(sites, frames, strict=True):
+        for frame in own:
+            count[frame] = count.get(frame, 0) + (len(sites) if site["is_observed"] else 1)
+    # of several plates that pass these tests alike, the outermost
+    common = set.intersection(*frames) or seen
+    batch = max(common, key=lambda f: (f.size == size, f.name == "data", len(common) > 1 and count[f], -f.dim))
+    for (name, site), own in zip(sites, frames, strict=True):
+        # data in no plate at all are a plate forgotten, and no global term: a smaller batch has fewer of them
+        if not own and site["is_observed"] and size and site["value"].shape[:1] == (size,):
+            raise _outside(name, batch, "")
+    return batch
 
 
-def _outside(sites: list[tuple[str, Any]], frames: list[set[Any]], size: int | None) -> ValueError:
-    """The error for sites that have no plate in common.
+def outside(sites: dict[str, Any], others: dict[str, Any], batch: Any) -> set[str]:
+    """The sites of a program that stand outside the batch plate.
 
     Args:
-        frames: the plates of each site.
-        size: of the batch.
+        sites: of the program.
+        others: of the other program of the pair.
+
+    Raises:
+        ValueError: a site that stands inside the plate in the other program; names it.
     """
-    seen = set.union(*frames)
-    if not seen:
-        name = sites[0][0]
-        return ValueError(f'site {name!r}: no site stands in a plate; put all in one `pyro.plate("data", len(x))`')
-    # the plate that was meant is the one of the batch's size, else the one with most sites in it
-    count = {frame: sum(frame in f for f in frames) for frame in seen}
-    meant = max(seen, key=lambda frame: (frame.size == size, count[frame]))
-    outside, elsewhere = next((name, f) for (name, _), f in zip(sites, frames, strict=True) if meant not in f)
-    hint = ""
-    if elsewhere:
-        other = next(iter(elsewhere)).name
-        hint = f" (it stands in plate {other!r}: model and guide must give the batch plate one name)"
+    found = {name for name, site in sites.items() if batch not in site["cond_indep_stack"]}
+    for name in sites:
+        if name in found and name in others and batch in others[name]["cond_indep_stack"]:
+            own = [frame.name for frame in sites[name]["cond_indep_stack"] if frame.vectorized]
+            said = f"in plate {own[0]!r}" if own else "in no plate"
+            raise _outside(name, batch, f" (it stands {said}: model and guide must give the batch plate one name)")
+    return found
+
+
+def _outside(name: str, batch: Any, hint: str) -> ValueError:
     return ValueError(
-        f"site {outside!r}: stands outside the batch plate {meant.name!r}, so it has no per-datum weight{hint}. "
-        "All sites must stand in one plate of the batch size"
+        f"site {name!r}: stands outside the batch plate {batch.name!r}, so it has no per-datum weight{hint}. All that "
+        "has a value for each datum must stand in one plate of the batch size"
     )
 
 
-def point_masses(scored: dict[str, Any], drawn: dict[str, Any], auxiliary: dict[str, str]) -> tuple[str, ...]:
+def point_masses(scored: dict[str, Any], drawn: dict[str, Any], made: set[str]) -> tuple[str, ...]:
     """The continuous latents for which the guide gives a point. (For a discrete latent, log q = 0 at a point is right.)
+
+    Args:
+        scored, drawn: the sites of the model and of the guide.
+        made: latents made of an auxiliary site.
 
     Raises:
         ValueError: a guide's site is discrete and the model's is not.
     """
-    # the Delta of a latent made of an auxiliary site carries that site's density
-    made = set(auxiliary.values())
     continuous = [n for n in drawn if n in scored and n not in made and not scored[n]["fn"].support.is_discrete]
     points = tuple(name for name in continuous if _has_point(drawn[name]["fn"]))
     for name in continuous:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.infer import carry as carried
 from zoo.infer.call import Purpose, run
 from zoo.infer.owned import leaves
-from zoo.infer.pair import look_at
+from zoo.infer.pair import check_pair, look_at
 from zoo.infer.sites.programs import methods_callable
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.batches import MadeAnew, OwnBatches
@@ -61,6 +61,7 @@ def first_look(loss: nn.Module, batcher: Batcher, held_out: Batcher | None, seed
     if not isinstance(value, Tensor) or value.dim() > 0:
         raise ValueError(f"loss(*batch) must be a tensor without axes, the sum over the batch, got {value!r}")
     if batcher.parts.ours:
+        refuse_other_sizes(batcher, held_out, found)
         refuse_strangers(loss, batcher, found, seed)
         look_through(loss, "data", batcher, seed)
         if held_out is not None:
@@ -146,11 +147,36 @@ def refuse_strangers(loss: nn.Module, batcher: Batcher, found: FirstLook, seed: 
 
 def _values_of(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors that the loss of one part of a batch is made of."""
-    purpose = Purpose(point_mass=parts.objective.point_mass)
-    weights = run(parts.model, parts.guide, args, kwargs, 1, purpose).log_weights.sum()
+    purpose = Purpose(point_mass=parts.objective.point_mass, outside=parts.objective.linear)
+    found = run(parts.model, parts.guide, args, kwargs, 1, purpose)
+    values = [found.log_weights.sum(), found.outside_weights.sum()]
     with methods_callable(parts.guide, registered=False):
         added = parts.objective.added(parts.guide, args, kwargs)
-    return [weights] if added is None else [weights, added.sum()]
+    return values if added is None else [*values, added.sum()]
+
+
+def refuse_other_sizes(batcher: Batcher, held_out: Batcher | None, found: FirstLook) -> None:
+    """Refuses a pair with latents outside the batch plate whose terms would be weighted as those of other data.
+
+    Raises:
+        ValueError: the objective does not know the number of data, or knows another; names the site and the number.
+    """
+    parts, num_data = batcher.parts, len(batcher.rows)
+    objective = parts.objective
+    args, kwargs = parts.split(found.args, found.kwargs)[0]
+    layout = check_pair(parts.model, parts.guide, args, kwargs).layout
+    whole = found.sizes == {num_data} and held_out is None
+    if not layout.outside or objective.num_data == num_data or (objective.num_data is None and whole):
+        return
+    name = next(n for n in layout.order if n in layout.outside)
+    said = f"is {objective.num_data}, and the data have {num_data} rows" if objective.num_data else (
+        f"is not given, and a batch, or the validation, is not all of the {num_data} rows"
+    )  # fmt: skip
+    raise ValueError(
+        f"site {name!r}: stands outside the batch plate {layout.batch_plate!r}, and num_data {said}: its term would "
+        f"get a wrong weight beside those of the data. Give {type(objective.untempered).__name__}(..., "
+        f"num_data={num_data})"
+    )
 
 
 def look_through(loss: nn.Module, name: str, batcher: Batcher, seed: int) -> None:

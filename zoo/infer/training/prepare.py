@@ -1,5 +1,6 @@
 """A training made ready for its first step."""
 
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -15,8 +16,9 @@ from zoo.infer.training.step.average import Average
 from zoo.infer.training.step.batcher import Batcher
 from zoo.infer.training.step.batches import Rows, rows_of
 from zoo.infer.training.step.compiled import compiled
-from zoo.infer.training.step.parts import parts_of, wanted_of
+from zoo.infer.training.step.parts import holds_rows, parts_of, wanted_of
 from zoo.infer.training.step.training import Training
+from zoo.parts.aside import aside
 
 
 def data_of(
@@ -43,6 +45,11 @@ def prepared(
         TypeError, ValueError: the pair, the data or the optimiser cannot be trained with.
     """
     loss, parts, seed = loss.to(parallel.device), parts_of(loss), parallel.seed(options.seed)
+    if parts.whole:
+        # All rows at once, which sets the autoguide up: its prototype tells which latents have a row of parameters.
+        args, kwargs = Batcher(rows, parts, parallel, len(rows)).arguments(torch.arange(len(rows)), _generator(seed))
+        with aside(loss, seed):
+            parts = replace(parts, whole=holds_rows(parts, args, kwargs))
     batcher = Batcher(rows, parts, parallel, options.batch_size, options.drop_last)
     validation = None if held_out is None else Batcher(held_out, parts, parallel, options.batch_size)
     seen = first_look(loss, batcher, validation, seed)
@@ -65,7 +72,7 @@ def prepared(
     # The mean over the ranks of their shares' sums, times this weight, is the mean over all rows of the batch.
     weights = {size: seen.value.new_tensor(parallel.world / size) for size in seen.sizes}
     average = None if options.average is None else Average(loss, options.average)
-    generator = torch.Generator().manual_seed(seed)
+    generator = _generator(seed)
     # Last, so that nothing above has a say in the training's noise.
     pyro.set_rng_seed(seed)
     return Training(
@@ -74,3 +81,7 @@ def prepared(
         settings=settings, generator=generator, calls=calls, average=average, args=seen.args, kwargs=seen.kwargs,
         carry_form=seen.carry,
     )  # fmt: skip
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

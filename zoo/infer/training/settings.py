@@ -77,6 +77,8 @@ def describe(value: Any) -> Any:
         return {"function": describe(value.func), "args": describe(value.args), **describe(value.keywords)}
     if isinstance(value, pyro.infer.ELBO):
         names = [n for n in inspect.signature(type(value)).parameters if hasattr(value, n)]
+        # only where it is set: checkpoints from before it existed stay valid
+        names = [n for n in names if n != "num_data" or value.num_data is not None]
         return {"class": type(value).__name__, **{n: describe(getattr(value, n)) for n in names}}
     return getattr(value, "__qualname__", type(value).__qualname__)
 

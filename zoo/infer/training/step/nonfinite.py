@@ -6,10 +6,10 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from zoo.infer.call import Call, Purpose, Sites, alone
+from zoo.infer.call import Call, Purpose, Sites
 from zoo.infer.objectives.objective import Objective
 from zoo.infer.per_datum import mean_over
-from zoo.infer.sites.programs import methods_callable
+from zoo.infer.sites.programs import alone, methods_callable
 from zoo.infer.training.step.parts import Parts, parts_of
 from zoo.parts.checks import listed
 from zoo.parts.trajectory import StateSpace
@@ -44,7 +44,8 @@ def _in_part(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], index:
         return said
     # As many particles as the loss has, or the draws would be others; Pyro's own objectives have such a number too.
     num_particles = getattr(parts.objective, "num_particles", 1)
-    purpose = Purpose(point_mass=isinstance(parts.objective, Objective) and parts.objective.point_mass)
+    point_mass = isinstance(parts.objective, Objective) and parts.objective.point_mass
+    purpose = Purpose(point_mass=point_mass, outside=True)
     # Without validation: it would raise its own error, which knows neither site nor row, at the first NaN.
     with torch.no_grad(), pyro.validation_enabled(False), alone():
         call = Call(parts.model, parts.guide, args, kwargs, num_particles, purpose)
@@ -75,10 +76,11 @@ def _in_latents(call: Call, q: Sites, index: Tensor) -> str:
         value = site["value"]
         wrong = (~value.isfinite()).reshape(*value.shape[: value.dim() - site["fn"].event_dim], -1).any(-1)
         # added up as a density is, so that each datum's entry counts those of its particles, plates and summed values
-        count = call.per_datum({**site, "mask": None}, wrong.double()).reshape(-1, len(index)).sum(0)
-        if count.any():
-            rows = data_rows(index, count > 0)
-            return f"site {name!r}: the guide samples non-finite values {rows}{_explosion(call, site)}"
+        lost = call.over_plates({**site, "mask": None}, wrong.double()) > 0
+        if lost.any():
+            return f"site {name!r}: the guide samples non-finite values{_rows(call, name, index, lost)}" + (
+                _explosion(call, site)
+            )
     return ""
 
 
@@ -88,24 +90,31 @@ def _in_densities(call: Call, q: Sites, index: Tensor) -> str:
     measure = call.as_drawn(q, {name: call.log_density(q[name]) for name in call.summed})
     for name, log_q in measure.items():
         # -inf is right there: a value that the guide rules out
-        if (lost := log_q.isnan().flatten(0, -2).any(0)).any():
-            return f"site {name!r}: the guide's log q is not finite {data_rows(index, lost)}"
+        if (lost := log_q.isnan()).any():
+            return f"site {name!r}: the guide's log q is not finite{_rows(call, name, index, lost)}"
     total: Tensor | float = 0.0
     for name, site in p.items():
         if name in call.layout.from_model:
             continue
-        total = total + (log_p := mean_over([*measure.values()], call.log_density(site)))
+        log_p = mean_over([*measure.values()], call.log_density(site))
         if (wrong := ~log_p.isfinite()).any():
             kind, value = "observed" if site["is_observed"] else "latent", log_p[wrong][0].item()
-            return f"site {name!r} ({kind}): log p is {value} {data_rows(index, wrong.any(0))}"
+            return f"site {name!r} ({kind}): log p is {value}{_rows(call, name, index, wrong)}"
+        total = total + (log_p.unsqueeze(-1) if name in call.layout.outside else log_p)
     for name in call.scored(q):
         if call.purpose.point_mass and name in call.layout.point_masses:
             continue
-        total = total - (log_q := mean_over([*measure.values()], call.log_density(q[name])))
+        log_q = mean_over([*measure.values()], call.log_density(q[name]))
         if (wrong := ~log_q.isfinite()).any():
-            return f"site {name!r}: the guide's log q is not finite {data_rows(index, wrong.any(0))}"
+            return f"site {name!r}: the guide's log q is not finite{_rows(call, name, index, wrong)}"
+        total = total - (log_q.unsqueeze(-1) if name in call.layout.outside else log_q)
     wrong = ~torch.as_tensor(total).isfinite()
     return f"the log weights overflow {data_rows(index, wrong.any(0))}" if wrong.any() else ""
+
+
+def _rows(call: Call, name: str, index: Tensor, wrong: Tensor) -> str:
+    """The rows of the data in which a site's entries `(..., K, N)` are wrong; nothing for a site of no row."""
+    return "" if name in call.layout.outside else f" {data_rows(index, wrong.reshape(-1, len(index)).any(0))}"
 
 
 def _in_added(parts: Parts, args: tuple, kwargs: dict[str, Any], index: Tensor) -> str:

@@ -11,7 +11,8 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from zoo.infer.objectives.objective import Objective, Part
-from zoo.infer.sites.programs import takes_index
+from zoo.infer.pair import check_pair
+from zoo.infer.sites.programs import has_autoguide, takes_index
 from zoo.parts.aside import aside
 from zoo.parts.door import Wanted, wanted_by
 
@@ -24,7 +25,7 @@ class Parts:
         model, guide: the pair.
         objective: one of the zoo's or of Pyro's.
         indexed: the guide is given the row numbers of a batch, as it has parameters for each row.
-        whole: the guide is an autoguide of Pyro, whose parameters are those of the rows in order.
+        whole: the guide is, or holds, an autoguide of Pyro, whose parameters are those of the rows in order.
     """
 
     model: Any
@@ -66,8 +67,18 @@ class Parts:
 def parts_of(loss: nn.Module) -> Parts:
     """The parts of a loss, found by the names that Pyro's ELBO modules have."""
     model, guide, objective = (getattr(loss, name, None) for name in ("model", "guide", "elbo"))
-    whole = isinstance(objective, Objective) and isinstance(guide, AutoGuide)
+    whole = isinstance(objective, Objective) and has_autoguide(guide)
     return Parts(model, guide, objective, takes_index(guide), whole)
+
+
+def holds_rows(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Tells whether an autoguide of Pyro, in a checked pair, has parameters for each row of the data.
+
+    One whose latents all stand outside the batch plate has none, and serves batches of any size.
+    """
+    plate = check_pair(parts.model, parts.guide, args, kwargs).layout.batch_plate
+    autoguides = [part for part in parts.guide.modules() if isinstance(part, AutoGuide)]
+    return any(plate in part._prototype_frames for part in autoguides)
 
 
 def wanted_of(loss: Any) -> Wanted:

@@ -197,7 +197,9 @@ class Training:
                 # A pair for an objective of another kind, with enumerated sites say, has no KL for each site.
                 return {}
             for run in runs:
-                for site, ratio in run.log_ratios.items():
+                # of a site outside the batch plate the share of each datum, as in the loss
+                rows = getattr(self.parts.objective, "num_data", None) or len(run.log_likelihood[0])
+                for site, ratio in run.shared_out(rows).log_ratios.items():
                     found.setdefault(site, []).append(-run.expectation(ratio))
             return {site: torch.cat(ratios).mean().item() for site, ratios in found.items()}
 
