@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
+from guides.inputs import Inputs
 from guides.per_datum import PerDatum
-from zoo.parts.checks import check_offers, check_rows, parameter_of
-from zoo.parts.networks import mlp
+from zoo.parts.checks import check_offers
+from zoo.parts.conditions import Condition, dense, given
+from zoo.parts.trajectory.masks import filled
 
 
 class HasLatentVector(Protocol):
@@ -24,7 +26,7 @@ class HasLatentVector(Protocol):
 class Amortized(Guide):
     """q(z | x) = family(z; encoder(x)): the encoder is shared by all data points (amortised inference).
 
-    References: Kingma and Welling 2014; the families' own.
+    References: Kingma and Welling 2014; missing entries as zeros: Mattei and Frellsen 2019; the families' own.
 
     Args:
         model: any model with `data_dim` and `latent_dim` (protocol `HasLatentVector`).
@@ -32,12 +34,14 @@ class Amortized(Guide):
             `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`.
         hidden: widths of the encoder's hidden layers, from x towards z.
         encoder: a network of your own. The guide calls it with all arguments of the program, x first, and it returns
-            features `(N, context)`. Without it the guide reads x alone and refuses other arguments.
+            features `(N, context)`; x is 0 where a mask hides it. Without it the guide reads x, with 0 in place of
+            missing entries, and the condition of a model with `condition_dim`, and refuses other arguments.
         context: size of your encoder's features; given exactly if `encoder` is.
         activation: constructor of the nonlinearity.
         site: name of the latent site in the model.
         summed: sums z out where its values can be listed, as those of `OneHot` codes can: objectives of the zoo and
             `pyro.infer.TraceEnum_ELBO` weigh all of them by q, and the guide draws one where it runs by itself.
+        flags: gives the encoder a second input, 1 where an entry of x is missing and 0 elsewhere.
 
     Sites: `z` (N, latent_dim) in `pyro.plate("data", N)`.
 
@@ -64,6 +68,7 @@ class Amortized(Guide):
         activation: Callable[[], nn.Module] = nn.ReLU,
         site: str = "z",
         summed: bool = False,
+        flags: bool = False,
     ) -> None:
         super().__init__(model)
         advice = "it serves a model with one latent vector; hierarchies and sequences have guides of their own"
@@ -75,32 +80,39 @@ class Amortized(Guide):
         self.site = site
         # Pyro's own mark
         self.infer = {"enumerate": "parallel"} if summed else {}
-        self.encoder = mlp(model.data_dim, hidden, activation=activation) if encoder is None else encoder
+        self.inputs, self.own = Inputs(model, flags), encoder is not None
+        if encoder is not None and flags:
+            raise ValueError("Amortized: `flags` are for the guide's own encoder; yours is given the mask itself")
+        if encoder is None:
+            encoder = dense((model.data_dim, *self.inputs.beside), hidden, activation)
+        self.encoder = encoder
         if context is None:
             context = hidden[-1] if hidden else model.data_dim
-        self.own, self.context = encoder is not None, context
+        self.context = context
         self.family = family(model.latent_dim, context)
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""
-        prior = self.model.prior() if self.family.uses_prior else None
-        return self.family(prior, self._features(x, args, kwargs))
+        features, condition = self._features(x, args, kwargs)
+        prior = given(self.model.prior, condition) if self.family.uses_prior else None
+        return self.family(prior, features)
 
-    def _features(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _features(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Condition]:
         if not self.own:
-            # a mask or label that the encoder never sees would leave q as wide as without it, and the bound loose
+            # a label that the encoder never sees would leave q as wide as without it, and the bound loose
             hint = "Give it an encoder= that takes them, with context=, the size of its output"
-            self.refuse_arguments(args, kwargs, hint)
-            check_rows(x, self.model.data_dim, parameter_of(self))
-            return self.encoder(x)
-        features = self.encoder(x, *args, **kwargs)
+            seen = self.inputs.see(self, x, args, kwargs, hint)
+            return self.encoder(*seen.entering), seen.condition
+        mask = self.inputs.bound(args, kwargs).get("mask")
+        masked = isinstance(mask, Tensor) and mask.shape == x.shape and mask.dtype == torch.bool
+        features = self.encoder(filled(x, mask) if masked else x, *args, **kwargs)
         # one row of features for many of x would broadcast, and give all data points one posterior without a word
         if features.shape != (len(x), self.context):
             raise ValueError(
                 f"Amortized: expected features of shape ({len(x)}, {self.context}) from {type(self.encoder).__name__}, "
                 f"a row for each of x, got {tuple(features.shape)}"
             )
-        return features
+        return features, self.inputs.told(self, x, args, kwargs) if self.family.uses_prior else ()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with pyro.plate("data", len(x)):
@@ -109,5 +121,5 @@ class Amortized(Guide):
     @torch.no_grad()
     def per_datum(self, x: Tensor, *args: Any, **kwargs: Any) -> PerDatum:
         """A guide of the same family with parameters of its own for each row of x, started at this guide's."""
-        parameters = self.family.head(self._features(x, args, kwargs))
+        parameters = self.family.head(self._features(x, args, kwargs)[0])
         return PerDatum.started_at(self.model, self.family, parameters, site=self.site)

@@ -1,6 +1,7 @@
 """A guide with an auxiliary variable: a mixture over it is more than a density of its family."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import pyro
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
-from zoo.parts.checks import check_labels, check_offers, check_rows, check_shape, parameter_of
+from guides.inputs import Inputs
+from zoo.parts.checks import check_labels, check_offers
+from zoo.parts.conditions import given
 from zoo.parts.labels import mean_over_draws, one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
@@ -38,6 +41,8 @@ class Auxiliary(Guide):
         hidden: widths of the hidden layers of the two or three networks, or the constructor of a stage.
         activation: constructor of the nonlinearity of networks given by widths.
         site: name of the latent site z in the model.
+        flags: gives the networks a further input, 1 where an entry of x is missing and 0 elsewhere. Without it they
+            read 0 there.
 
     Sites, in `pyro.plate("data", N)`: `a` (N, auxiliary_dim); `y` (N,), where no label is given; `z` (N, latent_dim).
 
@@ -61,13 +66,16 @@ class Auxiliary(Guide):
         hidden: StageArgument = (400,),
         activation: Callable[[], nn.Module] = nn.ReLU,
         site: str = "z",
+        flags: bool = False,
     ) -> None:
         super().__init__(model)
         advice = "it needs an auxiliary variable: zoo.WithAuxiliary(model, reverse)"
         check_offers("Auxiliary", model, "auxiliary_dim", "data_dim", "latent_dim", advice=advice)
         self.site, self.num_classes = site, getattr(model, "num_classes", 0)
-        sizes: tuple[int, ...] = (model.data_dim, model.auxiliary_dim)
-        self.reader = build_stage(hidden, (model.data_dim,), activation, "hidden")
+        self.inputs = Inputs(model, flags)
+        read = (model.data_dim, *self.inputs.beside)
+        sizes: tuple[int, ...] = (*read, model.auxiliary_dim)
+        self.reader = build_stage(hidden, read, activation, "hidden")
         self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
         if self.auxiliary_family.uses_prior:
             reader = type(self.auxiliary_family).__name__
@@ -78,41 +86,54 @@ class Auxiliary(Guide):
         self.encoder = build_stage(hidden, sizes, activation, "hidden")
         self.family = family(model.latent_dim, self.encoder.size)
 
-    def auxiliary(self, x: Tensor) -> Any:
-        """q(a | x), event shape `(auxiliary_dim,)`."""
-        return self.auxiliary_family(None, self.reader(x))
+    def auxiliary(self, x: Tensor, *beside: Tensor) -> Any:
+        """q(a | x), event shape `(auxiliary_dim,)`.
 
-    def classes(self, x: Tensor, a: Tensor) -> Categorical:
-        """q(y | a, x); leading axes broadcast."""
-        return over_classes(self.logits(x, a))
+        `beside` are the networks' other inputs: flags of missing entries and the condition, where there are these.
+        """
+        return self.auxiliary_family(None, self.reader(x, *beside))
 
-    def posterior(self, x: Tensor, a: Tensor, y: Tensor | None = None) -> Any:
-        """q(z | a, y, x), event shape `(latent_dim,)`; leading axes broadcast."""
-        prior = self.model.prior() if self.family.uses_prior else None
+    def classes(self, x: Tensor, a: Tensor, *beside: Tensor) -> Categorical:
+        """q(y | a, x); leading axes broadcast, `beside` as in `auxiliary`."""
+        return over_classes(self.logits(x, *beside, a))
+
+    def posterior(self, x: Tensor, a: Tensor, y: Tensor | None = None, *beside: Tensor) -> Any:
+        """q(z | a, y, x), event shape `(latent_dim,)`; leading axes broadcast, `beside` as in `auxiliary`."""
+        condition = beside[-1:] if self.inputs.condition_dim else ()
+        prior = given(self.model.prior, condition) if self.family.uses_prior else None
         coded = () if y is None else (one_hot(y, self.num_classes, x),)
-        return self.family(prior, self.encoder(x, a, *coded))
+        return self.family(prior, self.encoder(x, *beside, a, *coded))
 
-    def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
-        """q(y | x), batch `(N,)`: the mean of q(y | a, x) over draws of a, one in training mode, else 100."""
+    def classifier(
+        self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None, *, num_draws: int | None = None
+    ) -> Categorical:
+        """q(y | x, c), batch `(N,)`: the mean of q(y | a, x) over draws of a, one in training mode, else 100."""
         self._refuse_without_classes()
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
-        return mean_over_draws(self.classes(x, self.auxiliary(x).rsample((num_draws,))))
+        x, *beside = self.inputs.seen_draws(self, x, mask, c).entering
+        return mean_over_draws(self.classes(x, self.auxiliary(x, *beside).rsample((num_draws,)), *beside))
 
-    def predict(self, x: Tensor, num_draws: int = 100) -> Tensor:
+    def predict(
+        self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None, *, num_draws: int = 100
+    ) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of a."""
-        check_shape(x, self.model.data_dim, parameter_of(self))
-        return probabilities(lambda rows: self.classifier(rows, num_draws), x, max(1, 10_000 // num_draws))
+        classifier = partial(self.classifier, num_draws=num_draws)
+        return probabilities(classifier, x, mask, c, at_once=max(1, 10_000 // num_draws))
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        check_rows(x, self.model.data_dim, parameter_of(self))
+    # by the model's names: those of `ADGM` are (x, y, mask, c), and those of a VAE (x, mask, y), y being the condition
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        arguments = self.inputs.bound(args, kwargs)
+        y = arguments.pop("y", None) if self.num_classes or self.inputs.condition != "y" else None
+        seen = self.inputs.see(self, x, (), arguments, "Write a guide of your own for it")
         if y is not None:
             self._refuse_without_classes()
             check_labels(y, len(x), self.num_classes)
+        x, *beside = seen.entering
         with pyro.plate("data", len(x)):
-            a = pyro.sample("a", self.auxiliary(x))
+            a = pyro.sample("a", self.auxiliary(x, *beside))
             if self.num_classes and y is None:
-                y = pyro.sample("y", self.classes(x, a), infer={"enumerate": "parallel"})
-            return pyro.sample(self.site, self.posterior(x, a, y))
+                y = pyro.sample("y", self.classes(x, a, *beside), infer={"enumerate": "parallel"})
+            return pyro.sample(self.site, self.posterior(x, a, y, *beside))
 
     def _refuse_without_classes(self) -> None:
         if not self.num_classes:

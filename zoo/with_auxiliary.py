@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from zoo.parts.conditions import given
 from zoo.parts.store_keys import RootModule
 
 
@@ -57,13 +58,13 @@ class WithAuxiliary(RootModule):
         self.inner, self.reverse, self.sites = model, reverse, tuple(sites)
         self.auxiliary_dim = reverse.size
         # all that guides read of a model, as far as this one states it
-        for name in ("data_dim", "latent_dim", "num_classes"):
+        for name in ("data_dim", "latent_dim", "num_classes", "condition_dim"):
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
 
-    def prior(self):
+    def prior(self, *condition: Tensor):
         """p(z), that of the model, for families that look at it."""
-        return self.inner.prior()
+        return given(self.inner.prior, condition)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         with _Seen() as seen:

@@ -94,7 +94,7 @@ def test_what_a_stock_guide_does_not_read_it_refuses_by_name():
         guide(x, y, None, 3.0)
 
 
-def test_what_stands_under_a_mask_cannot_matter_to_what_refuses_masks():
+def test_what_stands_under_a_mask_cannot_matter():
     model = PPCA(4, 2)
     guide, x = guides.Amortized(model, hidden=(3,)), torch.randn(6, 4)
     mask = torch.rand(6, 4) < 0.7
