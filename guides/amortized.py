@@ -12,7 +12,7 @@ from guides.guide import Guide
 from guides.inputs import Inputs
 from guides.per_datum import PerDatum
 from zoo.parts.checks import check_offers
-from zoo.parts.conditions import Condition, dense, given
+from zoo.parts.given.conditions import Condition, dense, given
 from zoo.parts.trajectory.masks import filled
 
 

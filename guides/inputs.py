@@ -1,13 +1,12 @@
 """All that the networks of a guide see of a program's arguments: x, flags of its missing entries, a condition."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.parts.checks import check_shape, parameter_of
-from zoo.parts.conditions import Condition, check_given, conditions, entering
+from zoo.parts.given.conditions import Condition, argument_names, check_given, conditions, entering
 from zoo.parts.trajectory.masks import filled
 
 
@@ -67,7 +66,7 @@ class Inputs:
             hint: words that end the refusal.
 
         Raises:
-            TypeError, ValueError: as `zoo.parts.conditions.check_given`; a further argument.
+            TypeError, ValueError: as `zoo.parts.given.conditions.check_given`; a further argument.
         """
         given = self.bound(args, kwargs)
         mask = given.pop("mask", None) if "mask" in self.names else None
@@ -79,7 +78,7 @@ class Inputs:
         return self.seen(guide, x, mask, y)
 
     def seen(self, guide: Any, x: Tensor, mask: Tensor | None, y: Tensor | None) -> Seen:
-        """The inputs of one call, checked. Arguments: `zoo.parts.conditions.check_given`."""
+        """The inputs of one call, checked. Arguments: `zoo.parts.given.conditions.check_given`."""
         return self._read(x, mask, check_given(guide.model, x, mask, y, parameter_of(guide), self.condition))
 
     def seen_draws(self, guide: Any, x: Tensor, mask: Tensor | None, y: Tensor | None) -> Seen:
@@ -97,13 +96,3 @@ class Inputs:
         """The condition alone, for a guide without networks."""
         y = self.bound(args, kwargs).get(self.condition) if self.condition_dim else None
         return conditions(guide.model, x, y, self.condition)
-
-
-def argument_names(model: Any) -> tuple[str, ...]:
-    """The names of a program's arguments after x, in order."""
-    parameters = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters.values()
-    # a model around another takes the arguments of that one
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and hasattr(model, "inner"):
-        return argument_names(model.inner)
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return tuple(named[1:])

@@ -11,7 +11,7 @@ from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.inputs import Inputs
 from zoo.parts.checks import check_offers
-from zoo.parts.conditions import given
+from zoo.parts.given.conditions import given
 
 
 class PerDatum(Guide):

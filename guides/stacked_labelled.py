@@ -10,7 +10,7 @@ from torch import Tensor
 from guides.guide import Guide
 from guides.labelled import Labelled
 from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
-from zoo.parts.conditions import conditions
+from zoo.parts.given.conditions import conditions
 from zoo.parts.labels import mean_over_draws, probabilities
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.parts.conditionals import Bernoulli
-from zoo.parts.conditions import entering, given, prior_of
+from zoo.parts.given.conditions import entering, given, prior_of
 from zoo.parts.hierarchy import GAUSSIAN, Hierarchy
 from zoo.parts.networks.stages import StageArgument, build_stage, stage_arguments
 from zoo.parts.once import once

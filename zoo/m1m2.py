@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from zoo.parts.checks import check_labels, parameter_of
-from zoo.parts.conditions import check_given, given
+from zoo.parts.given.conditions import check_given, given
 from zoo.parts.distributions import DiagonalNormal
-from zoo.parts.gaps import observe
+from zoo.parts.given.gaps import observe
 from zoo.parts.labels import generate_classes
 from zoo.parts.store_keys import RootModule
 

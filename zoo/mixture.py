@@ -12,7 +12,7 @@ from torch.distributions import transform_to
 from zoo.parts.checks import check_data, check_rows, listed
 from zoo.parts.covariances import Covariance, FullCovariance
 from zoo.parts.distributions.observed import observed_entries
-from zoo.parts.gaps import observe
+from zoo.parts.given.gaps import observe
 from zoo.parts.starts.clusters import clusters
 from zoo.parts.store_keys import RootModule
 

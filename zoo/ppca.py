@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.parts.checks import check_data, check_gaps, check_rows, listed
 from zoo.parts.distributions import UnitNormal
 from zoo.parts.distributions.observed import observed_entries
-from zoo.parts.gaps import observe
+from zoo.parts.given.gaps import observe
 from zoo.parts.store_keys import RootModule
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from zoo.parts.checks import check_counts, parameter_of
 from zoo.parts.conditionals import Bernoulli
-from zoo.parts.conditions import check_given, condition_size, dense, entering, given, prior_of, rows_for
-from zoo.parts.gaps import observe
+from zoo.parts.given.conditions import check_given, condition_size, dense, entering, given, prior_of, rows_for
+from zoo.parts.given.gaps import observe
 from zoo.parts.store_keys import RootModule
 
 

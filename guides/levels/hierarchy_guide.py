@@ -13,7 +13,7 @@ from guides.inputs import Inputs, Seen
 from guides.levels.has_levels import HasLevels, levels_of
 from guides.levels.level import Level
 from guides.levels.per_datum_levels import PerDatumLevels
-from zoo.parts.conditions import entering
+from zoo.parts.given.conditions import entering
 from zoo.parts.networks.stages import StageArgument, build_stage, per_level, stage_arguments
 
 Families = Callable[[int, int], Family] | Sequence[Callable[[int, int], Family]]

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.infer.em import EMError, EMModel, EMResult, em
 from zoo.infer.evaluation.gaps import Gaps, gaps
+from zoo.infer.evaluation.imputation import Imputation, ImputationDraws, impute, sample_imputation
 from zoo.infer.evaluation.labels import classification_error
 from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
 from zoo.infer.evaluation.likelihood import LogLikelihood, bits_per_dim, log_likelihood
@@ -70,6 +71,8 @@ __all__ = [
     "EMResult",
     "Fit",
     "Gaps",
+    "Imputation",
+    "ImputationDraws",
     "Limits",
     "LogLikelihood",
     "Moment",
@@ -96,6 +99,7 @@ __all__ = [
     "gaps",
     "grid_reference",
     "hmc_reference",
+    "impute",
     "kl_per_site",
     "kl_per_unit",
     "load_model",
@@ -115,6 +119,7 @@ __all__ = [
     "plot_reliability",
     "plot_residuals",
     "plot_waveforms",
+    "sample_imputation",
     "save_model",
     "sequence_log_likelihood",
     "smc_log_likelihood",

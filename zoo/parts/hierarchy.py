@@ -13,8 +13,8 @@ from torch import Tensor
 
 from zoo.parts.checks import check_built_for, check_counts, expand_fixed, parameter_of
 from zoo.parts.conditionals import Normal
-from zoo.parts.conditions import check_given, condition_size, rows_for
-from zoo.parts.gaps import observe
+from zoo.parts.given.conditions import check_given, condition_size, rows_for
+from zoo.parts.given.gaps import observe
 from zoo.parts.store_keys import RootModule
 
 #: p(z_l | h_l) = N(z_l; W h_l + b, diag(exp(V h_l + c))^2), of models that do not say otherwise

@@ -387,7 +387,7 @@ def test_a_guide_of_another_models_sizes_is_named():
 def test_sites_that_the_guide_does_not_sample_are_named():
     _, guide = pair()
     with pytest.raises(
-        ValueError, match=r"PriorBelow: the guide samples no site \['z_7'\], but \['z_1', 'z_2', 'z_3'\]"
+        ValueError, match=r"PriorBelow: the model samples no site \['z_7'\], but \['x', 'z_1', 'z_2', 'z_3'\]"
     ):
         guides.PriorBelow(guide, sites=["z_7"])(X)
 

@@ -1,11 +1,13 @@
 """The density of those entries of a vector that are observed."""
 
+import copy
 from typing import Any
 
 import torch
 from pyro.distributions import Independent, MaskedDistribution, MultivariateNormal, TorchDistribution
 from torch import Tensor
 
+from zoo.parts.distributions.mixture import MixtureOfNormalsDensity
 from zoo.parts.distributions.vector import LOG_2PI, VectorDistribution
 
 
@@ -76,6 +78,45 @@ def observed_entries(p: Any, mask: Tensor) -> TorchDistribution:
         "entries alone; take Normal(...).to_event(1) and its like, a MultivariateNormal, or state "
         "log_prob_of_observed(value, mask)"
     )
+
+
+def given_observed(p: Any, value: Tensor) -> tuple[Any, Tensor | None]:
+    """p(x | the observed entries of x) of a site's density that `observed_entries` has made, and its mask.
+
+    Only the missing entries of its draws and of its mean have a meaning. The mask is None where the density is one of
+    all entries.
+
+    Args:
+        p: the density of the site.
+        value: of the site.
+    """
+    if isinstance(p, ObservedEntries):
+        return _conditional(p.p.expand(p.batch_shape), value, p.mask_of_entries), p.mask_of_entries
+    base = getattr(p, "base_dist", None)
+    if isinstance(base, MaskedDistribution) and p.event_dim == 1:
+        return Independent(base.base_dist, 1), base._mask
+    return p, None
+
+
+def _conditional(p: Any, value: Tensor, mask: Tensor) -> Any:
+    """p(x | observed entries) of a density whose entries may depend on one another."""
+    if isinstance(p, MixtureOfNormalsDensity):
+        # the observed entries say which component the vector comes from
+        known = p.components.log_prob_of_observed(value.unsqueeze(-2), mask.unsqueeze(-2))
+        new = copy.copy(p)
+        new.logits = (p.logits + known).log_softmax(-1)
+        return new
+    if not isinstance(p, MultivariateNormal):
+        return p
+    covariance, unit = p.covariance_matrix, torch.eye(mask.shape[-1], dtype=p.loc.dtype, device=p.loc.device)
+    seen = torch.where(mask.unsqueeze(-1) & mask.unsqueeze(-2), covariance, unit)
+    # regression of all entries on the observed ones, by S_.o S_oo^-1
+    gain = torch.linalg.solve(seen, torch.where(mask.unsqueeze(-1), covariance, 0.0)).mT
+    loc = p.loc + (gain @ torch.where(mask, value - p.loc, 0.0).unsqueeze(-1)).squeeze(-1)
+    # observed entries have no variance left: a unit one keeps the matrix positive definite
+    left = covariance - gain @ torch.where(mask.unsqueeze(-1), covariance, 0.0)
+    hidden = ~mask
+    return MultivariateNormal(loc, torch.where(hidden.unsqueeze(-1) & hidden.unsqueeze(-2), left, unit))
 
 
 def _normal_marginal(p: MultivariateNormal, value: Tensor, mask: Tensor) -> Tensor:

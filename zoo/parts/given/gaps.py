@@ -50,3 +50,15 @@ def _harmless(support: Any, x: Tensor) -> Tensor:
         return torch.as_tensor(one.lower_bound).to(x)
     # positive numbers, an interval: the image of 0 lies inside
     return transform_to(one)(zero).detach()
+
+
+def central_interval(draws: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    """Lower and upper ends of the central intervals that hold `mass` of the draws along the first axis.
+
+    Raises:
+        ValueError: a mass that is not between 0 and 1.
+    """
+    if not 0 < mass < 1:
+        raise ValueError(f"mass: expected a number between 0 and 1, got {mass}")
+    lower, upper = draws.quantile(draws.new_tensor([(1 - mass) / 2, (1 + mass) / 2]), dim=0)
+    return lower, upper

@@ -126,3 +126,13 @@ def rows_for(model: Any, num: int, y: Any, like: Tensor | None, name: str = "y")
         one = y.ndim == 0 or (y.ndim == 1 and y.is_floating_point())
         y = y.expand(num, *y.shape) if one else y
     return conditions(model, (torch.empty(0) if like is None else like).new_zeros(num, 0), y, name)
+
+
+def argument_names(model: Any) -> tuple[str, ...]:
+    """The names of a program's arguments after x, in order."""
+    parameters = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters.values()
+    # a model around another takes the arguments of that one
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and hasattr(model, "inner"):
+        return argument_names(model.inner)
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return tuple(named[1:])
