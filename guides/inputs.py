@@ -46,8 +46,8 @@ class Inputs:
         # a label may have the name y
         self.condition = "c" if "c" in self.names else "y"
         if self.condition_dim and self.condition not in self.names:
-            raise ValueError(f"{type(model).__name__}: states condition_dim = {self.condition_dim}, but its program has "
-                             f"no argument y or c, but {[*self.names]}")  # fmt: skip
+            raise ValueError(f"{type(model).__name__}: states condition_dim = {self.condition_dim}, but its program "
+                             f"has no argument y or c, only {[*self.names]}")  # fmt: skip
         flagged = (model.data_dim,) if flags else ()
         #: sizes of the inputs beside x
         self.beside = (*flagged, *entering(self.condition_dim))

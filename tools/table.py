@@ -50,14 +50,17 @@ def systems_table() -> str:
         families |= {family: None} if family else {}
         systems += [system.partition(" (")[0].partition("; ")[0] for system in pair.systems]
     # README is short, so models that swap alike share a row.
-    alike: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    alike: dict[tuple[str, str], tuple[list[str], dict[str, None], list[str]]] = {}
     for model, (guides, families, systems) in models.items():
-        named_models, made = alike.setdefault((", ".join(guides), ", ".join(families)), ([], []))
+        # So do those of a single system each.
+        key = "" if len(systems) == 1 else ", ".join(guides)
+        named_models, named_guides, made = alike.setdefault((key, ", ".join(families)), ([], {}, []))
         named_models.append(f"`{model}`")
+        named_guides |= guides
         made += systems
     head, rows = ["model", "guides", "families", "systems, such as"], []
-    for (guide_names, family_names), (named_models, systems) in alike.items():
-        shown = [family_names]
+    for (_, family_names), (named_models, named_guides, systems) in alike.items():
+        shown, guide_names = [family_names], ", ".join(named_guides)
         # As many families and then as many names as README's lines, 120 columns wide, have room for.
         while not (fits := fitting(head, [", ".join(named_models), guide_names, shown[0]], systems)):
             shown = [f"{shown[0].removesuffix(', …').rpartition(', ')[0]}, …"]

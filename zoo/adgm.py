@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from zoo.parts.checks import check_counts, check_labels, parameter_of
 from zoo.parts.conditionals import Bernoulli
-from zoo.parts.given.conditions import check_given, condition_size, entering, given, prior_of
 from zoo.parts.conditionals.class_prior import class_prior_or_uniform
+from zoo.parts.given.conditions import check_given, condition_size, entering, given, prior_of
 from zoo.parts.given.gaps import observe
 from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.labels import generate_classes, one_hot
@@ -89,7 +89,7 @@ class ADGM(RootModule):
         self.reverse = WithHead((*of_a, *told), auxiliary_dim, conditional, hidden, activation)
 
     def likelihood(self, y: Tensor, z: Tensor, *a: Tensor) -> Any:
-        """p(x | y, z), with `skip` p(x | y, z, a), a condition c after them; event shape `(data_dim,)`, leading axes broadcast."""
+        """p(x | y, z), with `skip` p(x | y, z, a), a condition c after them; event `(data_dim,)`."""
         return self.decoder(z, one_hot(y, self.num_classes, z), *a)
 
     def auxiliary(self, y: Tensor, z: Tensor, *x: Tensor) -> Any:

@@ -69,7 +69,8 @@ class BIVA(Hierarchy):
         above_dims = [0]
         # from the top down: the path of each layer is the output of the layer above
         for n in range(depth - 1, -1, -1):
-            sizes: tuple[int, ...] = (latent_dims[n],) if not stages else (latent_dims[n], latent_dims[n], stages[0].size)
+            size = latent_dims[n]
+            sizes: tuple[int, ...] = (size, size, stages[0].size) if stages else (size,)
             if stages:
                 above_dims[:0] = [stages[0].size + latent_dims[n], stages[0].size]
             sizes = (*sizes, *entering(self.condition_dim))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from zoo.parts.checks import check_labels, parameter_of
-from zoo.parts.given.conditions import check_given, given
 from zoo.parts.distributions import DiagonalNormal
+from zoo.parts.given.conditions import check_given, given
 from zoo.parts.given.gaps import observe
 from zoo.parts.labels import generate_classes
 from zoo.parts.store_keys import RootModule
@@ -36,7 +36,8 @@ class M1M2(RootModule):
     `pyro.plate("data", N)`.
 
     Raises:
-        ValueError: a place out of range or twice; m2.data_dim is not the number of entries that M2 models; m1 and m2 have conditions of different sizes. At each
+        ValueError: a place out of range or twice; m2.data_dim is not the number of entries that M2 models;
+            m1 and m2 have conditions of different sizes. At each
             call: x is not `(N, data_dim)`; y is not int64 `(N,)`, or a class is out of range; with `kept`, M2's
             likelihood is no `Normal`.
 
@@ -62,7 +63,8 @@ class M1M2(RootModule):
         self.data_dim, self.num_classes = m1.data_dim, m2.num_classes
         sizes = {part.condition_dim for part in (m1, m2) if getattr(part, "condition_dim", 0)}
         if len(sizes) > 1:
-            raise ValueError(f"m2: expected the condition_dim of m1, {m1.condition_dim}, or none, got {m2.condition_dim}")
+            raise ValueError(f"m2: expected the condition_dim of m1, {m1.condition_dim}, or none, got "
+                             f"{m2.condition_dim}")  # fmt: skip
         self.condition_dim = sizes.pop() if sizes else 0
         # a buffer, which `.to()` moves
         self.register_buffer("kept", None if kept is None else torch.tensor(places), persistent=False)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from zoo.parts.checks import check_counts, check_labels, parameter_of
 from zoo.parts.conditionals import Bernoulli
-from zoo.parts.given.conditions import check_given, condition_size, entering, given, prior_of
 from zoo.parts.conditionals.class_prior import class_prior_or_uniform
+from zoo.parts.given.conditions import check_given, condition_size, entering, given, prior_of
 from zoo.parts.given.gaps import observe
 from zoo.parts.labels import generate_classes, one_hot
 from zoo.parts.networks import WithHead

@@ -26,7 +26,8 @@ class WithMask(RootModule):
         model: a model whose program takes a mask and samples x with `zoo.parts.given.gaps.observe`: any static model of
             the zoo.
         missingness: module whose call gives p(m | x), event `(data_dim,)`, m 1 where observed:
-            `zoo.parts.conditionals.SelfMasking(data_dim)`; by a network `zoo.parts.networks.WithHead((data_dim,), data_dim, Bernoulli)`; or your own.
+            `zoo.parts.conditionals.SelfMasking(data_dim)`; by a network
+            `zoo.parts.networks.WithHead((data_dim,), data_dim, Bernoulli)`; or your own.
 
     Sites: those of the model, `x_missing` (N, data_dim), whose entries count where x is missing, and `m`
     (N, data_dim), in the same plate. A guide draws x_missing from the model:

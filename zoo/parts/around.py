@@ -30,7 +30,8 @@ class Seen(Messenger):
         if site_is_subsample(msg):
             self.opened.add(name)
         else:
-            self.values[name], self.densities[name], self.stacks[name] = msg["value"], msg["fn"], msg["cond_indep_stack"]
+            self.values[name], self.densities[name] = msg["value"], msg["fn"]
+            self.stacks[name] = msg["cond_indep_stack"]
 
     def frames(self, sites: Sequence[str]) -> list[Any]:
         """The plates around the sites, but for those opened outside of the program, which are open still."""

@@ -46,7 +46,8 @@ class Hierarchy(RootModule):
 
     Raises:
         TypeError: a subclass leaves one of the three methods open.
-        ValueError: no level, or a size below 1. At each call: x is not `(N, data_dim)`, or of another dtype; a wrong mask or condition, as of `VAE`.
+        ValueError: no level, or a size below 1. At each call: x is not `(N, data_dim)`, or of another dtype; a
+            wrong mask or condition, as of `VAE`.
 
     Example:
         >>> import guides, torch
@@ -86,7 +87,7 @@ class Hierarchy(RootModule):
 
     @abstractmethod
     def prior(self, level: int, above: Tensor | None, *y: Tensor) -> TorchDistribution:
-        """p(z_l | h_l, y), event `(latent_dims[l - 1],)`; `above` is h_l, None at the top; y, if there is a condition."""
+        """p(z_l | h_l, y), event `(latent_dims[l - 1],)`; `above` is h_l, None at the top; y only with a condition."""
 
     @abstractmethod
     def descend(self, level: int, above: Tensor | None, z: Tensor, *y: Tensor) -> Tensor:
@@ -125,7 +126,8 @@ class Hierarchy(RootModule):
                 `(condition_dim,)`.
 
         Raises:
-            TypeError, ValueError: num below 1, a negative or infinite temperature; a condition as in `forward`; an unknown site, or a value of another shape.
+            TypeError, ValueError: num below 1, a negative or infinite temperature; a condition as in `forward`; an
+                unknown site, or a value of another shape.
             NotImplementedError: a temperature other than 1 and a p(z_l | h_l) without a mean (flows).
         """
         check_counts(num=num)
@@ -138,14 +140,10 @@ class Hierarchy(RootModule):
         above: Any = None
         for level in range(len(self.sites), 0, -1):
             site = self.sites[level - 1]
-            latents[site] = z = given[site] if site in given else self._draw(num, temperature, self.prior(level, above, *condition))
+            p = self.prior(level, above, *condition)
+            latents[site] = z = given[site] if site in given else _draw(p, num, temperature)
             above = self.descend(level, above, z, *condition)
         return latents, self.likelihood(above).sample()
-
-    def _draw(self, num: int, temperature: float, p: Any) -> Tensor:
-        # the top's density has no batch axis yet; all others have that of h_l
-        z = p.expand((num,)).sample()
-        return z if temperature == 1 else torch.lerp(p.mean.expand_as(z), z, temperature)
 
     def check_guide(self, guide: Any) -> None:
         """Refuses a guide that was built for a hierarchy of other sizes."""
@@ -154,3 +152,9 @@ class Hierarchy(RootModule):
         if not hasattr(other, "latent_dims"):
             return
         check_built_for(guide, other, self, "data_dim", "latent_dims", "above_dims", "sites", "condition_dim")
+
+
+def _draw(p: Any, num: int, temperature: float) -> Tensor:
+    # the top's density has no batch axis yet; all others have that of h_l
+    z = p.expand((num,)).sample()
+    return z if temperature == 1 else torch.lerp(p.mean.expand_as(z), z, temperature)

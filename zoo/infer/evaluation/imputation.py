@@ -15,8 +15,8 @@ from torch import Tensor
 
 from zoo.infer.call import Purpose, run
 from zoo.infer.pieces import MAX_BYTES, pieces
-from zoo.parts.aside import held, seeded
 from zoo.parts.around import Seen
+from zoo.parts.aside import held, seeded
 from zoo.parts.checks import check_counts, check_gaps, check_rows, check_tensor
 from zoo.parts.distributions.observed import given_observed
 from zoo.parts.given.conditions import argument_names
@@ -160,8 +160,8 @@ def _with_density(model: Callable, guide: Callable, *args: Any, num_particles: i
         raise ValueError(f"site 'x': the model samples no such site, but {[*seen.values]}")
     p, mask = given_observed(seen.densities["x"], seen.values["x"])
     if mask is None:
-        raise ValueError(f"site 'x': {type(p).__name__} is no density of observed entries; the model should sample x by "
-                         "zoo.parts.given.gaps.observe")  # fmt: skip
+        raise ValueError(f"site 'x': {type(p).__name__} is no density of observed entries; the model should sample x "
+                         "by zoo.parts.given.gaps.observe")  # fmt: skip
     return terms, p
 
 
@@ -189,7 +189,7 @@ class _Sums:
             raise ValueError(f"x: expected shape (N, data_dim), got {tuple(x.shape)}; sequences are imputed by their "
                              "model's own impute and sample_imputation")  # fmt: skip
         check_rows(x, x.shape[-1] if x.ndim else 0, None, mask)
-        size = {"dtype": torch.double, "device": x.device}
+        size: Any = {"dtype": torch.double, "device": x.device}
         self.top = torch.full((len(x),), -torch.inf, **size)
         self.weights = torch.zeros(2, len(x), **size)
         self.values = torch.zeros(3, *x.shape, **size)
@@ -204,10 +204,11 @@ class _Sums:
         top = torch.maximum(self.top[rows], log_weights.amax(0))
         fall, w = (self.top[rows] - top).exp(), (log_weights - top).exp()
         away = values - self.origin[rows]
-        self.weights[:, rows] = self.weights[:, rows] * torch.stack([fall, fall**2]) + torch.stack([w.sum(0), (w**2).sum(0)])
-        added = [(w.unsqueeze(-1) * away).sum(0), *((w.unsqueeze(-1) ** 2 * away**n).sum(0) for n in (1, 2))]
-        falls = torch.stack([fall, fall**2, fall**2]).unsqueeze(-1)
-        self.values[:, rows] = self.values[:, rows] * falls + torch.stack(added)
+        falls = torch.stack([fall, fall**2, fall**2])
+        self.weights[:, rows] = self.weights[:, rows] * falls[:2] + torch.stack([w.sum(0), (w**2).sum(0)])
+        w = w.unsqueeze(-1)
+        added = torch.stack([(w * away).sum(0), (w**2 * away).sum(0), (w**2 * away**2).sum(0)])
+        self.values[:, rows] = self.values[:, rows] * falls.unsqueeze(-1) + added
         self.top[rows] = top
 
     def log_total(self, rows: slice) -> Tensor:

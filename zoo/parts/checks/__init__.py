@@ -2,7 +2,8 @@
 
 `rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis, `supports`
 values against a support, `labels` the classes of data, `fixed` latents that a caller gives, `offered` the attributes of
-a model, `conditions` all that a program is given beside x. `words` holds the wording that all share, and the checks of numbers, layer widths and types.
+a model, `conditions` all that a program is given beside x. `words` holds the wording that all share, and the checks of
+numbers, layer widths and types.
 """
 
 from zoo.parts.checks.conditions import check_condition, refuse_condition

@@ -14,7 +14,8 @@ def refuse_condition(whose: str, y: Tensor | None, name: str) -> None:
         ValueError: names program and argument.
     """
     if y is not None:
-        raise ValueError(f"{name}: {whose} was built without a condition; {whose}(..., condition_dim=) takes one{_hint(y)}")
+        raise ValueError(f"{name}: {whose} was built without a condition; {whose}(..., condition_dim=) takes one"
+                         f"{_hint(y)}")  # fmt: skip
 
 
 def check_condition(whose: str, y: Tensor | None, condition_dim: int, x: Tensor, name: str) -> None:
@@ -31,7 +32,8 @@ def check_condition(whose: str, y: Tensor | None, condition_dim: int, x: Tensor,
         ValueError: no condition; another shape or dtype; a class out of range, NaN or infinity, which are not looked
             for under `pyro.enable_validation(False)`.
     """
-    expected = f"classes int64 ({len(x)},) of 0 to {condition_dim - 1}, or vectors {x.dtype} ({len(x)}, {condition_dim})"
+    num = len(x)
+    expected = f"classes int64 ({num},) of 0 to {condition_dim - 1}, or vectors {x.dtype} ({num}, {condition_dim})"
     if y is None:
         raise ValueError(f"{name}: {whose} was built with condition_dim = {condition_dim}, and was given no condition; "
                          f"expected {expected}")  # fmt: skip
