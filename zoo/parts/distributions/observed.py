@@ -70,7 +70,7 @@ def observed_entries(p: Any, mask: Tensor) -> TorchDistribution:
     """
     if hasattr(p, "log_prob_of_observed") or isinstance(p, MultivariateNormal):
         return ObservedEntries(p, mask)
-    if isinstance(p, torch.distributions.Independent) and p.event_dim == 1 and not p.base_dist.event_shape:
+    if isinstance(p, torch.distributions.Independent) and len(p.event_shape) == 1 and not p.base_dist.event_shape:
         # the mask is inside: outside of `Independent` it would be one of whole data points
         return Independent(MaskedDistribution(p.base_dist, mask), 1)
     raise ValueError(
