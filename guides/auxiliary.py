@@ -1,7 +1,6 @@
 """A guide with an auxiliary variable: a mixture over it is more than a density of its family."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import pyro
@@ -105,7 +104,7 @@ class Auxiliary(Guide):
         return self.family(prior, self.encoder(x, *beside, a, *coded))
 
     def classifier(
-        self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None, *, num_draws: int | None = None
+        self, x: Tensor, num_draws: int | None = None, mask: Tensor | None = None, c: Tensor | None = None
     ) -> Categorical:
         """q(y | x, c), batch `(N,)`: the mean of q(y | a, x) over draws of a, one in training mode, else 100."""
         self._refuse_without_classes()
@@ -114,10 +113,12 @@ class Auxiliary(Guide):
         return mean_over_draws(self.classes(x, self.auxiliary(x, *beside).rsample((num_draws,)), *beside))
 
     def predict(
-        self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None, *, num_draws: int = 100
+        self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None
     ) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of a."""
-        classifier = partial(self.classifier, num_draws=num_draws)
+        def classifier(rows: Tensor, *beside: Tensor | None) -> Categorical:
+            return self.classifier(rows, num_draws, *beside)
+
         return probabilities(classifier, x, mask, c, at_once=max(1, 10_000 // num_draws))
 
     # by the model's names: those of `ADGM` are (x, y, mask, c), and those of a VAE (x, mask, y), y being the condition
@@ -126,7 +127,6 @@ class Auxiliary(Guide):
         y = arguments.pop("y", None) if self.num_classes or self.inputs.condition != "y" else None
         seen = self.inputs.see(self, x, (), arguments, "Write a guide of your own for it")
         if y is not None:
-            self._refuse_without_classes()
             check_labels(y, len(x), self.num_classes)
         x, *beside = seen.entering
         with pyro.plate("data", len(x)):

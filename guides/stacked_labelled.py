@@ -1,6 +1,5 @@
 """The guide of M1+M2: one guide's latents are the data of another."""
 
-from functools import partial
 from typing import Any
 
 import pyro
@@ -64,7 +63,7 @@ class StackedLabelled(Guide):
         return self.m2.classes(self.model.modelled(z_1), *c)
 
     def classifier(
-        self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None, *, num_draws: int | None = None
+        self, x: Tensor, num_draws: int | None = None, mask: Tensor | None = None, c: Tensor | None = None
     ) -> Categorical:
         """q(y | x), batch shape `(N,)`: the mean of q(y | z_1) over draws of z_1, one in training mode, else 100.
 
@@ -74,11 +73,14 @@ class StackedLabelled(Guide):
         return mean_over_draws(self.classes(self.posterior(x, mask, c).rsample((num_draws,)), *self._told(x, c)))
 
     def predict(
-        self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None, *, num_draws: int = 100
+        self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None
     ) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of z_1."""
         check_shape(x, self.model.data_dim, parameter_of(self), mask)
-        classifier = partial(self.classifier, num_draws=num_draws)
+
+        def classifier(rows: Tensor, *beside: Tensor | None) -> Categorical:
+            return self.classifier(rows, num_draws, *beside)
+
         return probabilities(classifier, x, mask, c, at_once=max(1, 10_000 // num_draws))
 
     def forward(
