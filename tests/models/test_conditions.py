@@ -140,7 +140,8 @@ def conditioned():
 
 
 @pytest.mark.parametrize("name", ["vae", "mixture prior", "reads the prior", "per datum", "m2", "adgm", "sdgm",
-                                  "auxiliary", "m1m2", "BottomUp", "TopDown", "Ladder", "biva", "prior below"])  # fmt: skip
+                                  "auxiliary", "m1m2", "BottomUp", "TopDown", "Ladder", "biva",
+                                  "prior below"])  # fmt: skip
 def test_model_and_guide_see_the_condition_of_their_own_row(name):
     model, guide, word = conditioned()[name]
     x, y = torch.randn(N, DATA), torch.randn(N, SIZE)

@@ -256,7 +256,7 @@ def test_bad_masks_are_refused_by_name(call, said):
 
 
 def test_a_mask_that_is_no_tensor_is_refused():
-    with pytest.raises(TypeError, match="mask: expected a torch.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"mask: expected a torch\.Tensor, got list"):
         VAE(DATA, LATENT)(torch.zeros(N, DATA), MASK.tolist())
 
 

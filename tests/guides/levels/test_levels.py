@@ -370,7 +370,7 @@ def test_x_of_another_shape_is_named():
             program(X.reshape(5, 1, 2, 3))
         with pytest.raises(ValueError, match=r"x: expected shape \(..., 6\), got \(5, 4\)"):
             program(X[:, :4])
-    with pytest.raises(ValueError, match="mask: expected torch.bool"):
+    with pytest.raises(ValueError, match=r"mask: expected torch\.bool"):
         guide(X, X)
     with pytest.raises(ValueError, match="TopDown: reads x alone, and was given argument 4 too"):
         guide(X, None, None, X)
