@@ -12,8 +12,7 @@ from guides.guide import Guide
 from guides.inputs import Inputs
 from guides.per_datum import PerDatum
 from zoo.parts.checks import check_offers
-from zoo.parts.given.conditions import Condition, dense, given
-from zoo.parts.trajectory.masks import filled
+from zoo.parts.given.conditions import Condition, dense, prior_given
 
 
 class HasLatentVector(Protocol):
@@ -34,8 +33,8 @@ class Amortized(Guide):
             `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`.
         hidden: widths of the encoder's hidden layers, from x towards z.
         encoder: a network of your own. The guide calls it with all arguments of the program, x first, and it returns
-            features `(N, context)`; x is 0 where a mask hides it. Without it the guide reads x, with 0 in place of
-            missing entries, and the condition of a model with `condition_dim`, and refuses other arguments.
+            features `(N, context)`. Without it the guide reads x and a model's condition, and refuses other
+            arguments than a mask. Both read 0 where x is missing.
         context: size of your encoder's features; given exactly if `encoder` is.
         activation: constructor of the nonlinearity.
         site: name of the latent site in the model.
@@ -83,9 +82,8 @@ class Amortized(Guide):
         self.inputs, self.own = Inputs(model, flags), encoder is not None
         if encoder is not None and flags:
             raise ValueError("Amortized: `flags` are for the guide's own encoder; yours is given the mask itself")
-        if encoder is None:
-            encoder = dense((model.data_dim, *self.inputs.beside), hidden, activation)
-        self.encoder = encoder
+        sizes = (model.data_dim, *self.inputs.beside) if encoder is None else ()
+        self.encoder = dense(sizes, hidden, activation) if encoder is None else encoder
         if context is None:
             context = hidden[-1] if hidden else model.data_dim
         self.context = context
@@ -94,7 +92,7 @@ class Amortized(Guide):
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""
         features, condition = self._features(x, args, kwargs)
-        prior = given(self.model.prior, condition) if self.family.uses_prior else None
+        prior = prior_given(self.model.prior, condition) if self.family.uses_prior else None
         return self.family(prior, features)
 
     def _features(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Condition]:
@@ -103,15 +101,11 @@ class Amortized(Guide):
             hint = "Give it an encoder= that takes them, with context=, the size of its output"
             seen = self.inputs.see(self, x, args, kwargs, hint)
             return self.encoder(*seen.entering), seen.condition
-        mask = self.inputs.bound(args, kwargs).get("mask")
-        masked = isinstance(mask, Tensor) and mask.shape == x.shape and mask.dtype == torch.bool
-        features = self.encoder(filled(x, mask) if masked else x, *args, **kwargs)
+        features = self.encoder(self.inputs.zero_filled(x, args, kwargs), *args, **kwargs)
         # one row of features for many of x would broadcast, and give all data points one posterior without a word
         if features.shape != (len(x), self.context):
-            raise ValueError(
-                f"Amortized: expected features of shape ({len(x)}, {self.context}) from {type(self.encoder).__name__}, "
-                f"a row for each of x, got {tuple(features.shape)}"
-            )
+            raise ValueError(f"Amortized: expected features of shape ({len(x)}, {self.context}) from {type(self.encoder).__name__}"
+                             f", a row for each of x, got {tuple(features.shape)}")  # fmt: skip
         return features, self.inputs.told(self, x, args, kwargs) if self.family.uses_prior else ()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

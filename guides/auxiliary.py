@@ -7,21 +7,20 @@ import pyro
 from pyro.distributions import Categorical
 from torch import Tensor, nn
 
+from guides.amortized import HasLatentVector
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.inputs import Inputs
 from zoo.parts.checks import check_labels, check_offers
-from zoo.parts.given.conditions import given
-from zoo.parts.labels import mean_over_draws, one_hot, over_classes, probabilities
+from zoo.parts.given.conditions import prior_given
+from zoo.parts.labels import mean_over_draws, one_hot, over_classes, predicted
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
 
 
-class HasAuxiliary(Protocol):
+class HasAuxiliary(HasLatentVector, Protocol):
     """A model that `Auxiliary` can serve: `ADGM`, or any model in `WithAuxiliary`; optional: `num_classes`."""
 
-    data_dim: int
-    latent_dim: int
     auxiliary_dim: int
 
 
@@ -40,8 +39,7 @@ class Auxiliary(Guide):
         hidden: widths of the hidden layers of the two or three networks, or the constructor of a stage.
         activation: constructor of the nonlinearity of networks given by widths.
         site: name of the latent site z in the model.
-        flags: gives the networks a further input, 1 where an entry of x is missing and 0 elsewhere. Without it they
-            read 0 there.
+        flags: gives the networks a further input, 1 where x is missing; they read x as 0 there.
 
     Sites, in `pyro.plate("data", N)`: `a` (N, auxiliary_dim); `y` (N,), where no label is given; `z` (N, latent_dim).
 
@@ -86,10 +84,7 @@ class Auxiliary(Guide):
         self.family = family(model.latent_dim, self.encoder.size)
 
     def auxiliary(self, x: Tensor, *beside: Tensor) -> Any:
-        """q(a | x), event shape `(auxiliary_dim,)`.
-
-        `beside` are the networks' other inputs: flags of missing entries and the condition, where there are these.
-        """
+        """q(a | x), event `(auxiliary_dim,)`; `beside`: flags and condition, where there are these."""
         return self.auxiliary_family(None, self.reader(x, *beside))
 
     def classes(self, x: Tensor, a: Tensor, *beside: Tensor) -> Categorical:
@@ -99,42 +94,31 @@ class Auxiliary(Guide):
     def posterior(self, x: Tensor, a: Tensor, y: Tensor | None = None, *beside: Tensor) -> Any:
         """q(z | a, y, x), event shape `(latent_dim,)`; leading axes broadcast, `beside` as in `auxiliary`."""
         condition = beside[-1:] if self.inputs.condition_dim else ()
-        prior = given(self.model.prior, condition) if self.family.uses_prior else None
-        coded = () if y is None else (one_hot(y, self.num_classes, x),)
-        return self.family(prior, self.encoder(x, *beside, a, *coded))
+        prior = prior_given(self.model.prior, condition) if self.family.uses_prior else None
+        return self.family(prior, self.encoder(x, *beside, a, *(() if y is None else (one_hot(y, self.num_classes, x),))))
 
     def classifier(
         self, x: Tensor, num_draws: int | None = None, mask: Tensor | None = None, c: Tensor | None = None
     ) -> Categorical:
         """q(y | x, c), batch `(N,)`: the mean of q(y | a, x) over draws of a, one in training mode, else 100."""
-        self._refuse_without_classes()
+        if not self.num_classes:
+            raise ValueError(f"Auxiliary: {type(self.model).__name__} has no classes (num_classes), so there is no y")
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
         x, *beside = self.inputs.seen_draws(self, x, mask, c).entering
         return mean_over_draws(self.classes(x, self.auxiliary(x, *beside).rsample((num_draws,)), *beside))
 
-    def predict(
-        self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None
-    ) -> Tensor:
+    def predict(self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of a."""
-        def classifier(rows: Tensor, *beside: Tensor | None) -> Categorical:
-            return self.classifier(rows, num_draws, *beside)
-
-        return probabilities(classifier, x, mask, c, at_once=max(1, 10_000 // num_draws))
+        return predicted(self.classifier, x, num_draws, mask, c)
 
     # by the model's names: those of `ADGM` are (x, y, mask, c), and those of a VAE (x, mask, y), y being the condition
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         arguments = self.inputs.bound(args, kwargs)
         y = arguments.pop("y", None) if self.num_classes or self.inputs.condition != "y" else None
-        seen = self.inputs.see(self, x, (), arguments, "Write a guide of your own for it")
-        if y is not None:
-            check_labels(y, len(x), self.num_classes)
-        x, *beside = seen.entering
+        x, *beside = self.inputs.see(self, x, (), arguments, "Write a guide of your own for it").entering
+        check_labels(y, len(x), self.num_classes)
         with pyro.plate("data", len(x)):
             a = pyro.sample("a", self.auxiliary(x, *beside))
             if self.num_classes and y is None:
                 y = pyro.sample("y", self.classes(x, a, *beside), infer={"enumerate": "parallel"})
             return pyro.sample(self.site, self.posterior(x, a, y, *beside))
-
-    def _refuse_without_classes(self) -> None:
-        if not self.num_classes:
-            raise ValueError(f"Auxiliary: {type(self.model).__name__} has no classes (num_classes), so there is no y")

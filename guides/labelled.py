@@ -11,7 +11,7 @@ from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.inputs import Inputs
 from zoo.parts.checks import check_labels, check_offers
-from zoo.parts.given.conditions import given
+from zoo.parts.given.conditions import prior_given
 from zoo.parts.labels import one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
@@ -100,7 +100,7 @@ class Labelled(Guide):
         `beside` are the encoder's other inputs: flags of missing entries and the condition, where there are these.
         """
         condition = beside[-1:] if self.inputs.condition_dim else ()
-        prior = given(self.model.prior, condition) if self.family.uses_prior else None
+        prior = prior_given(self.model.prior, condition) if self.family.uses_prior else None
         return self.family(prior, self.encoder(x, *beside, one_hot(y, self.model.num_classes, x)))
 
     def forward(

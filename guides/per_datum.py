@@ -11,7 +11,7 @@ from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.inputs import Inputs
 from zoo.parts.checks import check_offers
-from zoo.parts.given.conditions import given
+from zoo.parts.given.conditions import prior_given
 
 
 class PerDatum(Guide):
@@ -81,7 +81,7 @@ class PerDatum(Guide):
         rows = own_rows("PerDatum", len(self.table), x, index)
         parameters = self.table if rows is None else self.table[rows]
         reads = self.family.uses_prior
-        prior = given(self.model.prior, self.inputs.told(self, x, args, kwargs)) if reads else None
+        prior = prior_given(self.model.prior, self.inputs.told(self, x, args, kwargs)) if reads else None
         with pyro.plate("data", len(x)):
             return pyro.sample(self.site, self.family(prior, parameters))
 

@@ -10,7 +10,7 @@ from guides.guide import Guide
 from guides.labelled import Labelled
 from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
 from zoo.parts.given.conditions import conditions
-from zoo.parts.labels import mean_over_draws, probabilities
+from zoo.parts.labels import mean_over_draws, predicted
 
 
 class StackedLabelled(Guide):
@@ -72,16 +72,10 @@ class StackedLabelled(Guide):
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
         return mean_over_draws(self.classes(self.posterior(x, mask, c).rsample((num_draws,)), *self._told(x, c)))
 
-    def predict(
-        self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None
-    ) -> Tensor:
+    def predict(self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of z_1."""
         check_shape(x, self.model.data_dim, parameter_of(self), mask)
-
-        def classifier(rows: Tensor, *beside: Tensor | None) -> Categorical:
-            return self.classifier(rows, num_draws, *beside)
-
-        return probabilities(classifier, x, mask, c, at_once=max(1, 10_000 // num_draws))
+        return predicted(self.classifier, x, num_draws, mask, c)
 
     def forward(
         self, x: Tensor, y: Tensor | None = None, mask: Tensor | None = None, c: Tensor | None = None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zoo.parts.checks import check_counts, check_labels, parameter_of
 from zoo.parts.conditionals import Bernoulli
 from zoo.parts.conditionals.class_prior import class_prior_or_uniform
-from zoo.parts.given.conditions import check_given, condition_size, entering, given, prior_of
+from zoo.parts.given.conditions import check_given, condition_size, entering, prior_given, prior_of
 from zoo.parts.given.gaps import observe
 from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.labels import generate_classes, one_hot
@@ -103,7 +103,7 @@ class ADGM(RootModule):
         check_labels(y, len(x), self.num_classes)
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", self.class_prior(), obs=y)
-            z = pyro.sample("z", given(self.prior, condition))
+            z = pyro.sample("z", prior_given(self.prior, condition))
             if self.skip:
                 a = pyro.sample("a", self.auxiliary(y, z, *condition))
                 return observe("x", self.likelihood(y, z, a, *condition), x, mask)

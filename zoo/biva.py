@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.parts.conditionals import Bernoulli
-from zoo.parts.given.conditions import entering, given, prior_of
+from zoo.parts.given.conditions import entering, prior_given, prior_of
 from zoo.parts.hierarchy import GAUSSIAN, Hierarchy
 from zoo.parts.networks.stages import StageArgument, build_stage, stage_arguments
 from zoo.parts.once import once
@@ -87,7 +87,7 @@ class BIVA(Hierarchy):
     def prior(self, level: int, above: Tensor | None, *y: Tensor):
         """p(z | h) of a level, event `(latent_dims[level - 1],)`: z_l^BU is independent of z_l^TD, drawn before it."""
         if above is None:
-            return given(self.top, y)
+            return prior_given(self.top, y)
         return self.conditionals[level - 1](above[..., : self.paths[(level - 1) // 2]])
 
     @once

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.parts.conditionals import Bernoulli
-from zoo.parts.given.conditions import entering, given, prior_of
+from zoo.parts.given.conditions import entering, prior_given, prior_of
 from zoo.parts.hierarchy import GAUSSIAN, Hierarchy
 from zoo.parts.networks.stages import StageArgument, build_stage, stage_arguments
 from zoo.parts.once import once
@@ -83,7 +83,7 @@ class Hierarchical(Hierarchy):
     @once
     def prior(self, level: int, above: Tensor | None, *y: Tensor):
         """p(z_l | h_l), event `(latent_dims[l - 1],)`; `above` is h_l, None at the top: p(z_L | y)."""
-        return given(self.top, y) if above is None else self.conditionals[level - 1](above)
+        return prior_given(self.top, y) if above is None else self.conditionals[level - 1](above)
 
     @once
     def descend(self, level: int, above: Tensor | None, z: Tensor, *y: Tensor) -> Tensor:

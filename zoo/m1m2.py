@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.parts.checks import check_labels, parameter_of
 from zoo.parts.distributions import DiagonalNormal
-from zoo.parts.given.conditions import check_given, given
+from zoo.parts.given.conditions import check_given, prior_given
 from zoo.parts.given.gaps import observe
 from zoo.parts.labels import generate_classes
 from zoo.parts.store_keys import RootModule
@@ -75,7 +75,7 @@ class M1M2(RootModule):
 
     def prior(self, *c: Tensor):
         """p(z_2), with a condition of M2 p(z_2 | c); event shape `(m2.latent_dim,)`."""
-        return given(self.m2.prior, self._told(self.m2, *c))
+        return prior_given(self.m2.prior, self._told(self.m2, *c))
 
     def _told(self, part: Any, *c: Tensor) -> tuple[Tensor, ...]:
         """The condition of M1 or of M2: c, or nothing where this part was built without one."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.parts.checks import check_counts, parameter_of
 from zoo.parts.conditionals import Bernoulli
-from zoo.parts.given.conditions import check_given, condition_size, dense, entering, given, prior_of, rows_for
+from zoo.parts.given.conditions import check_given, condition_size, dense, entering, prior_given, prior_of, rows_for
 from zoo.parts.given.gaps import observe
 from zoo.parts.store_keys import RootModule
 
@@ -81,7 +81,7 @@ class VAE(RootModule):
     def forward(self, x: Tensor, mask: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         condition = check_given(self, x, mask, y, parameter_of(self))
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", given(self.prior, condition))
+            z = pyro.sample("z", prior_given(self.prior, condition))
             return observe("x", self.likelihood(z, *condition), x, mask)
 
     @torch.no_grad()
@@ -98,5 +98,5 @@ class VAE(RootModule):
         """
         check_counts(num=num)
         condition = rows_for(self, num, y, parameter_of(self))
-        z = given(self.prior, condition).expand((num,)).sample()
+        z = prior_given(self.prior, condition).expand((num,)).sample()
         return {"z": z}, self.likelihood(z, *condition).sample()

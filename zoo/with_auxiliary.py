@@ -7,7 +7,7 @@ import pyro
 from torch import Tensor, nn
 
 from zoo.parts.around import Seen, reopened
-from zoo.parts.given.conditions import given
+from zoo.parts.given.conditions import prior_given
 from zoo.parts.store_keys import RootModule
 
 
@@ -60,7 +60,7 @@ class WithAuxiliary(RootModule):
 
     def prior(self, *condition: Tensor):
         """p(z), that of the model, for families that look at it."""
-        return given(self.inner.prior, condition)
+        return prior_given(self.inner.prior, condition)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         with Seen() as seen:

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
-from guides.inputs import Inputs, Seen
+from guides.inputs import Foot, Inputs, Reading, with_flags
 from guides.levels.has_levels import HasLevels, levels_of
 from guides.levels.level import Level
 from guides.levels.per_datum_levels import PerDatumLevels
-from zoo.parts.given.conditions import entering
 from zoo.parts.networks.stages import StageArgument, build_stage, per_level, stage_arguments
 
 Families = Callable[[int, int], Family] | Sequence[Callable[[int, int], Family]]
@@ -32,8 +31,7 @@ class HierarchyGuide(Guide):
         hidden: for each level the widths of its network, from x towards the top, or the constructor of a stage
             (`zoo.parts.networks`); None: one layer of 400 for each level. Stages are called with a condition last.
         activation: constructor of the nonlinearity of stages given by widths.
-        flags: gives each network that reads x a second input, 1 where an entry of x is missing and 0 elsewhere. Without
-            it they read 0 there.
+        flags: gives each network that reads x a second input, 1 where x is missing; it reads x as 0 there.
 
     Sites: those of the model, `z_l` (N, latent_dims[l - 1]), in `pyro.plate("data", N)`.
 
@@ -62,10 +60,7 @@ class HierarchyGuide(Guide):
         if getattr(type(self).climb, "__isabstractmethod__", False):
             raise TypeError(f"HierarchyGuide: abstract; {name} does not state climb")
         self.latent_dims, above_dims, self.sites = levels_of(model, name)
-        depth, self.inputs = len(self.sites), Inputs(model, flags)
-        beside = self.inputs.beside
-        flagged, told_of = beside[: len(beside) - bool(self.inputs.condition_dim)], entering(self.inputs.condition_dim)
-        data = _Data(model.data_dim)
+        depth, self.inputs, data = len(self.sites), Inputs(model, flags), Foot(model.data_dim)
         families = (family,) * depth if callable(family) else per_level("family", family, depth)
         networks = stage_arguments(hidden, depth)
         self.parts: Any = nn.ModuleList()
@@ -74,8 +69,8 @@ class HierarchyGuide(Guide):
         def build(level: int, *sizes: int, draws: bool = False) -> tuple[int, int]:
             site, size = self.sites[level - 1], self.latent_dims[level - 1]
             up.update((level,) * draws)
-            entered = _with_flags(sizes, data, model.data_dim, flagged)
-            stage = build_stage(networks[level - 1], (*entered, *told_of), activation, f"hidden[{level - 1}]")
+            sizes = (*with_flags(sizes, data, model.data_dim, self.inputs.flagged), *self.inputs.told_sizes)
+            stage = build_stage(networks[level - 1], sizes, activation, f"hidden[{level - 1}]")
             told = above_dims[level - 1] if self.told_above and not draws else 0
             self.parts.append(Level(stage, families[level - 1](size, 0), told, before=site if draws else None))
             return stage.size, size
@@ -93,7 +88,7 @@ class HierarchyGuide(Guide):
         in place of vectors.
         """
 
-    def draw(self, seen: Seen, offsets: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    def draw(self, seen: Reading, offsets: Mapping[int, Tensor]) -> dict[str, Tensor]:
         """Samples every site, within the plate; offsets of the parameters by level."""
         x, flags, condition = seen
         features: dict[int, Tensor] = {}
@@ -106,7 +101,7 @@ class HierarchyGuide(Guide):
             return drawn[site]
 
         def step(level: int, *inputs: Tensor, draws: bool = False) -> tuple[Tensor, Tensor | None]:
-            features[level] = self.parts[level - 1].stage(*_with_flags(inputs, x, x, flags), *condition)
+            features[level] = self.parts[level - 1].stage(*with_flags(inputs, x, x, flags), *condition)
             return features[level], sample(level) if draws else None
 
         self.climb(x, step)
@@ -126,12 +121,3 @@ class HierarchyGuide(Guide):
     def per_datum(self, x: Tensor) -> PerDatumLevels:
         """A guide of the same family with parameters of its own for each row of x, started at this guide's."""
         return PerDatumLevels(self, len(x))
-
-
-class _Data(int):
-    """The size of x while sizes climb: an object of its own, that no other size is taken for."""
-
-
-def _with_flags(inputs: Sequence[Any], data: Any, x: Any, flags: Sequence[Any]) -> list[Any]:
-    """The inputs of a level's network, with flags after x where x is among them."""
-    return [part for value in inputs for part in ((x, *flags) if value is data else (value,))]

@@ -66,7 +66,6 @@ class PriorBelow(Guide):
             kwargs.pop("index", None)
         with _Hiding(lambda name: name not in self.below, upper) as generated:
             program(x, *args, **kwargs)
-        # sites that the guide leaves to the model, such as `x_missing`, it need not sample
         if missing := self.below - generated.values.keys():
             raise ValueError(f"PriorBelow: the model samples no site {sorted(missing)}, but {sorted(generated.values)}")
         return upper | {name: generated.values[name] for name in self.below}

@@ -45,6 +45,14 @@ def probabilities(
     return torch.cat([classifier(x[r], *(b if b is None else b[r] for b in beside)).probs for r in rows])
 
 
+def predicted(
+    classifier: Callable[..., Categorical], x: Tensor, num_draws: int, mask: Tensor | None, c: Tensor | None
+) -> Tensor:
+    """`probabilities` of a classifier `(x, num_draws, mask, c)` that is a mean over draws."""
+    at_once = max(1, 10_000 // num_draws)
+    return probabilities(lambda rows, *beside: classifier(rows, num_draws, *beside), x, mask, c, at_once=at_once)
+
+
 @torch.no_grad()
 def generate_classes(
     model: Any,

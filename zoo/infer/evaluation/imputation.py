@@ -19,7 +19,7 @@ from zoo.parts.around import Seen
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import check_counts, check_gaps, check_rows, check_tensor
 from zoo.parts.distributions.observed import given_observed
-from zoo.parts.given.conditions import argument_names
+from zoo.parts.given.conditions import program_arguments
 from zoo.parts.given.gaps import central_interval
 
 __all__ = ["Imputation", "ImputationDraws", "impute", "sample_imputation"]
@@ -142,7 +142,7 @@ def _particles(
     model: Any, guide: Any, x: Tensor, mask: Tensor, num_particles: int, max_bytes: int, kwargs: dict[str, Any]
 ) -> Iterator[tuple[slice, Tensor, Any]]:
     """Rows, log weights `(K, n)`, and p(x | z, x_observed) at the particles; or their x_missing, where it is a site."""
-    if "mask" not in argument_names(model) or "mask" in kwargs:
+    if "mask" not in program_arguments(model) or "mask" in kwargs:
         raise ValueError(f"impute: the program of {type(model).__name__} has no argument `mask`, by which to leave "
                          "entries of x out")  # fmt: skip
     options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes, "evaluate": _with_density}

@@ -91,7 +91,7 @@ def prior_of(prior: nn.Module | None, latent_dim: int, condition_dim: int, hidde
     return WithHead((condition_dim,), latent_dim, head, widths(hidden) if plain else (400,))
 
 
-def given(prior: Callable[..., Any], condition: Condition) -> Any:
+def prior_given(prior: Callable[..., Any], condition: Condition) -> Any:
     """p(z | y) of a prior that takes a condition, p(z) of one that takes none."""
     return prior(*condition) if condition and _takes_one(prior) else prior()
 
@@ -128,11 +128,11 @@ def rows_for(model: Any, num: int, y: Any, like: Tensor | None, name: str = "y")
     return conditions(model, (torch.empty(0) if like is None else like).new_zeros(num, 0), y, name)
 
 
-def argument_names(model: Any) -> tuple[str, ...]:
+def program_arguments(model: Any) -> tuple[str, ...]:
     """The names of a program's arguments after x, in order."""
     parameters = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters.values()
     # a model around another takes the arguments of that one
     if any(p.kind is p.VAR_POSITIONAL for p in parameters) and hasattr(model, "inner"):
-        return argument_names(model.inner)
+        return program_arguments(model.inner)
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return tuple(named[1:])

@@ -13,6 +13,7 @@ from torch.distributions import transform_to
 
 from zoo.parts.checks import element
 from zoo.parts.distributions.observed import observed_entries
+from zoo.parts.once import once
 
 _WITH_ZERO = type(constraints.real), type(constraints.boolean)
 
@@ -37,19 +38,25 @@ def observe(site: str, p: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
     if mask is None:
         return pyro.sample(site, p, obs=x)
     # NaN is replaced before it is scored, not after: a masked score of NaN is 0, but its gradient is NaN
-    return pyro.sample(site, observed_entries(p, mask), obs=torch.where(mask, x, _harmless(p.support, x)))
-
-
-def _harmless(support: Any, x: Tensor) -> Tensor:
-    """A value within a support: 0 where it lies inside."""
-    one, zero = element(support), x.new_zeros(())
+    one = element(p.support)
     # the usual supports are told by their class, as a look at values waits for the device
-    if isinstance(one, _WITH_ZERO) or bool(torch.as_tensor(one.check(zero)).all()):
-        return zero
+    usual = isinstance(one, _WITH_ZERO) or bool(torch.as_tensor(one.check(x.new_zeros(()))).all())
+    value = zero_filled(x, mask) if usual else torch.where(mask, x, _harmless(one, x))
+    return pyro.sample(site, observed_entries(p, mask), obs=value)
+
+
+@once
+def zero_filled(x: Tensor, mask: Tensor) -> Tensor:
+    """x, 0 where it is missing: the value that encoders read, and most likelihoods score."""
+    return x.masked_fill(mask.logical_not(), 0.0)
+
+
+def _harmless(one: Any, x: Tensor) -> Tensor:
+    """A value within a support of entries that does not hold 0."""
     if isinstance(one, constraints.integer_interval):
         return torch.as_tensor(one.lower_bound).to(x)
     # positive numbers, an interval: the image of 0 lies inside
-    return transform_to(one)(zero).detach()
+    return transform_to(one)(x.new_zeros(())).detach()
 
 
 def central_interval(draws: Tensor, mass: float) -> tuple[Tensor, Tensor]:

@@ -189,7 +189,7 @@ def sample_forecast(
 
 
 @torch.no_grad()
-def sample_imputation(
+def draw_imputation(
     model: Any, x: Tensor, mask: Tensor, guide: Callable | None, num: int, u: Tensor | None, values: dict[str, Tensor]
 ) -> Draws:
     """See `Forecasts.sample_imputation`."""
