@@ -104,8 +104,9 @@ class Amortized(Guide):
         features = self.encoder(self.inputs.zero_filled(x, args, kwargs), *args, **kwargs)
         # one row of features for many of x would broadcast, and give all data points one posterior without a word
         if features.shape != (len(x), self.context):
-            raise ValueError(f"Amortized: expected features of shape ({len(x)}, {self.context}) from {type(self.encoder).__name__}"
-                             f", a row for each of x, got {tuple(features.shape)}")  # fmt: skip
+            name, shape = type(self.encoder).__name__, (len(x), self.context)
+            raise ValueError(f"Amortized: expected features of shape {shape} from {name}, a row for each of x, got "
+                             f"{tuple(features.shape)}")  # fmt: skip
         return features, self.inputs.told(self, x, args, kwargs) if self.family.uses_prior else ()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

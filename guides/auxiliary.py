@@ -27,8 +27,7 @@ class HasAuxiliary(HasLatentVector, Protocol):
 class Auxiliary(Guide):
     """q(a | x) q(y | a, x) q(z | a, y, x), or q(a | x) q(z | a, x) where the model has no classes.
 
-    One draw of a serves all classes, which are summed out where no label is given. So q(y, z | x) is a mixture over a,
-    and the classes and the entries of z may depend on one another in ways that a Gaussian cannot state.
+    One draw of a serves all classes, which are summed out where no label is given. q(y, z | x) is a mixture over a.
 
     References: Ranganath, Tran and Blei 2016; Maaloe, Sonderby, Sonderby and Winther 2016.
 
@@ -37,15 +36,14 @@ class Auxiliary(Guide):
         family: constructor `(features, context) -> Family` of q(z | a, y, x).
         auxiliary_family: constructor of q(a | x), of a family that does not read the prior.
         hidden: widths of the hidden layers of the two or three networks, or the constructor of a stage.
-        activation: constructor of the nonlinearity of networks given by widths.
-        site: name of the latent site z in the model.
-        flags: gives the networks a further input, 1 where x is missing; they read x as 0 there.
+        activation, site: constructor of the nonlinearity; name of the latent site z in the model.
+        flags: as of `Amortized`, for all networks.
 
     Sites, in `pyro.plate("data", N)`: `a` (N, auxiliary_dim); `y` (N,), where no label is given; `z` (N, latent_dim).
 
     Raises:
         TypeError, ValueError: as `zoo.parts.networks.WithHead`; no `auxiliary_dim`; a family of a that reads the prior.
-            At each call: x is not `(N, data_dim)`; y given to a model without classes, not int64 `(N,)`, out of range.
+            At each call: as of `Amortized`; y not int64 `(N,)`, or out of range.
 
     Example:
         >>> import torch, guides
@@ -66,13 +64,14 @@ class Auxiliary(Guide):
         flags: bool = False,
     ) -> None:
         super().__init__(model)
-        advice = "it needs an auxiliary variable: zoo.WithAuxiliary(model, reverse)"
-        check_offers("Auxiliary", model, "auxiliary_dim", "data_dim", "latent_dim", advice=advice)
-        self.site, self.num_classes = site, getattr(model, "num_classes", 0)
-        self.inputs = Inputs(model, flags)
+        needed, advice = (
+            ("auxiliary_dim", "data_dim", "latent_dim"),
+            "it needs an auxiliary variable: zoo.WithAuxiliary",
+        )
+        check_offers("Auxiliary", model, *needed, advice=f"{advice}(model, reverse)")
+        self.site, self.num_classes, self.inputs = site, getattr(model, "num_classes", 0), Inputs(model, flags)
         read = (model.data_dim, *self.inputs.beside)
-        sizes: tuple[int, ...] = (*read, model.auxiliary_dim)
-        self.reader = build_stage(hidden, read, activation, "hidden")
+        sizes, self.reader = (*read, model.auxiliary_dim), build_stage(hidden, read, activation, "hidden")
         self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
         if self.auxiliary_family.uses_prior:
             reader = type(self.auxiliary_family).__name__
@@ -93,9 +92,9 @@ class Auxiliary(Guide):
 
     def posterior(self, x: Tensor, a: Tensor, y: Tensor | None = None, *beside: Tensor) -> Any:
         """q(z | a, y, x), event shape `(latent_dim,)`; leading axes broadcast, `beside` as in `auxiliary`."""
-        condition = beside[-1:] if self.inputs.condition_dim else ()
-        prior = prior_given(self.model.prior, condition) if self.family.uses_prior else None
-        return self.family(prior, self.encoder(x, *beside, a, *(() if y is None else (one_hot(y, self.num_classes, x),))))
+        prior = prior_given(self.model.prior, self.inputs.condition_of(beside)) if self.family.uses_prior else None
+        coded = [one_hot(y, self.num_classes, x)] if y is not None else []
+        return self.family(prior, self.encoder(x, *beside, a, *coded))
 
     def classifier(
         self, x: Tensor, num_draws: int | None = None, mask: Tensor | None = None, c: Tensor | None = None
@@ -103,16 +102,16 @@ class Auxiliary(Guide):
         """q(y | x, c), batch `(N,)`: the mean of q(y | a, x) over draws of a, one in training mode, else 100."""
         if not self.num_classes:
             raise ValueError(f"Auxiliary: {type(self.model).__name__} has no classes (num_classes), so there is no y")
-        num_draws = (1 if self.training else 100) if num_draws is None else num_draws
         x, *beside = self.inputs.seen_draws(self, x, mask, c).entering
-        return mean_over_draws(self.classes(x, self.auxiliary(x, *beside).rsample((num_draws,)), *beside))
+        a = self.auxiliary(x, *beside).rsample((num_draws or (1 if self.training else 100),))
+        return mean_over_draws(self.classes(x, a, *beside))
 
     def predict(self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of a."""
         return predicted(self.classifier, x, num_draws, mask, c)
 
-    # by the model's names: those of `ADGM` are (x, y, mask, c), and those of a VAE (x, mask, y), y being the condition
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        # by the model's names: those of `ADGM` are (x, y, mask, c), those of a VAE (x, mask, y)
         arguments = self.inputs.bound(args, kwargs)
         y = arguments.pop("y", None) if self.num_classes or self.inputs.condition != "y" else None
         x, *beside = self.inputs.see(self, x, (), arguments, "Write a guide of your own for it").entering

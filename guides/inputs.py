@@ -93,6 +93,10 @@ class Inputs:
             flags = (x.new_zeros(x.shape) if mask is None else mask.logical_not().to(x.dtype),)
         return Reading(x if mask is None else zero_filled(x, mask), flags, condition)
 
+    def condition_of(self, beside: Sequence[Tensor]) -> Condition:
+        """The condition among the inputs beside x, of which it is the last."""
+        return tuple(beside[-1:]) if self.condition_dim else ()
+
     def zero_filled(self, x: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """x for a network that is given all arguments: 0 where a mask of its shape hides it."""
         mask = self.bound(args, kwargs).get("mask")

@@ -99,8 +99,7 @@ class Labelled(Guide):
 
         `beside` are the encoder's other inputs: flags of missing entries and the condition, where there are these.
         """
-        condition = beside[-1:] if self.inputs.condition_dim else ()
-        prior = prior_given(self.model.prior, condition) if self.family.uses_prior else None
+        prior = prior_given(self.model.prior, self.inputs.condition_of(beside)) if self.family.uses_prior else None
         return self.family(prior, self.encoder(x, *beside, one_hot(y, self.model.num_classes, x)))
 
     def forward(

@@ -22,24 +22,21 @@ class HierarchyGuide(Guide):
     """q(z_1..z_L | x) of any hierarchy: networks climb from x to the top, then draws come down (abstract).
 
     A subclass states `climb`: the inputs of each level's network, and the levels that are drawn on the way up. All
-    others are drawn on the way down, given h_l, the model's summary of the levels above. The parameters of
-    q(z_l | ...) are linear in the features of the level's network, and in h_l where `told_above` says so.
+    others are drawn on the way down, given h_l, the model's summary of the levels above. Parameters of q(z_l | ...) are
+    linear in the features of the level's network, and in h_l where `told_above` says so.
 
     Args:
         model: any model with `data_dim`, `latent_dims` and `prior(level, above)` (protocol `HasLevels`).
         family: constructor `(features, context) -> Family`, or one for each level.
         hidden: for each level the widths of its network, from x towards the top, or the constructor of a stage
-            (`zoo.parts.networks`); None: one layer of 400 for each level. Stages are called with a condition last.
-        activation: constructor of the nonlinearity of stages given by widths.
-        flags: gives each network that reads x a second input, 1 where x is missing; it reads x as 0 there.
+            (`zoo.parts.networks`); None: one layer of 400 each. Stages are called with a condition last.
+        activation, flags: the nonlinearity of stages given by widths; a second input beside x, 1 where it is missing.
 
     Sites: those of the model, `z_l` (N, latent_dims[l - 1]), in `pyro.plate("data", N)`.
 
     Raises:
-        TypeError: an entry of `hidden` is neither widths nor a constructor.
-        ValueError: as `levels_of`; `hidden` or `family` has another number of entries; a stage does not take the sizes
-            that enter it; a family looks at a prior that is not known yet. At each call: x is not `(N, data_dim)`, or
-            there is a second argument.
+        TypeError, ValueError: an entry of `hidden` is no constructor; as `levels_of`; `hidden` or `family` has another number of entries; a stage does not take the sizes
+            that enter it; a family looks at a prior that is not known yet. At each call: as of `Amortized`.
     """
 
     # declared by a subclass, so that all guides share one constructor
@@ -77,7 +74,7 @@ class HierarchyGuide(Guide):
 
         # the wiring is stated once, for sizes and for vectors
         self.climb(data, build)
-        # the way down ends here; it does not begin where all levels are drawn on the way up
+        # the way down ends here; none begins where all levels are drawn on the way up
         self.lowest = min({*range(1, depth + 1)} - up, default=depth + 1)
 
     @abstractmethod
