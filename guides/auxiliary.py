@@ -36,14 +36,12 @@ class Auxiliary(Guide):
         family: constructor `(features, context) -> Family` of q(z | a, y, x).
         auxiliary_family: constructor of q(a | x), of a family that does not read the prior.
         hidden: widths of the hidden layers of the two or three networks, or the constructor of a stage.
-        activation, site: constructor of the nonlinearity; name of the latent site z in the model.
-        flags: as of `Amortized`, for all networks.
+        activation, site, flags: as of `Amortized`.
 
     Sites, in `pyro.plate("data", N)`: `a` (N, auxiliary_dim); `y` (N,), where no label is given; `z` (N, latent_dim).
 
     Raises:
-        TypeError, ValueError: as `zoo.parts.networks.WithHead`; no `auxiliary_dim`; a family of a that reads the prior.
-            At each call: as of `Amortized`; y not int64 `(N,)`, or out of range.
+        TypeError, ValueError: as `WithHead`; no `auxiliary_dim`; a family of a that reads the prior; as of `Labelled`.
 
     Example:
         >>> import torch, guides
@@ -64,18 +62,15 @@ class Auxiliary(Guide):
         flags: bool = False,
     ) -> None:
         super().__init__(model)
-        needed, advice = (
-            ("auxiliary_dim", "data_dim", "latent_dim"),
-            "it needs an auxiliary variable: zoo.WithAuxiliary",
-        )
-        check_offers("Auxiliary", model, *needed, advice=f"{advice}(model, reverse)")
+        advice = "it needs an auxiliary variable: zoo.WithAuxiliary(model, reverse)"
+        check_offers("Auxiliary", model, "auxiliary_dim", "data_dim", "latent_dim", advice=advice)
         self.site, self.num_classes, self.inputs = site, getattr(model, "num_classes", 0), Inputs(model, flags)
         read = (model.data_dim, *self.inputs.beside)
         sizes, self.reader = (*read, model.auxiliary_dim), build_stage(hidden, read, activation, "hidden")
         self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
-        if self.auxiliary_family.uses_prior:
-            reader = type(self.auxiliary_family).__name__
-            raise ValueError(f"auxiliary_family: {reader} reads the prior, and that of a depends on z, drawn after a")
+        if (found := self.auxiliary_family).uses_prior:
+            raise ValueError(f"auxiliary_family: {type(found).__name__} reads the prior, and that of a depends on z, "
+                             "drawn after a")  # fmt: skip
         if self.num_classes:
             self.logits = WithHead(sizes, self.num_classes, nn.Linear, hidden, activation)
             sizes += (self.num_classes,)

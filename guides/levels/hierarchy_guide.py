@@ -35,8 +35,9 @@ class HierarchyGuide(Guide):
     Sites: those of the model, `z_l` (N, latent_dims[l - 1]), in `pyro.plate("data", N)`.
 
     Raises:
-        TypeError, ValueError: an entry of `hidden` is no constructor; as `levels_of`; `hidden` or `family` has another number of entries; a stage does not take the sizes
-            that enter it; a family looks at a prior that is not known yet. At each call: as of `Amortized`.
+        TypeError, ValueError: an entry of `hidden` is no constructor; as `levels_of`; `hidden` or `family` has another
+            number of entries; a stage does not take the sizes that enter it; a family looks at a prior that is not
+            known yet. At each call: as of `Amortized`.
     """
 
     # declared by a subclass, so that all guides share one constructor

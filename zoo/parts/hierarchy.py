@@ -141,9 +141,14 @@ class Hierarchy(RootModule):
         for level in range(len(self.sites), 0, -1):
             site = self.sites[level - 1]
             p = self.prior(level, above, *condition)
-            latents[site] = z = given[site] if site in given else _draw(p, num, temperature)
+            latents[site] = z = given[site] if site in given else self._draw(p, num, temperature)
             above = self.descend(level, above, z, *condition)
         return latents, self.likelihood(above).sample()
+
+    def _draw(self, p: Any, num: int, temperature: float) -> Tensor:
+        # the top's density has no batch axis yet; all others have that of h_l
+        z = p.expand((num,)).sample()
+        return z if temperature == 1 else torch.lerp(p.mean.expand_as(z), z, temperature)
 
     def check_guide(self, guide: Any) -> None:
         """Refuses a guide that was built for a hierarchy of other sizes."""
@@ -152,9 +157,3 @@ class Hierarchy(RootModule):
         if not hasattr(other, "latent_dims"):
             return
         check_built_for(guide, other, self, "data_dim", "latent_dims", "above_dims", "sites", "condition_dim")
-
-
-def _draw(p: Any, num: int, temperature: float) -> Tensor:
-    # the top's density has no batch axis yet; all others have that of h_l
-    z = p.expand((num,)).sample()
-    return z if temperature == 1 else torch.lerp(p.mean.expand_as(z), z, temperature)
