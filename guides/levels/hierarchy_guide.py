@@ -35,9 +35,8 @@ class HierarchyGuide(Guide):
     Sites: those of the model, `z_l` (N, latent_dims[l - 1]), in `pyro.plate("data", N)`.
 
     Raises:
-        TypeError, ValueError: an entry of `hidden` is no constructor; as `levels_of`; `hidden` or `family` has another
-            number of entries; a stage does not take the sizes that enter it; a family looks at a prior that is not
-            known yet. At each call: as of `Amortized`.
+        TypeError, ValueError: as `levels_of`; `hidden` or `family` has another number of entries, or one that does not
+            fit; a family looks at a prior that is not known yet. At each call: as of `Amortized`.
     """
 
     # declared by a subclass, so that all guides share one constructor
@@ -75,7 +74,7 @@ class HierarchyGuide(Guide):
 
         # the wiring is stated once, for sizes and for vectors
         self.climb(data, build)
-        # the way down ends here; none begins where all levels are drawn on the way up
+        # the way down ends here; none begins where all are drawn on the way up
         self.lowest = min({*range(1, depth + 1)} - up, default=depth + 1)
 
     @abstractmethod
