@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.families.onto import fitting
 from guides.guide import Guide
+from guides.inputs import Inputs
 from guides.per_datum import PerDatum
-from zoo.parts.checks import check_offers, check_rows, parameter_of
-from zoo.parts.networks import mlp
+from zoo.parts.checks import check_offers
+from zoo.parts.given.conditions import Condition, dense, prior_given
 
 
 class HasLatentVector(Protocol):
@@ -25,7 +26,7 @@ class HasLatentVector(Protocol):
 class Amortized(Guide):
     """q(z | x) = family(z; encoder(x)): the encoder is shared by all data points (amortised inference).
 
-    References: Kingma and Welling 2014; the families' own.
+    References: Kingma and Welling 2014; missing entries as zeros: Mattei and Frellsen 2019; the families' own.
 
     Args:
         model: any model with `data_dim` and `latent_dim` (protocol `HasLatentVector`).
@@ -33,14 +34,16 @@ class Amortized(Guide):
             `guides.IAF`, ...; settings by `functools.partial(guides.IAF, num_flows=4)`. Where `model.prior()` is
             positive, bounded, a simplex or an angle, the family is mapped onto that support (`guides.Onto`).
         hidden: widths of the encoder's hidden layers, from x towards z.
-        encoder: a network of your own. The guide calls it with all arguments of the program, x first, and it returns
-            features `(N, context)`. Without it the guide reads x alone and refuses other arguments.
+        encoder: a network of your own, called with all arguments of the program, x first; returns features
+            `(N, context)`. Without it the guide reads x and a model's condition, and refuses all else but a mask.
+            Either reads 0 where x is missing.
         context: size of your encoder's features; given exactly if `encoder` is.
         activation: constructor of the nonlinearity.
         site: name of the latent site in the model.
         latent_dim: length of z; None: `model.latent_dim`. For models of several latents (`guides.Factorised`).
-        summed: sums z out where its values can be listed, as those of `OneHot` codes can: objectives of the zoo and
-            `pyro.infer.TraceEnum_ELBO` weigh all of them by q, and the guide draws one where it runs by itself.
+        summed: sums z out where its values can be listed, as those of `OneHot` codes can, in objectives of the zoo and
+            in `pyro.infer.TraceEnum_ELBO`; the guide draws one where it runs by itself.
+        flags: gives the encoder a second input, 1 where an entry of x is missing and 0 elsewhere.
 
     Sites: `z` (N, latent_dim) in `pyro.plate("data", N)`.
 
@@ -68,6 +71,7 @@ class Amortized(Guide):
         site: str = "z",
         latent_dim: int | None = None,
         summed: bool = False,
+        flags: bool = False,
     ) -> None:
         super().__init__(model)
         advice = "it serves a model with one latent vector; hierarchies and sequences have guides of their own"
@@ -78,35 +82,32 @@ class Amortized(Guide):
         if not callable(family):
             raise TypeError(f"Amortized: family is a constructor such as guides.IAF, got {family!r}")
         self.site = site
-        # Pyro's own mark
-        self.infer = {"enumerate": "parallel"} if summed else {}
-        self.encoder = mlp(model.data_dim, hidden, activation=activation) if encoder is None else encoder
-        if context is None:
-            context = hidden[-1] if hidden else model.data_dim
-        self.own, self.context = encoder is not None, context
-        family = fitting(family, model, site)
-        self.family = family(model.latent_dim if latent_dim is None else latent_dim, context)
+        self.infer = {"enumerate": "parallel"} if summed else {}  # Pyro's own mark
+        self.inputs, self.own = Inputs(model, flags), encoder is not None
+        if encoder is not None and flags:
+            raise ValueError("Amortized: `flags` are for the guide's own encoder; yours is given the mask itself")
+        self.encoder = dense((model.data_dim, *self.inputs.beside), hidden, activation) if encoder is None else encoder
+        self.context: int = hidden[-1] if context is None and hidden else context or model.data_dim
+        self.family = fitting(family, model, site)(model.latent_dim if latent_dim is None else latent_dim, self.context)
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""
-        prior = self.model.prior() if self.family.uses_prior else None
-        return self.family(prior, self._features(x, args, kwargs))
+        features, condition = self._features(x, args, kwargs)
+        prior = prior_given(self.model.prior, condition) if self.family.uses_prior else None
+        return self.family(prior, features)
 
-    def _features(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _features(self, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Condition]:
         if not self.own:
-            # a mask or label that the encoder never sees would leave q as wide as without it, and the bound loose
+            # a label that the encoder never sees would leave q as wide as without it, and the bound loose
             hint = "Give it an encoder= that takes them, with context=, the size of its output"
-            self.refuse_arguments(args, kwargs, hint)
-            check_rows(x, self.model.data_dim, parameter_of(self))
-            return self.encoder(x)
-        features = self.encoder(x, *args, **kwargs)
+            seen = self.inputs.see(self, x, args, kwargs, hint)
+            return self.encoder(*seen.entering), seen.condition
+        features = self.encoder(self.inputs.zero_filled(x, args, kwargs), *args, **kwargs)
         # one row of features for many of x would broadcast, and give all data points one posterior without a word
-        if features.shape != (len(x), self.context):
-            raise ValueError(
-                f"Amortized: expected features of shape ({len(x)}, {self.context}) from {type(self.encoder).__name__}, "
-                f"a row for each of x, got {tuple(features.shape)}"
-            )
-        return features
+        if features.shape != (expected := (len(x), self.context)):
+            raise ValueError(f"Amortized: expected features of shape {expected} from {type(self.encoder).__name__}, a "
+                             f"row for each of x, got {tuple(features.shape)}")  # fmt: skip
+        return features, self.inputs.told(self, x, args, kwargs) if self.family.uses_prior else ()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with pyro.plate("data", len(x)):
@@ -115,5 +116,5 @@ class Amortized(Guide):
     @torch.no_grad()
     def per_datum(self, x: Tensor, *args: Any, **kwargs: Any) -> PerDatum:
         """A guide of the same family with parameters of its own for each row of x, started at this guide's."""
-        parameters = self.family.head(self._features(x, args, kwargs))
-        return PerDatum.started_at(self.model, self.family, parameters, site=self.site)
+        features, _ = self._features(x, args, kwargs)
+        return PerDatum.started_at(self.model, self.family, self.family.head(features), site=self.site)

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
-from zoo.parts.checks import check_labels, check_offers, check_rows, check_shape, parameter_of
+from guides.inputs import Inputs
+from zoo.parts.checks import check_labels, check_offers
+from zoo.parts.given.conditions import prior_given
 from zoo.parts.labels import one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
@@ -38,6 +40,8 @@ class Labelled(Guide):
         hidden: widths of the hidden layers of classifier and encoder, or the constructor of a stage.
         classifier: a network of your own from x to a logit for each class, `(..., num_classes)`.
         activation: constructor of the nonlinearity of networks given by widths.
+        flags: gives both networks a further input, 1 where an entry of x is missing and 0 elsewhere. Without it they
+            read 0 there. A classifier of your own is called with the same inputs: x, flags, condition.
 
     Sites, in `pyro.plate("data", N)`: `y` (N,), where no label is given; `z` (N, latent_dim).
 
@@ -61,39 +65,49 @@ class Labelled(Guide):
         hidden: StageArgument = (400,),
         classifier: nn.Module | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        flags: bool = False,
     ) -> None:
         super().__init__(model)
         advice = "it needs a model with classes, such as M2; guides.Amortized serves one without"
         check_offers("Labelled", model, "num_classes", "data_dim", "latent_dim", advice=advice)
-        data_dim, classes = model.data_dim, model.num_classes
+        self.inputs, classes = Inputs(model, flags), model.num_classes
+        sizes = (model.data_dim, *self.inputs.beside)
         if classifier is None:
-            classifier = WithHead((data_dim,), classes, nn.Linear, hidden, activation)
+            classifier = WithHead(sizes, classes, nn.Linear, hidden, activation)
         self.logits = classifier
-        self.encoder = build_stage(hidden, (data_dim, classes), activation, "hidden")
+        self.encoder = build_stage(hidden, (*sizes, classes), activation, "hidden")
         self.family = family(model.latent_dim, self.encoder.size)
 
-    def classifier(self, x: Tensor) -> Categorical:
-        """q(y | x), batch shape `(N,)`."""
-        logits = self.logits(x)
+    def classifier(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Categorical:
+        """q(y | x, c), batch shape `(N,)`."""
+        return self.classes(*self.inputs.seen_draws(self, x, mask, c).entering)
+
+    def classes(self, x: Tensor, *beside: Tensor) -> Categorical:
+        """q(y | x), leading axes broadcast; `beside` as in `posterior`."""
+        logits = self.logits(x, *beside)
         if logits.shape[-1] != self.model.num_classes:
             raise ValueError(f"classifier: expected {self.model.num_classes} logits, one for each class, got shape "
                              f"{tuple(logits.shape)}")  # fmt: skip
         return over_classes(logits)
 
-    def predict(self, x: Tensor) -> Tensor:
-        """q(y | x) as probabilities, `(N, num_classes)`."""
-        check_shape(x, self.model.data_dim, parameter_of(self))
-        return probabilities(self.classifier, x)
+    def predict(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+        """q(y | x, c) as probabilities, `(N, num_classes)`."""
+        return probabilities(self.classifier, x, mask, c)
 
-    def posterior(self, x: Tensor, y: Tensor) -> Any:
-        """q(z | x, y), event shape `(latent_dim,)`; the axes of y, and those of x but the last, broadcast."""
-        prior = self.model.prior() if self.family.uses_prior else None
-        return self.family(prior, self.encoder(x, one_hot(y, self.model.num_classes, x)))
+    def posterior(self, x: Tensor, y: Tensor, *beside: Tensor) -> Any:
+        """q(z | x, y), event shape `(latent_dim,)`; the axes of y, and those of x but the last, broadcast.
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        check_rows(x, self.model.data_dim, parameter_of(self))
+        `beside` are the encoder's other inputs: flags of missing entries and the condition, where there are these.
+        """
+        prior = prior_given(self.model.prior, self.inputs.condition_of(beside)) if self.family.uses_prior else None
+        return self.family(prior, self.encoder(x, *beside, one_hot(y, self.model.num_classes, x)))
+
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, mask: Tensor | None = None, c: Tensor | None = None
+    ) -> Tensor:
+        seen = self.inputs.seen(self, x, mask, c)
         check_labels(y, len(x), self.model.num_classes)
         with pyro.plate("data", len(x)):
             if y is None:
-                y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})
-            return pyro.sample("z", self.posterior(x, y))
+                y = pyro.sample("y", self.classes(*seen.entering), infer={"enumerate": "parallel"})
+            return pyro.sample("z", self.posterior(seen.x, y, *seen.entering[1:]))

@@ -1,6 +1,7 @@
 """Traditional variational inference: every data point has variational parameters of its own."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.families.onto import fitting
 from guides.guide import Guide
+from guides.inputs import Inputs
 from zoo.parts.checks import check_offers
+from zoo.parts.given.conditions import prior_given
 
 
 class PerDatum(Guide):
@@ -57,7 +60,7 @@ class PerDatum(Guide):
         if isinstance(family, Family) and not isinstance(family.head, nn.Identity):
             raise ValueError("PerDatum: family: expected a constructor, or a family made with context=0, got one with "
                              "a head")  # fmt: skip
-        self.site = site
+        self.site, self.inputs = site, Inputs(model)
         # context 0: without a head, the family takes its parameters from the table
         if not isinstance(family, Family):
             if latent_dim is None:
@@ -86,10 +89,11 @@ class PerDatum(Guide):
         return PerDatum.started_at(self.model, self.family, self.table[index], site=self.site)
 
     # no argument is refused: the bound fits lambda_n to all of them, and q reads none, not even the values of x
-    def forward(self, x: Tensor, *args: object, index: Tensor | None = None, **kwargs: object) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, index: Tensor | None = None, **kwargs: Any) -> Tensor:
         rows = own_rows("PerDatum", len(self.table), x, index)
         parameters = self.table if rows is None else self.table[rows]
-        prior = self.model.prior() if self.family.uses_prior else None
+        reads = self.family.uses_prior
+        prior = prior_given(self.model.prior, self.inputs.told(self, x, args, kwargs)) if reads else None
         with pyro.plate("data", len(x)):
             return pyro.sample(self.site, self.family(prior, parameters))
 

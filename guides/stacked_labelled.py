@@ -9,7 +9,8 @@ from torch import Tensor
 from guides.guide import Guide
 from guides.labelled import Labelled
 from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
-from zoo.parts.labels import mean_over_draws, probabilities
+from zoo.parts.given.conditions import conditions
+from zoo.parts.labels import mean_over_draws, predicted
 
 
 class StackedLabelled(Guide):
@@ -51,32 +52,44 @@ class StackedLabelled(Guide):
                 )
         self.m1, self.m2 = m1, m2
 
-    def posterior(self, x: Tensor) -> Any:
-        """q(z_1 | x), event shape `(m1.latent_dim,)`."""
-        return self.m1.posterior(x)
+    def posterior(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Any:
+        """q(z_1 | x, c), event shape `(m1.latent_dim,)`."""
+        named = {"mask": mask, "y": c if getattr(self.model.m1, "condition_dim", 0) else None}
+        # a guide of m1 need not know of masks and conditions
+        return self.m1.posterior(x, **{name: value for name, value in named.items() if value is not None})
 
-    def classes(self, z_1: Tensor) -> Categorical:
-        """q(y | z_1); leading axes broadcast."""
-        return self.m2.classifier(self.model.modelled(z_1))
+    def classes(self, z_1: Tensor, *c: Tensor) -> Categorical:
+        """q(y | z_1, c), c the condition of M2, as vectors, if it has one; leading axes broadcast."""
+        return self.m2.classes(self.model.modelled(z_1), *c)
 
-    def classifier(self, x: Tensor, num_draws: int | None = None) -> Categorical:
+    def classifier(
+        self, x: Tensor, num_draws: int | None = None, mask: Tensor | None = None, c: Tensor | None = None
+    ) -> Categorical:
         """q(y | x), batch shape `(N,)`: the mean of q(y | z_1) over draws of z_1, one in training mode, else 100.
 
         The paper classifies by the mean of z_1: `m2.predict(model.modelled(guide.posterior(x).mean))`.
         """
         num_draws = (1 if self.training else 100) if num_draws is None else num_draws
-        return mean_over_draws(self.classes(self.posterior(x).rsample((num_draws,))))
+        return mean_over_draws(self.classes(self.posterior(x, mask, c).rsample((num_draws,)), *self._told(x, c)))
 
-    def predict(self, x: Tensor, num_draws: int = 100) -> Tensor:
+    def predict(self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """q(y | x) as probabilities, `(N, num_classes)`, the mean over draws of z_1."""
-        check_shape(x, self.model.data_dim, parameter_of(self))
-        return probabilities(lambda rows: self.classifier(rows, num_draws), x, max(1, 10_000 // num_draws))
+        check_shape(x, self.model.data_dim, parameter_of(self), mask)
+        return predicted(self.classifier, x, num_draws, mask, c)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        check_rows(x, self.model.data_dim, parameter_of(self))
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, mask: Tensor | None = None, c: Tensor | None = None
+    ) -> Tensor:
+        check_rows(x, self.model.data_dim, parameter_of(self), mask)
         check_labels(y, len(x), self.model.num_classes)
+        told = self._told(x, c)
         with pyro.plate("data", len(x)):
-            z_1 = pyro.sample("z_1", self.posterior(x))
+            z_1 = pyro.sample("z_1", self.posterior(x, mask, c))
             if y is None:
-                y = pyro.sample("y", self.classes(z_1), infer={"enumerate": "parallel"})
-            return pyro.sample("z_2", self.m2.posterior(self.model.modelled(z_1), y))
+                y = pyro.sample("y", self.classes(z_1, *told), infer={"enumerate": "parallel"})
+            return pyro.sample("z_2", self.m2.posterior(self.model.modelled(z_1), y, *told))
+
+    def _told(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, ...]:
+        """The condition of M2, as vectors; none where it was built without one."""
+        condition = conditions(self.model, x, c, "c")
+        return condition if getattr(self.model.m2, "condition_dim", 0) else ()

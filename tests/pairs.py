@@ -36,6 +36,7 @@ from zoo import (
     MixedDynamics,
     StoppingStep,
     WithAuxiliary,
+    WithMask,
 )
 from zoo.infer import ELBO, IWELBO, RLOO, VIMCO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
@@ -49,6 +50,7 @@ from zoo.parts.conditionals import (
     MixturePrior,
     Normal,
     NormalEmission,
+    SelfMasking,
 )
 from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.kalman import Parameters
@@ -345,6 +347,7 @@ def stacked(model: Any) -> nn.Module:
 
 
 LABELS = torch.tensor([0, 3, 1, 1, 2])
+MASK = torch.rand(BATCH, DATA, generator=torch.Generator().manual_seed(0)) < 0.7
 
 
 def with_codes(
@@ -445,6 +448,22 @@ PAIRS: Mapping[str, Pair] = {
         },
         frozenset(OBJECTIVES) - {"rloo", "vimco"},
     ),
+    "cvae": Pair(
+        partial(vae, condition_dim=CLASSES),
+        amortized,
+        bits,
+        ("VAE(condition_dim=...)", "Amortized", "Diagonal"),
+        {"Conditional VAE (Sohn et al. 2015)": "ELBO(analytic_kl=True)"},
+        further={"y": LABELS},
+    ),
+    "vae-gaps": Pair(
+        partial(vae, likelihood=Normal),
+        partial(amortized, flags=True),
+        reals,
+        ("VAE(likelihood=Normal)", "Amortized(flags=True)", "Diagonal"),
+        {"MIWAE, a mask given (Mattei & Frellsen 2019)": "IWELBO(50)"},
+        further={"mask": MASK},
+    ),
     "vae-per-datum": Pair(
         vae,
         partial(guides.PerDatum, num_data=9),
@@ -494,6 +513,14 @@ PAIRS: Mapping[str, Pair] = {
     ),
     "hierarchical-skip-top-down": levels_of_latents(
         guides.TopDown, "Diagonal", {"LVAE+ (Maaløe et al. 2019)": "Tempered(ELBO(), free_bits=2.0)"}, skip=True
+    ),
+    "hierarchical-conditional": Pair(
+        lambda: Hierarchical(DATA, (LATENT, 2), ((7,), (6,)), condition_dim=CLASSES),
+        partial(guides.TopDown, hidden=((7,), (6,)), flags=True),
+        bits,
+        ("Hierarchical(condition_dim=...)", "TopDown(flags=True)", "Diagonal"),
+        {"Conditional hierarchy, a mask and classes given": "ELBO(analytic_kl=True)"},
+        further={"y": LABELS, "mask": MASK},
     ),
     "biva": Pair(
         partial(BIVA, DATA, (LATENT, 2), ((7,), (6,))),
@@ -551,6 +578,14 @@ PAIRS: Mapping[str, Pair] = {
         ("WithAuxiliary(VAE)", "Auxiliary", "Diagonal"),
         {"Hierarchical variational model, auxiliary VAE (Ranganath et al. 2016; Maaløe et al. 2016)": "ELBO()"},
         NO_CLOSED_KL,
+    ),
+    "vae-with-mask": Pair(
+        lambda: WithMask(vae(likelihood=Normal), SelfMasking(DATA, sign=-1)),
+        lambda model: guides.PriorBelow(amortized(model.inner), sites=["x_missing"], model=model),
+        reals,
+        ("WithMask(VAE)", "PriorBelow(Amortized)", "Diagonal"),
+        {"not-MIWAE, a mask given (Ipsen et al. 2021)": "IWELBO(50)"},
+        further={"mask": MASK},
     ),
     "ppca-exact": Pair(
         partial(PPCA, DATA, LATENT),

@@ -51,15 +51,21 @@ def systems_table() -> str:
         guides |= {guide: None}
         families |= {family: None} if family else {}
         systems += [system.partition(" (")[0].partition("; ")[0] for system in pair.systems]
-    # README is short, so models that swap alike share a row.
+    # README is short, so models that swap alike share a row, and then rows of a single system.
     alike: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
     for model, (guides, families, systems) in models.items():
         named_models, made = alike.setdefault((", ".join(guides), ", ".join(families)), ([], []))
         named_models.append(f"`{model}`")
         made += systems
-    head, rows = ["model", "guides", "families", "systems, such as"], []
+    shared: dict[tuple[str, str], tuple[list[str], list[str], list[str]]] = {}
     for (guide_names, family_names), (named_models, systems) in alike.items():
-        shown = [family_names]
+        key = "" if len(systems) == 1 else guide_names
+        row = shared.setdefault((key, family_names), ([], [], []))
+        for cell, found in zip(row, (named_models, [guide_names], systems), strict=True):
+            cell += found
+    head, rows = ["model", "guides", "families", "systems, such as"], []
+    for (_, family_names), (named_models, named_guides, systems) in shared.items():
+        shown, guide_names = [family_names], ", ".join(named_guides)
         # As many families and then as many names as README's lines, 120 columns wide, have room for.
         while not (fits := fitting(head, [", ".join(named_models), guide_names, shown[0]], systems)):
             shown = [f"{shown[0].removesuffix(', …').rpartition(', ')[0]}, …"]

@@ -24,6 +24,7 @@ from zoo.storn import STORN
 from zoo.vae import VAE
 from zoo.vrnn import VRNN
 from zoo.with_auxiliary import WithAuxiliary
+from zoo.with_mask import WithMask
 
 __all__ = [
     "ADGM",
@@ -50,6 +51,7 @@ __all__ = [
     "StoppingStep",
     "TiedCovariance",
     "WithAuxiliary",
+    "WithMask",
     "load_pair",
     "push_to_hub",
     "save_pair",

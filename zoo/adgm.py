@@ -6,9 +6,11 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from zoo.parts.checks import check_counts, check_labels, check_rows, parameter_of
-from zoo.parts.conditionals import Bernoulli, StandardNormal
+from zoo.parts.checks import check_counts, check_labels, parameter_of
+from zoo.parts.conditionals import Bernoulli
 from zoo.parts.conditionals.class_prior import class_prior_or_uniform
+from zoo.parts.given.conditions import check_given, condition_size, entering, prior_given, prior_of
+from zoo.parts.given.gaps import observe
 from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.labels import generate_classes, one_hot
 from zoo.parts.networks import WithHead
@@ -37,6 +39,11 @@ class ADGM(RootModule):
         prior: module whose call gives p(z); None: `StandardNormal`.
         class_prior: module whose call gives p(y); None: `ClassPrior(num_classes)`, all classes alike.
         activation: constructor of the nonlinearity of networks given by widths.
+        condition_dim: length of a condition c beside x and y, or its number of classes; None or 0: no condition. With
+            one all of the model's densities but p(y) depend on c.
+
+    `forward(x, y, mask, c)`: `mask` boolean, of the shape of x, True where observed; c int64 classes `(N,)`, or vectors
+    `(N, condition_dim)`.
 
     Sites: `y` (N,) int64, `z` (N, latent_dim), `a` (N, auxiliary_dim), `x` (N, data_dim), in `pyro.plate("data", N)`.
 
@@ -65,6 +72,7 @@ class ADGM(RootModule):
         prior: nn.Module | None = None,
         class_prior: nn.Module | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        condition_dim: int | None = None,
     ) -> None:
         super().__init__("model")
         auxiliary_dim = latent_dim if auxiliary_dim is None else auxiliary_dim
@@ -72,36 +80,45 @@ class ADGM(RootModule):
         self.data_dim, self.latent_dim, self.auxiliary_dim = data_dim, latent_dim, auxiliary_dim
         self.num_classes, self.skip = num_classes, skip
         self.class_prior = class_prior_or_uniform(class_prior, num_classes)
-        self.prior = StandardNormal(latent_dim) if prior is None else prior
+        self.condition_dim = condition_size(condition_dim)
+        told = entering(self.condition_dim)
+        self.prior = prior_of(prior, latent_dim, self.condition_dim, hidden)
         above = (latent_dim, num_classes)
         of_x, of_a = ((*above, auxiliary_dim), above) if skip else (above, (*above, data_dim))
-        self.decoder = WithHead(of_x, data_dim, likelihood, hidden, activation)
-        self.reverse = WithHead(of_a, auxiliary_dim, conditional, hidden, activation)
+        self.decoder = WithHead((*of_x, *told), data_dim, likelihood, hidden, activation)
+        self.reverse = WithHead((*of_a, *told), auxiliary_dim, conditional, hidden, activation)
 
     def likelihood(self, y: Tensor, z: Tensor, *a: Tensor) -> Any:
-        """p(x | y, z), with `skip` p(x | y, z, a); event shape `(data_dim,)`, leading axes broadcast."""
+        """p(x | y, z), with `skip` p(x | y, z, a), a condition c after them; event `(data_dim,)`."""
         return self.decoder(z, one_hot(y, self.num_classes, z), *a)
 
     def auxiliary(self, y: Tensor, z: Tensor, *x: Tensor) -> Any:
-        """p(a | y, z, x), with `skip` p(a | y, z); event shape `(auxiliary_dim,)`, leading axes broadcast."""
+        """p(a | y, z, x), with `skip` p(a | y, z), a condition c after them; event `(auxiliary_dim,)`."""
         return self.reverse(z, one_hot(y, self.num_classes, z), *x)
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        check_rows(x, self.data_dim, parameter_of(self))
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, mask: Tensor | None = None, c: Tensor | None = None
+    ) -> Tensor:
+        condition = check_given(self, x, mask, c, parameter_of(self), "c")
         check_labels(y, len(x), self.num_classes)
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", self.class_prior(), obs=y)
-            z = pyro.sample("z", self.prior())
+            z = pyro.sample("z", prior_given(self.prior, condition))
             if self.skip:
-                a = pyro.sample("a", self.auxiliary(y, z))
-                return pyro.sample("x", self.likelihood(y, z, a), obs=x)
+                a = pyro.sample("a", self.auxiliary(y, z, *condition))
+                return observe("x", self.likelihood(y, z, a, *condition), x, mask)
             # the site's value and not the argument: where x is generated, a depends on the x that was drawn
-            x = pyro.sample("x", self.likelihood(y, z), obs=x)
-            pyro.sample("a", self.auxiliary(y, z, x))
+            x = observe("x", self.likelihood(y, z, *condition), x, mask)
+            pyro.sample("a", self.auxiliary(y, z, x, *condition))
             return x
 
     def generate(
-        self, y: Tensor | None = None, *, num: int | None = None, fixed: Mapping[str, Tensor] | None = None
+        self,
+        y: Tensor | None = None,
+        *,
+        num: int | None = None,
+        fixed: Mapping[str, Tensor] | None = None,
+        c: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """New data of given classes: the latents, site -> draws, and x `(N, data_dim)`. Arguments: `M2.generate`."""
-        return generate_classes(self, {"z": self.latent_dim, "a": self.auxiliary_dim}, y, num, fixed)
+        return generate_classes(self, {"z": self.latent_dim, "a": self.auxiliary_dim}, y, num, fixed, c)

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.parts.conditionals import Bernoulli, StandardNormal
+from zoo.parts.conditionals import Bernoulli
+from zoo.parts.given.conditions import entering, prior_given, prior_of
 from zoo.parts.hierarchy import GAUSSIAN, Hierarchy
 from zoo.parts.networks.stages import StageArgument, build_stage, stage_arguments
 from zoo.parts.once import once
@@ -30,8 +31,9 @@ class Hierarchical(Hierarchy):
         likelihood: constructor `(in_features, data_dim) -> Module` of p(x | h_0), as of `VAE`; for feature maps
             `partial(Bernoulli, layer=ToPicture)`.
         conditional: constructor `(in_features, latent_dim) -> Module` of p(z_l | h_l).
-        prior: module whose call gives p(z_L); None: `StandardNormal`.
+        prior: module whose call gives p(z_L); None: `StandardNormal`, with a condition a Gaussian by a network of y.
         activation: constructor of the nonlinearity of stages given by widths.
+        condition_dim: as of `Hierarchy`; y enters p(z_L | y) and each f_l.
 
     Sites: `z_1`..`z_L` (N, latent_dims[l - 1]), `x` (N, data_dim), all in `pyro.plate("data", N)`.
 
@@ -58,33 +60,36 @@ class Hierarchical(Hierarchy):
         conditional: Callable[[int, int], nn.Module] = GAUSSIAN,
         prior: nn.Module | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        condition_dim: int | None = None,
     ) -> None:
-        super().__init__(data_dim, latent_dims)
+        super().__init__(data_dim, latent_dims, condition_dim=condition_dim)
         self.skip = skip
         depth, path = len(self.latent_dims), 0
         stages: list[Any] = []
         arguments = stage_arguments(hidden, depth)
         # from the top down: the path of each level is the output of the level above
         for level in range(depth - 1, -1, -1):
-            sizes = (self.latent_dims[level], *((path,) if skip and path else ()))
+            told = entering(self.condition_dim)
+            sizes = (self.latent_dims[level], *((path,) if skip and path else ()), *told)
             stages.insert(0, build_stage(arguments[level], sizes, activation, f"hidden[{level}]"))
             path = stages[0].size
         self.stages = nn.ModuleList(stages)
         self.above_dims = (*(stage.size for stage in stages[1:]), 0)
-        self.top = StandardNormal(self.latent_dims[-1]) if prior is None else prior
+        self.top = prior_of(prior, self.latent_dims[-1], self.condition_dim, arguments[-1])
         # constructors, not modules: only here are the widths of the features known
         self.conditionals = nn.ModuleList(map(conditional, self.above_dims[:-1], self.latent_dims[:-1]))
         self.emission = likelihood(path, data_dim)
 
     @once
-    def prior(self, level: int, above: Tensor | None):
-        """p(z_l | h_l), event `(latent_dims[l - 1],)`; `above` is h_l, None at the top."""
-        return self.top() if above is None else self.conditionals[level - 1](above)
+    def prior(self, level: int, above: Tensor | None, *y: Tensor):
+        """p(z_l | h_l), event `(latent_dims[l - 1],)`; `above` is h_l, None at the top: p(z_L | y)."""
+        return prior_given(self.top, y) if above is None else self.conditionals[level - 1](above)
 
     @once
-    def descend(self, level: int, above: Tensor | None, z: Tensor) -> Tensor:
-        """h_{l-1}, from z_l and, with `skip`, from h_l."""
-        return self.stages[level - 1](z, above) if self.skip and above is not None else self.stages[level - 1](z)
+    def descend(self, level: int, above: Tensor | None, z: Tensor, *y: Tensor) -> Tensor:
+        """h_{l-1}, from z_l, with `skip` from h_l, and from the condition y."""
+        path = (above,) if self.skip and above is not None else ()
+        return self.stages[level - 1](z, *path, *y)
 
     @once
     def likelihood(self, above: Tensor):

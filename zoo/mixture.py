@@ -1,7 +1,7 @@
 """The mixture of Gaussians, with the form of the covariances as a part."""
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -11,6 +11,8 @@ from torch.distributions import transform_to
 
 from zoo.parts.checks import check_data, check_rows, listed
 from zoo.parts.covariances import Covariance, FullCovariance
+from zoo.parts.distributions.observed import observed_entries
+from zoo.parts.given.gaps import observe
 from zoo.parts.starts.clusters import clusters
 from zoo.parts.store_keys import RootModule
 
@@ -52,6 +54,7 @@ class GaussianMixture(RootModule):
     Sites, in `pyro.plate("data", N)`: `k` `()`, enumerated in parallel; `x` `(data_dim,)`, observed.
 
     Throughout, x is `(..., data_dim)`, or `(N, data_dim)` in `forward` and for fitting, and log-densities are in nats.
+    `mask` is boolean, of the shape of x, True where x is observed; fitting by EM takes data without gaps.
 
     Raises:
         ValueError: by every method, for a wrong last dimension, a wrong dtype, or no data; by methods that fit or
@@ -93,23 +96,23 @@ class GaussianMixture(RootModule):
         """p(x | k): batch shape that of k, event shape `(data_dim,)`."""
         return self.covariance.density(self.means[k], self.scale, k)
 
-    def forward(self, x: Tensor) -> None:
-        check_rows(x, self.data_dim, self.means)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        check_rows(x, self.data_dim, self.means, mask)
         with pyro.plate("data", len(x)):
             k = pyro.sample("k", self.prior(), infer={"enumerate": "parallel"})
-            pyro.sample("x", self.likelihood(k), obs=x)
+            return observe("x", self.likelihood(k), x, mask)
 
-    def posterior(self, x: Tensor) -> Categorical:
-        """p(k | x), exact: batch shape `(...)`."""
-        return Categorical(logits=self._log_joint(x))
+    def posterior(self, x: Tensor, mask: Tensor | None = None) -> Categorical:
+        """p(k | observed entries of x), exact: batch shape `(...)`."""
+        return Categorical(logits=self._log_joint(x, mask))
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """p(k | x) as probabilities, `(..., K)`."""
         return self._log_joint(x).softmax(-1)
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x), exact, nats, `(...)`."""
-        return self._log_joint(x).logsumexp(-1)
+    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log p(observed entries of x), exact, nats, `(...)`; zero for a row that misses everything."""
+        return self._log_joint(x, mask).logsumexp(-1)
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
@@ -182,11 +185,13 @@ class GaussianMixture(RootModule):
         order = self.log_prob(distinct).argsort()
         return distinct[order[torch.arange(num, device=x.device) % len(order)]]
 
-    def _log_joint(self, x: Tensor) -> Tensor:
-        """log p(x, k), `(..., K)`."""
-        x = check_data(x, self.data_dim, self.means)
+    def _log_joint(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log p(observed entries of x, k), `(..., K)`."""
+        x = check_data(x, self.data_dim, self.means, mask)
         # all components at once, along a last axis
-        components = self.likelihood(torch.arange(self.num_components, device=x.device))
+        components: Any = self.likelihood(torch.arange(self.num_components, device=x.device))
+        if mask is not None:
+            components = observed_entries(components, mask.unsqueeze(-2))
         return self.logits.log_softmax(-1) + components.log_prob(x.unsqueeze(-2))
 
     def _check_count(self, x: Tensor) -> None:

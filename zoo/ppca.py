@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from zoo.parts.checks import check_data, check_gaps, check_rows, listed
 from zoo.parts.distributions import UnitNormal
+from zoo.parts.distributions.observed import observed_entries
+from zoo.parts.given.gaps import observe
 from zoo.parts.store_keys import RootModule
 
 
@@ -90,17 +92,14 @@ class PPCA(RootModule):
 
     def likelihood(self, z: Tensor, mask: Tensor | None = None) -> TorchDistribution:
         """p(x | z), event shape `(data_dim,)`; with a mask, the density of the observed entries alone."""
-        p = Normal(z @ self.weight.T + self.mean, self.scale)
-        return (p if mask is None else p.mask(mask)).to_event(1)
+        p = Normal(z @ self.weight.T + self.mean, self.scale).to_event(1)
+        return p if mask is None else observed_entries(p, mask)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> None:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         check_rows(x, self.data_dim, self.weight, mask)
-        if mask is not None:
-            # the masked density of a NaN is 0, but its gradient is NaN
-            x = x.masked_fill(~mask, 0.0)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z, mask), obs=x)
+            return observe("x", self.likelihood(z), x, mask)
 
     def posterior(self, x: Tensor, mask: Tensor | None = None) -> MultivariateNormal:
         """p(z | observed entries of x), exact: batch shape `(...)`, event shape `(latent_dim,)`."""

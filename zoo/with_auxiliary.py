@@ -1,16 +1,13 @@
 """A model with an auxiliary variable beside its own sites, for guides that are mixtures over that variable."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import pyro
-from pyro import poutine
-from pyro.poutine.indep_messenger import IndepMessenger
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from zoo.parts.around import Seen, reopened
+from zoo.parts.given.conditions import prior_given
 from zoo.parts.store_keys import RootModule
 
 
@@ -57,16 +54,16 @@ class WithAuxiliary(RootModule):
         self.inner, self.reverse, self.sites = model, reverse, tuple(sites)
         self.auxiliary_dim = reverse.size
         # all that guides read of a model, as far as this one states it
-        for name in ("data_dim", "latent_dim", "num_classes"):
+        for name in ("data_dim", "latent_dim", "num_classes", "condition_dim"):
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
 
-    def prior(self):
+    def prior(self, *condition: Tensor):
         """p(z), that of the model, for families that look at it."""
-        return self.inner.prior()
+        return prior_given(self.inner.prior, condition)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with _Seen() as seen:
+        with Seen() as seen:
             result = (self.inner.forward if isinstance(self.inner, nn.Module) else self.inner)(x, *args, **kwargs)
         if missing := [name for name in self.sites if name not in seen.values]:
             raise ValueError(f"sites: {type(self.inner).__name__} samples no site {missing[0]!r}, but "
@@ -74,32 +71,6 @@ class WithAuxiliary(RootModule):
         frames = seen.frames(self.sites)
         if not frames:
             raise ValueError(f"sites: {type(self.inner).__name__} samples {self.sites} in no common plate of its own")
-        # `broadcast` first, so that it sees the plates: a site of r that reads nothing has their axes all the same
-        with poutine.broadcast(), ExitStack() as plates:
-            for frame in frames:
-                # A second `pyro.plate` of a name is a second site of that name, which every trace refuses. The plain
-                # messenger has the same frame, and no site.
-                plates.enter_context(IndepMessenger(frame.name, frame.size, frame.dim))
+        with reopened(frames):
             pyro.sample("a", self.reverse(*(seen.values[name] for name in self.sites)))
         return result
-
-
-class _Seen(Messenger):
-    """The values of a program's sites, and the plates that the program opens itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values: dict[str, Any] = {}
-        self.opened: set[str] = set()
-        self.stacks: dict[str, tuple[Any, ...]] = {}
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
-            self.opened.add(msg["name"])
-        else:
-            self.values[msg["name"]], self.stacks[msg["name"]] = msg["value"], msg["cond_indep_stack"]
-
-    def frames(self, sites: Sequence[str]) -> list[Any]:
-        """The plates around the sites, but for those opened outside of the program, which are open still."""
-        stacks = [{f for f in self.stacks[name] if f.vectorized and f.name in self.opened} for name in sites]
-        return sorted(set.intersection(*stacks), key=lambda frame: frame.dim)

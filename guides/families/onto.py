@@ -15,6 +15,7 @@ from guides.families.family import Family
 from guides.families.mapped import Mapped
 from zoo.parts.checks import element
 from zoo.parts.distributions.circle import Circle, HalfTangent, latent_support
+from zoo.parts.given.conditions import blank, prior_given
 
 
 class Onto(Family):
@@ -90,7 +91,7 @@ def fitting(family: Callable[[int, int], Family], model: Any, site: str) -> Call
     if site != "z" or not callable(getattr(model, "prior", None)) or getattr(family, "func", family) is Onto:
         return family
     with torch.no_grad():
-        support = latent_support(model.prior())
+        support = latent_support(prior_given(model.prior, blank(model)))
     real = isinstance(element(support), type(constraints.real))
     # codes, one-hot or relaxed, have families of their own, each a density on their support already
     if real or support.is_discrete or not getattr(getattr(family, "func", family), "over_reals", True):

@@ -25,7 +25,7 @@ class Bidirectional(HierarchyGuide):
         bottom_up: the levels of B, counted from 1; None: `model.bottom_up`, as `BIVA` states it.
         family: of the levels drawn on the way down, which may look at p(z_l | h_l).
         family_up: of the levels of B, which may not.
-        hidden, activation: as of `HierarchyGuide`; an entry of `hidden` for each level, 2L - 1 for `BIVA`.
+        hidden, activation, flags: as of `HierarchyGuide`; an entry of `hidden` for each level, 2L - 1 for `BIVA`.
 
     Sites: those of the model.
 
@@ -49,6 +49,7 @@ class Bidirectional(HierarchyGuide):
         family_up: Callable[[int, int], Family] = Diagonal,
         hidden: Sequence[StageArgument] | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        flags: bool = False,
     ) -> None:
         depth = len(levels_of(model, "Bidirectional").sites)
         found = getattr(model, "bottom_up", None) if bottom_up is None else bottom_up
@@ -59,7 +60,7 @@ class Bidirectional(HierarchyGuide):
         families = [family_up if level in levels else family for level in range(1, depth + 1)]
         # in place before the constructor of the guide, which climbs
         self.__dict__["bottom_up"] = frozenset(levels)
-        super().__init__(model, family=families, hidden=hidden, activation=activation)
+        super().__init__(model, family=families, hidden=hidden, activation=activation, flags=flags)
 
     def climb(self, x: Any, step: Callable[..., tuple[Any, Any]]) -> None:
         # each a tuple of one entry, or empty where there is nothing yet

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
+from guides.inputs import Foot, Inputs, Reading, with_flags
 from guides.levels.has_levels import HasLevels, levels_of
 from guides.levels.level import Level
 from guides.levels.per_datum_levels import PerDatumLevels
-from zoo.parts.checks import check_rows, parameter_of
 from zoo.parts.networks.stages import StageArgument, build_stage, per_level, stage_arguments
 
 Families = Callable[[int, int], Family] | Sequence[Callable[[int, int], Family]]
@@ -22,23 +22,21 @@ class HierarchyGuide(Guide):
     """q(z_1..z_L | x) of any hierarchy: networks climb from x to the top, then draws come down (abstract).
 
     A subclass states `climb`: the inputs of each level's network, and the levels that are drawn on the way up. All
-    others are drawn on the way down, given h_l, the model's summary of the levels above. The parameters of
-    q(z_l | ...) are linear in the features of the level's network, and in h_l where `told_above` says so.
+    others are drawn on the way down, given h_l, the model's summary of the levels above. Parameters of q(z_l | ...) are
+    linear in the features of the level's network, and in h_l where `told_above` says so.
 
     Args:
         model: any model with `data_dim`, `latent_dims` and `prior(level, above)` (protocol `HasLevels`).
         family: constructor `(features, context) -> Family`, or one for each level.
         hidden: for each level the widths of its network, from x towards the top, or the constructor of a stage
-            (`zoo.parts.networks`); None: one layer of 400 for each level.
-        activation: constructor of the nonlinearity of stages given by widths.
+            (`zoo.parts.networks`); None: one layer of 400 each. Stages are called with a condition last.
+        activation, flags: the nonlinearity of stages given by widths; a second input beside x, 1 where it is missing.
 
     Sites: those of the model, `z_l` (N, latent_dims[l - 1]), in `pyro.plate("data", N)`.
 
     Raises:
-        TypeError: an entry of `hidden` is neither widths nor a constructor.
-        ValueError: as `levels_of`; `hidden` or `family` has another number of entries; a stage does not take the sizes
-            that enter it; a family looks at a prior that is not known yet. At each call: x is not `(N, data_dim)`, or
-            there is a second argument.
+        TypeError, ValueError: as `levels_of`; `hidden` or `family` has another number of entries, or one that does not
+            fit; a family looks at a prior that is not known yet. At each call: as of `Amortized`.
     """
 
     # declared by a subclass, so that all guides share one constructor
@@ -52,13 +50,14 @@ class HierarchyGuide(Guide):
         family: Families = Diagonal,
         hidden: Sequence[StageArgument] | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        flags: bool = False,
     ) -> None:
         super().__init__(model)
         name = type(self).__name__
         if getattr(type(self).climb, "__isabstractmethod__", False):
             raise TypeError(f"HierarchyGuide: abstract; {name} does not state climb")
         self.latent_dims, above_dims, self.sites = levels_of(model, name)
-        depth = len(self.sites)
+        depth, self.inputs, data = len(self.sites), Inputs(model, flags), Foot(model.data_dim)
         families = (family,) * depth if callable(family) else per_level("family", family, depth)
         networks = stage_arguments(hidden, depth)
         self.parts: Any = nn.ModuleList()
@@ -67,14 +66,15 @@ class HierarchyGuide(Guide):
         def build(level: int, *sizes: int, draws: bool = False) -> tuple[int, int]:
             site, size = self.sites[level - 1], self.latent_dims[level - 1]
             up.update((level,) * draws)
+            sizes = (*with_flags(sizes, data, model.data_dim, self.inputs.flagged), *self.inputs.told_sizes)
             stage = build_stage(networks[level - 1], sizes, activation, f"hidden[{level - 1}]")
             told = above_dims[level - 1] if self.told_above and not draws else 0
             self.parts.append(Level(stage, families[level - 1](size, 0), told, before=site if draws else None))
             return stage.size, size
 
         # the wiring is stated once, for sizes and for vectors
-        self.climb(model.data_dim, build)
-        # the way down ends here; it does not begin where all levels are drawn on the way up
+        self.climb(data, build)
+        # the way down ends here; none begins where all are drawn on the way up
         self.lowest = min({*range(1, depth + 1)} - up, default=depth + 1)
 
     @abstractmethod
@@ -85,19 +85,20 @@ class HierarchyGuide(Guide):
         in place of vectors.
         """
 
-    def draw(self, x: Tensor, offsets: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    def draw(self, seen: Reading, offsets: Mapping[int, Tensor]) -> dict[str, Tensor]:
         """Samples every site, within the plate; offsets of the parameters by level."""
+        x, flags, condition = seen
         features: dict[int, Tensor] = {}
         drawn: dict[str, Tensor] = {}
 
         def sample(level: int, above: Tensor | None = None) -> Tensor:
             site, part = self.sites[level - 1], self.parts[level - 1]
-            prior = self.model.prior(level, above) if part.family.uses_prior else None
+            prior = self.model.prior(level, above, *condition) if part.family.uses_prior else None
             drawn[site] = pyro.sample(site, part.density(prior, features[level], above, offsets.get(level)))
             return drawn[site]
 
         def step(level: int, *inputs: Tensor, draws: bool = False) -> tuple[Tensor, Tensor | None]:
-            features[level] = self.parts[level - 1].stage(*inputs)
+            features[level] = self.parts[level - 1].stage(*with_flags(inputs, x, x, flags), *condition)
             return features[level], sample(level) if draws else None
 
         self.climb(x, step)
@@ -105,15 +106,14 @@ class HierarchyGuide(Guide):
         for level in range(len(self.sites), self.lowest - 1, -1):
             z = drawn[s] if (s := self.sites[level - 1]) in drawn else sample(level, above)
             if level > self.lowest:
-                above = z if descend is None else descend(level, above, z)
+                above = z if descend is None else descend(level, above, z, *condition)
         return drawn
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples the levels; returns site -> draw."""
-        self.refuse_arguments(args, kwargs, "Write a guide of your own for it")
-        check_rows(x, self.model.data_dim, parameter_of(self))
+        seen = self.inputs.see(self, x, args, kwargs, "Write a guide of your own for it")
         with pyro.plate("data", len(x)):
-            return self.draw(x, {})
+            return self.draw(seen, {})
 
     def per_datum(self, x: Tensor) -> PerDatumLevels:
         """A guide of the same family with parameters of its own for each row of x, started at this guide's."""

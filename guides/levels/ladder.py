@@ -39,8 +39,9 @@ class Ladder(HierarchyGuide):
         family: Families = PrecisionWeighted,
         hidden: Sequence[StageArgument] | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
+        flags: bool = False,
     ) -> None:
-        super().__init__(model, family=family, hidden=hidden, activation=activation)
+        super().__init__(model, family=family, hidden=hidden, activation=activation, flags=flags)
         for site, part in zip(self.sites, self.parts, strict=True):
             if not part.family.uses_prior:
                 raise ValueError(f"Ladder: {type(part.family).__name__} ignores p({site} | ...), so that {site} would "

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from guides.guide import Guide
 from guides.per_datum import own_rows
-from zoo.parts.checks import check_rows, parameter_of
+from zoo.parts.checks import parameter_of
 
 if TYPE_CHECKING:
     from guides.levels.hierarchy_guide import HierarchyGuide
@@ -43,10 +43,10 @@ class PerDatumLevels(Guide):
         like: Any = parameter_of(guide)
         self.offsets = nn.ParameterList(like.new_zeros(num_data, part.family.num_parameters) for part in read)
 
-    def forward(self, x: Tensor, *, index: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, *args: Any, index: Tensor | None = None, **kwargs: Any) -> dict[str, Tensor]:
         """Samples the levels; returns site -> draw."""
         rows = own_rows("PerDatumLevels", self.num_data, x, index)
-        check_rows(x, self.model.data_dim, parameter_of(self))
+        seen = self.shared.inputs.see(self, x, args, kwargs, "Write a guide of your own for it")
         offsets = {level: table if rows is None else table[rows] for level, table in enumerate(self.offsets, 1)}
         with pyro.plate("data", len(x)):
-            return self.shared.draw(x, offsets)
+            return self.shared.draw(seen, offsets)

@@ -25,14 +25,14 @@ class PriorBelow(Guide):
     Args:
         guide: a guide of a model with several latent sites.
         k: number of lower levels z_1..z_k that the model draws (in `BIVA` both latents of each), of hierarchies.
-        sites: the names of the sites that the model draws, of any pair; in place of k.
+        sites: the names of the sites that the model draws, of any pair; in place of k. The guide need not sample them.
         model: the model; None: that of the guide.
 
     Sites: those of the guide.
 
     Raises:
-        ValueError: no model is known; neither or both of k and `sites`; k out of range. At each call: the guide does
-            not sample a site of these names.
+        ValueError: no model is known; neither or both of k and `sites`; k out of range. At each call: the model
+            does not sample a site of these names.
 
     Example:
         >>> import torch, guides
@@ -59,8 +59,6 @@ class PriorBelow(Guide):
         """Samples the sites; returns site -> draw."""
         with _Hiding(lambda name: name in self.below) as inferred:
             _program(self.guide)(x, *args, **kwargs)
-        if missing := self.below - inferred.values.keys():
-            raise ValueError(f"PriorBelow: the guide samples no site {sorted(missing)}, but {sorted(inferred.values)}")
         upper = {name: value for name, value in inferred.values.items() if name not in self.below}
         program = _program(self.model)
         # row numbers are for the guide alone, unless the model asks for them
@@ -68,6 +66,8 @@ class PriorBelow(Guide):
             kwargs.pop("index", None)
         with _Hiding(lambda name: name not in self.below, upper) as generated:
             program(x, *args, **kwargs)
+        if missing := self.below - generated.values.keys():
+            raise ValueError(f"PriorBelow: the model samples no site {sorted(missing)}, but {sorted(generated.values)}")
         return upper | {name: generated.values[name] for name in self.below}
 
 

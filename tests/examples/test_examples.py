@@ -66,6 +66,8 @@ RUNS = {
     "co2": "co2.py",
     "airline": "airline.py",
     "structural": "structural.py",
+    "gaps": "gaps.py --rates 0.3 --epochs 1 --name short",
+    "conditions": "conditions.py --epochs 1 --hidden 5 --latent-dim 2 --num-test 10 --quadrants 1 --num-particles 2",
     "hidden_markov": "hidden_markov.py --restarts 1 --exercises 2 3",
 }
 # what the quick tests run is enough to see that scripts, words and pictures go together

@@ -96,7 +96,9 @@ def test_guide_samples_the_latents_of_the_model(name):
     stated = sites(poutine.trace(model).get_trace(x, **given))
     latents = {n for n, s in stated.items() if not s["is_observed"]}
     assert {n for n, s in drawn.items() if not s["infer"].get("is_auxiliary")} == latents
-    assert stated.keys() - latents == {"x", *given} - {"u"}
+    # a label is a site, a condition is not; the mask of a model of masks is
+    beside = {"u", "mask"} | ({"y"} if getattr(model, "condition_dim", 0) else set())
+    assert stated.keys() - latents - {"m"} == {"x", *given} - beside
 
 
 def full_draws(name, run, guide, x):
@@ -169,7 +171,9 @@ def test_data_and_particles_are_independent(name):
 @every_pair
 def test_uncondition_generates_data(name):
     model, _, x = PAIRS[name].build()
-    given = {n: value for n, value in PAIRS[name].model_keywords.items() if n == "u"}
+    # not a label, which would be drawn
+    kept = {"u", "mask"} | ({"y"} if getattr(model, "condition_dim", 0) else set())
+    given = {n: value for n, value in PAIRS[name].model_keywords.items() if n in kept}
     observed = poutine.trace(model).get_trace(x, **PAIRS[name].model_keywords).nodes["x"]["value"]
     first, second = (poutine.trace(poutine.uncondition(model)).get_trace(x, **given).nodes["x"] for _ in range(2))
     assert first["value"].shape == observed.shape

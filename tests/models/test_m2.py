@@ -345,11 +345,10 @@ def test_a_stack_takes_the_guides_of_its_own_parts():
 def test_a_model_without_classes_takes_no_labels():
     model = WithAuxiliary(VAE(DATA, LATENT), WithHead((DATA, LATENT), 2, Normal, (8,)))
     guide = guides.Auxiliary(model, hidden=(8,))
-    for refused in (lambda: guide(bits(), torch.zeros(N).long()), lambda: guide.predict(bits())):
-        with pytest.raises(
-            ValueError, match=r"Auxiliary: WithAuxiliary has no classes \(num_classes\), so there is no y"
-        ):
-            refused()
+    with pytest.raises(ValueError, match=r"y: WithAuxiliary was built without a condition"):
+        guide(bits(), y=torch.zeros(N).long())
+    with pytest.raises(ValueError, match=r"Auxiliary: WithAuxiliary has no classes \(num_classes\), so there is no y"):
+        guide.predict(bits())
 
 
 @every

@@ -6,6 +6,7 @@ from zoo.infer.calibration.calibration import Calibration, simulation_based_cali
 from zoo.infer.em import EMError, EMModel, EMResult, em
 from zoo.infer.evaluation.draws import posterior_draws
 from zoo.infer.evaluation.gaps import Gaps, gaps
+from zoo.infer.evaluation.imputation import Imputation, ImputationDraws, impute, sample_imputation
 from zoo.infer.evaluation.labels import classification_error
 from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
 from zoo.infer.evaluation.likelihood import LogLikelihood, bits_per_dim, log_likelihood
@@ -80,6 +81,8 @@ __all__ = [
     "EMResult",
     "Fit",
     "Gaps",
+    "Imputation",
+    "ImputationDraws",
     "Limits",
     "LogLikelihood",
     "Moment",
@@ -106,6 +109,7 @@ __all__ = [
     "gaps",
     "grid_reference",
     "hmc_reference",
+    "impute",
     "kl_per_site",
     "kl_per_unit",
     "load_model",
@@ -133,6 +137,7 @@ __all__ = [
     "plot_traversal",
     "plot_waveforms",
     "posterior_draws",
+    "sample_imputation",
     "save_model",
     "sequence_log_likelihood",
     "simulation_based_calibration",

@@ -30,9 +30,27 @@ def mean_over_draws(classes: Categorical) -> Categorical:
 
 
 @torch.no_grad()
-def probabilities(classifier: Callable[[Tensor], Categorical], x: Tensor, at_once: int = 10_000) -> Tensor:
-    """q(y | x) as probabilities, `(N, C)`, for `at_once` rows of x at a time, to bound the memory."""
-    return torch.cat([classifier(rows).probs for rows in x.split(at_once)])
+def probabilities(
+    classifier: Callable[..., Categorical], x: Tensor, *beside: Tensor | None, at_once: int = 10_000
+) -> Tensor:
+    """q(y | x) as probabilities, `(N, C)`, for `at_once` rows of x at a time, to bound the memory.
+
+    Args:
+        beside: further arguments of the classifier, a row for each of x, or None.
+    """
+    # no batch axis, or none at all, is the classifier's to refuse
+    if not isinstance(x, Tensor) or x.ndim != 2 or any(b is not None and len(b) != len(x) for b in beside):
+        return classifier(x, *beside).probs
+    rows = [slice(start, start + at_once) for start in range(0, len(x), at_once)] or [slice(None)]
+    return torch.cat([classifier(x[r], *(b if b is None else b[r] for b in beside)).probs for r in rows])
+
+
+def predicted(
+    classifier: Callable[..., Categorical], x: Tensor, num_draws: int, mask: Tensor | None, c: Tensor | None
+) -> Tensor:
+    """`probabilities` of a classifier `(x, num_draws, mask, c)` that is a mean over draws."""
+    at_once = max(1, 10_000 // num_draws)
+    return probabilities(lambda rows, *beside: classifier(rows, num_draws, *beside), x, mask, c, at_once=at_once)
 
 
 @torch.no_grad()
@@ -42,6 +60,7 @@ def generate_classes(
     y: Tensor | None,
     num: int | None,
     fixed: Mapping[str, Tensor] | None,
+    c: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Latents and x drawn by a model's own program, given classes.
 
@@ -51,6 +70,7 @@ def generate_classes(
         y: classes, `(N,)`; None: drawn from p(y).
         num: N, where y is None.
         fixed: latents that are given, as `expand_fixed` takes them.
+        c: the condition, where the model takes one: a row for each, or one for all.
 
     Returns:
         The latents with y, site -> `(N, ...)`, and x, `(N, data_dim)`.
@@ -70,5 +90,7 @@ def generate_classes(
     like: Any = parameter_of(model)
     # y is a condition, and no argument: `uncondition` would draw an argument anew, and give other classes
     program = poutine.condition(poutine.uncondition(model.forward), given)
-    sites = poutine.trace(program).get_trace(like.new_zeros(rows, model.data_dim)).nodes
+    if c is not None and (c.ndim == 0 or (c.ndim == 1 and c.is_floating_point())):
+        c = c.expand(rows, *c.shape)
+    sites = poutine.trace(program).get_trace(like.new_zeros(rows, model.data_dim), c=c).nodes
     return {name: sites[name]["value"] for name in ("y", *sizes)}, sites["x"]["value"]

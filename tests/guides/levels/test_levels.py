@@ -370,8 +370,10 @@ def test_x_of_another_shape_is_named():
             program(X.reshape(5, 1, 2, 3))
         with pytest.raises(ValueError, match=r"x: expected shape \(..., 6\), got \(5, 4\)"):
             program(X[:, :4])
-    with pytest.raises(ValueError, match="TopDown: reads x alone, and was given argument 2 too"):
+    with pytest.raises(ValueError, match=r"mask: expected torch\.bool"):
         guide(X, X)
+    with pytest.raises(ValueError, match="TopDown: reads x alone, and was given argument 4 too"):
+        guide(X, None, None, X)
 
 
 def test_a_guide_of_another_models_sizes_is_named():
@@ -387,7 +389,7 @@ def test_a_guide_of_another_models_sizes_is_named():
 def test_sites_that_the_guide_does_not_sample_are_named():
     _, guide = pair()
     with pytest.raises(
-        ValueError, match=r"PriorBelow: the guide samples no site \['z_7'\], but \['z_1', 'z_2', 'z_3'\]"
+        ValueError, match=r"PriorBelow: the model samples no site \['z_7'\], but \['x', 'z_1', 'z_2', 'z_3'\]"
     ):
         guides.PriorBelow(guide, sites=["z_7"])(X)
 

@@ -127,7 +127,12 @@ class SemiSupervised(Objective):
                 f"SemiSupervised: {type(guide).__name__} has no method classifier(x), the q({self.label} | x) that "
                 "labels train; give it one, or take alpha=0"
             )
-        return self.alpha * guide.classifier(args[0]).log_prob(y)
+        (x, *rest), named = _without(y, args, kwargs)
+        beside = {**dict(zip(self._names(guide)[1:], rest, strict=False)), **named}
+        # a mask and a condition, for a classifier that takes them
+        read = inspect.signature(guide.classifier).parameters
+        beside = {name: value for name, value in beside.items() if name in read and value is not None}
+        return self.alpha * guide.classifier(x, **beside).log_prob(y)
 
     def _labels(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         if self.label in kwargs:
@@ -137,8 +142,7 @@ class SemiSupervised(Objective):
 
     def _place(self, guide: Any) -> int:
         """The position of the label among the arguments of a guide."""
-        program = guide.forward if isinstance(guide, nn.Module) else guide
-        names = [*inspect.signature(program).parameters]
+        names = self._names(guide)
         # a guide that takes any argument would be given the labels, and they would not be found: no row had a label
         if self.label not in names:
             raise ValueError(
@@ -146,6 +150,16 @@ class SemiSupervised(Objective):
                 "the argument's name as `label`"
             )
         return names.index(self.label)
+
+    def _names(self, guide: Any) -> list[str]:
+        """The arguments of a guide; of one that binds them by its model's names, those of the model."""
+        found = []
+        for program in (guide, getattr(guide, "model", guide)):
+            parameters = inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters
+            found = [*parameters]
+            if self.label in found or "args" not in found:
+                break
+        return found
 
 
 def _without(y: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:

@@ -2,9 +2,11 @@
 
 `rows` checks the shape of data that are vectors, `entries` their values, `sequences` data with a time axis, `supports`
 values against a support, `labels` the classes of data, `fixed` latents that a caller gives, `offered` the attributes of
-a model. `words` holds the wording that all share, and the checks of numbers, layer widths and types.
+a model, `conditions` all that a program is given beside x. `words` holds the wording that all share, and the checks of
+numbers, layer widths and types.
 """
 
+from zoo.parts.checks.conditions import check_condition, refuse_condition
 from zoo.parts.checks.entries import check_data
 from zoo.parts.checks.fixed import expand_fixed
 from zoo.parts.checks.labels import check_labels
@@ -25,6 +27,7 @@ from zoo.parts.checks.words import check_counts, check_positive, check_tensor, l
 
 __all__ = [
     "check_built_for",
+    "check_condition",
     "check_controls",
     "check_counts",
     "check_data",
@@ -43,6 +46,7 @@ __all__ = [
     "holds",
     "listed",
     "parameter_of",
+    "refuse_condition",
     "refuse_entries",
     "refuse_unfinite",
     "refuse_unobserved",

@@ -25,6 +25,8 @@ def check_labels(y: Tensor | None, num: int, num_classes: int) -> None:
     if y.dtype != torch.int64 or y.shape != (num,):
         one_hot = y.ndim == 2 and y.shape[-1] == num_classes
         hint = "; y.argmax(-1) makes classes of one-hot rows" if one_hot else ""
+        if y.dtype == torch.bool:
+            hint = "; a mask is given as mask="
         raise ValueError(f"y: expected torch.int64 of shape ({num},), one of the {classes} for each row of x, got "
                          f"{y.dtype} of shape {tuple(y.shape)}{hint}")  # fmt: skip
     # a look at values waits for the device: a caller who has checked the labels once may switch validation off

@@ -29,10 +29,14 @@ def check_shape(x: Tensor, data_dim: int, like: Tensor | None, mask: Tensor | No
     # torch's own error comes from inside a linear layer and names neither x nor the parameters
     if like is not None and x.dtype != like.dtype:
         raise ValueError(f"x: expected {like.dtype} like the model's parameters, got {x.dtype}; convert one of the two")
+    if mask is not None:
+        check_tensor(mask, "mask")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape):
+        # where a second argument is meant for another place
+        hint = "" if mask.dtype == torch.bool else "; a label or a condition goes by its keyword, y= or c="
         raise ValueError(
             f"mask: expected torch.bool of shape {tuple(x.shape)}, True where x is observed, "
-            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+            f"got {mask.dtype} of shape {tuple(mask.shape)}{hint}"
         )
 
 

@@ -14,6 +14,7 @@ from zoo.parts.conditionals.flow_prior import FlowDensity, FlowPrior
 from zoo.parts.conditionals.levels import Categorical, DiscretizedLogistic
 from zoo.parts.conditionals.mixture_prior import MixturePrior
 from zoo.parts.conditionals.normal import MixtureOfNormals, Normal
+from zoo.parts.conditionals.self_masking import SelfMasking
 from zoo.parts.conditionals.standard_normal import StandardNormal
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "Normal",
     "NormalEmission",
     "PoissonEmission",
+    "SelfMasking",
     "StandardNormal",
 ]

@@ -37,6 +37,14 @@ class IndependentBernoulli(VectorDistribution):
             return torch.bernoulli(self.mean.expand(torch.Size(sample_shape) + self.logits.shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
+        return -self._losses(value).sum(-1)
+
+    def log_prob_of_observed(self, value: Tensor, mask: Tensor) -> Tensor:
+        """log p of the entries where the mask is True."""
+        return -torch.where(mask, self._losses(value), 0.0).sum(-1)
+
+    def _losses(self, value: Tensor) -> Tensor:
+        """-log p(x_i), `(..., d)`."""
         logits, target = self.logits, self._vectors(value)
         # torch's loss does not broadcast: one x under many particles, or many x under one
         if target.shape != logits.shape:
@@ -44,7 +52,7 @@ class IndependentBernoulli(VectorDistribution):
         # torch's loss has the precision of its target, so a target of halves would round the logits
         if target.dtype != logits.dtype:
             target = target.to(torch.promote_types(target.dtype, logits.dtype))
-        return -F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
     def entropy(self) -> Tensor:
         return F.binary_cross_entropy_with_logits(self.logits, self.mean, reduction="none").sum(-1)

@@ -64,6 +64,10 @@ class IndependentDiscretizedLogistic(VectorDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         return self._log_prob_of_each(self._vectors(value)).sum(-1)
 
+    def log_prob_of_observed(self, value: Tensor, mask: Tensor) -> Tensor:
+        """log p of the entries where the mask is True."""
+        return torch.where(mask, self._log_prob_of_each(self._vectors(value)), 0.0).sum(-1)
+
     def _log_prob_of_each(self, value: Tensor) -> Tensor:
         """log p(x_i), `(..., d)`."""
         rate = torch.exp(-self.log_scale)

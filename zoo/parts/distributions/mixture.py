@@ -73,6 +73,11 @@ class MixtureOfNormalsDensity(VectorDistribution):
         # logsumexp: far from every mean all K densities underflow, and the log of their sum would be -inf
         return self._full((self.logits + each).logsumexp(-1))
 
+    def log_prob_of_observed(self, value: Tensor, mask: Tensor) -> Tensor:
+        """log p of the entries where the mask is True: the marginal, a mixture of the components' marginals."""
+        each = self.components.log_prob_of_observed(self._vectors(value).unsqueeze(-2), mask.unsqueeze(-2))
+        return (self.logits + each).logsumexp(-1)
+
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             shape = torch.Size(sample_shape) + self._batch_shape

@@ -219,8 +219,20 @@ class DiagonalNormal(VectorDistribution):
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_prob_at(self._noise(value))
+
+    def _noise(self, value: Tensor) -> Tensor:
+        """(value - loc) / scale."""
         away = self._vectors(value) - self.loc
-        return self.log_prob_at(away * (-self._given).exp() if self._by_log else away / self._given)
+        return away * (-self._given).exp() if self._by_log else away / self._given
+
+    def log_prob_of_observed(self, value: Tensor, mask: Tensor) -> Tensor:
+        """log p of the entries where the mask is True; those of a mask without gaps are `log_prob`'s very numbers."""
+        noise = self._noise(value)
+        each = torch.addcmul(self._log_scale, noise, noise, value=0.5)
+        # in float64, as Python multiplies the constant in `log_prob_at`
+        constant = (mask.sum(-1, dtype=torch.double) * (-0.5 * LOG_2PI)).to(each.dtype)
+        return constant - torch.where(mask, each, 0.0).sum(-1)
 
     def log_prob_of_draw(self, value: Tensor) -> Tensor:
         """log q(value), by fewer operations than `log_prob` where `value` is the density's own latest draw.

@@ -133,4 +133,4 @@ class Forecasts:
             x, mask, guide, u, **values: as in `impute`; by a guide, masks are of whole frames.
             num: draws for each sequence.
         """
-        return rollout.sample_imputation(self, x, mask, guide, num, u, values)
+        return rollout.draw_imputation(self, x, mask, guide, num, u, values)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.parts.aside import evaluating
 from zoo.parts.checks import check_controls, check_counts, check_gaps, refuse_entries
+from zoo.parts.given.gaps import central_interval
 from zoo.parts.kalman import Forecast
 from zoo.parts.trajectory.carry import Carry
 from zoo.parts.trajectory.density import inputs_of
@@ -39,11 +40,7 @@ class Draws(NamedTuple):
 
     def interval(self, mass: float = 0.9) -> tuple[Tensor, Tensor]:
         """Lower and upper ends of the central intervals that hold `mass` of the draws of x, each `(N, T, data_dim)`."""
-        if not 0 < mass < 1:
-            raise ValueError(f"mass: expected a number between 0 and 1, got {mass}")
-        limits = self.x.new_tensor([(1 - mass) / 2, (1 + mass) / 2])
-        lower, upper = self.x.quantile(limits, dim=0)
-        return lower, upper
+        return central_interval(self.x, mass)
 
     def moments(self) -> Forecast:
         """Means and covariances of z and of x in each frame, over the draws."""
@@ -192,7 +189,7 @@ def sample_forecast(
 
 
 @torch.no_grad()
-def sample_imputation(
+def draw_imputation(
     model: Any, x: Tensor, mask: Tensor, guide: Callable | None, num: int, u: Tensor | None, values: dict[str, Tensor]
 ) -> Draws:
     """See `Forecasts.sample_imputation`."""

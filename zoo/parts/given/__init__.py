@@ -1,0 +1,1 @@
+"""All that is given beside x: conditions, and masks of missing entries."""
