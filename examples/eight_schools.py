@@ -51,7 +51,7 @@ class LastLayer(PyroModule):
 
     def __init__(self, features: nn.Module, width: int):
         super().__init__("layer")
-        self.features = features.requires_grad_(False)
+        self.features = features.requires_grad_(False).eval()
         self.weight = PyroSample(dist.Normal(torch.zeros(width), 1.0).to_event(1))
         self.scale = PyroSample(dist.HalfNormal(0.5))
 
@@ -68,14 +68,17 @@ def curve(num: int) -> tuple[torch.Tensor, torch.Tensor]:
     return u.sin() + 0.2 * torch.randn(num), u.unsqueeze(-1)
 
 
-def main(*, steps: int = 800, samples: int = 400, warmup: int = 200, seed: int = 0,
+def main(*, steps: int = 800, samples: int = 350, warmup: int = 150, seed: int = 0,
          out: Path = Path("runs/eight_schools")) -> None:  # fmt: skip
     """Samples both posteriors by NUTS, fits the guides, prints the verdicts as one table."""
     torch.set_num_threads(1)
     pyro.set_rng_seed(seed)
-    schools, features = Schools(), nn.Sequential(nn.Linear(1, 5), nn.Tanh())
-    nn.init.normal_(features[0].weight, std=1.5)
-    layer = LastLayer(features, 5)
+    schools, features = Schools(), nn.Sequential(nn.Linear(1, 4), nn.Tanh())
+    # steps side by side: features that are nearly the same would leave their weights nearly unknown
+    nn.init.constant_(features[0].weight, 2.0)
+    with torch.no_grad():
+        features[0].bias.copy_(torch.tensor([4.5, 2.0, -2.0, -4.5]))
+    layer = LastLayer(features, 4)
     trials = {
         "eight schools": (schools, (EFFECTS, ERRORS), {
             "AutoNormal": AutoNormal,
@@ -90,7 +93,7 @@ def main(*, steps: int = 800, samples: int = 400, warmup: int = 200, seed: int =
     print(f"{'posterior':14} {'guide':24} {'gap, nats':>16} {'mean / sd':>10} {'sd ratio':>9} {'k-hat':>6}  verdict")
     for ax, (title, (model, data, choices)) in zip(axes, trials.items(), strict=True):
         try:
-            reference = nuts_reference(model, *data, num_samples=samples, warmup=warmup, target_accept=0.9, seed=seed)
+            reference = nuts_reference(model, *data, num_samples=samples, warmup=warmup, target_accept=0.85, seed=seed)
         except NotAReference as refusal:
             print(refusal)
             reference = refusal.inference_data
