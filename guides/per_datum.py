@@ -58,8 +58,7 @@ class PerDatum(Guide):
     ) -> None:
         super().__init__(model)
         if isinstance(family, Family) and not isinstance(family.head, nn.Identity):
-            raise ValueError("PerDatum: family: expected a constructor, or a family made with context=0, got one with "
-                             "a head")  # fmt: skip
+            raise ValueError("PerDatum: family: expected a constructor or a family made with context=0, got a head too")
         self.site, self.inputs = site, Inputs(model)
         # context 0: without a head, the family takes its parameters from the table
         if not isinstance(family, Family):

@@ -41,10 +41,10 @@ class WithMask(RootModule):
         >>> import torch, guides
         >>> from zoo import VAE, WithMask
         >>> from zoo.infer import IWELBO
-        >>> from zoo.parts.conditionals import SelfMasking
-        >>> model = WithMask(VAE(5, 2, (16,)), SelfMasking(5))
+        >>> from zoo.parts.conditionals import Normal, SelfMasking
+        >>> model = WithMask(VAE(5, 2, (16,), likelihood=Normal), SelfMasking(5))
         >>> guide = guides.PriorBelow(guides.Amortized(model.inner), sites=["x_missing"], model=model)
-        >>> IWELBO(20)(model, guide)(torch.rand(3, 5).round(), torch.rand(3, 5) < 0.7).shape
+        >>> IWELBO(20)(model, guide)(torch.randn(3, 5), torch.rand(3, 5) < 0.7).shape
         torch.Size([])
     """
 

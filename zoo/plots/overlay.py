@@ -71,14 +71,9 @@ def plot_overlay(
     """
     model = model_of(guide, model, "plot_overlay")
     x, args, kwargs = entered((model, guide), x, args, kwargs)
-    several: Sequence[Any] = references if isinstance(references, list | tuple) else [references]
-    found = [as_reference(reference) for reference in several]
-    joint = bool(found) and found[0].joint
+    found = _found(references, model, x, args, kwargs)
+    joint = found[0].joint
     size = 1 if joint else len(x)
-    if not found or any(len(reference.mean) != size or reference.joint != joint for reference in found):
-        raise ValueError(f"plot_overlay: every reference must hold the {len(x)} data of x, and there must be one")
-    for reference in found:
-        check_fingerprint(reference.fingerprint, model, x, args, kwargs, "plot_overlay")
     rows, pair = list(range(size)) if data is None else list(data), list(coordinates)
     names = _check_choice(found[0].coordinates, size, rows, pair, titles)
     titles = ["all data"] if joint and titles is None else titles
@@ -186,6 +181,23 @@ def _place(reference: Reference, name: str) -> int:
             f"plot_overlay: the {reference.kind} reference has no coordinate {name!r} but {reference.coordinates[:6]}"
         )
     return reference.coordinates.index(name)
+
+
+def _found(references: Any, model: Any, x: Any, args: tuple, kwargs: dict[str, Any]) -> list[Reference]:
+    """The references, of the data and the model of the figure.
+
+    Raises:
+        ValueError: none, or one of other data or of another model.
+    """
+    several: Sequence[Any] = references if isinstance(references, list | tuple) else [references]
+    found = [as_reference(reference) for reference in several]
+    joint = bool(found) and found[0].joint
+    size = 1 if joint else len(x)
+    if not found or any(len(reference.mean) != size or reference.joint != joint for reference in found):
+        raise ValueError(f"plot_overlay: every reference must hold the {len(x)} data of x, and there must be one")
+    for reference in found:
+        check_fingerprint(reference.fingerprint, model, x, args, kwargs, "plot_overlay")
+    return found
 
 
 def _guide_draws(

@@ -164,7 +164,7 @@ def test_data_entries_and_latents_that_are_not_there_are_named():
     with pytest.raises(ValueError, match=r"site 'x': IndependentDiscretizedLogistic is no product over its entries"):
         posterior_draws(model, guide, x, num_draws=3, entries=True)
     with pytest.raises(TypeError, match=r"x: expected a torch.Tensor"):
-        posterior_draws(model, guide, x.numpy())
+        posterior_draws(model, guide, "words")
     model, guide, x = PAIRS["hmm"].build()
     with pytest.raises(ValueError, match="no latent site"):
         posterior_draws(model, guide, x, num_draws=3)
