@@ -89,10 +89,7 @@ def plot_overlay(
     columns = min(columns, len(rows))
     lines = math.ceil(len(rows) / columns)
     legend = _legend(shown)
-    # A legend on one line is wider than one panel or two, and would be cut at the figure's edge.
-    across = min(len(legend), columns)
-    height = 2.6 * lines + 0.15 + 0.2 * math.ceil(len(legend) / across)
-    figure = Figure(figsize=(max(2.5 * columns, 2.9), height), layout="constrained")
+    figure, across = _sheet(lines, columns, len(legend))
     for panel, row in enumerate(rows):
         ax = figure.add_subplot(lines, columns, panel + 1)
         window = _draw_panel(ax, shown, row, latents[:, panel], num_dots)
@@ -181,6 +178,14 @@ def _place(reference: Reference, name: str) -> int:
             f"plot_overlay: the {reference.kind} reference has no coordinate {name!r} but {reference.coordinates[:6]}"
         )
     return reference.coordinates.index(name)
+
+
+def _sheet(lines: int, columns: int, entries: int) -> tuple[Figure, int]:
+    """A figure with room for the panels and for a legend of so many entries, and the number of these on a line."""
+    # A legend on one line is wider than one panel or two, and would be cut at the figure's edge.
+    across = min(entries, columns)
+    height = 2.6 * lines + 0.15 + 0.2 * math.ceil(entries / across)
+    return Figure(figsize=(max(2.5 * columns, 2.9), height), layout="constrained"), across
 
 
 def _found(references: Any, model: Any, x: Any, args: tuple, kwargs: dict[str, Any]) -> list[Reference]:
