@@ -111,7 +111,7 @@ def reported(row: dict[str, Any]) -> str:
 
 def results_table(folder: Path = RESULTS) -> str:
     """A row for each run that `examples/mnist.py` recorded."""
-    rows = [row for row in records(folder) if "log_p" in row]
+    rows = [row for row in records(folder) if "active_units" in row]
     if not rows:
         return "No run is recorded yet; `python examples/mnist.py --name vae` records one."
     cells, notes = [], []

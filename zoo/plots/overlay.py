@@ -72,15 +72,14 @@ def plot_overlay(
     model = model_of(guide, model, "plot_overlay")
     x, args, kwargs = entered((model, guide), x, args, kwargs)
     found = _found(references, model, x, args, kwargs)
-    joint = found[0].joint
-    size = 1 if joint else len(x)
+    size = len(found[0].mean)
     rows, pair = list(range(size)) if data is None else list(data), list(coordinates)
     names = _check_choice(found[0].coordinates, size, rows, pair, titles)
-    titles = ["all data"] if joint and titles is None else titles
+    titles = ["all data"] if found[0].joint and titles is None else titles
     shown = [_Shown(reference, [_place(reference, name) for name in names]) for reference in found]
     with held(model, guide), seeded(seed):
         sites = list(found[0].sites)
-        if joint:
+        if found[0].joint:
             latents, _ = joint_draws(model, guide, x, args, kwargs, num_particles=num_draws, sites=sites)
         else:
             latents = _guide_draws(model, guide, (x, *args), kwargs, sites, rows, num_draws)
