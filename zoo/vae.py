@@ -69,7 +69,7 @@ class VAE(RootModule):
             raise TypeError(f"VAE: likelihood is a constructor such as conditionals.Bernoulli, got {likelihood!r}")
         self.data_dim, self.latent_dim = data_dim, latent_dim
         self.condition_dim = condition_size(condition_dim)
-        self.prior = prior_of(prior, latent_dim, self.condition_dim, hidden[::-1])
+        self.prior = prior_of(prior, latent_dim, self.condition_dim, hidden)
         self.decoder = dense((latent_dim, *entering(self.condition_dim)), hidden, activation)
         # a constructor, not a module: only here is the width of the last hidden layer known
         self.emission = likelihood(hidden[-1] if hidden else latent_dim, data_dim)

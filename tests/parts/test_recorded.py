@@ -871,7 +871,7 @@ def test_guides_made_past_a_constructor_can_be_saved(tmp_path):
         zoo.save_pair(tmp_path / str(number), model, made)
         rows = x[: len(made.table)]
         assert scores(*zoo.load_pair(tmp_path / str(number)), rows).equal(scores(model, made, rows))
-    with pytest.raises(ValueError, match="PerDatum: family: expected a constructor, or a family made with context=0"):
+    with pytest.raises(ValueError, match="PerDatum: family: expected a constructor or a family made with context=0"):
         guides.PerDatum(model, 3, family=guides.Diagonal(LATENT, 4))
 
 

@@ -278,7 +278,7 @@ def test_shape_of_sequences_is_asked_for():
     with pytest.raises(ValueError, match="x_like: function does not say the shape"):
         simulation_based_calibration(squares, one_mode, 6, 4)
     with pytest.raises(TypeError, match="x_like"):
-        simulation_based_calibration(squares, one_mode, 6, 4, x_like=[1.0])
+        simulation_based_calibration(squares, one_mode, 6, 4, x_like="rows")
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])

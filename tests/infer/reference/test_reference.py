@@ -98,17 +98,12 @@ def test_log_joint_names_the_site_that_does_not_fit():
             k = pyro.sample("k", dist.Bernoulli(torch.tensor(0.5)))
             pyro.sample("x", dist.Normal(k.unsqueeze(-1), 1.0).to_event(1), obs=x)
 
-    def outside(x):
-        w = pyro.sample("w", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(w.expand(1), 1.0).to_event(1), obs=x)
-
     def nothing(x):
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(torch.zeros(1), 1.0).to_event(1), obs=x)
 
     none = "no continuous latent site"
-    for program, message in ((discrete, f"{none}: 'k' is discrete"), (outside, "'w'.*plate"), (nothing, none)):
+    for program, message in ((discrete, f"{none}: 'k' is discrete"), (nothing, none)):
         with pytest.raises(ValueError, match=message):
             hmc_reference(program, x)
 
@@ -309,7 +304,7 @@ def test_grid_settings_out_of_range(model, settings, message):
 def test_grid_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="one or two"):
         grid_reference(LinearGaussian(latent_dim=3), LinearGaussian(latent_dim=3).data(2))
-    with pytest.raises(ValueError, match=r"'s'.*constrained"):
+    with pytest.raises(ValueError, match="the model has 9"):
         grid_reference(several, torch.zeros(2, 1))
 
 

@@ -132,7 +132,7 @@ def test_what_has_no_error_is_named():
     with pytest.raises(ValueError, match="nothing is learned"):
         LGSSM(local_level, level_variance=torch.tensor(1.0)).summary(x)
     with pytest.raises(ValueError, match=r"x: expected shape \(N, T, 1\)"):
-        model.summary(x[0])
+        model.summary(x[None])
     drawn = LGSSM(local_level, priors={"level_variance": Gamma(2.0, 1.0)})
     with pytest.raises(ValueError, match="level_variance: has a prior and no value"):
         drawn.summary(x)
