@@ -58,7 +58,7 @@ def data_like(
             )
         like = parameter_of(model) if isinstance(model, nn.Module) else None
         x_like = torch.zeros(1, size) if like is None else like.detach().new_zeros(1, size)
-    x_like, _, kwargs = entered((model,), x_like, (), kwargs)
+    x_like, _, kwargs = entered((model,), x_like, (), kwargs, names=("x_like",))
     if x_like.dim() == 0 or not len(x_like):
         raise ValueError(f"x_like: expected at least one row, got shape {tuple(x_like.shape)}")
     rows = torch.arange(num_data, device=x_like.device) % len(x_like)
