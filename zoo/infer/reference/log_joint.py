@@ -191,7 +191,8 @@ class LogJoint:
                 raise
             raise ValueError(
                 f"site {next(iter(self.sites))!r}: the program fails with several values of its latents in front of "
-                f"the plates, (K, 1, ...) of one outside the batch plate ({str(error).splitlines()[0]}); let it broadcast, "
+                f"the plates, (K, 1, ...) of one outside the batch plate "
+                f"({str(error).splitlines()[0]}); let it broadcast, "
                 "or take nuts_reference"
             ) from error
         shape = (chains, self.size)
