@@ -20,7 +20,7 @@ PRIORS = {
     "positive": dist.Gamma(torch.full((1,), 2.0), 1.0).to_event(1),
     "unit interval": dist.Beta(torch.full((1,), 2.0), 1.5).to_event(1),
     "bounded": dist.Uniform(torch.full((1,), -1.0), 3.0).to_event(1),
-    "angle": dist.VonMises(torch.full((1,), 3.0), 2.0).to_event(1),
+    "angle": dist.VonMises(torch.full((1,), 0.5), 4.0).to_event(1),
     "simplex": dist.Dirichlet(torch.tensor([2.0, 1.0, 1.5])),
 }
 ENDS = {"positive": (1e-6, 400.0), "unit interval": (1e-6, 1 - 1e-6), "bounded": (-1 + 1e-6, 3 - 1e-6),

@@ -177,10 +177,24 @@ class LogJoint:
 
     @torch.no_grad()
     def prior(self, chains: int) -> Tensor:
-        """Draws from the prior, in coordinates: `(chains, batch, dim)`."""
+        """Draws from the prior, in coordinates: `(chains, batch, dim)`.
+
+        Raises:
+            ValueError: the program fails with several values of a latent that stands outside the batch plate.
+        """
         # One plate to the left of all others draws the chains in one run of the model.
-        with pyro.plate("num_particles", chains, dim=-1 - self._nesting):
-            trace = poutine.trace(program(self.model)).get_trace(self.x, *self.args, **self.kwargs)
+        try:
+            with pyro.plate("num_particles", chains, dim=-1 - self._nesting):
+                trace = poutine.trace(program(self.model)).get_trace(self.x, *self.args, **self.kwargs)
+        except (RuntimeError, IndexError) as error:
+            if not self.joint:
+                raise
+            raise ValueError(
+                f"site {next(iter(self.sites))!r}: the program fails with several values of its latents in front of "
+                f"the plates, (K, 1, ...) of one outside the batch plate "
+                f"({str(error).splitlines()[0]}); let it broadcast, "
+                "or take nuts_reference"
+            ) from error
         shape = (chains, self.size)
         return self.unconstrain({n: trace.nodes[n]["value"].reshape(shape + s.event) for n, s in self.sites.items()})
 
