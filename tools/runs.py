@@ -79,7 +79,9 @@ def status(place: Place) -> str:
     if last:
         parts.append(f"epoch {last['epoch']}, validation {last['validation'] or float('nan'):.3f}")
     if "cpu_minutes" in found:
-        parts.append(f"{found['cpu_minutes']:.1f} of {found['budget_cpu_minutes']:g} CPU minutes")
+        # a script has no budget
+        budget = f" of {found['budget_cpu_minutes']:g}" if "budget_cpu_minutes" in found else ""
+        parts.append(f"{found['cpu_minutes']:.1f}{budget} CPU minutes")
     return ", ".join(parts)
 
 

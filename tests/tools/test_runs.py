@@ -242,6 +242,11 @@ def test_a_state_is_told_while_a_row_runs(tmp_path, cache):
     place.folder.mkdir(parents=True)
     (place.folder / "metrics.jsonl").write_text('{"epoch": 1, "validation": 4.5}\n{"epoch": 2, "val')
     assert runs.status(place) == "row: not begun, epoch 1, validation 4.500"
+    # the record of a script has no budget
+    place.record.parent.mkdir(exist_ok=True)
+    place.record.write_text('{"cpu_minutes": 36.86}')
+    assert runs.status(place).endswith("36.9 CPU minutes")
+    place.record.unlink()
     with place.log.open("a") as log:
         fcntl.flock(log, fcntl.LOCK_SH)
         assert place.state == "stopped"
