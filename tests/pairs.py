@@ -277,7 +277,7 @@ def inside() -> Tensor:
 
 
 #: a decoder of pictures of 2 x 3 pixels
-pixels = partial(PixelCNN, shape=(2, 3), channels=3, layers=2, kernel=3)
+pixels = partial(PixelCNN, shape=(2, 3), channels=6, layers=2, kernel=3)
 
 
 def with_sequences(guide: Callable[..., guides.SequenceGuide], family: str, system: str) -> Pair:
