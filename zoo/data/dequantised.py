@@ -78,8 +78,9 @@ def _levels(levels: Split | Tensor, num_levels: int | None) -> tuple[Tensor, int
         raise TypeError(f"levels: expected a Split or whole numbers such as torch.uint8, got {got}")
     if num_levels is None or num_levels < 2:
         raise ValueError(f"num_levels: expected the number of levels, at least 2, got {num_levels}")
-    outside = (levels < 0) | (levels >= num_levels)
-    if outside.any():
+    # extremes as Python's numbers: 256 is 0 beside bytes
+    if levels.numel() and (levels.min().item() < 0 or levels.max().item() >= num_levels):
+        outside = (levels.long() < 0) | (levels.long() >= num_levels)
         rows = outside.nonzero()[:, 0].unique().tolist()
         raise ValueError(f"levels: expected 0 to {num_levels - 1}; {len(rows)} rows hold others, the first of them "
                          f"{rows[:5]}")  # fmt: skip
