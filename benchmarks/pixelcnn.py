@@ -154,7 +154,9 @@ def check(size: Size) -> None:
     masked, x = ByHand(given), data(size)
     torch.testing.assert_close(zoo_loss(given)(x), masked(x), rtol=1e-5, atol=1e-2)
     ours = torch.autograd.grad(zoo_loss(given)(x), given.layers[0].across.weight)
-    torch.testing.assert_close(ours, torch.autograd.grad(masked(x), given.layers[0].across.weight), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(
+        ours, torch.autograd.grad(masked(x), given.layers[0].across.weight), rtol=1e-3, atol=1e-2
+    )
     if size.draws:
         with torch.no_grad():
             uniform = torch.rand(1, size.pixels)

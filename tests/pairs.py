@@ -447,13 +447,6 @@ PAIRS: Mapping[str, Pair] = {
         "FlowPrior",
     ),
     "pixel-vae": with_likelihood(pixels, bits, "PixelVAE (Gulrajani et al. 2017)", "PixelCNN"),
-    "pixel-vae-hierarchical": Pair(
-        lambda: Hierarchical(DATA, (LATENT, 2), ((7,), (6,)), likelihood=pixels),
-        partial(guides.TopDown, hidden=((7,), (6,))),
-        bits,
-        ("Hierarchical(likelihood=PixelCNN)", "TopDown", "Diagonal"),
-        {"PixelVAE with levels of latents (Gulrajani et al. 2017)": "ELBO(analytic_kl=True)"},
-    ),
     "vlae": Pair(
         lambda: vae(likelihood=partial(pixels, layers=1), prior=MAFPrior(LATENT, num_flows=2, hidden=(8,))),
         amortized,
@@ -582,6 +575,13 @@ PAIRS: Mapping[str, Pair] = {
         ("Hierarchical(condition_dim=...)", "TopDown(flags=True)", "Diagonal"),
         {"Conditional hierarchy, a mask and classes given": "ELBO(analytic_kl=True)"},
         further={"y": LABELS, "mask": MASK},
+    ),
+    "pixel-vae-hierarchical": Pair(
+        lambda: Hierarchical(DATA, (LATENT, 2), ((7,), (6,)), likelihood=pixels),
+        partial(guides.TopDown, hidden=((7,), (6,))),
+        bits,
+        ("Hierarchical(likelihood=PixelCNN)", "TopDown", "Diagonal"),
+        {"PixelVAE with levels of latents (Gulrajani et al. 2017)": "ELBO(analytic_kl=True)"},
     ),
     "biva": Pair(
         partial(BIVA, DATA, (LATENT, 2), ((7,), (6,))),

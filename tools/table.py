@@ -278,7 +278,8 @@ PAGES = {
     },
     "docs/guide/posterior.md": {"calibrated": calibrated_sentence},
     "docs/speed.md": {
-        "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table, "pixelcnn-speed": pixelcnn_speed_table,
+        "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table,
+        "pixelcnn-speed": pixelcnn_speed_table,
         "sequence-speed": sequence_speed_table, "kvae-speed": kvae_speed_table, "kalman-speed": kalman_speed_table,
         "hidden-markov-speed": hidden_markov_speed_table, "walk-speed": walk_speed_table,
     },

@@ -30,8 +30,8 @@ class VAE(RootModule):
         likelihood: constructor `(in_features, data_dim) -> Module`, whose call gives p(x | h): `Bernoulli` (default),
             `Normal`, `Categorical`, `DiscretizedLogistic`, `PixelCNN` of `zoo.parts.conditionals`, or your own.
         prior: module whose call gives p(z): `StandardNormal(latent_dim)` (default), `MixturePrior`, `FlowPrior`,
-            `MAFPrior`, or your own. With a condition the default is a Gaussian by a network of y, as wide as the decoder; a module of
-            yours is called with y, `(N, condition_dim)`, if it takes an argument.
+            `MAFPrior`, or your own. With a condition the default is a Gaussian by a network of y, as wide as the
+            decoder; a module of yours is called with y, `(N, condition_dim)`, if it takes an argument.
         activation: constructor of the nonlinearity.
         condition_dim: length of the condition y, or its number of classes; None or 0: no condition.
         decoder: a network of your own, called with z, with a condition also with y as vectors; returns features h

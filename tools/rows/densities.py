@@ -50,7 +50,13 @@ def evaluate_exact(model: Any, guide: Any, splits: Splits) -> Figures:
     """log p of all test images, exact."""
     found = log_likelihood(model, guide, splits.test, num_particles=1)
     some = exact(model, guide, splits)
-    return {"log_p": found.mean, "log_p_1000": some, "error": found.standard_error, "kl": {}, "num_test": len(splits.test)}
+    return {
+        "log_p": found.mean,
+        "log_p_1000": some,
+        "error": found.standard_error,
+        "kl": {},
+        "num_test": len(splits.test),
+    }
 
 
 def evaluate_latent(model: Any, guide: Any, splits: Splits) -> Figures:

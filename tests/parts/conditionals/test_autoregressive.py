@@ -65,7 +65,9 @@ def test_probabilities_of_all_pictures_sum_to_one(make, levels, shape):
 
 @pytest.mark.parametrize("levels", [2, 4])
 @pytest.mark.parametrize("in_features", [0, 3])
-@pytest.mark.parametrize(("shape", "layers", "kernel"), [((3, 5), 3, 3), ((4, 2), 2, 5), ((1, 6), 1, 3), ((6, 1), 2, 3)])
+@pytest.mark.parametrize(
+    ("shape", "layers", "kernel"), [((3, 5), 3, 3), ((4, 2), 2, 5), ((1, 6), 1, 3), ((6, 1), 2, 3)]
+)
 def test_draws_are_those_of_the_whole_network_for_each_pixel(levels, in_features, shape, layers, kernel):
     size = shape[0] * shape[1]
     network = PixelCNN(in_features, size, shape=shape, channels=3, layers=layers, kernel=kernel, levels=levels)
@@ -85,7 +87,8 @@ def test_draws_have_the_probabilities_of_the_scores():
     # 81 pictures, two features: each statistic is chi-squared with 80 degrees; fails for 1 seed in 10^5 for each
     pictures = torch.tensor(list(itertools.product(range(3), repeat=4)), dtype=torch.double)
     powers = torch.tensor([27.0, 9.0, 3.0, 1.0])
-    for network in (PixelCNN(2, 4, shape=(2, 2), channels=4, layers=2, kernel=3, levels=3), MADE(2, 4, hidden=(9,), levels=3)):  # fmt: skip
+    pixels = PixelCNN(2, 4, shape=(2, 2), channels=4, layers=2, kernel=3, levels=3)
+    for network in (pixels, MADE(2, 4, hidden=(9,), levels=3)):
         p = network(torch.randn(2, 2))
         drawn = (p.sample((8000,)) @ powers).long()
         for k in range(2):

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform, SigmoidTransform

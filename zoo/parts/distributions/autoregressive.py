@@ -23,7 +23,9 @@ class AutoregressiveNetwork(Protocol):
 
     data_dim: int
     levels: int
-    rows_at_once: int
+
+    @property
+    def rows_at_once(self) -> int: ...
 
     @property
     def like(self) -> Tensor: ...
