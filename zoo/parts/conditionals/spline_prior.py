@@ -15,7 +15,7 @@ from zoo.parts.networks import start_small
 from zoo.parts.recorded import Recorded
 
 
-class SplineNetwork(DenseNN):
+class CouplingNetwork(DenseNN):
     """Bin widths, heights and slopes before their softmax and softplus, held within +-2; zeros give f(x) = x."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -63,7 +63,7 @@ class SplinePrior(Recorded, nn.Module):
         self.split = latent_dim // 2
         moved = latent_dim - self.split
         shape = (self.split, list(widths(hidden)), [moved * num_bins, moved * num_bins, moved * (num_bins - 1)])
-        self.networks = nn.ModuleList(SplineNetwork(*shape) for _ in range(num_flows))
+        self.networks = nn.ModuleList(CouplingNetwork(*shape) for _ in range(num_flows))
         for network in self.networks.children():
             # p(z) starts near N(0, I), as that of `FlowPrior` and for its reason
             start_small(*list(network.parameters())[-2:])

@@ -9,7 +9,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from zoo.parts.checks import check_counts, widths
-from zoo.parts.conditionals.autoregressive.pixel_draws import draw
+from zoo.parts.conditionals.autoregressive.pixel_draws import draw_pixels
 from zoo.parts.distributions.autoregressive import Autoregressive, levels_support
 from zoo.parts.recorded import Recorded
 
@@ -157,7 +157,7 @@ class PixelCNN(Recorded, nn.Module):
 
     def draw(self, uniform: Tensor, h: Tensor | None) -> Tensor:
         """Pictures `(n, data_dim)` of levels, by the inverse distribution function of each pixel at `uniform`."""
-        return draw(self, uniform, h)
+        return draw_pixels(self, uniform, h)
 
 
 def gate(a: Tensor) -> Tensor:

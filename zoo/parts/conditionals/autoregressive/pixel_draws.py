@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.parts.distributions.autoregressive import draw_level, scaled
 
 
-def draw(network: Any, uniform: Tensor, h: Tensor | None) -> Tensor:
+def draw_pixels(network: Any, uniform: Tensor, h: Tensor | None) -> Tensor:
     """Pictures `(n, data_dim)` of levels; arguments as of `AutoregressiveNetwork.draw`."""
     (height, width), n = network.shape, len(uniform)
     x = uniform.new_empty(n, height, width)
