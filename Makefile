@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies bench-labels bench-kvae bench-walk \
+.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies bench-labels bench-kvae bench-walk bench-pixelcnn \
   runs bench-peers bench-kalman bench-kalman-peers bench-hmm table
 .DEFAULT_GOAL := demo
 
@@ -59,6 +59,9 @@ bench-kvae: $(VENV)/.installed          ## a step of a Kalman VAE; writes result
 
 bench-walk: $(VENV)/.installed          ## a step of a model of walks; writes results/speed_walk_step.json
 	$(RUN) -m benchmarks.walk_step
+
+bench-pixelcnn: $(VENV)/.installed      ## a step and a draw of PixelCNN; writes results/speed_pixelcnn.json
+	$(RUN) -m benchmarks.pixelcnn
 
 bench-peers: $(VENV)-peers/.installed   ## makes `make bench` time pythae too
 

@@ -30,6 +30,7 @@ from zoo import (
     STORN,
     VAE,
     VRNN,
+    Density,
     HeadingStep,
     Hierarchical,
     LinearStep,
@@ -41,16 +42,21 @@ from zoo import (
 from zoo.infer import ELBO, IWELBO, RLOO, VIMCO, Objective, RenyiELBO, Tempered, terms
 from zoo.mixture import GaussianMixture
 from zoo.parts.conditionals import (
+    MADE,
     Bernoulli,
     Categorical,
     CodePrior,
     DiscretizedLogistic,
     FlowPrior,
+    Logit,
+    MAFPrior,
     MixtureOfNormals,
     MixturePrior,
     Normal,
     NormalEmission,
+    PixelCNN,
     SelfMasking,
+    SplinePrior,
 )
 from zoo.parts.hierarchy import GAUSSIAN
 from zoo.parts.kalman import Parameters
@@ -254,6 +260,26 @@ def with_prior(prior: Callable[[], nn.Module], system: str, code: str) -> Pair:
     )
 
 
+def density(conditional: Callable[[], nn.Module], batch: Callable[[], Tensor], system: str, code: str) -> Pair:
+    """A model without latents, whose bounds are all log p(x)."""
+    return Pair(
+        lambda: Density(DATA, conditional()),
+        guides.Empty,
+        batch,
+        (f"Density({code})", "Empty", ""),
+        {system: "ELBO()"},
+        scores_foreign_values=False,  # there is no latent to be scored
+    )
+
+
+def inside() -> Tensor:
+    return torch.rand(BATCH, DATA)
+
+
+#: a decoder of pictures of 2 x 3 pixels
+pixels = partial(PixelCNN, shape=(2, 3), channels=6, layers=2, kernel=3)
+
+
 def with_sequences(guide: Callable[..., guides.SequenceGuide], family: str, system: str) -> Pair:
     """An LGSSM with an amortised guide."""
     options = {"family": getattr(guides, family), "hidden": HIDDEN, "recurrent": 7}
@@ -420,6 +446,34 @@ PAIRS: Mapping[str, Pair] = {
         "VAE with a flow prior (couplings: Dinh et al. 2017)",
         "FlowPrior",
     ),
+    "pixel-vae": with_likelihood(pixels, bits, "PixelVAE (Gulrajani et al. 2017)", "PixelCNN"),
+    "vlae": Pair(
+        lambda: vae(likelihood=partial(pixels, layers=1), prior=MAFPrior(LATENT, num_flows=2, hidden=(8,))),
+        amortized,
+        bits,
+        ("VAE(likelihood=PixelCNN(layers=1), prior=MAFPrior)", "Amortized", "Diagonal"),
+        {"Variational lossy autoencoder, VLAE (Chen et al. 2017)": "ELBO()"},
+        NO_CLOSED_KL,
+    ),
+    "density-flow": density(
+        partial(FlowPrior, DATA, num_flows=2, hidden=(8,)), reals, "Coupling flow (Dinh et al. 2017)", "FlowPrior"
+    ),
+    "density-spline": density(
+        lambda: Logit(SplinePrior(DATA, num_flows=2, hidden=(8,), num_bins=3)),
+        inside,
+        "Neural spline flow, couplings (Durkan et al. 2019), of pixels in (0, 1)",
+        "Logit(SplinePrior)",
+    ),
+    "density-maf": density(
+        partial(MAFPrior, DATA, num_flows=2, hidden=(8,)),
+        reals,
+        "Masked autoregressive flow (Papamakarios et al. 2017)",
+        "MAFPrior",
+    ),
+    "density-made": density(partial(MADE, 0, DATA, hidden=(8,)), bits, "MADE (Germain et al. 2015)", "MADE"),
+    "pixelcnn": density(
+        lambda: pixels(0, DATA, levels=4), levels, "Gated PixelCNN (van den Oord et al. 2016)", "PixelCNN"
+    ),
     "vae-jang": with_codes(
         "GumbelSoftmax",
         {
@@ -521,6 +575,13 @@ PAIRS: Mapping[str, Pair] = {
         ("Hierarchical(condition_dim=...)", "TopDown(flags=True)", "Diagonal"),
         {"Conditional hierarchy, a mask and classes given": "ELBO(analytic_kl=True)"},
         further={"y": LABELS, "mask": MASK},
+    ),
+    "pixel-vae-hierarchical": Pair(
+        lambda: Hierarchical(DATA, (LATENT, 2), ((7,), (6,)), likelihood=pixels),
+        partial(guides.TopDown, hidden=((7,), (6,))),
+        bits,
+        ("Hierarchical(likelihood=PixelCNN)", "TopDown", "Diagonal"),
+        {"PixelVAE with levels of latents (Gulrajani et al. 2017)": "ELBO(analytic_kl=True)"},
     ),
     "biva": Pair(
         partial(BIVA, DATA, (LATENT, 2), ((7,), (6,))),

@@ -199,6 +199,11 @@ def label_speed_table(folder: Path = RESULTS) -> str:
     return steps_table("label_steps", "bench-labels", folder)
 
 
+def pixelcnn_speed_table(folder: Path = RESULTS) -> str:
+    """A training step and a draw of PixelCNN, from `benchmarks/pixelcnn.py`."""
+    return steps_table("pixelcnn_steps", "bench-pixelcnn", folder)
+
+
 def kvae_speed_table(folder: Path = RESULTS) -> str:
     """A training step of a Kalman VAE, from `benchmarks/kvae_step.py`."""
     return steps_table("kvae_steps", "bench-kvae", folder)
@@ -274,6 +279,7 @@ PAGES = {
     "docs/guide/posterior.md": {"calibrated": calibrated_sentence},
     "docs/speed.md": {
         "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table,
+        "pixelcnn-speed": pixelcnn_speed_table,
         "sequence-speed": sequence_speed_table, "kvae-speed": kvae_speed_table, "kalman-speed": kalman_speed_table,
         "hidden-markov-speed": hidden_markov_speed_table, "walk-speed": walk_speed_table,
     },

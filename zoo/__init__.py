@@ -2,6 +2,7 @@
 
 from zoo.adgm import ADGM
 from zoo.biva import BIVA
+from zoo.density import Density
 from zoo.dmm import DMM
 from zoo.folders import load_pair, push_to_hub, save_pair
 from zoo.gtmsm import GTMSM
@@ -41,6 +42,7 @@ __all__ = [
     "STORN",
     "VAE",
     "VRNN",
+    "Density",
     "DiagonalCovariance",
     "FullCovariance",
     "GaussianMixture",

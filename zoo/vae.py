@@ -26,14 +26,17 @@ class VAE(RootModule):
     Args:
         data_dim: size D of a data point.
         latent_dim: size of z.
-        hidden: widths of the decoder's hidden layers, from z towards x.
+        hidden: widths of the decoder's hidden layers, from z towards x; unused where the decoder is your own.
         likelihood: constructor `(in_features, data_dim) -> Module`, whose call gives p(x | h): `Bernoulli` (default),
-            `Normal`, `Categorical`, `DiscretizedLogistic` of `zoo.parts.conditionals`, or your own.
-        prior: module whose call gives p(z): `StandardNormal(latent_dim)` (default), `MixturePrior`, `FlowPrior`, or
-            your own. With a condition the default is a Gaussian by a network of y, as wide as the decoder; a module of
-            yours is called with y, `(N, condition_dim)`, if it takes an argument.
+            `Normal`, `Categorical`, `DiscretizedLogistic`, `PixelCNN` of `zoo.parts.conditionals`, or your own.
+        prior: module whose call gives p(z): `StandardNormal(latent_dim)` (default), `MixturePrior`, `FlowPrior`,
+            `MAFPrior`, or your own. With a condition the default is a Gaussian by a network of y, as wide as the
+            decoder; a module of yours is called with y, `(N, condition_dim)`, if it takes an argument.
         activation: constructor of the nonlinearity.
         condition_dim: length of the condition y, or its number of classes; None or 0: no condition.
+        decoder: a network of your own, called with z, with a condition also with y as vectors; returns features h
+            `(..., features)`, such as `zoo.parts.networks.ConvolutionalDecoder`.
+        features: size of your decoder's features, a `Maps` for feature maps; given exactly if `decoder` is.
 
     `forward(x, mask, y)`: x `(N, data_dim)`; `mask` boolean, of the shape of x, True where observed; y the condition,
     int64 classes `(N,)`, made one-hot, or vectors `(N, condition_dim)`.
@@ -42,7 +45,8 @@ class VAE(RootModule):
 
     Raises:
         TypeError: `likelihood` is no constructor, or `hidden` no sequence of whole numbers.
-        ValueError: no width in `hidden` with a condition. At each call: x is not `(N, data_dim)`, or of another dtype
+        ValueError: no width in `hidden` with a condition; `decoder` comes without `features`, or returns features of
+            another size. At each call: x is not `(N, data_dim)`, or of another dtype
             than the parameters; a mask of another shape or dtype, or of entries that the likelihood does not make
             independent; no condition where there is `condition_dim`, or one where there is none.
 
@@ -63,20 +67,30 @@ class VAE(RootModule):
         prior: nn.Module | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
         condition_dim: int | None = None,
+        decoder: nn.Module | None = None,
+        features: int | None = None,
     ) -> None:
         super().__init__("model")
         if not callable(likelihood):
             raise TypeError(f"VAE: likelihood is a constructor such as conditionals.Bernoulli, got {likelihood!r}")
+        if (decoder is None) != (features is None):
+            raise ValueError("VAE: `decoder` and `features` (the size of its output) come together")
         self.data_dim, self.latent_dim = data_dim, latent_dim
         self.condition_dim = condition_size(condition_dim)
         self.prior = prior_of(prior, latent_dim, self.condition_dim, hidden)
-        self.decoder = dense((latent_dim, *entering(self.condition_dim)), hidden, activation)
+        sizes = latent_dim, *entering(self.condition_dim)
+        self.decoder = dense(sizes, hidden, activation) if decoder is None else decoder
         # a constructor, not a module: only here is the width of the last hidden layer known
-        self.emission = likelihood(hidden[-1] if hidden else latent_dim, data_dim)
+        self.features = (hidden[-1] if hidden else latent_dim) if features is None else features
+        self.emission = likelihood(self.features, data_dim)
 
     def likelihood(self, z: Tensor, *y: Tensor):
         """p(x | z), with a condition p(x | z, y), y as vectors: event `(data_dim,)`, other axes broadcast."""
-        return self.emission(self.decoder(z, *y))
+        h = self.decoder(z, *y)
+        if h.shape[-1] != self.features:
+            raise ValueError(f"decoder: expected features (..., {int(self.features)}) from "
+                             f"{type(self.decoder).__name__}, got {tuple(h.shape)}")  # fmt: skip
+        return self.emission(h)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         condition = check_given(self, x, mask, y, parameter_of(self))

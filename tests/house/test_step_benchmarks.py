@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks import hierarchy_step, kvae_step, label_step, walk_step  # noqa: E402
+from benchmarks import hierarchy_step, kvae_step, label_step, pixelcnn, walk_step  # noqa: E402
 
 SMALL = label_step.Size(7, 6, 4, 16)
 
@@ -57,3 +57,15 @@ def test_steps_of_walks_are_those_of_one_bound(size, monkeypatch):
     monkeypatch.setattr(walk_step.ByHand, "walk", lambda *args: (walk(*args)[0], walk(*args)[1] + 0.01))
     with pytest.raises(AssertionError, match="not close"):
         walk_step.check(walk_step.SIZES[size])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("levels", [2, 5])
+def test_steps_and_draws_of_pictures_are_those_of_masked_convolutions(levels, monkeypatch):
+    """By hand with masks and whole passes, and the zoo's: losses, gradients, draws."""
+    size = pixelcnn.Size(6, 4, 3, 5, 7, draws=True, levels=levels)
+    pixelcnn.check(size)
+    logits = pixelcnn.ByHand.logits
+    monkeypatch.setattr(pixelcnn.ByHand, "logits", lambda *args: 3 * logits(*args) + 1)
+    with pytest.raises(AssertionError, match="not close"):
+        pixelcnn.check(size)

@@ -342,7 +342,7 @@ def test_moments_have_the_shape_of_the_batch(make):
 @MADE
 def test_a_moment_without_closed_form_is_refused_in_words(make):
     house = make((5,)).house
-    name = {"prior_flow": "FlowPrior", "shifted": "Diagonal"}.get(make.__name__, type(house).__name__)
+    name = {"prior_flow": "FlowDensity", "shifted": "Diagonal"}.get(make.__name__, type(house).__name__)
     for moment in NO_CLOSED_FORM.get(make.__name__, set()):
         with pytest.raises(NotImplementedError, match=f"{name}: no closed form of the .*draws"):
             getattr(house, moment)() if moment == "entropy" else getattr(house, moment)

@@ -85,14 +85,15 @@ def test_steps_of_sequences_and_their_lengths_are_tabled(tmp_path):
     assert "No timing" in table.sequence_speed_table(tmp_path / "none")
 
 
-@pytest.mark.parametrize("key", ["hierarchy_steps", "label_steps", "kvae_steps", "walk_steps"])
+@pytest.mark.parametrize("key", ["hierarchy_steps", "label_steps", "kvae_steps", "walk_steps", "pixelcnn_steps"])
 def test_steps_beside_those_by_hand_are_tabled(key, tmp_path):
     timed = {"cpu_ms": 23.4, "ratio": 1.06, "quartiles": [1.0, 1.1], "peak_bytes": 8_000_000}
     sizes = {"ladder": {"by hand": timed, "zoo": timed}, "BIVA": {"zoo": timed}}
     record = {"command": "c", "hardware": "an abacus", "versions": {}, key: sizes}
     (tmp_path / "a.json").write_text(json.dumps(record))
     make = {"hierarchy_steps": table.hierarchy_speed_table, "label_steps": table.label_speed_table,
-            "kvae_steps": table.kvae_speed_table, "walk_steps": table.walk_speed_table}  # fmt: skip
+            "kvae_steps": table.kvae_speed_table, "walk_steps": table.walk_speed_table,
+            "pixelcnn_steps": table.pixelcnn_speed_table}  # fmt: skip
     shown = make.pop(key)(tmp_path)
     for part in ("| one training step | ladder | BIVA |", "| by hand | 23 ms, 8 MB, 1.06 × |  |", "an abacus"):
         assert part in shown, part

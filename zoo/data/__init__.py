@@ -15,9 +15,10 @@ from zoo.data.batches import Buckets, Streams
 from zoo.data.binarized import Binarized, binarize
 from zoo.data.catalogue import load
 from zoo.data.dataset import Dataset, Split
+from zoo.data.dequantised import Dequantised, dequantise
 from zoo.data.fresh import Fresh
 from zoo.data.partly_labelled import PartlyLabelled
 from zoo.data.sequences import Sequences
 
-__all__ = ["Binarized", "Buckets", "Dataset", "Fresh", "PartlyLabelled", "Sequences", "Split", "Streams", "binarize",
-           "load"]  # fmt: skip
+__all__ = ["Binarized", "Buckets", "Dataset", "Dequantised", "Fresh", "PartlyLabelled", "Sequences", "Split", "Streams",
+           "binarize", "dequantise", "load"]  # fmt: skip

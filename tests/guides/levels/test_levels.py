@@ -208,7 +208,7 @@ def test_other_priors_of_the_top(prior):
 
 def test_a_flow_has_no_mean_to_be_near_to():
     model, _ = pair(prior=FlowPrior(2, hidden=(4,)))
-    with pytest.raises(NotImplementedError, match="FlowPrior: no closed form of the mean"):
+    with pytest.raises(NotImplementedError, match="FlowDensity: no closed form of the mean"):
         model.generate(3, temperature=0.5)
 
 

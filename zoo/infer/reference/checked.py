@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo.infer.pieces import MAX_BYTES
 from zoo.infer.reference.inference_data import InferenceData, diagnose, site_draws, to_inference_data
-from zoo.infer.reference.lbfgs import Density, ascend
+from zoo.infer.reference.lbfgs import HasLogDensity, ascend
 from zoo.infer.reference.modes import STARTS, Modes, connected
 
 __all__ = ["CHAINS", "MISSED", "Failure", "NotAReference", "Sampling", "check_chains", "check_draws", "unvisited"]
@@ -264,7 +264,7 @@ def _diverged(diverging: Tensor, limit: int) -> Failure | None:
     return Failure("divergences", where, count, limit, count)
 
 
-def unvisited(density: Density, modes: Modes, draws: Tensor, max_bytes: int = MAX_BYTES) -> Failure | None:
+def unvisited(density: HasLogDensity, modes: Modes, draws: Tensor, max_bytes: int = MAX_BYTES) -> Failure | None:
     """The heaviest mode with a Laplace mass above `MISSED` that no draw is in; None where every such mode has draws.
 
     A draw belongs to the mode whose own quadratic log density is the highest at the draw. This rule does not need
@@ -302,7 +302,7 @@ def unvisited(density: Density, modes: Modes, draws: Tensor, max_bytes: int = MA
     return Failure("missed mode", where, heaviest[datum].item(), MISSED, int(missed.sum()))
 
 
-def _reached(density: Density, modes: Modes, missed: Tensor, draws: Tensor, max_bytes: int) -> Tensor:
+def _reached(density: HasLogDensity, modes: Modes, missed: Tensor, draws: Tensor, max_bytes: int) -> Tensor:
     """Tells which of the `missed` modes `(R, N)` an ascent from the draws ends in, or beside without a barrier."""
     spread = draws.where(draws.isfinite(), 0.0).std(0).to(modes.ends)
     # Equally spaced over the joined chains, so that every chain gives starts.

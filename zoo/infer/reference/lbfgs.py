@@ -10,10 +10,10 @@ from torch import Tensor
 
 from zoo.infer.pieces import MAX_BYTES
 
-__all__ = ["Density", "ascend", "finite"]
+__all__ = ["HasLogDensity", "ascend", "finite"]
 
 
-class Density(Protocol):
+class HasLogDensity(Protocol):
     """Log densities of N posteriors at positions `(K, N, d)`, d unconstrained coordinates each.
 
     `LogJoint` is one, and `Potential` of nuts.py, with N = 1.
@@ -34,7 +34,7 @@ class Density(Protocol):
 
 @torch.no_grad()
 def ascend(
-    density: Density, u: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES, steps: int = 300, memory: int = 8
+    density: HasLogDensity, u: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES, steps: int = 300, memory: int = 8
 ) -> tuple[Tensor, Tensor]:
     """Climbs the log densities from every start by L-BFGS, all ascents at once.
 

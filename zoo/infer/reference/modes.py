@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.infer.pieces import MAX_BYTES
-from zoo.infer.reference.lbfgs import Density, ascend, finite
+from zoo.infer.reference.lbfgs import HasLogDensity, ascend, finite
 from zoo.parts.checks import listed
 
 __all__ = [
@@ -95,7 +95,7 @@ class Modes(NamedTuple):
 
 
 @torch.no_grad()
-def chain_starts(density: Density, modes: Modes, chains: int, threshold: float) -> Tensor:
+def chain_starts(density: HasLogDensity, modes: Modes, chains: int, threshold: float) -> Tensor:
     """The starts of `Modes.starts`, each moved by a draw from the Gaussian of its mode, `(chains, N, d)`.
 
     A start stays where it is if the move would lose more log density than the Gaussian does, by more than `BARRIER`.
@@ -122,7 +122,7 @@ def _shared_out(mass: list[float], chains: int, threshold: float) -> list[int]:
     return places + [next(r for r, b in zip(order, below, strict=True) if b >= (i + 0.5) / rest) for i in range(rest)]
 
 
-def prior_modes(density: Density, max_bytes: int = MAX_BYTES) -> Modes:
+def prior_modes(density: HasLogDensity, max_bytes: int = MAX_BYTES) -> Modes:
     """The modes of ascents from `STARTS` draws of the prior, and from half as many twice as far from the median.
 
     Args:
@@ -152,7 +152,7 @@ def spread_of(u: Tensor) -> Tensor:
     return torch.where((spread > 0) & spread.isfinite(), spread, 1.0)
 
 
-def find_modes(density: Density, starts: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES) -> Modes:
+def find_modes(density: HasLogDensity, starts: Tensor, spread: Tensor, max_bytes: int = MAX_BYTES) -> Modes:
     """Finds the modes in which ascents from `starts` end.
 
     Args:
@@ -211,7 +211,7 @@ def _near(ends: Tensor, values: Tensor, top: Tensor, value: Tensor, spread: Tens
 
 
 def connected(
-    density: Density,
+    density: HasLogDensity,
     ends: Tensor,
     values: Tensor,
     top: Tensor,
@@ -245,7 +245,7 @@ def connected(
     return near | torch.zeros_like(near).scatter(0, rows, passes)
 
 
-def _curvature(density: Density, u: Tensor, spread: Tensor, max_bytes: int) -> tuple[Tensor, Tensor]:
+def _curvature(density: HasLogDensity, u: Tensor, spread: Tensor, max_bytes: int) -> tuple[Tensor, Tensor]:
     """H = -d^2 log p / du^2 at u `(R, N, d)`, no direction wider than twice its spread, and g' H^-1 g `(R, N)`.
 
     Args:

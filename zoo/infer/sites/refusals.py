@@ -12,6 +12,7 @@ from zoo.infer.sites.programs import Programs
 from zoo.infer.sites.supports import moves_with_latents
 from zoo.infer.sites.values import bare, support_of
 from zoo.parts.checks import element, listed
+from zoo.parts.conditionals.logit import OpenUnit
 from zoo.parts.distributions.circle import Circle, latent_support
 
 FirstRow = int | Tensor  # number of a batch's first row in the data, or the numbers of all its rows
@@ -59,13 +60,18 @@ def refuse_value(name: str, p: Any, q: Any, programs: Programs, moving: set[str]
 
 
 def _hint(fn: Any, value: Tensor) -> str:
-    """A sentence on the usual cause of observed values outside a discrete support, or nothing."""
+    """A sentence on the usual cause of observed values outside a discrete or a bounded support, or nothing."""
     # one number for each datum is a label; pixels are events, or stand in a plate of their own
     if fn.event_dim == 0 and value.dim() == 1:
         unknown = fn.support.is_discrete and bool((value == -1).any())
         return ". Labels of which some are unknown, -1, need zoo.infer.SemiSupervised" if unknown else ""
-    grey = isinstance(element(fn.support), type(constraints.boolean)) and bool(((value >= 0) & (value <= 1)).all())
-    return ". Grey pixels need binarising (zoo.data.Binarized) or another likelihood" if grey else ""
+    one, unit = element(fn.support), bool(((value >= 0) & (value <= 1)).all())
+    if isinstance(one, type(constraints.boolean)) and unit:
+        return ". Grey pixels need binarising (zoo.data.Binarized) or another likelihood; dequantised ones a density"
+    if isinstance(one, constraints.integer_interval) and bool((value != value.round()).any()):
+        return ". Levels are whole numbers (a split's `levels`); dequantised pixels need a density (Logit)"
+    undone = unit or bool((value == value.round()).all())
+    return ". Levels need dequantising (zoo.data.Dequantised)" if isinstance(one, OpenUnit) and undone else ""
 
 
 def refuse_nan(name: str, site: Any, first_row: FirstRow = 0) -> None:

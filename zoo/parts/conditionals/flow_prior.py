@@ -15,18 +15,18 @@ from zoo.parts.recorded import Recorded
 
 
 class FlowDensity(TransformedDistribution):
-    """The density of a `FlowPrior`, without closed-form moments."""
+    """The density of a flow, without closed-form moments."""
 
     @property
     def mean(self) -> Tensor:
-        no_closed_form("FlowPrior", "mean")
+        no_closed_form(type(self).__name__, "mean")
 
     @property
     def variance(self) -> Tensor:
-        no_closed_form("FlowPrior", "variance")
+        no_closed_form(type(self).__name__, "variance")
 
     def entropy(self) -> Tensor:
-        no_closed_form("FlowPrior", "entropy")
+        no_closed_form(type(self).__name__, "entropy")
 
 
 class FlowPrior(Recorded, nn.Module):

@@ -100,10 +100,11 @@ def prior_of(prior: nn.Module | None, latent_dim: int, condition_dim: int, hidde
 
 def prior_given(prior: Callable[..., Any], condition: Condition) -> Any:
     """p(z | y) of a prior that takes a condition, p(z) of one that takes none."""
-    return prior(*condition) if condition and _takes_one(prior) else prior()
+    return prior(*condition) if condition and takes_one(prior) else prior()
 
 
-def _takes_one(prior: Callable[..., Any]) -> bool:
+def takes_one(prior: Callable[..., Any]) -> bool:
+    """Tells whether a call of a prior takes a condition."""
     parameters = inspect.signature(prior.forward if isinstance(prior, nn.Module) else prior).parameters.values()
     return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
 
