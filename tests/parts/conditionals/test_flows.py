@@ -109,3 +109,11 @@ def test_logit_has_all_mass_in_the_unit_interval_without_a_margin():
 def test_bad_arguments_are_refused_by_name(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_draws_in_another_dtype_than_the_default(name):
+    torch.set_default_dtype(torch.float)
+    p = FLOWS[name]().double()()
+    z = p.rsample((3,))
+    assert z.dtype == p.log_prob(z).dtype == torch.float64

@@ -6,6 +6,7 @@ from warnings import catch_warnings, simplefilter
 
 import torch
 from pyro.distributions.transforms import AffineAutoregressive
+from pyro.distributions.transforms.utils import clamp_preserve_gradients
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
@@ -14,6 +15,19 @@ from zoo.parts.conditionals.flow_prior import FlowDensity
 from zoo.parts.distributions import UnitNormal
 from zoo.parts.networks import start_small
 from zoo.parts.recorded import Recorded
+
+
+class _OwnDtype(AffineAutoregressive):
+    """Pyro's masked affine map, inverted in the dtype of its argument and not in torch's default one."""
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x = [torch.zeros_like(y[..., 0])] * y.shape[-1]
+        for i in self.arn.permutation.tolist():
+            mean, log_scale = self.arn(torch.stack(x, -1))
+            log_scale = clamp_preserve_gradients(log_scale, self.log_scale_min_clip, self.log_scale_max_clip)
+            x[i] = (y[..., i] - mean[..., i]) * (-log_scale[..., i]).exp()
+        self._cached_log_scale = log_scale
+        return torch.stack(x, -1)
 
 
 class MAFPrior(Recorded, nn.Module):
@@ -60,5 +74,5 @@ class MAFPrior(Recorded, nn.Module):
 
     def forward(self) -> FlowDensity:
         # made at each call, as those of `FlowPrior`
-        maps = [AffineAutoregressive(network, log_scale_min_clip=-3.0).inv for network in self.networks]
+        maps = [_OwnDtype(network, log_scale_min_clip=-3.0).inv for network in self.networks]
         return FlowDensity(UnitNormal(self.latent_dim, self.like), maps)
