@@ -10,6 +10,7 @@ import pytest
 import torch
 from pairs import PAIRS
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import guides
 from zoo import PPCA, VAE, VRNN
@@ -268,6 +269,17 @@ def test_wrong_arguments_are_named(options, words):
     model = PPCA(5, 2)
     with pytest.raises(ValueError, match=words):
         simulation_based_calibration(model, guides.Exact(model), **{"num_data": 6, "num_draws": 4} | options)
+
+
+def test_masks_and_conditions_are_used_over_and_over():
+    model, mask = PPCA(5, 2), torch.rand(7, 5) < 0.6
+    guide, table = guides.Exact(model), torch.full((7, 5), torch.nan)
+    wanted = simulation_based_calibration(model, guide, 20, 4, x_like=table, mask=mask, seed=0)
+    rows = torch.arange(20) % 7
+    for given in ({"mask": mask}, {"x_like": TensorDataset(table, mask)}, {"x_like": table[rows], "mask": mask[rows]}):
+        assert torch.equal(simulation_based_calibration(model, guide, 20, 4, seed=0, **given).ranks, wanted.ranks)
+    with pytest.raises(ValueError, match=r"^mask: expected 3 rows, as many as x_like, got shape \(7, 5\)$"):
+        simulation_based_calibration(model, guide, 20, 4, x_like=table[:3], mask=mask)
 
 
 def test_shape_of_sequences_is_asked_for():

@@ -169,8 +169,10 @@ def items_of(items):
 
 REFUSED = {
     "labels": (lambda: TensorDataset(X, X[:, 0]), "data: mask: expected torch.bool .* a label or a condition goes by"),
-    "too many": (lambda: DataLoader(TensorDataset(X, X, X, X), 5), "data: yields 4 tensors for a row, the model takes 3"),
-    "other names": (lambda: items_of([{"image": x} for x in X]), r"data: yields \['image'\], the model takes \['x', 'mask', 'y'\]"),
+    "too many": (
+        lambda: DataLoader(TensorDataset(X, X, X, X), 5), "data: yields 4 tensors for a row, the model takes 3"),
+    "other names": (
+        lambda: items_of([{"image": x} for x in X]), r"data: yields \['image'\], the model takes \['x', 'mask', 'y'\]"),
     "unequal shapes": (lambda: items_of([X[0], X[1, :3]]), "rows have unequal shapes; a collate_fn can pad them"),
     "pictures": (Pictures, r"x: expected shape \(..., 4\), got \(20, 2, 2\); x.flatten\(1\) makes vectors of pictures"),
     "whole numbers": (lambda: items_of([torch.full((4,), 2**25)] * 3), "data: x: 33554432 in row 0, column 0"),

@@ -88,7 +88,7 @@ def simulation_based_calibration(
     num_data: int = 1000,
     num_draws: int = 99,
     *,
-    x_like: Tensor | None = None,
+    x_like: Any = None,
     quantities: Mapping[str, Quantity] | None = None,
     max_coordinates: int = 10,
     max_bytes: int = MAX_BYTES,
@@ -110,8 +110,8 @@ def simulation_based_calibration(
         guide: an amortised guide; parameters of its own for each row of a data set know nothing of new data.
         num_data: N, data drawn from the model.
         num_draws: L, draws of the guide for each of them.
-        x_like: data whose shape, dtype and device the drawn ones have; rows are used over and over. None: vectors of
-            the model's `data_dim`.
+        x_like: data whose shape, dtype and device the drawn ones have, in any form that `fit` takes; rows are used
+            over and over. None: vectors of the model's `data_dim`.
         quantities: name -> function of latents, site -> `(K, n, ...)`, and x `(n, ...)` that gives `(K, n)`.
         max_coordinates: of a site with more, as many are ranked, evenly spaced.
         max_bytes: as in `log_likelihood`.

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from zoo.parts.checks.rows import parameter_of
-from zoo.parts.door.arguments import LISTED, REAL, wanted_by
+from zoo.parts.door.arguments import CONDITIONS, LISTED, wanted_by
 from zoo.parts.door.datasets import is_collection, loaded
+from zoo.parts.door.tables import refuse_another_order
 
 # methods that a user calls with data of his own. Those that a program calls at each step of time are not among them,
 # nor is `forward`, which is the program: Pyro's routines hand it tensors
@@ -23,7 +24,7 @@ METHODS = (
 
 
 def open_methods(kind: type) -> None:
-    """Opens the door of every method of `METHODS` that a class has: x, u, y, mask and first may come in any form."""
+    """Opens the door of every method of `METHODS` that a class has: x, u, y, c, mask and first may come in any form."""
     for name in METHODS:
         method = getattr(kind, name, None)
         if callable(method) and not hasattr(method, "opened_for"):
@@ -44,6 +45,7 @@ def _opened(method: Callable[..., Any], places: list[tuple[int, str]]) -> Callab
         if is_collection(given.get("x")):
             yields = loaded(given["x"], wanted.names, wanted.more, "x")
             given |= dict(zip(wanted.names, yields, strict=False))
+        refuse_another_order(given)
         # x decides over the axes of the others, and stands first
         ordered = {name: wanted.tensor(given[name], name, name) for name in sorted(given, key="x".__ne__)}
         found = wanted.as_batch(ordered)
@@ -66,7 +68,10 @@ def _ready(owner: Any, given: dict[str, Any]) -> bool:
             continue
         if not isinstance(value, Tensor) or value.layout is not torch.strided:
             return False
-        if name in REAL:
+        if name in CONDITIONS and not value.is_floating_point():
+            if value.dtype is not torch.int64:
+                return False
+        elif name != "mask":
             if dtype is None:
                 like = parameter_of(owner)
                 dtype = None if like is None else like.dtype
