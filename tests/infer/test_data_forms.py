@@ -315,6 +315,9 @@ def test_conditions_come_in_every_form(name, kind):
         torch.manual_seed(1)
         drawn.append(model.generate(num=12, **some)[1])
     same(*drawn)
+    if name == "y":
+        same(guide.posterior(X, **given).mean, guide.posterior(X, **right).mean)
+        same(guide.posterior(X.numpy(), None, given["y"]).mean, guide.posterior(X, **right).mean)
     if name == "c":
         same(guide.predict(X, c=CLASSES[kind]), guide.predict(X, c=right["c"]))
         labels = guide.predict(X, c=right["c"]).argmax(-1)
