@@ -15,7 +15,8 @@ from torch.utils.data import TensorDataset
 import guides
 from zoo import PPCA, VAE, VRNN
 from zoo.infer import simulation_based_calibration
-from zoo.infer.calibration.simulate import simulate
+from zoo.infer.calibration.calibration import _Ranked
+from zoo.infer.calibration.simulate import Simulated, simulate
 
 QUICK = {"num_data": 400, "num_draws": 49, "seed": 0}
 
@@ -269,6 +270,17 @@ def test_wrong_arguments_are_named(options, words):
     model = PPCA(5, 2)
     with pytest.raises(ValueError, match=words):
         simulation_based_calibration(model, guides.Exact(model), **{"num_data": 6, "num_draws": 4} | options)
+
+
+def test_distance_of_a_datum_is_measured_by_the_others():
+    z = torch.randn(5, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    scales = []
+    for first in (0.0, 9.0):
+        z[0] = first
+        scales.append(_Ranked(Simulated({"z": z.clone()}, torch.zeros(5, 1), {}, torch.zeros(5)), {}, 3).scale)
+    torch.testing.assert_close(scales[0][0], scales[1][0])
+    torch.testing.assert_close(scales[0][0], z[1:].std(0, unbiased=False))
+    assert (scales[0][1:] < scales[1][1:]).all()
 
 
 def test_masks_and_conditions_are_used_over_and_over():

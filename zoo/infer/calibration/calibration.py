@@ -163,9 +163,12 @@ class _Ranked:
         self.distances = [DISTANCE] if self.real else []
         if self.real:
             # the latents of the next datum are a draw from the prior, independent of this one's
-            self.points, sd = flat[0].roll(1, 0), flat[0].std(0, unbiased=False)
+            self.points = flat[0].roll(1, 0)
+            # the deviation of the others: were the true value among them, its distance would differ from a draw's
+            away, others = flat[0] - flat[0].mean(0), max(len(flat[0]) - 1, 1)
+            variance = (away.square().sum(0) - away.square()) / others - (away / others).square()
             # a coordinate that is always the same has no scale, and no distance
-            self.scale = torch.where(sd > 0, sd, torch.inf)
+            self.scale = torch.where(variance > 0, variance, torch.inf).sqrt()
         if taken := [name for name in quantities if name in (*names, LIKELIHOOD, *self.distances)]:
             raise ValueError(f"quantities: {taken[0]!r} is ranked already; give it another name")
         self.names = (*names, LIKELIHOOD, *self.distances, *quantities)
@@ -185,7 +188,7 @@ class _Ranked:
             found += list(flat[..., places.to(flat.device)].unbind(-1))
         found.append(log_likelihood)
         if self.real:
-            found.append(((self._flat(latents) - self.points[rows]) / self.scale).square().sum(-1))
+            found.append(((self._flat(latents) - self.points[rows]) / self.scale[rows]).square().sum(-1))
         for name, quantity in self.quantities.items():
             value = quantity(latents, self.drawn.x[rows])
             if value.shape != log_likelihood.shape:
