@@ -20,11 +20,13 @@ from zoo.infer import (
     gaps,
     grid_reference,
     hmc_reference,
+    impute,
     kl_per_site,
     kl_per_unit,
     log_likelihood,
     nuts_reference,
     plot_overlay,
+    sample_imputation,
     sequence_log_likelihood,
     smc_log_likelihood,
     terms,
@@ -286,6 +288,78 @@ def test_labels_and_masks_keep_their_kind():
         log_likelihood(model, guides.Exact(model), X, mask, mask=mask)
 
 
+def conditional(name):
+    torch.manual_seed(0)
+    model = VAE(4, 2, (8,), condition_dim=3) if name == "y" else M2(4, 2, 2, (8,), condition_dim=3)
+    guide = guides.Amortized(model, hidden=(8,)) if name == "y" else guides.Labelled(model, hidden=(8,))
+    return model, guide
+
+
+CLASS = pd.Series(torch.arange(12).numpy() % 3)
+CLASSES = {
+    "series": CLASS, "list": CLASS.tolist(), "bytes": CLASS.astype("int8"), "nullable": CLASS.astype("Int64"),
+    "int32": torch.tensor(CLASS.values).int(), "dummies": pd.get_dummies(CLASS),
+    "one-hot": torch.nn.functional.one_hot(torch.tensor(CLASS.values), 3), "codes": CLASS.astype("category").cat.codes,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("name", ["y", "c"])
+def test_conditions_come_in_every_form(name, kind):
+    model, guide = conditional(name)
+    right, given = {name: torch.tensor(CLASS.values)}, {name: CLASSES[kind]}
+    found = (log_likelihood(model, guide, X, **DRAWS, **some).per_datum for some in (given, right))
+    same(*found)
+    drawn = []
+    for some in (given, right):
+        torch.manual_seed(1)
+        drawn.append(model.generate(num=12, **some)[1])
+    same(*drawn)
+    if name == "y":
+        same(guide.posterior(X, **given).mean, guide.posterior(X, **right).mean)
+        same(guide.posterior(X.numpy(), None, given["y"]).mean, guide.posterior(X, **right).mean)
+    if name == "c":
+        same(guide.predict(X, c=CLASSES[kind]), guide.predict(X, c=right["c"]))
+        labels = guide.predict(X, c=right["c"]).argmax(-1)
+        assert classification_error(guide, X, labels, c=CLASSES[kind]) == 0.0
+
+
+def test_gaps_of_tables_are_imputed():
+    model, guide = vae()
+    mask = torch.arange(48).reshape(12, 4) % 3 > 0
+    table = pd.DataFrame(ARRAY.astype(float), columns=COLUMNS).where(mask.numpy())
+    for call in (impute, sample_imputation):
+        found, right = (call(model, guide, *some, num_particles=5, seed=0).x
+                        for some in ((table, table.notna()), (X, mask)))  # fmt: skip
+        same(found, right)
+
+
+def test_tables_in_another_order_are_refused():
+    model, guide = vae()
+    table = pd.DataFrame(ARRAY, columns=COLUMNS)
+    seen = table.notna()
+    other = {"columns": seen[COLUMNS[::-1]], "index": seen.iloc[::-1]}
+    calls = (
+        lambda mask: log_likelihood(model, guide, table, mask=mask, **DRAWS),
+        lambda mask: trained((table, mask)),
+        lambda mask: gaussian().log_prob(table, mask),
+    )
+    for axis, mask in other.items():
+        for call in calls:
+            with pytest.raises(ValueError, match=rf"^(mask|data\[1\]): {axis} with the labels of .* in another order"):
+                call(mask)
+    # other labels altogether are none of x's
+    for mask in (seen, seen.set_axis(range(12, 24)), seen.to_numpy(), seen.set_axis(range(4), axis=1)):
+        for call in calls:
+            call(mask)
+
+
+def test_a_model_is_no_data():
+    model, guide = vae()
+    with pytest.raises(TypeError, match=r"^x: expected a torch.Tensor, got Amortized$"):
+        active_units(model, guide, X, mask=BITS)
+
+
 def test_collections_that_yield_several_arguments():
     model, guide = gaussian(), guides.Exact(gaussian())
     both = TensorDataset(X, BITS)
@@ -426,7 +500,7 @@ WRONG = {
         lambda: pd.DataFrame(ARRAY, columns=COLUMNS).assign(age=DATE), TypeError, "column 'age' has dtype datetime64"),
     "a column of categories": (
         lambda: pd.DataFrame(ARRAY, columns=COLUMNS).astype({"age": "category"}), TypeError,
-        "column 'age' has dtype category"),
+        "column 'age' has dtype category, expected numbers; take its cat.codes"),
     "whole numbers": (
         lambda: np.full((12, 4), 2**24 + 1), ValueError,
         "16777217 in row 0, column 0.*counts one by one up to 16777216"),

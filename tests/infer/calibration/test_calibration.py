@@ -10,11 +10,13 @@ import pytest
 import torch
 from pairs import PAIRS
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import guides
 from zoo import PPCA, VAE, VRNN
 from zoo.infer import simulation_based_calibration
-from zoo.infer.calibration.simulate import simulate
+from zoo.infer.calibration.calibration import _Ranked
+from zoo.infer.calibration.simulate import Simulated, simulate
 
 QUICK = {"num_data": 400, "num_draws": 49, "seed": 0}
 
@@ -268,6 +270,28 @@ def test_wrong_arguments_are_named(options, words):
     model = PPCA(5, 2)
     with pytest.raises(ValueError, match=words):
         simulation_based_calibration(model, guides.Exact(model), **{"num_data": 6, "num_draws": 4} | options)
+
+
+def test_distance_of_a_datum_is_measured_by_the_others():
+    z = torch.randn(5, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    scales = []
+    for first in (0.0, 9.0):
+        z[0] = first
+        scales.append(_Ranked(Simulated({"z": z.clone()}, torch.zeros(5, 1), {}, torch.zeros(5)), {}, 3).scale)
+    torch.testing.assert_close(scales[0][0], scales[1][0])
+    torch.testing.assert_close(scales[0][0], z[1:].std(0, unbiased=False))
+    assert (scales[0][1:] < scales[1][1:]).all()
+
+
+def test_masks_and_conditions_are_used_over_and_over():
+    model, mask = PPCA(5, 2), torch.rand(7, 5) < 0.6
+    guide, table = guides.Exact(model), torch.full((7, 5), torch.nan)
+    wanted = simulation_based_calibration(model, guide, 20, 4, x_like=table, mask=mask, seed=0)
+    rows = torch.arange(20) % 7
+    for given in ({"mask": mask}, {"x_like": TensorDataset(table, mask)}, {"x_like": table[rows], "mask": mask[rows]}):
+        assert torch.equal(simulation_based_calibration(model, guide, 20, 4, seed=0, **given).ranks, wanted.ranks)
+    with pytest.raises(ValueError, match=r"^mask: expected 3 rows, as many as x_like, got shape \(7, 5\)$"):
+        simulation_based_calibration(model, guide, 20, 4, x_like=table[:3], mask=mask)
 
 
 def test_shape_of_sequences_is_asked_for():

@@ -1,6 +1,7 @@
 """Draws in arviz's container: shapes, weights and resampling against exact posteriors, arviz's own checks."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from zoo import PPCA, VAE
 from zoo.infer import log_likelihood, posterior_draws
 from zoo.infer.calibration.simulate import simulate
 from zoo.infer.reference.inference_data import pareto_k, pareto_smoothed
+from zoo.parts.conditionals import Bernoulli, Categorical, Normal
 
 
 @pytest.fixture
@@ -63,6 +65,24 @@ def test_entries_add_up_to_the_datum():
     whole = posterior_draws(model, guide, x, num_draws=7, seed=0)
     split = posterior_draws(model, guide, x, num_draws=7, entries=True, seed=0)
     torch.testing.assert_close(of(split, "log_likelihood", "x").sum(-1), of(whole, "log_likelihood", "x"))
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli, Normal, Categorical])
+def test_entries_under_a_mask_are_no_data(likelihood):
+    torch.manual_seed(0)
+    model = VAE(6, 2, (8,), likelihood=partial(likelihood, levels=2) if likelihood is Categorical else likelihood)
+    guide, x, mask = guides.Amortized(model, hidden=(8,)), torch.rand(5, 6).round(), torch.rand(5, 6) < 0.5
+    whole, split = (posterior_draws(model, guide, x, num_draws=7, mask=mask, entries=e, seed=0) for e in (False, True))
+    torch.testing.assert_close(of(whole, "observed_data", "x"), x.masked_fill(~mask, torch.nan), equal_nan=True)
+    scores = of(split, "log_likelihood", "x")
+    assert (scores[:, :, ~mask] == 0).all()
+    torch.testing.assert_close(scores.sum(-1), of(whole, "log_likelihood", "x"))
+    # by its place too, and of whole frames
+    model, guide, x = PAIRS["lgssm-exact"].build()
+    seen = torch.rand(x.shape[:2]) < 0.5
+    frames = of(posterior_draws(model, guide, x, None, seen, num_draws=3), "observed_data", "x")
+    assert torch.equal(frames.isnan().all(-1), ~seen)
+    assert torch.equal(frames.isnan().any(-1), ~seen)
 
 
 def test_pieces_of_data_and_draws_are_put_together(model):

@@ -179,7 +179,7 @@ def wide(x, mask):
         (lambda m, x, k: impute(Ignoring(), wide, x, k), ValueError, "site 'x': Independent is no density of observed"),
         (lambda m, x, k: impute(Ignoring("w"), wide, x, k), ValueError, r"site 'x': the model samples no such site"),
         (lambda m, x, k: impute(m, guides.Exact(m), x, None), TypeError, "mask: expected a boolean torch.Tensor"),
-        (lambda m, x, k: impute(m, guides.Exact(m), x.numpy(), k), TypeError, "x: expected a torch.Tensor"),
+        (lambda m, x, k: impute(m, guides.Exact(m), x.numpy().astype(str), k), TypeError, "x: expected numbers"),
         (lambda m, x, k: impute(m, guides.Exact(m), x, k[:2]), ValueError, "mask: expected torch.bool of shape"),
         (lambda m, x, k: impute(m, guides.Exact(m), x[0], k[0]), ValueError, r"x: expected shape \(N, 5\)"),
         (lambda m, x, k: impute(DMM(DATA, 2), guides.Exact(m), x[None], k[None]), ValueError, "sequences are imputed"),

@@ -88,7 +88,7 @@ def simulation_based_calibration(
     num_data: int = 1000,
     num_draws: int = 99,
     *,
-    x_like: Tensor | None = None,
+    x_like: Any = None,
     quantities: Mapping[str, Quantity] | None = None,
     max_coordinates: int = 10,
     max_bytes: int = MAX_BYTES,
@@ -110,8 +110,8 @@ def simulation_based_calibration(
         guide: an amortised guide; parameters of its own for each row of a data set know nothing of new data.
         num_data: N, data drawn from the model.
         num_draws: L, draws of the guide for each of them.
-        x_like: data whose shape, dtype and device the drawn ones have; rows are used over and over. None: vectors of
-            the model's `data_dim`.
+        x_like: data whose shape, dtype and device the drawn ones have, in any form that `fit` takes; rows are used
+            over and over. None: vectors of the model's `data_dim`.
         quantities: name -> function of latents, site -> `(K, n, ...)`, and x `(n, ...)` that gives `(K, n)`.
         max_coordinates: of a site with more, as many are ranked, evenly spaced.
         max_bytes: as in `log_likelihood`.
@@ -163,9 +163,12 @@ class _Ranked:
         self.distances = [DISTANCE] if self.real else []
         if self.real:
             # the latents of the next datum are a draw from the prior, independent of this one's
-            self.points, sd = flat[0].roll(1, 0), flat[0].std(0, unbiased=False)
+            self.points = flat[0].roll(1, 0)
+            # the deviation of the others: were the true value among them, its distance would differ from a draw's
+            away, others = flat[0] - flat[0].mean(0), max(len(flat[0]) - 1, 1)
+            variance = (away.square().sum(0) - away.square()) / others - (away / others).square()
             # a coordinate that is always the same has no scale, and no distance
-            self.scale = torch.where(sd > 0, sd, torch.inf)
+            self.scale = torch.where(variance > 0, variance, torch.inf).sqrt()
         if taken := [name for name in quantities if name in (*names, LIKELIHOOD, *self.distances)]:
             raise ValueError(f"quantities: {taken[0]!r} is ranked already; give it another name")
         self.names = (*names, LIKELIHOOD, *self.distances, *quantities)
@@ -185,7 +188,7 @@ class _Ranked:
             found += list(flat[..., places.to(flat.device)].unbind(-1))
         found.append(log_likelihood)
         if self.real:
-            found.append(((self._flat(latents) - self.points[rows]) / self.scale).square().sum(-1))
+            found.append(((self._flat(latents) - self.points[rows]) / self.scale[rows]).square().sum(-1))
         for name, quantity in self.quantities.items():
             value = quantity(latents, self.drawn.x[rows])
             if value.shape != log_likelihood.shape:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.infer.sites.programs import batch_rows, program
 from zoo.parts.checks import parameter_of
-from zoo.parts.door import entered
+from zoo.parts.door import entered, wanted_by
 from zoo.parts.trajectory import StateSpace
 
 __all__ = ["Simulated", "data_like", "simulate"]
@@ -37,14 +37,13 @@ class Simulated(NamedTuple):
     log_likelihood: Tensor
 
 
-def data_like(
-    model: Callable, x_like: Tensor | None, num_data: int, kwargs: dict[str, Any]
-) -> tuple[Tensor, dict[str, Any]]:
-    """x and the other arguments with `num_data` rows: those that were given over and over, or zeros.
+def data_like(model: Callable, x_like: Any, num_data: int, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    """x and the other arguments with `num_data` rows: those that were given over and over, or zeros as x.
 
     Raises:
-        ValueError: no `x_like` for a model whose `data_dim` does not say the shape of x; an empty one.
-        TypeError: `x_like` is not a tensor.
+        ValueError: no `x_like` for a model whose `data_dim` does not say the shape of x; an empty one; a mask or
+            condition with another number of rows.
+        TypeError: `x_like` holds no numbers.
     """
     if x_like is None:
         size = getattr(model, "data_dim", None)
@@ -58,9 +57,21 @@ def data_like(
             )
         like = parameter_of(model) if isinstance(model, nn.Module) else None
         x_like = torch.zeros(1, size) if like is None else like.detach().new_zeros(1, size)
-    x_like, _, kwargs = entered((model,), x_like, (), kwargs, names=("x_like",))
+        # as many rows as a mask or condition has, so that it is used over and over with them
+        _, _, kwargs = entered((model,), x_like, (), kwargs, names=("x_like",))
+        rows = max((len(v) for v in kwargs.values() if isinstance(v, Tensor) and v.dim()), default=1)
+        x_like = x_like.expand(rows, -1)
+    names = ("x_like", *wanted_by(model).names[1:])
+    x_like, others, kwargs = entered((model,), x_like, (), kwargs, names=names)
+    # a data set may yield a mask or condition beside x
+    kwargs = dict(zip(names[1:], others, strict=False)) | kwargs
     if x_like.dim() == 0 or not len(x_like):
         raise ValueError(f"x_like: expected at least one row, got shape {tuple(x_like.shape)}")
+    # a row of the data each, by their names; of others nobody knows
+    for name in kwargs.keys() & {"mask", "y", "c"}:
+        value = kwargs[name]
+        if isinstance(value, Tensor) and value.dim() and len(value) != len(x_like):
+            raise ValueError(f"{name}: expected {len(x_like)} rows, as many as x_like, got shape {tuple(value.shape)}")
     rows = torch.arange(num_data, device=x_like.device) % len(x_like)
     (x, *_), keywords = batch_rows(x_like, (), kwargs, rows)
     return x, keywords

@@ -21,6 +21,7 @@ from zoo.infer.sites.refusals import name_of
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import check_counts
 from zoo.parts.door import entered
+from zoo.parts.given.conditions import program_arguments
 
 __all__ = ["posterior_draws"]
 
@@ -73,8 +74,8 @@ def posterior_draws(
 
     Returns:
         The groups `posterior`, `posterior_predictive` and `log_likelihood`, `(chain, draw, datum, ...)` with one chain,
-        and `observed_data`; `sample_stats` with `log_weight` of weighted draws. The posterior has the attribute
-        `pareto_k`, of each datum, where weights were asked for.
+        and `observed_data`, with NaN in the entries under a mask, which score 0; `sample_stats` with `log_weight` of
+        weighted draws. The posterior has the attribute `pareto_k`, of each datum, where weights were asked for.
 
     Raises:
         ValueError: a count below 1, `weighted` and `resampled` together, or fewer than 30 draws to smooth; a pair that
@@ -110,11 +111,12 @@ def posterior_draws(
                 drawn = _chosen(drawn, log_weights, num_draws) if resampled else drawn._replace(log_weights=log_weights)
             found.append(drawn)
     every = _joined(found, 1)
+    mask = (dict(zip(program_arguments(model), args, strict=False)) | kwargs).get("mask")
     attrs: dict[str, object] = {"sampler": name_of(guide)} | ({"pareto_k": torch.cat(k).numpy()} if k else {})
     return to_inference_data(
         _one_chain(every.latents),
         sample_stats=_one_chain({"log_weight": every.log_weights}) if weighted else None,
-        observed=every.observed,
+        observed=_with_gaps(every.observed, mask),
         predictive=_one_chain(every.predicted),
         log_likelihood=_one_chain(every.log_likelihood),
         attrs=attrs,
@@ -152,6 +154,15 @@ def _drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, ent
 
 def _cpu(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in values.items()}
+
+
+def _with_gaps(observed: dict[str, Tensor], mask: Any) -> dict[str, Tensor]:
+    """The observed values, with NaN in the entries of x that were not observed, which the program has filled."""
+    if not isinstance(mask, Tensor) or "x" not in observed:
+        return observed
+    x = observed["x"]
+    seen = mask.cpu().reshape(*mask.shape, *[1] * (x.dim() - mask.dim()))
+    return observed | {"x": torch.where(seen, x, torch.nan)}
 
 
 def _of_entries(site: Any) -> Tensor:

@@ -19,6 +19,7 @@ from zoo.parts.around import Seen
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import check_counts, check_gaps, check_rows, check_tensor
 from zoo.parts.distributions.observed import given_observed
+from zoo.parts.door import entered
 from zoo.parts.given.conditions import program_arguments
 from zoo.parts.given.gaps import central_interval
 
@@ -59,8 +60,8 @@ class ImputationDraws(NamedTuple):
 def impute(
     model: Callable,
     guide: Callable,
-    x: Tensor,
-    mask: Tensor,
+    x: Any,
+    mask: Any,
     *,
     num_particles: int = 1000,
     max_bytes: int = MAX_BYTES,
@@ -72,13 +73,13 @@ def impute(
     Args:
         model, guide: a pair whose program takes a `mask` and samples x at a site `x`: every static model of the zoo, or
             your own with `zoo.parts.given.gaps.observe`. `WithMask` imputes data missing not at random.
-        x: data `(N, data_dim)`; missing entries may hold anything, NaN too.
+        x: data `(N, data_dim)`, in any form that `fit` takes; missing entries may hold anything, NaN too.
         mask: boolean, of the shape of x, True where observed.
         num_particles, max_bytes, seed: as in `log_likelihood`.
         **kwargs: further arguments of the pair, such as a condition.
 
     Raises:
-        TypeError: x or mask is not a tensor.
+        TypeError: x or mask holds no numbers.
         ValueError: x is not `(N, data_dim)`, or a wrong mask; a program without `mask` or without a site `x`; a
             likelihood without a mean (levels without an order: `sample_imputation` draws them); a pair that does not
             fit together.
@@ -91,6 +92,7 @@ def impute(
         >>> impute(model, guides.Exact(model), x, x < 1, num_particles=10).x.shape
         torch.Size([3, 5])
     """
+    x, (mask, *_), kwargs = entered((model, guide), x, (mask,), kwargs, names=("x", "mask"))
     sums = _Sums(x, mask)
     with held(model, guide), seeded(seed):
         for rows, log_weights, p in _particles(model, guide, x, mask, num_particles, max_bytes, kwargs):
@@ -102,8 +104,8 @@ def impute(
 def sample_imputation(
     model: Callable,
     guide: Callable,
-    x: Tensor,
-    mask: Tensor,
+    x: Any,
+    mask: Any,
     num_draws: int = 100,
     num_particles: int = 1000,
     *,
@@ -121,6 +123,7 @@ def sample_imputation(
         TypeError, ValueError: as `impute`; num_draws below 1.
     """
     check_counts(num_draws=num_draws)
+    x, (mask, *_), kwargs = entered((model, guide), x, (mask,), kwargs, names=("x", "mask"))
     sums = _Sums(x, mask)
     kept = x.new_zeros(num_draws, *x.shape)
     with held(model, guide), seeded(seed):
@@ -142,7 +145,7 @@ def _particles(
     model: Any, guide: Any, x: Tensor, mask: Tensor, num_particles: int, max_bytes: int, kwargs: dict[str, Any]
 ) -> Iterator[tuple[slice, Tensor, Any]]:
     """Rows, log weights `(K, n)`, and p(x | z, x_observed) at the particles; or their x_missing, where it is a site."""
-    if "mask" not in program_arguments(model) or "mask" in kwargs:
+    if "mask" not in program_arguments(model):
         raise ValueError(f"impute: the program of {type(model).__name__} has no argument `mask`, by which to leave "
                          "entries of x out")  # fmt: skip
     options: dict[str, Any] = {"num_particles": num_particles, "max_bytes": max_bytes, "evaluate": _with_density}

@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from zoo.infer.sites.programs import batch_rows
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import listed
 from zoo.parts.door import entered
@@ -19,10 +20,10 @@ ROWS = 1000
 class Predicts(Protocol):
     """A guide that states the probabilities of the classes, `(N, C)`."""
 
-    def predict(self, x: Tensor) -> Tensor: ...
+    def predict(self, x: Tensor, **kwargs: Any) -> Tensor: ...
 
 
-def classification_error(guide: Any, x: Any, y: Any = None, *, seed: int | None = None) -> float:
+def classification_error(guide: Any, x: Any, y: Any = None, *, seed: int | None = None, **kwargs: Any) -> float:
     """The share of the data whose most probable class under q(y | x) is not their label, 0 to 1.
 
     The guide predicts in evaluation mode, without gradients, 1,000 rows at a time.
@@ -32,6 +33,7 @@ def classification_error(guide: Any, x: Any, y: Any = None, *, seed: int | None 
         x: data, in any form that `fit` takes, data on file among them.
         y: their labels, integers 0 .. C - 1, `(N,)`; left out where x is a `Dataset` that yields both.
         seed: starts a random stream of the call's own, for a classifier that draws; None uses the caller's.
+        **kwargs: further arguments of `predict`, such as a mask or a condition, a row for each of x.
 
     Raises:
         TypeError: the guide has no `predict`.
@@ -49,7 +51,7 @@ def classification_error(guide: Any, x: Any, y: Any = None, *, seed: int | None 
     """
     if not isinstance(guide, Predicts):
         raise TypeError(f"{type(guide).__name__} has no predict(x), which gives the probabilities of the classes")
-    x, labels, _ = entered((guide,), x, () if y is None else (y,), names=("x", "y"), on_file=True)
+    x, labels, kwargs = entered((guide,), x, () if y is None else (y,), kwargs, names=("x", "y"), on_file=True)
     if not labels:
         raise ValueError("y: missing, and x yields none; give the label of each row of x")
     y = labels[0][:]
@@ -58,8 +60,9 @@ def classification_error(guide: Any, x: Any, y: Any = None, *, seed: int | None 
     wrong = 0
     with held(guide), seeded(seed), torch.no_grad():
         for start in range(0, len(x), ROWS):
-            rows, known = x[start : start + ROWS], y[start : start + ROWS]
-            probabilities = guide.predict(rows)
+            (rows,), named = batch_rows(x, (), kwargs, slice(start, start + ROWS))
+            known = y[start : start + ROWS]
+            probabilities = guide.predict(rows, **named)
             if probabilities.dim() != 2 or len(probabilities) != len(rows):
                 raise ValueError(
                     f"predict(x) of {type(guide).__name__}: expected probabilities of shape ({len(rows)}, C), got "

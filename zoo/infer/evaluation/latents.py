@@ -23,6 +23,7 @@ from zoo.infer.sites.values import bare
 from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded
 from zoo.parts.distributions import DiagonalNormal, IndependentBernoulli, UnitNormal
+from zoo.parts.distributions.observed import ObservedEntries
 from zoo.parts.door import entered
 
 __all__ = ["ActiveUnits", "active_units", "kl_per_site", "kl_per_unit"]
@@ -145,6 +146,9 @@ def by_unit(fn: Any, value: Tensor) -> Tensor | None:
         return Normal(fn.mean, fn.variance.sqrt(), validate_args=False).log_prob(value)
     if isinstance(fn, IndependentBernoulli):
         return Bernoulli(logits=fn.logits, validate_args=False).log_prob(value)
+    if isinstance(fn, ObservedEntries):
+        found = by_unit(fn.p, value)
+        return None if found is None else found.masked_fill(~fn.mask_of_entries, 0.0)
     if isinstance(fn, Independent):
         return by_unit(fn.base_dist, value)
     return None if fn.event_shape else fn.log_prob(value)

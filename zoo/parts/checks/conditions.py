@@ -39,7 +39,9 @@ def check_condition(whose: str, y: Tensor | None, condition_dim: int, x: Tensor,
                          f"expected {expected}")  # fmt: skip
     check_tensor(y, name)
     classes = y.dtype == torch.int64 and y.shape == (len(x),)
-    if not classes and not (y.dtype == x.dtype and y.shape == (len(x), condition_dim)):
+    # one-hot vectors often come as whole numbers, as those of torch's and of pandas; bools are rather a mask
+    numbers = y.dtype == x.dtype or not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if not classes and not (numbers and y.shape == (len(x), condition_dim)):
         raise ValueError(f"{name}: expected {expected}, got {y.dtype} {tuple(y.shape)}{_hint(y)}")
     # a look at values waits for the device: a caller who has checked them once may switch validation off
     if not dist.is_validation_enabled() or not len(y):

@@ -6,7 +6,7 @@ from functools import cached_property
 from numbers import Integral
 from operator import index
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def listed(items: Sequence[object], most: int = 5) -> str:
@@ -43,8 +43,10 @@ def no_tensor(value: object, name: str) -> TypeError:
     held = [a for a in ("images", "values") if isinstance(getattr(type(value), a, None), cached_property)]
     if hasattr(value, "toarray"):
         return TypeError(f"{name}: expected a torch.Tensor, got a sparse {type(value).__name__}; take its toarray()")
-    hint = f"take its `{held[0]}`" if held else "torch.as_tensor converts it"
-    return TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; {hint}")
+    # of a model or guide nothing makes a tensor
+    hint = "" if isinstance(value, nn.Module) else "; torch.as_tensor converts it"
+    hint = f"; take its `{held[0]}`" if held else hint
+    return TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}{hint}")
 
 
 def check_positive(**numbers: float) -> None:

@@ -16,12 +16,14 @@ from zoo.parts.door.arrays import tensor_like
 from zoo.parts.door.casting import cast
 from zoo.parts.door.datasets import is_collection, loaded
 from zoo.parts.door.on_file import OnFile, is_on_file
-from zoo.parts.door.tables import is_column, is_table
+from zoo.parts.door.tables import is_column, is_table, refuse_another_order
 
 # arguments that are numbers to a model, whole numbers too; whole numbers elsewhere are classes or numbers of rows
 REAL = ("x", "u", "first")
+# classes, or what else a program is given beside x
+CONDITIONS = ("y", "c")
 # arguments that may come as lists; elsewhere a list is whatever a program takes it for
-LISTED = (*REAL, "y", "mask")
+LISTED = (*REAL, *CONDITIONS, "mask")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Wanted:
             return None
         if first or name in REAL:
             return None if self.integers else real
-        return torch.int64 if name == "y" or (ours and given != torch.bool) else None
+        return torch.int64 if name in CONDITIONS or (ours and given != torch.bool) else None
 
     def as_batch(self, values: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name, with a batch axis of one where they are a single series.
@@ -159,12 +161,14 @@ def entered(
         if more and args:
             raise ValueError(f"{wanted.name(0)}: yields {1 + len(more)} arguments, and {len(args)} more were given")
         args = (*more, *args)
-    if x is None:
+    # a model in the place of its data, before its arguments are bound to the guide's
+    if x is None or isinstance(x, nn.Module):
         raise no_tensor(x, wanted.name(0))
     places = [wanted.name(place) for place in range(1 + len(args))]
     if twice := [name for name in places if name in kwargs]:
         raise TypeError(f"{twice[0]}: given twice, by its place and by its name")
     named = dict(zip(places, (x, *args), strict=True)) | dict(kwargs)
+    refuse_another_order(named)
     named = {name: wanted.tensor(value, name, name, on_file=on_file) for name, value in named.items()}
     named = wanted.as_batch(named)
     found = [named.pop(name) for name in places]

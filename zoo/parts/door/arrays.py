@@ -31,7 +31,9 @@ def tensor_like(value: Any, name: str) -> tuple[Tensor, list[str] | None]:
         numbers, columns = numbers_of_table(value, name)
         return _of_array(numbers, name), columns
     if is_column(value):
-        return _of_array(numbers_of_column(value, f"{name}: the series {value.name!r}"), name), None
+        # polars' series have an empty name where pandas' have none
+        label = f"the series {value.name!r}" if value.name not in (None, "") else "the series"
+        return _of_array(numbers_of_column(value, f"{name}: {label}"), name), None
     if isinstance(value, list | tuple):
         return _of_list(value, name), None
     # jax and cupy; before numpy's protocol, which would fetch their numbers from the device

@@ -4,6 +4,8 @@
 name any more, and so do whole numbers of which one is missing.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,7 +48,8 @@ def numbers_of_column(column: Any, name: str) -> np.ndarray:
         TypeError: the column holds no numbers.
     """
     if _kind(column) not in NUMBERS:
-        hint = "astype(float) if all of its entries are numbers, " if str(column.dtype).lower() == "object" else ""
+        hints = {"object": "astype(float) if all of its entries are numbers, ", "category": "take its cat.codes, "}
+        hint = hints.get(str(column.dtype).lower(), "")
         raise TypeError(f"{name} has dtype {column.dtype}, expected numbers; {hint}drop it or make numbers of it")
     if _plain(column):
         return column.to_numpy()
@@ -55,6 +58,27 @@ def numbers_of_column(column: Any, name: str) -> np.ndarray:
     if not missing.any():
         return np.asarray(column.to_list())
     return np.array([np.nan if gone else float(entry) for entry, gone in zip(column.to_list(), missing, strict=True)])
+
+
+def refuse_another_order(values: Mapping[str, Any]) -> None:
+    """Refuses a table or series with the labels of the first one in another order: its numbers belong to other entries.
+
+    Labels that differ altogether are no labels of the same rows or columns, and are not looked at.
+
+    Args:
+        values: the arguments of a call by name; all but tables and series are passed over.
+
+    Raises:
+        ValueError: columns, or rows of pandas, in another order than those of the first table; names the argument.
+    """
+    tables = [(name, value) for name, value in values.items() if is_table(value) or is_column(value)]
+    for axis in ("columns", "index"):
+        labelled = [(name, getattr(value, axis)) for name, value in tables if hasattr(value, axis)]
+        for name, labels in labelled[1:]:
+            first, own = labelled[0]
+            if len(own) == len(labels) and list(own) != list(labels) and Counter(own) == Counter(labels):
+                raise ValueError(f"{name}: {axis} with the labels of {first} in another order, {[*labels][:3]} ... "
+                                 f"where {first} has {[*own][:3]} ...; bring them to one order")  # fmt: skip
 
 
 def _kind(column: Any) -> str:

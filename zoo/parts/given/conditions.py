@@ -1,7 +1,7 @@
 """Conditions: all that a program is given beside x, and that its priors, likelihoods and encoders see.
 
 A model with `condition_dim` = C > 0 takes a condition for each data point: classes, int64 `(N,)`, coded as one-hot
-vectors of length C, or vectors `(N, C)`, taken as they are. Within a program a condition is a tuple: of one tensor
+vectors of length C, or vectors `(N, C)`, of whole numbers too. Within a program a condition is a tuple: of one tensor
 `(N, C)`, or empty where the model has none, so that `self.decoder(z, *y)` is the line of both kinds of model.
 """
 
@@ -80,8 +80,8 @@ def blank(model: Any) -> Condition:
 
 @once
 def coded(y: Tensor, condition_dim: int, like: Tensor) -> Tensor:
-    """Classes `(N,)` as one-hot vectors of length condition_dim; vectors as they are."""
-    return one_hot(y, condition_dim, like) if y.ndim == 1 else y
+    """Classes `(N,)` as one-hot vectors of length condition_dim; vectors in the dtype of `like`."""
+    return one_hot(y, condition_dim, like) if y.ndim == 1 else y.to(like.dtype)
 
 
 def prior_of(prior: nn.Module | None, latent_dim: int, condition_dim: int, hidden: Any = ()) -> Any:

@@ -12,6 +12,7 @@ from zoo.infer.training.step.loaders import DatasetRows, LoaderRows, StreamRows
 from zoo.parts.checks import listed
 from zoo.parts.door import OnFile, Wanted, in_pieces, is_collection, is_data
 from zoo.parts.door.datasets import collated, has_rows, yielded
+from zoo.parts.door.tables import refuse_another_order
 
 # rows of a batch where the caller does not say
 BATCH = 128
@@ -152,6 +153,7 @@ def _rows_of_arrays(data: Any, wanted: Wanted, name: str) -> TensorRows:
             f"with __len__ and batch(index, generator), got {type(data).__name__}"
         )
     label = f"{name}[{{}}]" if sum(value is not None for value in values) > 1 else name
+    refuse_another_order({label.format(place): value for place, value in enumerate(values)})
     named = {
         wanted.name(place): wanted.tensor(value, wanted.name(place), label.format(place), on_file=True)
         for place, value in enumerate(values)
