@@ -109,7 +109,7 @@ def main(
 
     figure, axes = plt.subplots(6, 1, figsize=(6.2, 4.4), layout="constrained")
     for axis, panel, label in zip(axes, panels, ("given", "truth", "network", "CVAE", "CVAE", "CVAE"), strict=True):
-        axis.imshow(panel.view(10, 28, 28).permute(1, 0, 2).flatten(1), cmap="gray_r", vmin=0, vmax=1)
+        axis.imshow(panel.view(10, 28, 28).permute(1, 0, 2).flatten(1).numpy(), cmap="gray_r", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
     save(figure, out / "conditions.png", axes)
