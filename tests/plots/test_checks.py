@@ -5,6 +5,8 @@ import pytest
 import torch
 from gaussian_pairs import Given, LinearGaussian
 
+import guides
+from zoo import PPCA
 from zoo.infer import Calibration, plot_coverage, plot_predictive, plot_ranks, posterior_draws
 from zoo.infer.calibration.simulate import simulate
 from zoo.infer.calibration.uniform import UniformRanks
@@ -75,6 +77,27 @@ def test_replicated_statistics_surround_those_of_the_model_s_own_data():
         plot_predictive(draws, statistics={"all": lambda v: v})
     with pytest.raises(ValueError, match="no replicated and observed data of 'y'"):
         plot_predictive(draws, site="y")
+
+
+def test_statistics_are_of_the_observed_entries():
+    torch.manual_seed(0)
+    model, seen = PPCA(4, 2), torch.rand(30, 4) < 0.5
+    x = torch.where(seen, torch.randn(30, 4), torch.nan)
+    draws = posterior_draws(model, guides.Exact(model), x, num_draws=20, mask=seen, seed=0)
+    replicated = torch.as_tensor(draws["posterior_predictive"]["x"].values.copy())[0].double()
+    figure = plot_predictive(draws)
+    lines = [ax.lines[0].get_xdata()[0] for ax in figure.axes]
+    known = x[seen].double()
+    assert lines == pytest.approx([float(v) for v in (known.mean(), known.std(), known.min(), known.max())], rel=1e-5)
+    share = (replicated[:, seen].mean(-1) >= known.mean()).double().mean()
+    assert figure.axes[0].get_title() == f"mean: {share:.2f}"
+    own = plot_predictive(draws, statistics={"own": lambda v: v.nanmean((-1, -2))})
+    assert own.axes[0].get_title() == f"own: {share:.2f}"
+    with pytest.raises(ValueError, match="statistics: 'own': NaN; entries that were not observed"):
+        plot_predictive(draws, statistics={"own": lambda v: v.mean((-1, -2))})
+    nothing = posterior_draws(model, guides.Exact(model), x, num_draws=3, mask=seen & False)
+    with pytest.raises(ValueError, match="no entry of 'x' was observed"):
+        plot_predictive(nothing)
 
 
 @pytest.mark.parametrize("plot", [plot_ranks, plot_coverage])

@@ -114,6 +114,14 @@ def plot_coverage(calibration: Calibration, *, level: float = 0.01) -> Figure:
     return figure
 
 
+STATISTICS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x.mean(-1),
+    "standard deviation": lambda x: x.std(-1),
+    "least": lambda x: x.amin(-1),
+    "largest": lambda x: x.amax(-1),
+}
+
+
 def plot_predictive(
     draws: InferenceData,
     *,
@@ -130,11 +138,12 @@ def plot_predictive(
     Args:
         draws: result of `posterior_draws`, or another container with `posterior_predictive` and `observed_data`.
         site: the observed site.
-        statistics: name -> function of data `(..., N, *event)` that keeps the leading axes; None: mean, standard
-            deviation, least and largest of all entries.
+        statistics: name -> function of data `(..., N, *event)` that keeps the leading axes, where entries that were
+            not observed are NaN; None: mean, standard deviation, least and largest of all observed entries.
 
     Raises:
-        ValueError: a container without replicated or observed data of the site; a statistic of another shape.
+        ValueError: a container without replicated or observed data of the site, or with none observed; a statistic of
+            another shape or NaN.
     """
     try:
         replicated, observed = (
@@ -143,14 +152,14 @@ def plot_predictive(
         )
     except KeyError as error:
         raise ValueError(f"plot_predictive: the container has no replicated and observed data of {site!r}") from error
-    axes = list(range(-observed.dim(), 0))
-    default: dict[str, Callable[[Tensor], Tensor]] = {
-        "mean": lambda x: x.mean(axes),
-        "standard deviation": lambda x: x.std(axes),
-        "least": lambda x: x.amin(axes),
-        "largest": lambda x: x.amax(axes),
-    }
-    chosen = default if statistics is None else statistics
+    # replicates have values where nothing was observed, which are none of the statistics' business
+    seen = ~observed.isnan()
+    if not seen.any():
+        raise ValueError(f"plot_predictive: no entry of {site!r} was observed")
+    if statistics is None:
+        chosen, replicated, observed = STATISTICS, replicated[..., seen], observed[seen]
+    else:
+        chosen, replicated = statistics, replicated.masked_fill(~seen, torch.nan)
     figure = Figure(figsize=(2.3 * len(chosen) + 0.3, 2.3), layout="constrained")
     panels = figure.subplots(1, len(chosen), squeeze=False)[0]
     for ax, (name, statistic) in zip(panels, chosen.items(), strict=True):
@@ -160,6 +169,9 @@ def plot_predictive(
                 f"plot_predictive: statistics: {name!r}: expected shape {tuple(replicated.shape[:2])} of data "
                 f"{tuple(replicated.shape)}, got {tuple(many.shape)}"
             )
+        if one.isnan() or many.isnan().any():
+            raise ValueError(f"plot_predictive: statistics: {name!r}: NaN; entries that were not observed are NaN, "
+                             "which torch.nanmean and its like leave out")  # fmt: skip
         ax.hist(many.flatten().numpy(), bins=30, color=GUIDE, alpha=0.5)
         ax.axvline(one.item(), color=DRAWS, linewidth=1.6)
         ax.set_title(f"{name}: {(many >= one).double().mean():.2f}", fontsize=9)
