@@ -59,8 +59,8 @@ def data_like(model: Callable, x_like: Any, num_data: int, kwargs: dict[str, Any
         x_like = torch.zeros(1, size) if like is None else like.detach().new_zeros(1, size)
         # as many rows as a mask or condition has, so that it is used over and over with them
         _, _, kwargs = entered((model,), x_like, (), kwargs, names=("x_like",))
-        rows = max((len(v) for v in kwargs.values() if isinstance(v, Tensor) and v.dim()), default=1)
-        x_like = x_like.expand(rows, -1)
+        most = max((len(v) for v in kwargs.values() if isinstance(v, Tensor) and v.dim()), default=1)
+        x_like = x_like.expand(most, -1)
     names = ("x_like", *wanted_by(model).names[1:])
     x_like, others, kwargs = entered((model,), x_like, (), kwargs, names=names)
     # a data set may yield a mask or condition beside x
