@@ -362,3 +362,38 @@ def test_scheduled_hands_the_number_of_data_on():
     assert objective.num_data == N
     assert objective.linear
     objective(model, guide)(torch.randn(4, 3)).backward()
+
+
+def test_the_closed_form_kl_of_an_autoguide_is_that_of_its_draw():
+    guide = AutoNormal(mean_of_all, init_scale=0.5)
+    guide(X)
+    loc, scale = guide._get_loc_and_scale("m")
+    kl = torch.distributions.kl_divergence(dist.Normal(loc, scale), dist.Normal(0.0, SD))
+    pyro.set_rng_seed(0)
+    found = terms(mean_of_all, guide, X, num_particles=3)
+    pyro.set_rng_seed(0)
+    loss = ELBO(3, analytic_kl=True).loss(mean_of_all, guide, X)
+    assert -loss == pytest.approx((found.log_likelihood.sum(-1).mean() - kl).item())
+
+
+@pytest.mark.parametrize(("make", "local"), [(AutoNormal, False), (AutoNormal, True), (AutoMultivariateNormal, False)])
+def test_an_autoguide_that_maps_its_draw_has_no_closed_form_kl(make, local):
+    def positive(x):
+        if not local:
+            s = pyro.sample("s", dist.Gamma(2.0, 2.0))
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Gamma(2.0, 2.0)) if local else s
+            pyro.sample("x", dist.Normal(0.0, s), obs=x)
+
+    guide = make(positive)
+    guide(X.float())
+    with pytest.raises(ValueError, match=r"site 's': no closed-form KL, the guide makes it of its site '.*analytic_kl=Fa"):
+        ELBO(analytic_kl=True).loss(positive, guide, X.float())
+
+
+def test_the_refusal_of_a_site_outside_names_the_models_own():
+    for make in (AutoNormal, AutoMultivariateNormal):
+        guide = make(mean_of_all)
+        guide(X)
+        with pytest.raises(ValueError, match="site 'm': stands outside the batch plate 'data'"):
+            log_likelihood(mean_of_all, guide, X)
