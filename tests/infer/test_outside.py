@@ -397,3 +397,5 @@ def test_the_refusal_of_a_site_outside_names_the_models_own():
         guide(X)
         with pytest.raises(ValueError, match="site 'm': stands outside the batch plate 'data'"):
             log_likelihood(mean_of_all, guide, X)
+        with pytest.raises(ValueError, match="site 'm': stands outside the batch plate 'data', and num_data is not given"):
+            fit(ELBO()(mean_of_all, guide), X, epochs=1, batch_size=5, progress=False)
