@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from guides.amortized import HasLatentVector
 from guides.families import Diagonal, Family
+from guides.families.onto import fitting
 from guides.guide import Guide
 from guides.inputs import Inputs
 from zoo.parts.checks import check_labels, check_offers
@@ -75,7 +76,7 @@ class Auxiliary(Guide):
             self.logits = WithHead(sizes, self.num_classes, nn.Linear, hidden, activation)
             sizes += (self.num_classes,)
         self.encoder = build_stage(hidden, sizes, activation, "hidden")
-        self.family = family(model.latent_dim, self.encoder.size)
+        self.family = fitting(family, model, site)(model.latent_dim, self.encoder.size)
 
     def auxiliary(self, x: Tensor, *beside: Tensor) -> Any:
         """q(a | x), event `(auxiliary_dim,)`; `beside`: flags and condition, where there are these."""

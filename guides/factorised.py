@@ -1,6 +1,5 @@
 """Several guides side by side, each for sites of its own."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from guides.guide import Guide
 from zoo.parts.aside import trial
+from zoo.parts.given.row_numbers import keywords_of, takes_index
 from zoo.parts.one_program import OneProgram, spoken_parts
 
 
@@ -64,7 +64,7 @@ class Factorised(Guide):
     @property
     def indexed(self) -> bool:
         """True if a part has parameters for each row of the data, and asks for `index`."""
-        return any(_takes_index(part) for part in self._order)
+        return any(takes_index(part) for part in self._order)
 
     @property
     def spoken(self) -> str:
@@ -78,20 +78,20 @@ class Factorised(Guide):
         with OneProgram() as program:
             for part in self._order:
                 program.part = part
-                part(*args, **_theirs(part, kwargs))
+                part(*args, **keywords_of(part, kwargs))
         return program.values
 
     def posterior(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """q of each site whose part is a guide with one latent: site -> distribution."""
         found = [part for part in self._order if hasattr(part, "posterior") and hasattr(part, "site")]
-        return {part.site: part.posterior(*args, **_theirs(part, kwargs)) for part in found}
+        return {part.site: part.posterior(*args, **keywords_of(part, kwargs)) for part in found}
 
     @torch.no_grad()
     def per_datum(self, x: Tensor, *args: Any, **kwargs: Any) -> "Factorised":
         """A guide whose amortised parts have parameters of their own for each row of x; the others are the same."""
         # any callable may be a part, so `per_datum` is looked up by name
         return Factorised(*(
-            part.per_datum(x, *args, **_theirs(part, kwargs)) if hasattr(part, "per_datum") else part
+            part.per_datum(x, *args, **keywords_of(part, kwargs)) if hasattr(part, "per_datum") else part
             for part in self._order
         ))  # fmt: skip
 
@@ -100,16 +100,6 @@ class Factorised(Guide):
         others = [p for p in self._order if p is not autoguide and getattr(p, "prototype_trace", self) is not None]
         with trial(self), OneProgram() as program, poutine.block():
             for part in others:
-                trace = poutine.trace(part).get_trace(*args, **_theirs(part, kwargs))
+                trace = poutine.trace(part).get_trace(*args, **keywords_of(part, kwargs))
                 program.values |= {name: trace.nodes[name]["value"] for name in trace.stochastic_nodes}
         autoguide._model = (poutine.block(autoguide.model, hide=[*program.values]),)
-
-
-def _takes_index(part: Any) -> bool:
-    program = part.forward if isinstance(part, nn.Module) else part
-    return getattr(part, "indexed", "index" in inspect.signature(program).parameters)
-
-
-def _theirs(part: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keywords for one part: without the row numbers, if the part does not ask for them."""
-    return kwargs if _takes_index(part) else {name: value for name, value in kwargs.items() if name != "index"}

@@ -8,6 +8,7 @@ from pyro.distributions import Categorical
 from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
+from guides.families.onto import fitting
 from guides.guide import Guide
 from guides.inputs import Inputs
 from zoo.parts.checks import check_labels, check_offers
@@ -76,7 +77,7 @@ class Labelled(Guide):
             classifier = WithHead(sizes, classes, nn.Linear, hidden, activation)
         self.logits = classifier
         self.encoder = build_stage(hidden, (*sizes, classes), activation, "hidden")
-        self.family = family(model.latent_dim, self.encoder.size)
+        self.family = fitting(family, model, "z")(model.latent_dim, self.encoder.size)
 
     def classifier(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Categorical:
         """q(y | x, c), batch shape `(N,)`."""

@@ -24,8 +24,8 @@ class Onto(Family):
     The map f is torch's (`biject_to`): the exponential for positive z, the sigmoid for bounded z, stick breaking for a
     simplex, where u has one entry less than z. An angle is z = m + 2 arctan(u), a density on the whole circle but for
     the one point opposite to m, where a Gaussian of u has density 0; m comes from the context. (A wrapped Normal is a
-    sum without end, which a program has to cut off.) `Amortized` and `PerDatum` take `Onto` by themselves where
-    `model.prior()` has such a support.
+    sum without end, which a program has to cut off.) `Amortized`, `PerDatum`, `Labelled` and `Auxiliary` take `Onto` by
+    themselves where `model.prior()` has such a support.
 
     Args:
         features, context: as in `Family`.

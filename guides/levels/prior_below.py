@@ -1,6 +1,5 @@
 """A guide's upper levels alone, the lower ones being drawn from the model: the bound L^{>k}."""
 
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from guides.guide import Guide
+from zoo.parts.given.row_numbers import keywords_of, takes_index
 
 
 class PriorBelow(Guide):
@@ -55,17 +55,18 @@ class PriorBelow(Guide):
             raise ValueError(f"PriorBelow: expected k or sites, one of the two, got k = {k} and sites = {sites}")
         self.guide, self.below = guide, frozenset(_lowest(guide, model, k) if sites is None else sites)
 
+    @property
+    def indexed(self) -> bool:
+        """True if the guide has parameters for each row of the data, and asks for `index`."""
+        return takes_index(self.guide)
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples the sites; returns site -> draw."""
         with _Hiding(lambda name: name in self.below) as inferred:
-            _program(self.guide)(x, *args, **kwargs)
+            _program(self.guide)(x, *args, **keywords_of(self.guide, kwargs))
         upper = {name: value for name, value in inferred.values.items() if name not in self.below}
-        program = _program(self.model)
-        # row numbers are for the guide alone, unless the model asks for them
-        if "index" not in inspect.signature(program).parameters:
-            kwargs.pop("index", None)
         with _Hiding(lambda name: name not in self.below, upper) as generated:
-            program(x, *args, **kwargs)
+            _program(self.model)(x, *args, **keywords_of(self.model, kwargs))
         if missing := self.below - generated.values.keys():
             raise ValueError(f"PriorBelow: the model samples no site {sorted(missing)}, but {sorted(generated.values)}")
         return upper | {name: generated.values[name] for name in self.below}

@@ -12,12 +12,14 @@ from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoMultivariateNorma
 from pyro.nn import PyroModule
 from torch import nn
 
+import guides
 from zoo.infer import (
     ELBO,
     MAP,
     RLOO,
     Objective,
     Scheduled,
+    SemiSupervised,
     Tempered,
     active_units,
     fit,
@@ -362,3 +364,100 @@ def test_scheduled_hands_the_number_of_data_on():
     assert objective.num_data == N
     assert objective.linear
     objective(model, guide)(torch.randn(4, 3)).backward()
+
+
+def test_the_closed_form_kl_of_an_autoguide_is_that_of_its_draw():
+    guide = AutoNormal(mean_of_all, init_scale=0.5)
+    guide(X)
+    loc, scale = guide._get_loc_and_scale("m")
+    kl = torch.distributions.kl_divergence(dist.Normal(loc, scale), dist.Normal(0.0, SD))
+    pyro.set_rng_seed(0)
+    found = terms(mean_of_all, guide, X, num_particles=3)
+    pyro.set_rng_seed(0)
+    loss = ELBO(3, analytic_kl=True).loss(mean_of_all, guide, X)
+    assert -loss == pytest.approx((found.log_likelihood.sum(-1).mean() - kl).item())
+
+
+@pytest.mark.parametrize(("make", "local"), [(AutoNormal, False), (AutoNormal, True), (AutoMultivariateNormal, False)])
+def test_an_autoguide_that_maps_its_draw_has_no_closed_form_kl(make, local):
+    def positive(x):
+        if not local:
+            s = pyro.sample("s", dist.Gamma(2.0, 2.0))
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Gamma(2.0, 2.0)) if local else s
+            pyro.sample("x", dist.Normal(0.0, s), obs=x)
+
+    guide = make(positive)
+    guide(X.float())
+    with pytest.raises(ValueError, match=r"site 's': no closed-form KL, the guide makes it of its site '.*analytic_kl=Fa"):
+        ELBO(analytic_kl=True).loss(positive, guide, X.float())
+
+
+def test_the_refusal_of_a_site_outside_names_the_models_own():
+    for make in (AutoNormal, AutoMultivariateNormal):
+        guide = make(mean_of_all)
+        guide(X)
+        with pytest.raises(ValueError, match="site 'm': stands outside the batch plate 'data'"):
+            log_likelihood(mean_of_all, guide, X)
+        with pytest.raises(ValueError, match="site 'm': stands outside the batch plate 'data', and num_data is not given"):
+            fit(ELBO()(mean_of_all, guide), X, epochs=1, batch_size=5, progress=False)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_summed_site_beside_a_site_outside_the_plate(first, particles):
+    means, prior = dist.Normal(torch.zeros(2), SD).to_event(1), dist.Categorical(torch.tensor([0.3, 0.7]))
+    q_means, q_y = dist.Normal(torch.tensor([-1.0, 1.0]), 0.5).to_event(1), dist.Categorical(torch.tensor([0.6, 0.4]))
+
+    def mixture(x):
+        w = pyro.sample("w", means)
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", prior)
+            pyro.sample("x", dist.Normal(torch.where(y == 0, w[..., 0], w[..., 1]), 1.0), obs=x)
+
+    def classes(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", q_y, infer={"enumerate": "parallel"})
+
+    def guide(x):
+        if first:
+            classes(x)
+        pyro.sample("w", q_means)
+        if not first:
+            classes(x)
+
+    x = X.float()
+    pyro.set_rng_seed(0)
+    found = terms(mixture, guide, x, num_particles=particles)
+    w = found.latents["w"].reshape(particles, 2)
+    log_p = dist.Normal(w[:, None, :], 1.0).log_prob(x[:, None]) + prior.logits - q_y.logits
+    bound = (log_p * q_y.probs).sum([1, 2]) + means.log_prob(w) - q_means.log_prob(w)
+    pyro.set_rng_seed(0)
+    assert -ELBO(particles).loss(mixture, guide, x) == pytest.approx(bound.mean().item(), rel=1e-5)
+
+
+class Classes(PyroModule):
+    """N(w; 0, I) prod_n p(y_n) N(z_n; 0, 1) N(x_n; w[y_n] + b z_n, 1)."""
+
+    data_dim, latent_dim, num_classes = 3, 1, 2
+
+    def __init__(self):
+        super().__init__("classes")
+        self.b = nn.Parameter(torch.ones(3))
+
+    def forward(self, x, y=None):
+        w = pyro.sample("w", dist.Normal(torch.zeros(2, 3), 1.0).to_event(2))
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.tensor([0.3, 0.7])), obs=y)
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            means = torch.where((y == 0).unsqueeze(-1), w[..., 0, :], w[..., 1, :])
+            pyro.sample("x", dist.Normal(means + self.b * z, 1.0).to_event(1), obs=x)
+
+
+def test_semi_supervised_training_beside_an_autoguide():
+    model = Classes()
+    guide = guides.Factorised(guides.Labelled(model, hidden=(4,)), AutoNormal(model))
+    x, y = torch.randn(6, 3), torch.tensor([0, -1, 1, -1, 1, -1])
+    loss = SemiSupervised(ELBO(2, num_data=6), alpha=0.0)(model, guide)
+    fit(loss, (x, y), epochs=1, batch_size=3, progress=False)
+    assert all(p.grad is not None for p in guide.parts[1].parameters())

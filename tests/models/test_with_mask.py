@@ -7,7 +7,7 @@ from torch import nn
 
 import guides
 from zoo import PPCA, VAE, Hierarchical, WithMask
-from zoo.infer import ELBO, IWELBO, impute, log_likelihood
+from zoo.infer import ELBO, IWELBO, fit, impute, log_likelihood, terms
 from zoo.parts.conditionals import Bernoulli, Normal, SelfMasking
 from zoo.parts.networks import WithHead
 
@@ -123,3 +123,14 @@ class NoX(nn.Module):
 def test_bad_input_is_refused_by_name(call, error, said):
     with pytest.raises(error, match=said):
         call()
+
+
+def test_row_numbers_reach_the_guide_inside_and_no_other():
+    inner = VAE(3, 2, (6,), likelihood=Normal)
+    x = torch.randn(6, 3)
+    model = WithMask(inner, SelfMasking(3))
+    for guide in (guides.PerDatum(inner, 6), guides.Amortized(inner, hidden=(6,))):
+        below = guides.PriorBelow(guide, sites=["x_missing"], model=model)
+        fit(ELBO()(model, below), (x, x < 0.5), epochs=1, batch_size=4, progress=False)
+        terms(model, below, x, x < 0.5, index=torch.arange(6))
+        terms(model, guides.Factorised(below), x, x < 0.5, index=torch.arange(6))

@@ -289,12 +289,13 @@ class Call:
                 log_likelihood = log_likelihood + self.log_density(site)
             else:
                 raise ValueError(f"site {name!r}: a latent site of the model that the guide does not sample")
-        # a latent z made of an auxiliary a: log q(z) = log q(a) - log |det|, and only the last term is scored at z
-        for name, latent in layout.auxiliary.items():
+        # a latent z made of an auxiliary a: log q(z) = log q(a) - log |det|, and only the last term is scored at z;
+        # a closed form is that of q(a), whole
+        for name, latent in layout.auxiliary.items() if known is None else ():
             found = outside if latent in layout.outside else log_ratios
             found[latent] = found[latent] - log_q[name]
         # of latents cut out of one joint draw, log q is that of all of them together
-        for name, latents in layout.joint.items():
+        for name, latents in layout.joint.items() if known is None else ():
             outside[", ".join(latents)] = sum((outside.pop(latent) for latent in latents), -log_q[name])
         if not isinstance(log_likelihood, Tensor):
             some = next(iter((log_ratios or {n: ratio.unsqueeze(-1) for n, ratio in outside.items()}).values()))

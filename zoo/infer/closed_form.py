@@ -12,8 +12,9 @@ from pyro.infer.inspect import get_dependencies
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from zoo.infer.call import Call, Purpose
+from zoo.infer.call import Call, Purpose, Sites
 from zoo.infer.per_datum import Terms
+from zoo.infer.sites.layout import Layout
 from zoo.infer.sites.programs import Programs, alone
 
 
@@ -34,13 +35,32 @@ def closed_form(
             late = call.pair.fact("late parents", lambda: late_parents(call.programs()))
         with call.shared():
             q = call.record(call.guide, call.kwargs)
-            needed = [name for name in call.scored(q) if name in layout.auxiliary or name in call.summed]
-            log_q = {name: call.log_density(q[name], drawn=purpose.differentiable) for name in needed}
+            log_q = {name: call.log_density(q[name], drawn=purpose.differentiable) for name in call.summed}
             values = {name: site["value"] for name, site in q.items()}
             p = call.run_model(q, values)
             both = [n for n in q if n in p and n not in layout.from_model and n not in call.summed]
-            known = {name: -call.over_plates(q[name], _kl(p[name], q[name], late)) for name in both}
+            known = {name: -call.over_plates(q[name], _kl(p[name], _drawn(q, name, layout), late)) for name in both}
             return call.add_up(p, q, values, log_q, call.as_drawn(q, log_q), known)
+
+
+def _drawn(q: Sites, name: str, layout: Layout) -> Any:
+    """The site whose distribution is q of a latent: its own, or the one that an autoguide draws and hands on.
+
+    Raises:
+        ValueError: the latent is another function of that draw than the draw itself; names the site.
+    """
+    made_of = {latent: a for a, latents in layout.joint.items() for latent in latents}
+    made_of |= {latent: a for a, latent in layout.auxiliary.items()}
+    if name not in made_of:
+        return q[name]
+    # the latent itself is a Delta there, and Pyro's KL of a Delta knows neither log q(a) nor log |det|
+    drawn = q[made_of[name]]
+    if not torch.equal(drawn["value"], q[name]["value"]):
+        raise ValueError(
+            f"site {name!r}: no closed-form KL, the guide makes it of its site {drawn['name']!r}, whose density is "
+            "another. Use analytic_kl=False"
+        )
+    return {**drawn, "name": name}
 
 
 def _kl(p: Any, q: Any, late: dict[str, str]) -> Tensor:

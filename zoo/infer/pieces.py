@@ -15,10 +15,11 @@ from torch.overrides import TorchFunctionMode
 from zoo.infer.call import Purpose, run
 from zoo.infer.pair import look_at
 from zoo.infer.per_datum import Terms
-from zoo.infer.sites.programs import batch_rows, check_num_particles, has_autoguide, takes_index
+from zoo.infer.sites.programs import batch_rows, check_num_particles, has_autoguide
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
 from zoo.parts.door import OnFile
+from zoo.parts.given.row_numbers import takes_index
 
 # about the size of a processor's caches: larger pieces are slower, not faster
 MAX_BYTES = 2**25

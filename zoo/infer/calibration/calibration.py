@@ -22,9 +22,9 @@ from zoo.infer.calibration.simulate import Simulated, data_like, simulate
 from zoo.infer.calibration.uniform import UniformRanks
 from zoo.infer.pieces import MAX_BYTES, all_drawn, pieces
 from zoo.infer.reference.log_joint import entry_names
-from zoo.infer.sites.programs import takes_index
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import check_counts
+from zoo.parts.given.row_numbers import takes_index
 
 __all__ = ["Calibration", "simulation_based_calibration"]
 

@@ -42,3 +42,10 @@ class Layout:
     statements: frozenset[str] = frozenset()
     outside: frozenset[str] = frozenset()
     joint: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def first_outside(self) -> str:
+        """The first site in `outside`, for errors."""
+        # sites of an autoguide's own, such as "w_unconstrained", say nothing to the model's author
+        own = {*self.auxiliary, *self.joint}
+        return next(name for name in self.order if name in self.outside and name not in own)

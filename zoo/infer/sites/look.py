@@ -230,7 +230,7 @@ def _viewed(
             ) from error
     for name, site in _scored(_sites(tracer.trace)).items():
         if view.values.front:
-            check_front(name, site, (*view.values.front, many), view.said)
+            check_front(name, site, layout.nesting, (*view.values.front, many), view.said)
         else:
             check_site(name, site, view.said)
     return tracer.trace

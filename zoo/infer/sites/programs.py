@@ -1,6 +1,5 @@
 """The two programs of a pair, with the arguments of one call."""
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.parts.aside import trial
 from zoo.parts.door import OnFile
+from zoo.parts.given.row_numbers import keywords_of
 
 
 class Programs(NamedTuple):
@@ -54,10 +54,7 @@ def check_num_particles(num_particles: Any, whose: str = "") -> int:
 
 def programs_of(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> Programs:
     """The bare programs of a pair with the arguments of each."""
-    theirs = kwargs
-    if "index" in kwargs and not takes_index(model):
-        theirs = {name: value for name, value in kwargs.items() if name != "index"}
-    return Programs(program(model), program(guide), args, kwargs, theirs, (model, guide))
+    return Programs(program(model), program(guide), args, kwargs, keywords_of(model, kwargs), (model, guide))
 
 
 Way = Callable[[Any], Callable]  # from a program as the caller holds it to the callable that is run
@@ -124,15 +121,6 @@ def methods_callable(module: Any, registered: bool) -> AbstractContextManager[An
     if not isinstance(module, PyroModule):
         return nullcontext()
     return module._pyro_context if registered else _dormant(module)
-
-
-def takes_index(fn: Callable | None) -> bool:
-    """Tells whether a program asks for `index`, the numbers of the batch's rows: it has parameters for each row."""
-    if fn is None:
-        return False
-    asks = "index" in inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
-    # a guide made of others (`guides.Factorised`) asks for it where one of them does
-    return bool(getattr(fn, "indexed", asks))
 
 
 def has_autoguide(guide: Any) -> bool:

@@ -123,17 +123,20 @@ def check_site(name: str, site: Any, several: str = "") -> None:
         raise ValueError(f"site {name!r}{several}: expected values of shape {tuple(expected)}, got {found}")
 
 
-def check_front(name: str, site: Any, front: tuple[int, ...], said: str) -> None:
+def check_front(name: str, site: Any, nesting: int, front: tuple[int, ...], said: str) -> None:
     """Refuses a site whose distribution has other axes than those in front of the batch and its plates.
 
     Args:
+        nesting: number of axes of plates in the pair, those that the site does not stand in among them.
         front: sizes of the axes of summed sites and particles, each of which a distribution may lack or have as 1.
         said: words for the error.
     """
     plates = {f.dim: f.size for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles"}
-    own = tuple(plates.get(d, 1) for d in range(min(plates, default=0), 0))
+    own = tuple(plates.get(d, 1) for d in range(-nesting, 0))
     found, expected = tuple(site["fn"].batch_shape), (*front, *own)
-    fits = found[len(found) - len(own) :] == own and len(found) <= len(expected)
+    # a site outside some plates may lack their axes
+    whole = (1,) * (nesting - len(found)) + found
+    fits = whole[len(whole) - nesting :] == own and len(found) <= len(expected)
     if not fits or any(size not in (1, most) for size, most in zip(reversed(found), reversed(expected), strict=False)):
         raise ValueError(
             f"site {name!r}{said}: batch shape {found} does not match the values, particles and plates {expected}; "
@@ -207,9 +210,8 @@ def refuse_mixed(name: str, p: Any, q: Any) -> None:
 
 def refuse_outside(layout: Layout) -> None:
     """Refuses, for callers that want a weight of each datum, a pair with sites outside the batch plate."""
-    name = next(n for n in layout.order if n in layout.outside)
     raise ValueError(
-        f"site {name!r}: stands outside the batch plate {layout.batch_plate!r}, so it has no per-datum weight: all "
+        f"site {layout.first_outside!r}: stands outside the batch plate {layout.batch_plate!r}, so it has no per-datum weight: all "
         "data share its value, and neither importance-weighted bounds nor log p(x_n) have an entry for each of them. "
         "ELBO, RLOO and MAP take such sites, so do kl_per_site, nuts_reference and compare"
     )

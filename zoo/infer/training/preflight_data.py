@@ -168,12 +168,11 @@ def refuse_other_sizes(batcher: Batcher, held_out: Batcher | None, found: FirstL
     whole = found.sizes == {num_data} and held_out is None
     if not layout.outside or objective.num_data == num_data or (objective.num_data is None and whole):
         return
-    name = next(n for n in layout.order if n in layout.outside)
     said = f"is {objective.num_data}, and the data have {num_data} rows" if objective.num_data else (
         f"is not given, and a batch, or the validation, is not all of the {num_data} rows"
     )  # fmt: skip
     raise ValueError(
-        f"site {name!r}: stands outside the batch plate {layout.batch_plate!r}, and num_data {said}: its term would "
+        f"site {layout.first_outside!r}: stands outside the batch plate {layout.batch_plate!r}, and num_data {said}: its term would "
         f"get a wrong weight beside those of the data. Give {type(objective.untempered).__name__}(..., "
         f"num_data={num_data})"
     )

@@ -49,7 +49,8 @@ def prepared(
         # All rows at once, which sets the autoguide up: its prototype tells which latents have a row of parameters.
         args, kwargs = Batcher(rows, parts, parallel, len(rows)).arguments(torch.arange(len(rows)), _generator(seed))
         with aside(loss, seed):
-            parts = replace(parts, whole=holds_rows(parts, args, kwargs))
+            # a pair whose objective splits the rows never sees all of them together
+            parts = replace(parts, whole=holds_rows(parts, *parts.split(args, kwargs)[0]))
     batcher = Batcher(rows, parts, parallel, options.batch_size, options.drop_last)
     validation = None if held_out is None else Batcher(held_out, parts, parallel, options.batch_size)
     seen = first_look(loss, batcher, validation, seed)

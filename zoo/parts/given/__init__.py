@@ -1,1 +1,1 @@
-"""All that is given beside x: conditions, and masks of missing entries."""
+"""All that is given beside x: conditions, masks of missing entries, row numbers."""

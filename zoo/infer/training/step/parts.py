@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from zoo.infer.objectives.objective import Objective, Part
 from zoo.infer.pair import check_pair
-from zoo.infer.sites.programs import has_autoguide, takes_index
+from zoo.infer.sites.programs import has_autoguide
 from zoo.parts.aside import aside
 from zoo.parts.door import Wanted, wanted_by
+from zoo.parts.given.row_numbers import takes_index
 
 
 @dataclass(frozen=True)
