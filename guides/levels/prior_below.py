@@ -31,8 +31,7 @@ class PriorBelow(Guide):
     Sites: those of the guide.
 
     Raises:
-        ValueError: no model is known; neither or both of k and `sites`; k out of range. At each call: the model
-            does not sample a site of these names.
+        ValueError: no model; neither or both of k and `sites`; k out of range. At each call: a site the model lacks.
 
     Example:
         >>> import torch, guides

@@ -389,7 +389,7 @@ def test_an_autoguide_that_maps_its_draw_has_no_closed_form_kl(make, local):
 
     guide = make(positive)
     guide(X.float())
-    with pytest.raises(ValueError, match=r"site 's': no closed-form KL, the guide makes it of its site '.*analytic_kl=Fa"):
+    with pytest.raises(ValueError, match=r"site 's': no closed-form KL, the guide makes it of its site '.*analytic_kl"):
         ELBO(analytic_kl=True).loss(positive, guide, X.float())
 
 
@@ -399,7 +399,7 @@ def test_the_refusal_of_a_site_outside_names_the_models_own():
         guide(X)
         with pytest.raises(ValueError, match="site 'm': stands outside the batch plate 'data'"):
             log_likelihood(mean_of_all, guide, X)
-        with pytest.raises(ValueError, match="site 'm': stands outside the batch plate 'data', and num_data is not given"):
+        with pytest.raises(ValueError, match="site 'm': stands outside the batch plate 'data', and num_data is not"):
             fit(ELBO()(mean_of_all, guide), X, epochs=1, batch_size=5, progress=False)
 
 

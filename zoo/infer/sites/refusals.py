@@ -211,9 +211,9 @@ def refuse_mixed(name: str, p: Any, q: Any) -> None:
 def refuse_outside(layout: Layout) -> None:
     """Refuses, for callers that want a weight of each datum, a pair with sites outside the batch plate."""
     raise ValueError(
-        f"site {layout.first_outside!r}: stands outside the batch plate {layout.batch_plate!r}, so it has no per-datum weight: all "
-        "data share its value, and neither importance-weighted bounds nor log p(x_n) have an entry for each of them. "
-        "ELBO, RLOO and MAP take such sites, so do kl_per_site, nuts_reference and compare"
+        f"site {layout.first_outside!r}: stands outside the batch plate {layout.batch_plate!r}, so it has no "
+        "per-datum weight: all data share its value, and neither importance-weighted bounds nor log p(x_n) have an "
+        "entry for each of them. ELBO, RLOO and MAP take such sites, so do kl_per_site, nuts_reference and compare"
     )
 
 

@@ -172,8 +172,8 @@ def refuse_other_sizes(batcher: Batcher, held_out: Batcher | None, found: FirstL
         f"is not given, and a batch, or the validation, is not all of the {num_data} rows"
     )  # fmt: skip
     raise ValueError(
-        f"site {layout.first_outside!r}: stands outside the batch plate {layout.batch_plate!r}, and num_data {said}: its term would "
-        f"get a wrong weight beside those of the data. Give {type(objective.untempered).__name__}(..., "
+        f"site {layout.first_outside!r}: stands outside the batch plate {layout.batch_plate!r}, and num_data {said}: "
+        f"its term would get a wrong weight beside those of the data. Give {type(objective.untempered).__name__}(..., "
         f"num_data={num_data})"
     )
 
