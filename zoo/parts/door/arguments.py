@@ -38,6 +38,7 @@ class Wanted:
         frame: size of a frame of a model that states `of_sequences = True`, so that one series `(T, frame)` stands for
             `(1, T, frame)`; None of other models.
         integers: the model states `of_integers = True`: whole numbers and bools stay what they are.
+        labelled: the model states `num_classes`, so that y is a class.
     """
 
     names: tuple[str, ...] = ("x",)
@@ -46,6 +47,7 @@ class Wanted:
     device: torch.device | None = None
     frame: int | None = None
     integers: bool = False
+    labelled: bool = False
 
     def name(self, place: int) -> str:
         """The name of an argument by its place."""
@@ -85,7 +87,8 @@ class Wanted:
         # arrays are float64 unless told otherwise, and a pair without parameters has torch's default
         real = self.dtype or (torch.get_default_dtype() if ours else None)
         if given.is_floating_point or given.is_complex:
-            return None if name == "mask" else real
+            # labels that are no classes are refused as they came, by the model that asks for classes
+            return None if name == "mask" or (name == "y" and self.labelled) else real
         if name == "mask":
             return None
         if first or name in REAL:
@@ -129,8 +132,9 @@ def wanted_by(*programs: Any, device: bool = True) -> Wanted:
     # stated by attributes, so that a model of anybody's may state them
     frame = next((p.data_dim for p in programs if getattr(p, "of_sequences", False)), None)
     integers = any(getattr(p, "of_integers", False) for p in programs)
+    labelled = any(hasattr(p, "num_classes") for p in programs)
     names, more = _names(programs[0])
-    return Wanted(names, more, dtype, at if device else None, frame, integers)
+    return Wanted(names, more, dtype, at if device else None, frame, integers, labelled)
 
 
 def entered(
