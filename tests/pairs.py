@@ -676,6 +676,7 @@ PAIRS: Mapping[str, Pair] = {
         sequences,
         ("LGSSM(marginal=False)", "pyro.infer.autoguide.AutoNormal", ""),
         {"Mean-field variational Kalman smoother": "ELBO()"},
+        NO_CLOSED_KL,
         builds_itself=False,
     ),
     "lgssm-mean-field": with_sequences(

@@ -60,7 +60,7 @@ class PriorBelow(Guide):
 
     @property
     def per_datum(self) -> Callable[..., "PriorBelow"]:
-        """Makes, of x and the program's further arguments, a guide whose upper levels are those of `guide.per_datum`."""
+        """Makes, of the arguments of a call, a guide whose upper levels are those of `guide.per_datum`."""
         upper = self.guide.per_datum
         return lambda *args, **kwargs: PriorBelow(upper(*args, **kwargs), sites=[*self.below], model=self.model)
 

@@ -167,4 +167,4 @@ def test_nan_among_the_observed_is_named_as_such():
     model = WithMask(inner, SelfMasking(DATA))
     guide = guides.PriorBelow(guides.Amortized(inner, hidden=(4,)), sites=["x_missing"], model=model)
     with pytest.raises(ValueError, match="site 'x': the value is NaN in rows 0"):
-        ELBO()(model, guide)(torch.where(X == X[0, 0], torch.nan, X), MASK)
+        ELBO()(model, guide)(torch.where(X[0, 0] == X, torch.nan, X), MASK)
