@@ -71,6 +71,14 @@ class Factorised(Guide):
         """The parts in words."""
         return f"Factorised({spoken_parts(self._order)})"
 
+    @property
+    def classifier(self) -> Callable:
+        """q(y | x) of the part that states it, for `SemiSupervised`."""
+        part = next((part for part in self._order if hasattr(part, "classifier")), None)
+        if part is None:
+            raise AttributeError("no part has a classifier")
+        return part.classifier
+
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         for part in self._order:
             if isinstance(part, AutoGuide) and part.prototype_trace is None:

@@ -115,6 +115,6 @@ class HierarchyGuide(Guide):
         with pyro.plate("data", len(x)):
             return self.draw(seen, {})
 
-    def per_datum(self, x: Tensor) -> PerDatumLevels:
+    def per_datum(self, x: Tensor, *args: Any, **kwargs: Any) -> PerDatumLevels:
         """A guide of the same family with parameters of its own for each row of x, started at this guide's."""
         return PerDatumLevels(self, len(x))

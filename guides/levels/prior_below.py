@@ -1,14 +1,13 @@
 """A guide's upper levels alone, the lower ones being drawn from the model: the bound L^{>k}."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from guides.guide import Guide
 from zoo.parts.given.row_numbers import keywords_of, takes_index
+from zoo.parts.one_program import Hiding
 
 
 class PriorBelow(Guide):
@@ -59,12 +58,23 @@ class PriorBelow(Guide):
         """True if the guide has parameters for each row of the data, and asks for `index`."""
         return takes_index(self.guide)
 
+    @property
+    def per_datum(self) -> Callable[..., "PriorBelow"]:
+        """Makes, of the arguments of a call, a guide whose upper levels are those of `guide.per_datum`."""
+        upper = self.guide.per_datum
+        return lambda *args, **kwargs: PriorBelow(upper(*args, **kwargs), sites=[*self.below], model=self.model)
+
+    @property
+    def classifier(self) -> Callable:
+        """q(y | x) of the guide, for `SemiSupervised`."""
+        return self.guide.classifier
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples the sites; returns site -> draw."""
-        with _Hiding(lambda name: name in self.below) as inferred:
+        with Hiding(lambda name: name in self.below) as inferred:
             _program(self.guide)(x, *args, **keywords_of(self.guide, kwargs))
         upper = {name: value for name, value in inferred.values.items() if name not in self.below}
-        with _Hiding(lambda name: name not in self.below, upper) as generated:
+        with Hiding(lambda name: name not in self.below, upper) as generated:
             _program(self.model)(x, *args, **keywords_of(self.model, kwargs))
         if missing := self.below - generated.values.keys():
             raise ValueError(f"PriorBelow: the model samples no site {sorted(missing)}, but {sorted(generated.values)}")
@@ -78,41 +88,6 @@ def _lowest(guide: Any, model: Any, k: Any) -> Collection[str]:
         least = "sites=, as the guide states no levels" if not layers else f"a number of levels, 0 to {len(layers) - 1}"
         raise ValueError(f"k: expected {least}, got {k!r}")
     return [site for layer in layers[:k] for site in layer]
-
-
-SUFFIX = " (hidden)"
-
-
-class _Hiding(Messenger):
-    """Renames sites, and takes them out of every score, so that handlers outside see no site of the name.
-
-    Args:
-        hides: tells for a site's name.
-        given: values for sites; the sites that are not hidden are then marked as drawn from the model.
-    """
-
-    # `poutine.block` would keep these sites from the plate of particles outside too: all particles would share one draw
-    def __init__(self, hides: Callable[[str], bool], given: Mapping[str, Tensor] | None = None) -> None:
-        super().__init__()
-        self.hides, self.given = hides, given
-        self.values: dict[str, Tensor] = {}
-
-    def _pyro_sample(self, msg: Any) -> None:
-        name = msg["name"]
-        if site_is_subsample(msg):
-            # the second program opens the plate of the first again, and only one of the two may be seen
-            msg["stop"] = self.given is not None
-        elif self.hides(name):
-            if self.given is not None and name in self.given:
-                msg["value"], msg["done"] = self.given[name], True
-            msg["name"], msg["mask"] = f"{name}{SUFFIX}", False
-            msg["infer"] = {**msg["infer"], "_deterministic": True, "is_auxiliary": True}
-        elif self.given is not None:
-            msg["infer"] = {**msg["infer"], "from_model": True}
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if not site_is_subsample(msg):
-            self.values[msg["name"].removesuffix(SUFFIX)] = msg["value"]
 
 
 def _program(fn: Any) -> Callable:

@@ -251,3 +251,10 @@ def test_a_model_that_states_a_size_and_takes_no_condition_is_refused():
 
     with pytest.raises(ValueError, match="Deaf: states condition_dim = 3, but its program has no argument y or c"):
         guides.Amortized(Deaf())
+
+
+def test_gaps_of_a_hierarchy_with_a_condition_and_missing_entries():
+    model = Hierarchical(4, (3, 2), hidden=((5,), (5,)), likelihood=Normal, condition_dim=2)
+    x, y = torch.randn(3, 4), torch.tensor([0, 1, 1])
+    guide = guides.Ladder(model, hidden=((5,), (5,)), flags=True)
+    assert gaps(model, guide, x, x < 0.5, y, steps=2, num_particles=30, seed=0).amortization.shape == (3,)

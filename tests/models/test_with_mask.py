@@ -6,8 +6,8 @@ from pyro import distributions as dist
 from torch import nn
 
 import guides
-from zoo import PPCA, VAE, Hierarchical, WithMask
-from zoo.infer import ELBO, IWELBO, fit, impute, log_likelihood, terms
+from zoo import M2, PPCA, VAE, Hierarchical, WithMask
+from zoo.infer import ELBO, IWELBO, SemiSupervised, fit, gaps, impute, log_likelihood, terms
 from zoo.parts.conditionals import Bernoulli, Normal, SelfMasking
 from zoo.parts.networks import WithHead
 
@@ -134,3 +134,37 @@ def test_row_numbers_reach_the_guide_inside_and_no_other():
         fit(ELBO()(model, below), (x, x < 0.5), epochs=1, batch_size=4, progress=False)
         terms(model, below, x, x < 0.5, index=torch.arange(6))
         terms(model, guides.Factorised(below), x, x < 0.5, index=torch.arange(6))
+
+
+def test_semi_supervised_beside_a_model_of_the_mask():
+    inner = M2(3, 2, num_classes=2, hidden=(4,), likelihood=Normal, condition_dim=2)
+    model = WithMask(inner, SelfMasking(3))
+    guide = guides.PriorBelow(guides.Labelled(inner, hidden=(4,), flags=True), sites=["x_missing"], model=model)
+    x, y, c = torch.randn(4, 3), torch.tensor([0, -1, 1, -1]), torch.tensor([0, 0, 1, 1])
+    loss = SemiSupervised(ELBO(2), alpha=0.5)(model, guide)
+    torch.manual_seed(0)
+    by_position = loss(x, y, x < 0.5, c)
+    torch.manual_seed(0)
+    assert loss(x, y=y, mask=x < 0.5, c=c) == by_position
+    log_q = guide.classifier(x[[0, 2]], mask=(x < 0.5)[[0, 2]], c=c[[0, 2]]).log_prob(y[[0, 2]]).sum()
+    torch.manual_seed(0)
+    without = SemiSupervised(ELBO(2), alpha=0.0)(model, guide)(x, y, x < 0.5, c)
+    torch.testing.assert_close(without - by_position, 0.5 * log_q)
+
+
+def test_gaps_beside_a_model_of_the_mask():
+    inner = VAE(3, 2, (6,), likelihood=Normal)
+    model, x = WithMask(inner, SelfMasking(3)), torch.randn(4, 3)
+    guide = guides.PriorBelow(guides.Amortized(inner, hidden=(6,)), sites=["x_missing"], model=model)
+    found = gaps(model, guide, x, x < 0.5, steps=20, num_particles=200, seed=0)
+    assert found.amortization.mean() > 0
+    with pytest.raises(ValueError, match=r"gaps: PriorBelow offers no per_datum\(x\)"):
+        gaps(model, guides.PriorBelow(guides.Exact(PPCA(3, 2)), sites=["x_missing"], model=model), x, x < 0.5)
+
+
+def test_nan_among_the_observed_is_named_as_such():
+    inner = VAE(DATA, 1, (4,), likelihood=Normal)
+    model = WithMask(inner, SelfMasking(DATA))
+    guide = guides.PriorBelow(guides.Amortized(inner, hidden=(4,)), sites=["x_missing"], model=model)
+    with pytest.raises(ValueError, match="site 'x': the value is NaN in rows 0"):
+        ELBO()(model, guide)(torch.where(X[0, 0] == X, torch.nan, X), MASK)

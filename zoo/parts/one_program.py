@@ -1,10 +1,14 @@
-"""Several programs run as one: guides side by side."""
+"""Several programs run as one: guides side by side, a guide above a model."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+
+SUFFIX = " (hidden)"
 
 
 class OneProgram(Messenger):
@@ -43,6 +47,38 @@ class OneProgram(Messenger):
             self.plates.setdefault(msg["name"], (msg["fn"].size, msg["value"]))
         elif msg["type"] == "sample":
             self.values[msg["name"]] = msg["value"]
+
+
+class Hiding(Messenger):
+    """Renames sites, and takes them out of every score, so that handlers outside see no site of the name.
+
+    Args:
+        hides: tells for a site's name.
+        given: values for sites; the sites that are not hidden are then marked as drawn from the model.
+    """
+
+    # `poutine.block` would keep these sites from the plate of particles outside too: all particles would share one draw
+    def __init__(self, hides: Callable[[str], bool], given: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.hides, self.given = hides, given
+        self.values: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if site_is_subsample(msg):
+            # the second program opens the plate of the first again, and only one of the two may be seen
+            msg["stop"] = self.given is not None
+        elif self.hides(name):
+            if self.given is not None and name in self.given:
+                msg["value"], msg["done"] = self.given[name], True
+            msg["name"], msg["mask"] = f"{name}{SUFFIX}", False
+            msg["infer"] = {**msg["infer"], "_deterministic": True, "is_auxiliary": True}
+        elif self.given is not None:
+            msg["infer"] = {**msg["infer"], "from_model": True}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg):
+            self.values[msg["name"].removesuffix(SUFFIX)] = msg["value"]
 
 
 def spoken_parts(parts: Any) -> str:

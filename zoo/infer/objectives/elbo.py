@@ -13,7 +13,8 @@ class ELBO(Objective):
     Args:
         num_particles: K >= 1.
         analytic_kl: closed-form KL for each latent site, in place of log q - log p at the sample. Refused, with the
-            site's name, where there is no closed form and where the guide's order makes it wrong (bottom-up guides).
+            site's name, where there is no closed form (of a latent, say, that an autoguide maps onto its support), and
+            where the guide's order makes it wrong (bottom-up guides).
         sticking: sticking the landing (Roeder et al. 2017). The gradient leaves out the score of log q, whose
             expectation is zero, and its variance vanishes as q comes to the posterior. Parameters that the guide shares
             with the model keep their score, which cancels against the model's. `IWELBO` has no such option: for

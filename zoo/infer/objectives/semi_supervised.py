@@ -153,13 +153,18 @@ class SemiSupervised(Objective):
 
     def _names(self, guide: Any) -> list[str]:
         """The arguments of a guide; of one that binds them by its model's names, those of the model."""
-        found = []
-        for program in (guide, getattr(guide, "model", guide)):
-            parameters = inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters
-            found = [*parameters]
-            if self.label in found or "args" not in found:
+        program, found = guide, _parameters(guide)
+        # a model around another, such as `WithMask`, takes the arguments of that one
+        while self.label not in found and "args" in found:
+            inside = getattr(program, "inner", getattr(program, "model", None))
+            if inside is None:
                 break
+            program, found = inside, _parameters(inside)
         return found
+
+
+def _parameters(program: Any) -> list[str]:
+    return [*inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters]
 
 
 def _without(y: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:

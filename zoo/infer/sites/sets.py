@@ -234,7 +234,8 @@ def from_model(scored: dict[str, Any], drawn: dict[str, Any]) -> frozenset[str]:
         # compared in float64, within a thousand units of the rounding in which the densities were computed
         p, q = (site["fn"].log_prob(site["value"]).double() for site in (scored[name], drawn[name]))
         rounding = 1e3 * torch.finfo(scored[name]["fn"].log_prob(scored[name]["value"]).dtype).eps
-        if not torch.allclose(q, p, rtol=rounding, atol=rounding):
+        # NaN in both comes of NaN in the data, which each run refuses by its own name
+        if not torch.allclose(q, p, rtol=rounding, atol=rounding, equal_nan=True):
             raise ValueError(
                 f"site {name!r}: marked from_model, but it is drawn from another density than the model's own: log q "
                 f"and log p differ by up to {(q - p).abs().max().item():.3g} nats ({name_of(drawn[name]['fn'])} and "
