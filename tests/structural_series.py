@@ -4,12 +4,10 @@ The tests of `summary` compare them, and `tools/structural_figures.py` writes th
 """
 
 import math
-import os
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 import statsmodels.api as sm
 import torch
 from pyro.distributions import constraints
@@ -31,9 +29,6 @@ def positive(**starts):
 
 
 def values_of(name, transform=lambda x: x):
-    # those that come with the package need no file
-    if name not in ("nile", "air_passengers") and "ZOO_DATA" not in os.environ:
-        pytest.skip(f"{name} is looked for in $ZOO_DATA")
     return transform(load(name).train.values.double())
 
 

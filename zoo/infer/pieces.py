@@ -134,15 +134,19 @@ def weighted_draws(
     *,
     num_particles: int,
     sites: Sequence[str],
+    joint: bool = False,
     max_bytes: int = MAX_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """The guide's draws, entries of the sites side by side, `(K, N, d)`, and their log weights `(K, N)`; on the CPU.
 
     Sites that the guide marks to be summed out are drawn, so that a draw of z is one of q(z | x) = sum_y q(y, z | x).
+    With `joint` the latents of all data are one vector, `(K, 1, d)`.
 
     Raises:
         ValueError: the guide does not sample one of the sites.
     """
+    if joint:
+        return _joint_draws((model, guide, x, args, kwargs), num_particles, sites, max_bytes)
     latents: list[list[Tensor]] = []
     weights: list[list[Tensor]] = []
     last = None
@@ -160,24 +164,10 @@ def weighted_draws(
     return torch.cat([torch.cat(p) for p in latents], 1), torch.cat([torch.cat(p) for p in weights], 1)
 
 
-def joint_draws(
-    model: Callable,
-    guide: Callable,
-    x: Tensor,
-    args: tuple,
-    kwargs: dict[str, Any],
-    *,
-    num_particles: int,
-    sites: Sequence[str],
-    max_bytes: int = MAX_BYTES,
-) -> tuple[Tensor, Tensor]:
-    """The guide's draws of all latents of all data as one vector, `(K, 1, d)`, and their log weights `(K, 1)`.
-
-    For latents outside the batch plate, which all data share: the data are not cut, only the particles.
-
-    Raises:
-        ValueError: the guide does not sample one of the sites.
-    """
+def _joint_draws(call: tuple[Callable, Callable, Tensor, tuple, dict[str, Any]], num_particles: int,
+                 sites: Sequence[str], max_bytes: int) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`weighted_draws` of latents outside the batch plate, which all data share: the particles alone are cut."""
+    model, guide, x, args, kwargs = call
     kwargs = with_index(guide, x, kwargs)
 
     def drawn(now: int) -> Terms:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from zoo.infer.pieces import joint_draws, weighted_draws, with_index
+from zoo.infer.pieces import weighted_draws, with_index
 from zoo.infer.reference.compare import model_of
 from zoo.infer.reference.fingerprint import check_fingerprint
 from zoo.infer.reference.inference_data import InferenceData
@@ -78,12 +78,7 @@ def plot_overlay(
     titles = ["all data"] if found[0].joint and titles is None else titles
     shown = [_Shown(reference, [_place(reference, name) for name in names]) for reference in found]
     with held(model, guide), seeded(seed):
-        sites = list(found[0].sites)
-        if found[0].joint:
-            latents, _ = joint_draws(model, guide, x, args, kwargs, num_particles=num_draws, sites=sites)
-        else:
-            latents = _guide_draws(model, guide, (x, *args), kwargs, sites, rows, num_draws)
-        latents = latents[..., pair]
+        latents = _guide_draws(model, guide, (x, *args), kwargs, found[0], rows, num_draws)[..., pair]
 
     columns = min(columns, len(rows))
     lines = math.ceil(len(rows) / columns)
@@ -209,19 +204,22 @@ def _guide_draws(
     guide: Callable,
     inputs: tuple,
     kwargs: dict[str, Any],
-    sites: list[str],
+    like: Reference,
     rows: list[int],
     num_draws: int,
 ) -> Tensor:
-    """Draws of the guide for some rows of the data, `(num_draws, len(rows), d)`, on the CPU."""
+    """Draws of the guide at a reference's sites for some rows of the data, `(num_draws, len(rows), d)`, on the CPU."""
     x, *args = inputs
+    wanted: dict[str, Any] = {"num_particles": num_draws, "sites": list(like.sites)}
+    if like.joint:
+        return weighted_draws(model, guide, x, tuple(args), kwargs, joint=True, **wanted)[0]
     index = torch.as_tensor(rows, device=x.device)
     named = with_index(guide, x, kwargs)
     # An autoguide holds parameters for all rows, in order, and cannot be run for some of them.
     whole = has_autoguide(guide)
     if not whole:
         (x, *args), named = batch_rows(x, tuple(args), named, index)
-    latents, _ = weighted_draws(model, guide, x, tuple(args), named, num_particles=num_draws, sites=sites)
+    latents, _ = weighted_draws(model, guide, x, tuple(args), named, **wanted)
     return latents[:, index.cpu()] if whole else latents
 
 

@@ -11,13 +11,7 @@ from zoo.parts.conditionals import MADE, PixelCNN
 from zoo.parts.conditionals.autoregressive import pixel_cnn
 from zoo.parts.distributions.autoregressive import draw_level, scaled
 
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.double)
-    yield
-    torch.set_default_dtype(torch.float)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def networks(levels, in_features=0):

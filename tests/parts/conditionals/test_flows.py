@@ -7,6 +7,8 @@ from torch.autograd.functional import jacobian
 from zoo.parts.conditionals import FlowPrior, Logit, MAFPrior, SplinePrior
 from zoo.parts.distributions import UnitNormal
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 D = 4
 FLOWS = {
     "couplings": lambda: FlowPrior(D, num_flows=3, hidden=(7,)),
@@ -14,14 +16,6 @@ FLOWS = {
     "maf": lambda: MAFPrior(D, num_flows=3, hidden=(7,)),
     "maf, one feature": lambda: MAFPrior(1, num_flows=2, hidden=(3,)),
 }
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.double)
-    yield
-    torch.set_default_dtype(torch.float)
 
 
 def moved(make):

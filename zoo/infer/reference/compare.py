@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from zoo.infer.pieces import MAX_BYTES, joint_draws, weighted_draws
+from zoo.infer.pieces import MAX_BYTES, weighted_draws
 from zoo.infer.reference.fingerprint import check_fingerprint
 from zoo.infer.reference.inference_data import InferenceData, pareto_k
 from zoo.infer.reference.judged import DrawsReference
@@ -195,9 +195,10 @@ def compare(
         raise ValueError(f"compare: the reference holds {len(reference.mean)} data, x has {len(x)}")
     check_fingerprint(reference.fingerprint, model, x, args, kwargs, "compare")
     with held(model, guide), seeded(seed):
-        latents, weights = (joint_draws if reference.joint else weighted_draws)(
-            model, guide, x, args, kwargs, num_particles=num_particles, sites=list(reference.sites), max_bytes=max_bytes
-        )
+        latents, weights = weighted_draws(
+            model, guide, x, args, kwargs, num_particles=num_particles, sites=list(reference.sites),
+            joint=reference.joint, max_bytes=max_bytes,
+        )  # fmt: skip
         if latents.shape[-1] != reference.mean.shape[-1]:
             raise ValueError(
                 f"compare: the reference has {reference.mean.shape[-1]} coordinates {reference.coordinates[:6]}, the "
