@@ -8,25 +8,23 @@ import os
 import platform
 import shlex
 import sys
-import time
 from pathlib import Path
 
 import pyro
 import torch
 from cells import RESULTS
 from rows import ROWS
-from rows.place import Place, cache
+from rows.place import Place
 from rows.row import Row
+from rows.scored import scored
 
 from zoo import load_pair
-from zoo.infer import log_likelihood
-from zoo.infer.evaluation.likelihood import standard_error
 
-SEED, IMAGES = 123, 200
+SEED = 123
 
 
 def main(name: str, row: str, num_particles: int, resume: bool, results: Path) -> None:
-    """Scores the test images of a row, `IMAGES` at a time, and records their mean."""
+    """Scores the test images of a row and records their mean."""
     torch.set_num_threads(1)
     trained = next(r for r in ROWS if r.name == row)
     place = Place(trained, results)
@@ -34,31 +32,17 @@ def main(name: str, row: str, num_particles: int, resume: bool, results: Path) -
         raise SystemExit(f"{row}: not trained yet; python tools/runs.py --run --only {row}")
     model, guide = load_pair(place.folder)
     x = trained.data().test
-    partial = cache() / name / "pieces.pt"
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    pieces = torch.load(partial) if resume and partial.exists() else {"log_p": [], "error": [], "seconds": 0.0}
-    for index, images in enumerate(x.split(IMAGES)):
-        if index < len(pieces["log_p"]):
-            continue
-        began = time.process_time()
-        found = log_likelihood(model, guide, images, num_particles=num_particles, seed=SEED + index)
-        pieces["log_p"].append(found.per_datum)
-        pieces["error"].append(found.per_datum_error)
-        pieces["seconds"] += time.process_time() - began
-        saved = partial.with_suffix(".new")
-        torch.save(pieces, saved)
-        saved.replace(partial)
-    log_p, error = (torch.cat(pieces[which]) for which in ("log_p", "error"))
+    found, minutes = scored(model, guide, x, num_particles=num_particles, seed=SEED, resume=resume)
     place.record = results / f"{name}.json"
     place.save({
         "name": name,
         "of": row,
         "num_particles": num_particles,
-        "log_p": log_p.mean().item(),
-        "error": standard_error(log_p),
-        "monte_carlo_error": (error.square().sum().sqrt() / len(error)).item(),
-        "num_test": len(log_p),
-        "cpu_minutes": pieces["seconds"] / 60,
+        "log_p": found.mean,
+        "error": found.standard_error,
+        "monte_carlo_error": found.monte_carlo_error,
+        "num_test": len(found.per_datum),
+        "cpu_minutes": minutes,
         "command": shlex.join(["python", *sys.argv]),
         "seed": SEED,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__},

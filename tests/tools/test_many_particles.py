@@ -11,6 +11,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tools"), str(Path(__f
 
 import hierarchy_tables  # noqa: E402
 import many_particles  # noqa: E402
+import rows.scored  # noqa: E402
 import tiny_rows  # noqa: E402
 from rows.place import Place  # noqa: E402
 
@@ -25,7 +26,7 @@ def trained(tmp_path, monkeypatch):
     """An untrained pair in the folder of a row whose record says that it is done; gives the folder of records."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(many_particles, "ROWS", [tiny_rows.ROW])
-    monkeypatch.setattr(many_particles, "IMAGES", 20)
+    monkeypatch.setattr(rows.scored, "IMAGES", 20)
     place = Place(tiny_rows.ROW, tmp_path / "results")
     torch.manual_seed(0)
     loss = tiny_rows.build(tiny_rows.data())
@@ -46,10 +47,10 @@ def test_pieces_that_are_there_are_not_scored_again(trained, monkeypatch):
 
         return score
 
-    monkeypatch.setattr(many_particles, "log_likelihood", stops_at(2))
+    monkeypatch.setattr(rows.scored, "log_likelihood", stops_at(2))
     with pytest.raises(KeyboardInterrupt):
         many_particles.main(NAME, "tiny-vae", K, True, trained)
-    monkeypatch.setattr(many_particles, "log_likelihood", stops_at(9))
+    monkeypatch.setattr(rows.scored, "log_likelihood", stops_at(9))
     many_particles.main(NAME, "tiny-vae", K, True, trained)
     assert scored == [20, 20, 10]
     record = json.loads((trained / f"{NAME}.json").read_text())
@@ -62,6 +63,25 @@ def test_pieces_that_are_there_are_not_scored_again(trained, monkeypatch):
     assert (record["of"], record["num_particles"], record["num_test"]) == ("tiny-vae", K, 50)
     assert hierarchy_tables.sharper(record) == f", {record['log_p']:,.2f} (L_30)"
     assert hierarchy_tables.sharper(None) == ""
+
+
+@pytest.mark.parametrize("change", ["pair", "images", "particles", "seed", "afresh"])
+def test_the_pieces_of_another_evaluation_are_left_alone(trained, change):
+    model, guide = zoo.load_pair(Place(tiny_rows.ROW, trained).folder)
+    x, options = tiny_rows.data().test, {"num_particles": K, "seed": 1}
+    found, _ = rows.scored.scored(model, guide, x, **options)
+    if change == "pair":
+        next(guide.parameters()).data += 1
+    elif change == "images":
+        x = 1 - x
+    else:
+        options |= {"particles": {"num_particles": 2 * K}, "seed": {"seed": 2}, "afresh": {"resume": False}}[change]
+    again, minutes = rows.scored.scored(model, guide, x, **options)
+    assert torch.equal(again.per_datum, found.per_datum) == (change == "afresh")
+    assert minutes > 0
+    kept, same = rows.scored.scored(model, guide, x, **options | {"resume": True})
+    assert torch.equal(kept.per_datum, again.per_datum)
+    assert (same, str(kept)) == (minutes, str(again))
 
 
 def test_a_row_that_is_not_trained_is_named(trained):
