@@ -217,7 +217,7 @@ def data(size: Size) -> Tensor:
 
 def without_sharing(size: Size) -> None:
     # The handler then answers nothing, and every marked call is a call.
-    Once._process_message = lambda *_: None  # type: ignore[method-assign]
+    Once.answer = lambda _, fn, args, kwargs: fn(*args, **kwargs)  # type: ignore[method-assign]
     train(zoo_loss(size), data(size))
 
 

@@ -45,6 +45,7 @@ class PrecisionWeighted(Family):
     def density(self, parameters: Tensor, prior: Any) -> DiagonalNormal:
         loc, log_scale = parameters.chunk(2, -1)
         # log precisions: their difference gives the weight, and nothing overflows however sure one of the two is
-        own, given = -2 * log_scale, -prior.variance.log()
+        own = -2 * log_scale
+        given = -2 * prior.log_scale if isinstance(prior, DiagonalNormal) else -prior.variance.log()
         mean = torch.lerp(*torch.broadcast_tensors(prior.mean, loc, torch.sigmoid(own - given)))
         return DiagonalNormal(mean, log_scale=-0.5 * torch.logaddexp(own, given))

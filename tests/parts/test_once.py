@@ -70,7 +70,7 @@ def value_and_gradients(objective, model, guide):
 def test_an_evaluation_runs_the_network_once_and_changes_no_number(pair, objective, monkeypatch):
     shared = value_and_gradients(objective, *pair)
     assert pair[0].calls == 1
-    monkeypatch.setattr(Once, "_process_message", lambda *_: None)
+    monkeypatch.setattr(Once, "answer", lambda _, fn, args, kwargs: fn(*args, **kwargs))
     torch.testing.assert_close(value_and_gradients(objective, *pair), shared)
     assert pair[0].calls == 3
 

@@ -155,7 +155,7 @@ def test_sharing_changes_neither_value_nor_gradient(name, make, monkeypatch):
     found = []
     for sharing in (True, False):
         if not sharing:
-            monkeypatch.setattr(Once, "_process_message", lambda *_: None)
+            monkeypatch.setattr(Once, "answer", lambda _, fn, args, kwargs: fn(*args, **kwargs))
         torch.manual_seed(1)
         value = loss(x)
         found.append([value, *torch.autograd.grad(value, [*loss.parameters()])])
