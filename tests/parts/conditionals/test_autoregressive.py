@@ -1,12 +1,14 @@
 """PixelCNN and MADE: causality, normalisation, draws that keep what they know, broadcasting, and refusals."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from scipy.stats import chi2
 from torch.autograd.functional import jacobian
 
+from zoo import Density
 from zoo.parts.conditionals import MADE, PixelCNN
 from zoo.parts.conditionals.autoregressive import pixel_cnn
 from zoo.parts.distributions.autoregressive import draw_level, scaled
@@ -155,3 +157,15 @@ def test_bad_arguments_are_refused_by_name(make, message):
 def test_a_vector_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"PixelCNN: expected vectors \(..., 6\), got a value of shape \(3, 1\)"):
         networks(2)[0]().log_prob(torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("make", [partial(PixelCNN, shape=(2, 3), channels=4, layers=1), partial(MADE, hidden=(6,))])
+@pytest.mark.parametrize(("size", "given"), [(0, 3), (3, 0), (3, 2)])
+def test_features_of_another_size_are_refused_by_name(make, size, given):
+    """A network without features would leave them out without a word."""
+    network = make(size, 6)
+    with pytest.raises(ValueError, match=rf"{type(network).__name__} was built with in_features = {size}, and was"):
+        network(*([torch.zeros(5, given)] if given else []))
+    if not size:
+        with pytest.raises(ValueError, match="in_features = 0, and was given 3 features"):
+            Density(6, network, condition_dim=3)

@@ -17,12 +17,14 @@ class AutoregressiveNetwork(Protocol):
     Attributes:
         data_dim: length of a vector.
         levels: number of levels of an entry.
+        in_features: size of h; 0: the network takes none.
         rows_at_once: vectors whose intermediate results take about as much memory as may be held.
         like: a parameter, for dtype and device.
     """
 
     data_dim: int
     levels: int
+    in_features: int
 
     @property
     def rows_at_once(self) -> int: ...
@@ -49,9 +51,16 @@ class Autoregressive(VectorDistribution):
         network: gives logits and draws.
         h: features `(..., in_features)`, or None.
         batch_shape: shape of the batch; None: that of h.
+
+    Raises:
+        ValueError: h of another size than the network's, h for a network without, or none for one that needs it.
     """
 
     def __init__(self, network: AutoregressiveNetwork, h: Tensor | None, batch_shape: torch.Size | None = None) -> None:
+        size = 0 if h is None else h.shape[-1]
+        if size != network.in_features:
+            raise ValueError(f"{type(network).__name__} was built with in_features = {int(network.in_features)}, and "
+                             f"was given {f'{size} features' if size else 'none'}")  # fmt: skip
         self.network, self.h = network, h
         own = torch.Size() if h is None else h.shape[:-1]
         super().__init__(own if batch_shape is None else batch_shape, network.data_dim)

@@ -47,7 +47,8 @@ class MADE(Recorded, nn.Module):
         # narrower layers leave some outputs without an input; Pyro's own error names no argument
         if not found or min(found) < data_dim:
             raise ValueError(f"hidden: MADE expects widths >= data_dim = {int(data_dim)}, got {found}")
-        self.data_dim, self.levels, self.support = data_dim, levels, levels_support(levels)
+        self.in_features, self.data_dim, self.levels = in_features, data_dim, levels
+        self.support = levels_support(levels)
         self.outputs, order = 1 if levels == 2 else levels, torch.arange(data_dim)
         shape = {"hidden_dims": list(found), "param_dims": [self.outputs], "permutation": order}
         self.network = (

@@ -117,7 +117,7 @@ class PixelCNN(Recorded, nn.Module):
         check_counts(3, kernel=kernel)
         if kernel % 2 == 0:
             raise ValueError(f"kernel: expected an odd width, so that a pixel stands in the middle, got {kernel}")
-        self.support = levels_support(levels)
+        self.in_features, self.support = in_features, levels_support(levels)
         reach, self.outputs = kernel // 2, 1 if levels == 2 else levels
         sizes = pairwise((1, *[channels] * layers))
         self.layers = nn.ModuleList(
