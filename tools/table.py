@@ -4,11 +4,13 @@ make table
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from calibration_tables import calibrated_sentence, calibration_table
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
+from deck import blocks
 from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
 from label_tables import label_pictures, labels_table
 from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
@@ -79,11 +81,15 @@ def fitting(head: list[str], row: list[str], systems: list[str]) -> list[list[st
     return [line for cell in cells if len(markdown(head, [line := [*row, cell]]).splitlines()[-1]) <= WIDTH]
 
 
-def pairs_table() -> str:
-    """A row for each system of the literature that is a pair of the registry with an objective."""
+def pairs_table(names: Sequence[str] | None = None) -> str:
+    """A row for each system of the literature that is a pair of the registry with an objective.
+
+    Args:
+        names: of rows of the registry; None: all.
+    """
     pairs, objectives = registry()
     rows = []
-    for pair in pairs.values():
+    for pair in (pairs.values() if names is None else [pairs[name] for name in names]):
         refused, evaluated = (
             ", ".join(f"`{word}`" for word in objectives if word in words)
             for words in (pair.refused - pair.evaluated, pair.evaluated)
@@ -269,6 +275,7 @@ def hidden_markov_speed_table(folder: Path = RESULTS) -> str:
 PAGES = {
     "README.md": {"systems": systems_table},
     "docs/pairs.md": {"pairs": pairs_table},
+    "docs/deck.md": blocks(pairs_table),
     "docs/results.md": {
         "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
         "hierarchy-pictures": hierarchy_pictures, "codes": codes_table, "labels": labels_table,

@@ -1,9 +1,13 @@
 """Data as people have them: each form of one array gives the numbers of the tensor, at every entry point."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 import guides
@@ -257,6 +261,34 @@ def test_a_gradient_goes_through_the_door():
     x = X.double().requires_grad_()
     gaussian().log_prob(x).sum().backward()
     assert x.grad.shape == x.shape
+
+
+def wrapped(kind, model):
+    """A program that runs the model and is none of its attributes."""
+    if kind == "handler":
+        return poutine.block(model, hide=["nothing"])
+    if kind == "handlers":
+        return poutine.mask(poutine.block(model.forward, hide=["nothing"]), mask=True)
+    if kind == "handler's class":
+        return poutine.messenger.Messenger()(model)
+    return functools.partial(model) if kind == "partial" else AutoNormal(model).model
+
+
+@pytest.mark.parametrize("kind", ["handler", "handlers", "handler's class", "partial", "autoguide's"])
+def test_programs_within_handlers_take_every_form(kind):
+    model, guide = gaussian(), guides.Exact(gaussian())
+    program, mask = wrapped(kind, model), np.ones((12, 4), bool)
+    plain = log_likelihood(model, guide, X, mask=mask, **DRAWS)
+    data = ARRAY if kind == "partial" else ARRAY.astype(np.float64)
+    assert torch.equal(log_likelihood(program, guide, data, mask=mask, **DRAWS).per_datum, plain.per_datum)
+
+
+def test_an_autoguide_is_compared_under_the_model_that_it_wraps():
+    model = gaussian()
+    guide = AutoNormal(model)
+    terms(model, guide, X)
+    found, given = (compare(guide, exact_reference(model, X), ARRAY, seed=0, **more) for more in ({}, {"model": model}))
+    assert str(found) == str(given)
 
 
 # --- several arguments, labels, masks ---------------------------------------------------------------------------------

@@ -41,6 +41,24 @@ def test_every_row_freezes_its_model_and_trains_its_guide(monkeypatch):
         assert torch.isfinite(loss(splits.train)), row.name
     figures = row.evaluate(loss.model, loss.guide, splits)
     assert set(figures["p_values"]) == {"z[0]", "z[1]", "log p(x | z)", "distance"}
+    assert {row["verdict"] for row in figures["check"]["rows"]} <= {"good", "fair", "bad"}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ppca-exact", "exact"), ("vae", "HMC")])
+def test_a_guide_is_held_against_the_first_reference_that_serves(name, kind, monkeypatch):
+    monkeypatch.setattr(calibration, "HMC_SECONDS", 600)
+    model, guide, x = calibration.registered(name)
+    found = calibration.checked(model, guide, x)
+    assert found["kind"] == kind
+    assert len(found["rows"]) == 1
+    if kind == "exact":
+        assert found["rows"][0]["verdict"] == "good"
+
+
+@pytest.mark.parametrize(("name", "seconds", "words"), [("hmm", 600, "no continuous latent"), ("biva", 0.01, "budget")])
+def test_a_model_without_a_reference_says_why(name, seconds, words, monkeypatch):
+    monkeypatch.setattr(calibration, "HMC_SECONDS", seconds)
+    assert words in calibration.checked(*calibration.registered(name))["refused"]
 
 
 def test_table_has_verdicts_and_the_recipe_comes_last(tmp_path):

@@ -77,7 +77,6 @@ def test_means_are_those_of_the_program():
 
 @needs_files
 def test_pictures_are_made_of_the_rows_that_are_here(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", ["hierarchy_pictures.py", "--results", str(tmp_path / "results"), "--out",
                                       str(tmp_path / "out"), "--num-images", "20"])  # fmt: skip
     hierarchy_pictures.main()

@@ -41,9 +41,8 @@ def splits():
 
 
 @pytest.fixture
-def first_stage(tmp_path, monkeypatch):
+def first_stage(tmp_path):
     """A small M1 in the place of the trained one: two of its three latents vary with the image."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     torch.manual_seed(0)
     model = zoo.VAE(784, 3, (8,))
     guide = guides.Amortized(model, hidden=(8,))
@@ -231,7 +230,6 @@ def test_analogies_hold_the_style_and_change_the_class(word):
 
 @needs_files
 def test_pictures_are_made_of_the_rows_that_are_here(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     results, out = tmp_path / "results", tmp_path / "out"
     monkeypatch.setattr(
         sys, "argv", ["label_pictures.py", "--results", str(results), "--out", str(out), "--digits", "5"]

@@ -24,7 +24,6 @@ NAME, K = "tiny-vae-L_30", 30
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """An untrained pair in the folder of a row whose record says that it is done; gives the folder of records."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(many_particles, "ROWS", [tiny_rows.ROW])
     monkeypatch.setattr(rows.scored, "IMAGES", 20)
     place = Place(tiny_rows.ROW, tmp_path / "results")

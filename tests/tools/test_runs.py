@@ -34,8 +34,7 @@ TIMES = {"cpu_minutes", "evaluation_cpu_minutes", "wall_minutes", "date"}
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def cache(tmp_path):
     return tmp_path / "cache" / "pyro-latent-zoo" / "runs"
 
 

@@ -250,7 +250,6 @@ def test_sets_are_tabled_with_the_median_of_seeds_and_what_needs_no_model(tmp_pa
 
 @pytest.mark.thorough
 def test_pictures_are_made_of_the_rows_that_are_here(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", ["video_pictures.py", "--results", str(tmp_path / "results"), "--out",
                                       str(tmp_path / "out")])  # fmt: skip
     video_pictures.main()

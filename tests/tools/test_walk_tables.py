@@ -186,7 +186,6 @@ def tiny(tmp_path, monkeypatch):
         for name, value in {"TAU": 12, "AHEAD": 20, "FAR": 24, "PREDICTED": 4}.items():
             monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(walks, "MEMORISED", 12)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "pyro-latent-zoo" / "runs"
 
 

@@ -16,11 +16,23 @@ from torch import Tensor, nn
 import guides
 from rows.row import ROOT, Figures, Row, Script, Splits
 from zoo import VAE
-from zoo.infer import ELBO, IWELBO, Objective, simulation_based_calibration
+from zoo.infer import (
+    ELBO,
+    IWELBO,
+    NotAReference,
+    Objective,
+    compare,
+    exact_reference,
+    grid_reference,
+    hmc_reference,
+    simulation_based_calibration,
+)
 from zoo.infer.calibration.simulate import simulate
 from zoo.parts.aside import streams_kept
 
 NUM_TRAIN, NUM_DATA, NUM_DRAWS, SEED = 50_000, 2000, 99, 0
+#: data that are held against a reference, and seconds that draws of HMC may take
+NUM_CHECKED, HMC_SECONDS = 5, 600
 
 #: pairs of tests/pairs.py, one for each model, or two where two structures are in the literature
 PAIRS = (
@@ -69,12 +81,31 @@ def build(
     return objective()(model, guide)
 
 
+def checked(model: Any, guide: Any, x: Tensor) -> dict[str, Any]:
+    """The guide beside the first reference that serves the model: the exact posterior, a grid, HMC; verdicts by datum.
+
+    Without a reference the reason stands in its place.
+    """
+    for make in (exact_reference, grid_reference, partial(hmc_reference, time_budget=HMC_SECONDS)):
+        try:
+            reference = make(model, x, seed=SEED)
+        except ValueError as refusal:
+            reason = str(refusal)
+            continue
+        except NotAReference as refusal:
+            return {"refused": str(refusal)}
+        found = compare(guide, reference, x, seed=SEED)
+        return {"kind": found.kind, "rows": found.rows()}
+    return {"refused": reason}
+
+
 def evaluate(model: Any, guide: Any, splits: Splits) -> Figures:
-    """The p-value of all quantities together, their own, and the names of those that fail at 1 %."""
+    """The p-value of all quantities together, their own, the names of those that fail at 1 %, and `checked`."""
     like = splits.train[:1]
     found = simulation_based_calibration(model, guide, NUM_DATA, NUM_DRAWS, x_like=like, seed=SEED + 2)
     own = dict(zip(found.names, found.p_values.tolist(), strict=True))
-    return {"p_value": found.p_value, "p_values": own, "failing": found.failing(0.01), "num_data": NUM_DATA}
+    return {"p_value": found.p_value, "p_values": own, "failing": found.failing(0.01), "num_data": NUM_DATA,
+            "check": checked(model, guide, splits.train[:NUM_CHECKED])}  # fmt: skip
 
 
 def row(

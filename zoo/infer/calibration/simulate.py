@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.infer.sites.programs import batch_rows, program
 from zoo.parts.checks import parameter_of
-from zoo.parts.door import entered, wanted_by
+from zoo.parts.door import entered, signature_of, wanted_by
 from zoo.parts.trajectory import StateSpace
 
 __all__ = ["Simulated", "data_like", "simulate"]
@@ -153,7 +153,7 @@ def _with_data(
     model: Callable, data: dict[str, tuple[Tensor, Tensor]], x_like: Tensor, kwargs: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
     """The model's arguments with the drawn values in place of the given ones."""
-    first = next(iter(inspect.signature(getattr(model, "forward", model)).parameters))
+    first = next(iter(signature_of(model).parameters))
     given_as = {first: x_like} | kwargs
     found: dict[str, Tensor] = {}
     for site, (given, value) in data.items():

@@ -4,11 +4,12 @@ import inspect
 import math
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.infer.objectives.objective import Objective, Part
 from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import batch_rows
+from zoo.parts.door import signature_of
 
 
 @runtime_checkable
@@ -164,7 +165,7 @@ class SemiSupervised(Objective):
 
 
 def _parameters(program: Any) -> list[str]:
-    return [*inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters]
+    return [*signature_of(program).parameters]
 
 
 def _without(y: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Part:

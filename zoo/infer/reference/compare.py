@@ -15,7 +15,7 @@ from zoo.infer.reference.inference_data import InferenceData, pareto_k
 from zoo.infer.reference.judged import DrawsReference
 from zoo.infer.reference.reference import Reference, as_reference
 from zoo.parts.aside import held, seeded
-from zoo.parts.door import entered
+from zoo.parts.door import entered, inside
 
 __all__ = ["FAIR", "GOOD", "Comparison", "KnowsItsModel", "Limits", "Verdict", "compare", "model_of"]
 
@@ -233,7 +233,8 @@ def model_of(guide: Callable, model: Callable | None, caller: str) -> Callable:
         return model
     if not isinstance(guide, KnowsItsModel) or not callable(guide.model):
         raise ValueError(f"{caller}: {type(guide).__name__} does not know its model; give model=")
-    return guide.model
+    # an autoguide wraps its model in a handler that starts its latents
+    return inside(guide.model)
 
 
 def _comparison(

@@ -20,6 +20,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from zoo.parts.aside import streams_kept
+from zoo.parts.door import signature_of
 
 __all__ = ["attributes", "check_fingerprint", "fingerprint", "from_attributes"]
 
@@ -99,7 +100,7 @@ def check_fingerprint(
 
 def _named(model: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments by their names in the model, omitted ones at their defaults, without those that are None."""
-    signature = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
+    signature = signature_of(model)
     takes = {p.kind: p.name for p in signature.parameters.values()}
     bound = signature.bind(x, *args, **_taken(signature, kwargs))
     bound.apply_defaults()
@@ -126,7 +127,7 @@ def _stored(model: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> 
     if isinstance(model, nn.Module):
         return
     with torch.no_grad(), streams_kept():
-        trace = poutine.trace(model).get_trace(x, *args, **_taken(inspect.signature(model), kwargs))
+        trace = poutine.trace(model).get_trace(x, *args, **_taken(signature_of(model), kwargs))
     yield from ((name, site["value"]) for name, site in trace.nodes.items() if site["type"] == "param")
 
 

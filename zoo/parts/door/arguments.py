@@ -1,6 +1,5 @@
 """The door of a whole call: the arguments of a pair, each as the tensor that its name asks for."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,6 +15,7 @@ from zoo.parts.door.arrays import tensor_like
 from zoo.parts.door.casting import cast
 from zoo.parts.door.datasets import is_collection, loaded
 from zoo.parts.door.on_file import OnFile, is_on_file
+from zoo.parts.door.programs import inside, signature_of
 from zoo.parts.door.tables import is_column, is_table, refuse_another_order
 
 # arguments that are numbers to a model, whole numbers too; whole numbers elsewhere are classes or numbers of rows
@@ -127,6 +127,8 @@ def wanted_by(*programs: Any, device: bool = True) -> Wanted:
     Args:
         device: False leaves data where they are.
     """
+    # a handler around a model has neither its parameters nor its attributes
+    programs = tuple(map(inside, programs))
     like = next((found for found in map(_like, programs) if found is not None), None)
     dtype, at = (None, None) if like is None else (like.dtype, like.device)
     # stated by attributes, so that a model of anybody's may state them
@@ -201,10 +203,9 @@ def _like(program: Any) -> Tensor | None:
 
 def _names(program: Any) -> tuple[tuple[str, ...], bool]:
     """The names of a program's positional arguments, and True where it takes more than these."""
-    forward = program.forward if isinstance(program, nn.Module) else program
-    if not callable(forward):
+    if not callable(getattr(program, "forward", program)):
         return ("x",), True
-    parameters = inspect.signature(forward).parameters.values()
+    parameters = signature_of(program).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "index"]
     more = any(p.kind == p.VAR_POSITIONAL for p in parameters)
     return tuple(names) or ("x",), more or not names
