@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hierarchy_tables
+import image_tables
 import label_tables
 from calibration_tables import LEVEL
 from cells import RESULTS, ROOT, markdown, records
@@ -87,7 +88,8 @@ SYSTEMS: dict[str, System] = {
         (("flow_posteriors", "A posterior with two modes, and what each family makes of it."),),
     ),
     "labels": System(
-        ("m2", "m2-labelled", "m1m2", "adgm", "sdgm"), ("mnist-100-m2", "mnist-100-m1m2", "mnist-100-sdgm", "mnist-100-adgm"),
+        ("m2", "m2-labelled", "m1m2", "adgm", "sdgm"),
+        ("mnist-100-m2", "mnist-100-m1m2", "mnist-100-sdgm", "mnist-100-adgm"),
         (("label_analogies", "Digits by class with the style held fixed."),
          ("labels", "Two classes where a digit is ambiguous: grid, HMC, guide.")),
     ),
@@ -104,8 +106,8 @@ SYSTEMS: dict[str, System] = {
          ("kvae", "From `examples/kvae.py`.")),
     ),
     "srnn": System(
-        ("dmm-mean-field", "dmm-filter", "dmm-smoother", "dmm-smoother-iaf", "storn-filter", "vrnn-filter", "vrnn-gauss",
-         "vrnn-gmm", "srnn-filter", "srnn-filter-residual", "srnn-smoother", "srnn-smoother-residual"),
+        ("dmm-mean-field", "dmm-filter", "dmm-smoother", "dmm-smoother-iaf", "storn-filter", "vrnn-filter",
+         "vrnn-gauss", "vrnn-gmm", "srnn-filter", "srnn-filter-residual", "srnn-smoother", "srnn-smoother-residual"),
         ("long-", "jsb-dmm-smoother", "jsb-storn", "jsb_srnn-srnn-smoother", "jsb_srnn-vrnn"),
         (("music", "A test chorale, its reconstruction, a sample, a forecast."),
          ("sequence_posterior", "The guide of a sequence beside NUTS.")),
@@ -138,8 +140,8 @@ def block(name: str, pairs_of: Callable[[list[str]], str], folder: Path = RESULT
     lines = [numbers(row) for row in rows if row.get("name", "").startswith(system.records or ("/",))]
     if system.records:
         head = ["row", "obtained", "published", "command"]
-        wanted = f"No row is recorded yet of `{'`, `'.join(system.records)}` (`python tools/runs.py --run --only NAME`)."
         found = [line for line in lines if line]
+        wanted = f"No row is recorded yet; `python tools/runs.py --run --only {' '.join(system.records)}` trains them."
         parts.append(markdown(head, found) if found else wanted)
     parts += [said for pair in system.pairs if (said := checked(pair, rows))]
     # a page may not show a picture that is not there
@@ -149,7 +151,7 @@ def block(name: str, pairs_of: Callable[[list[str]], str], folder: Path = RESULT
 
 
 def numbers(row: Record) -> list[str]:
-    """The line of a record: name, what was obtained in its convention, what is published, command; empty of no figures."""
+    """The line of a record: name, figure in its convention, the published one, command; empty without figures."""
     figures = row.get("figures") or {}
     cell = next((cells(row) for asks, cells in KINDS if asks(row, figures)), None)
     return [row["name"], *cell, f"`{row['command']}`"] if cell else []
@@ -183,8 +185,7 @@ def _walk(row: Record) -> tuple[str, str]:
 
 
 def _image(row: Record) -> tuple[str, str]:
-    # its papers' numbers stand beside objective and family, which this module need not know
-    return f"{row['log_p']:.2f} ± {row['log_p_error']:.2f} nats (L_5000)", "[results](results.md#images)"
+    return f"{row['log_p']:.2f} ± {row['log_p_error']:.2f} nats (L_5000)", image_tables.reported(row)
 
 
 #: (asks whether a record is of a kind, its cells)
@@ -207,13 +208,14 @@ def checked(pair: str, rows: list[dict[str, Any]]) -> str:
     ranks = f"calibration p = {figures['p_value']:.2g}, {'passes' if figures['p_value'] > LEVEL else 'fails'} at 1 %"
     found = figures.get("check", {})
     if "rows" not in found:
-        return f"`{pair}`, trained on draws of its own model: {ranks}."
+        reason = f"; no reference: {found['refused']}" if "refused" in found else ""
+        return f"`{pair}`, trained on draws of its own model: {ranks}{reason}."
     verdicts = [datum["verdict"] for datum in found["rows"]]
     said = ", ".join(f"{verdicts.count(word)} {word}" for word in ("good", "fair", "bad") if word in verdicts)
     gap = sum(datum["gap"] for datum in found["rows"]) / len(verdicts)
     return (
-        f"`{pair}`, trained on draws of its own model: beside the reference ({found['kind']}) {said} of {len(verdicts)} "
-        f"data, KL(q ‖ p) {gap:.3f} nats on average; {ranks}."
+        f"`{pair}`, trained on draws of its own model: beside the reference ({found['kind']}) {said} of "
+        f"{len(verdicts)} data, KL(q ‖ p) {gap:.3f} nats on average; {ranks}."
     )
 
 
