@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from zoo.shipped.draws import drawn, plot_beside
+from zoo.shipped.draws import drawn, plot_beside, reconstructed
 from zoo.shipped.rescore import FAILURES, report, rescore
 from zoo.shipped.shelf import Shelf, Shipped
 
@@ -49,16 +49,19 @@ def main(given: Sequence[str] | None = None, shelf: Shelf | None = None) -> int:
 
 def _draw(shipped: Shipped, num: int, seed: int, out: Path | None) -> None:
     """Draws from a pair, prints how far draws and data agree, and writes the picture."""
-    print(f"\n{shipped.name}: {shipped.pair}; {shipped.about.get('data', '')}; {shipped.figure}")
+    model, guide = shipped.load()
     arguments = shipped.data()
-    new, x = drawn(shipped.load()[0], arguments, num, seed), arguments["x"]
-    # each coordinate's mean, in words: a picture is for eyes, a line for a log
+    x, new = arguments["x"], drawn(model, arguments, num, seed)
+    print(f"\n{shipped.name}: {shipped.pair}; {shipped.about.get('data', '')}; {shipped.figure}")
+    # the mean in words: a picture is for eyes, a line for a log
     print(f"{len(new)} draws of shape {tuple(new.shape[1:])}: mean {new.float().mean():.3f}, data "
           f"{x.float().nanmean():.3f}")  # fmt: skip
     if out:
-        shape = shipped.score.get("picture")
+        parts = {"data": x[:num], "reconstructions": reconstructed(model, guide, arguments, num, seed), "draws": new}
         out.parent.mkdir(parents=True, exist_ok=True)
-        plot_beside(x, new, shape and (shape[0], shape[1])).savefig(out, dpi=150)
+        shape = shipped.score.get("picture")
+        figure = plot_beside({name: part for name, part in parts.items() if part is not None}, shape and tuple(shape))
+        figure.savefig(out, dpi=150)
         print(f"wrote {out}")
 
 

@@ -1,4 +1,4 @@
-"""Draws of a pair that ships: new data, and their picture beside the rows that the pair is scored on."""
+"""Draws of a pair that ships: new data and reconstructions, beside the rows that the pair is scored on."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.parts.aside import held, seeded
 from zoo.plots.images import plot_reconstructions
-from zoo.plots.look import DRAWS, GUIDE, array, plain
+from zoo.plots.look import DRAWS, EXACT, GUIDE, array, plain
 
 
 def drawn(model: Any, arguments: Mapping[str, Tensor], num: int, seed: int) -> Tensor:
@@ -31,21 +31,34 @@ def drawn(model: Any, arguments: Mapping[str, Tensor], num: int, seed: int) -> T
         return trace.nodes["x"]["value"]
 
 
-def plot_beside(x: Tensor, new: Tensor, shape: tuple[int, int] | None = None) -> Figure:
-    """Rows of data beside draws: images, series over time, or a scatter of the first two coordinates.
+def reconstructed(model: Any, guide: Any, arguments: Mapping[str, Tensor], num: int, seed: int) -> Tensor | None:
+    """E[x | z] of one draw of z given x for each of the first `num` rows; None of a pair without latents."""
+    some = {name: value[:num] for name, value in arguments.items()}
+    with torch.no_grad(), held(model, guide), seeded(seed):
+        latents = pyro.poutine.trace(guide).get_trace(**some)
+        if not latents.stochastic_nodes:
+            return None
+        node = pyro.poutine.trace(pyro.poutine.replay(model, latents)).get_trace(**some).nodes["x"]
+        try:
+            return node["fn"].mean
+        except NotImplementedError:
+            # a density without a mean in closed form
+            return node["fn"].sample()
+
+
+def plot_beside(parts: Mapping[str, Tensor], shape: tuple[int, int] | None = None) -> Figure:
+    """Data, reconstructions, draws beside each other: images, series over time, or points of two coordinates.
 
     Args:
-        x, new: `(N, D)`, or `(N, T, D)`, of which the first coordinate is shown.
+        parts: label -> `(N, D)`, or `(N, T, D)`, of which the first coordinate is shown; the data first.
         shape: `(height, width)` of a row, or of a frame: the first, middle and last frame are shown.
     """
-    if shape is not None and x.dim() == 3:
-        x, new = (part[:4, [0, part.shape[1] // 2, -1]].flatten(0, 1) for part in (x, new))
     if shape is not None:
-        return plot_reconstructions({"data": x[:12], "draws": new[:12]}, shape)
+        return plot_reconstructions({label: _images(part) for label, part in parts.items()}, shape)
     figure = Figure(figsize=(6.0, 3.2), layout="constrained")
     ax = figure.add_subplot()
-    for label, part, colour in (("data", x, DRAWS), ("draws", new, GUIDE)):
-        if x.dim() == 3:
+    for (label, part), colour in zip(parts.items(), (DRAWS, EXACT, GUIDE), strict=False):
+        if part.dim() == 3:
             lines = ax.plot(array(part[:5, :, 0]).T, color=colour, linewidth=0.9)
             lines[0].set_label(label)
             ax.set_xlabel("frame", fontsize=9)
@@ -54,3 +67,8 @@ def plot_beside(x: Tensor, new: Tensor, shape: tuple[int, int] | None = None) ->
     ax.legend(frameon=False, fontsize=8)
     plain(ax)
     return figure
+
+
+def _images(part: Tensor) -> Tensor:
+    """The first dozen images, of sequences three frames of each of the first four."""
+    return part[:4, [0, part.shape[1] // 2, -1]].flatten(0, 1) if part.dim() == 3 else part[:12]

@@ -177,5 +177,5 @@ def pretrained(name: str | None = None) -> Shelf | tuple[Any, Any]:
         >>> guide.posterior(x).event_shape
         torch.Size([2])
     """
-    shelf = Shelf()
+    shelf = Shelf(WEIGHTS)
     return shelf if name is None else shelf[name].load()
