@@ -1,4 +1,4 @@
-"""Every pair that ships, scored again and drawn from, and one posterior checked: nothing is trained.
+"""Every pair that ships, scored again and new_data from, and one posterior checked: nothing is trained.
 
 For each pair its figure on its fixed rows is found again, and data, reconstructions and draws stand beside each other.
 The posterior of a VAE of two latents is held against a grid: the exact one.
@@ -14,7 +14,7 @@ from report import save
 
 import zoo
 from zoo.infer import compare, grid_reference, plot_overlay
-from zoo.shipped.draws import drawn, plot_beside, reconstructed
+from zoo.shipped.draws import new_data, plot_beside, reconstructed
 from zoo.shipped.rescore import report, rescore
 
 
@@ -34,7 +34,7 @@ def main(names: tuple[str, ...] = (), num: int = 12, checked: str = "digits-vae"
     for name in [at.name for at in found if not at.reason]:
         model, guide = zoo.pretrained(name)
         data, shape = shelf[name].data(), shelf[name].score["picture"]
-        parts = {"data": data["x"][:num], "draws": drawn(model, data, num, seed)}
+        parts = {"data": data["x"][:num], "draws": new_data(model, data, num, seed)}
         if (means := reconstructed(model, guide, data, num, seed)) is not None:
             parts = {"data": parts["data"], "reconstructions": means, "draws": parts["draws"]}
         save(plot_beside(parts, shape and tuple(shape)), out / f"{name}.png")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from zoo.shipped.draws import drawn, plot_beside, reconstructed
+from zoo.shipped.draws import new_data, plot_beside, reconstructed
 from zoo.shipped.rescore import FAILURES, report, rescore
 from zoo.shipped.shelf import Shelf, Shipped
 
@@ -51,7 +51,7 @@ def _draw(shipped: Shipped, num: int, seed: int, out: Path | None) -> None:
     """Draws from a pair, prints how far draws and data agree, and writes the picture."""
     model, guide = shipped.load()
     arguments = shipped.data()
-    x, new = arguments["x"], drawn(model, arguments, num, seed)
+    x, new = arguments["x"], new_data(model, arguments, num, seed)
     print(f"\n{shipped.name}: {shipped.pair}; {shipped.about.get('data', '')}; {shipped.figure}")
     # the mean in words: a picture is for eyes, a line for a log
     print(f"{len(new)} draws of shape {tuple(new.shape[1:])}: mean {new.float().mean():.3f}, data "

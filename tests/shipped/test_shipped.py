@@ -1,4 +1,4 @@
-"""Pairs that ship: listed, checked byte by byte, scored again, drawn from; and all that a folder may have wrong."""
+"""Pairs that ship: listed, checked byte by byte, scored again, new_data from; and all that a folder may have wrong."""
 
 import math
 import shutil
@@ -16,7 +16,7 @@ import zoo.__main__
 from zoo.parts.conditionals import FlowPrior
 from zoo.parts.recorded.files import json_of
 from zoo.shipped import shelf as shelves
-from zoo.shipped.draws import drawn, plot_beside, reconstructed
+from zoo.shipped.draws import new_data, plot_beside, reconstructed
 from zoo.shipped.rescore import AGREES, DIFFERS, REFUSED, SAME, SKIPPED, Rescored, report, rescore, scored
 from zoo.shipped.shelf import FORMAT, SCORE, Shelf
 from zoo.shipped.subset import ARGUMENTS, entries_of, from_data, keep_subset, subset_of
@@ -276,10 +276,10 @@ def test_draws_of_sequences_go_on_from_their_own():
     torch.manual_seed(0)
     model = zoo.STORN(3, 2, recurrent=4, hidden=(4,))
     arguments = {"x": torch.zeros(5, 6, 3), "mask": torch.ones(5, 6, dtype=torch.bool)}
-    new = drawn(model, arguments, 4, 0)
+    new = new_data(model, arguments, 4, 0)
     assert new.shape == (4, 6, 3)
     # teacher-forced draws would see the zeros of the data alone, and be the same for every change of x
-    assert torch.equal(new, drawn(model, arguments | {"x": torch.ones(5, 6, 3)}, 4, 0))
+    assert torch.equal(new, new_data(model, arguments | {"x": torch.ones(5, 6, 3)}, 4, 0))
 
 
 def test_reconstructions_are_means_where_there_are_some_and_none_without_latents(original):
@@ -327,7 +327,7 @@ def test_a_pair_that_ships_has_its_figure_and_draws(name):
     assert found.verdict in (SAME, AGREES, SKIPPED), report([found])
     if not found.missing:
         x = at.data()["x"]
-        new = drawn(at.load()[0], at.data(), 4, 0)
+        new = new_data(at.load()[0], at.data(), 4, 0)
         assert new.shape == (min(4, len(x)), *x.shape[1:])
 
 

@@ -75,7 +75,7 @@ def test_a_row_of_the_runner_is_told_by_its_check(tmp_path):
     row = replace(ROW, figure="log_p", check=("bound", bound))
     found = {"log_p": -3.0, "error": 0.1, "bound": bound(loss.model, loss.guide, splits), "num_test": 50}
     record = FACTS | {"name": row.name, "data": "coins", "figures": found}
-    with pytest.raises(SystemExit, match="gives the test rows of 'coins': say --terms"):
+    with pytest.raises(SystemExit, match=r"tiny-vae: coins: no data set of zoo\.data gives its test rows"):
         ship.subset_of_row(record, row, loss.model, 5, None)
     subset = ship.subset_of_row(record, row, loss.model, 5, "those of coins")
     assert subset.arguments["x"].shape == (5, 6)

@@ -14,7 +14,7 @@ from zoo.plots.images import plot_reconstructions
 from zoo.plots.look import DRAWS, EXACT, GUIDE, array, plain
 
 
-def drawn(model: Any, arguments: Mapping[str, Tensor], num: int, seed: int) -> Tensor:
+def new_data(model: Any, arguments: Mapping[str, Tensor], num: int, seed: int) -> Tensor:
     """New data of the model, `(num, ...)` or as many as there are rows if they are fewer.
 
     A model of sequences goes on from its own x, by `generate`; all others are the program without its data.

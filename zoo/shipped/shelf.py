@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from torch import Tensor
 
@@ -69,7 +69,7 @@ class Shipped:
         """The figure on the fixed rows, with its error as that of a sample, in words."""
         error, rows = self.score["error"], self.score["arguments"]["x"]["shape"][0]
         spread = "" if error is None else f" +- {error:.2f}"
-        return f"{self.score['value']:.3f}{spread} {self.score['unit']}, {rows} rows"
+        return f"{self.score['value']:.3f}{spread} {self.score['unit']}, {rows} row{'s' if rows > 1 else ''}"
 
     def load(self) -> tuple[Any, Any]:
         """The model and the guide, in evaluation mode.
@@ -148,15 +148,7 @@ def columns(rows: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-@overload
-def pretrained() -> Shelf: ...
-
-
-@overload
-def pretrained(name: str) -> tuple[Any, Any]: ...
-
-
-def pretrained(name: str | None = None) -> Shelf | tuple[Any, Any]:
+def pretrained(name: str | None = None) -> Any:
     """The model and the guide of a pair that ships, in evaluation mode; without a name, the list of all of them.
 
     Every file of the pair's folder is compared with its sha256 before it is read. `python -m zoo NAME` scores a pair
