@@ -36,7 +36,7 @@ def main(names: tuple[str, ...] = (), num: int = 12, checked: str = "digits-vae"
         data, shape = shelf[name].data(), shelf[name].score["picture"]
         parts = {"data": data["x"][:num], "draws": new_data(model, data, num, seed)}
         if (means := reconstructed(model, guide, data, num, seed)) is not None:
-            parts = {"data": parts["data"], "reconstructions": means, "draws": parts["draws"]}
+            parts = {"data": parts["data"], "decoded": means, "draws": parts["draws"]}
         save(plot_beside(parts, shape and tuple(shape)), out / f"{name}.png")
 
     model, guide = zoo.pretrained(checked)

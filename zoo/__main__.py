@@ -57,7 +57,7 @@ def _draw(shipped: Shipped, num: int, seed: int, out: Path | None) -> None:
     print(f"{len(new)} draws of shape {tuple(new.shape[1:])}: mean {new.float().mean():.3f}, data "
           f"{x.float().nanmean():.3f}")  # fmt: skip
     if out:
-        parts = {"data": x[:num], "reconstructions": reconstructed(model, guide, arguments, num, seed), "draws": new}
+        parts = {"data": x[:num], "decoded": reconstructed(model, guide, arguments, num, seed), "draws": new}
         out.parent.mkdir(parents=True, exist_ok=True)
         shape = shipped.score.get("picture")
         figure = plot_beside({name: part for name, part in parts.items() if part is not None}, shape and tuple(shape))

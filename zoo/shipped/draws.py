@@ -57,7 +57,9 @@ def plot_beside(parts: Mapping[str, Tensor], shape: tuple[int, int] | None = Non
         return plot_reconstructions({label: _images(part) for label, part in parts.items()}, shape)
     figure = Figure(figsize=(6.0, 3.2), layout="constrained")
     ax = figure.add_subplot()
-    for (label, part), colour in zip(parts.items(), (DRAWS, EXACT, GUIDE), strict=False):
+    # draws of the model have one colour, reconstructed data beside them or not
+    colours = (DRAWS, GUIDE) if len(parts) == 2 else (DRAWS, EXACT, GUIDE)
+    for (label, part), colour in zip(parts.items(), colours, strict=True):
         if part.dim() == 3:
             lines = ax.plot(array(part[:5, :, 0]).T, color=colour, linewidth=0.9)
             lines[0].set_label(label)

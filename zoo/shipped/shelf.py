@@ -4,7 +4,6 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,11 @@ class Shipped:
     def name(self) -> str:
         return self.folder.name
 
-    @cached_property
+    @property
     def about(self) -> dict[str, Any]:
         return read_config(self.folder).get("about", {})
 
-    @cached_property
+    @property
     def score(self) -> dict[str, Any]:
         # before anything is read: a changed byte may leave JSON that can be read and says another thing
         check_sums(self.folder, CONFIG, TENSORS, SCORE)
@@ -67,9 +66,10 @@ class Shipped:
     @property
     def figure(self) -> str:
         """The figure on the fixed rows, with its error as that of a sample, in words."""
-        error, rows = self.score["error"], self.score["arguments"]["x"]["shape"][0]
+        score = self.score
+        error, rows = score["error"], score["arguments"]["x"]["shape"][0]
         spread = "" if error is None else f" +- {error:.2f}"
-        return f"{self.score['value']:.3f}{spread} {self.score['unit']}, {rows} row{'s' if rows > 1 else ''}"
+        return f"{score['value']:.3f}{spread} {score['unit']}, {rows} row{'s' if rows > 1 else ''}"
 
     def load(self) -> tuple[Any, Any]:
         """The model and the guide, in evaluation mode.
@@ -78,7 +78,7 @@ class Shipped:
             ValueError: a file has changed, or is of a newer zoo.
             FileNotFoundError: a file is missing.
         """
-        # asked for its checks
+        # asked for its checks, which each call makes anew: a file may have changed since the last
         self.score  # noqa: B018
         model, guide = load_pair(self.folder)
         return model.eval(), guide.eval()
