@@ -33,7 +33,7 @@ from zoo.infer import log_likelihood, sequence_log_likelihood
 from zoo.parts.recorded.files import json_of, read_config, write
 from zoo.shipped.rescore import ERRORS, scored
 from zoo.shipped.shelf import FORMAT, SCORE, WEIGHTS
-from zoo.shipped.subset import FORMS, entries_of, from_data, keep_subset
+from zoo.shipped.subset import FORMS, entries_of, from_data, keep_subset, of_sequences
 from zoo.shipped.sums import seal
 
 #: bytes of all that ships
@@ -97,7 +97,7 @@ def of_images(row: dict[str, Any]) -> Figure:
     )  # fmt: skip
 
 
-def of_sequences(row: dict[str, Any]) -> Figure:
+def of_songs(row: dict[str, Any]) -> Figure:
     """Minus log p of test sequences by frame, average a, as `examples/music.py` evaluates whole sequences."""
     if row["convention"] != "first frame scored, each sequence from its own start" or "cut" in row["evaluated"]:
         raise SystemExit(f"{row['name']}: evaluated as {row['evaluated']}, {row['convention']}: not known here")
@@ -148,19 +148,18 @@ def subset_of_row(record: Mapping[str, Any], row: Row, model: nn.Module, num: in
         terms: of data that no data set of `zoo.data` has.
     """
     test = row.data().test
-    if isinstance(test, Sequences):
-        test = {name: t for name in ("values", "u", "mask") if (t := getattr(test, name)) is not None}
-    names = list(inspect.signature(model.forward).parameters)
-    parts = test.values() if isinstance(test, dict) else test if isinstance(test, tuple) else (test,)
-    whole = dict(zip(test if isinstance(test, dict) else names, parts, strict=False))
-    whole = {"x" if name == "values" else name: t for name, t in whole.items() if t is not None}
-    size = len(whole["x"])
+    parts = test if isinstance(test, tuple) else (test,)
     # test sets may be ordered by class
-    rows = torch.randperm(size, generator=torch.Generator().manual_seed(SEED))[:num].sort().values
-    arguments = {name: t[rows] for name, t in whole.items()}
+    rows = torch.randperm(len(parts[0]), generator=torch.Generator().manual_seed(SEED))[:num].sort().values
+    if isinstance(test, Sequences):
+        arguments = of_sequences(test[rows])
+    else:
+        names = inspect.signature(model.forward).parameters
+        arguments = {name: t[rows] for name, t in zip(names, parts, strict=False) if t is not None}
     name = str(record["data"]).partition(",")[0]
     data = {"set": name, "split": "test", "rows": rows.tolist()}
-    for form in ({"form": form, "seed": SEED} for form in FORMS) if name in DATASETS else ():
+    forms = [{}] if isinstance(test, Sequences) else [{"form": form, "seed": SEED} for form in FORMS]
+    for form in forms if name in DATASETS else []:
         # the form is the one that gives the row's own numbers
         if entries_of(from_data(data | form)) == entries_of(arguments):
             return named_subset(data | form, arguments)
@@ -205,7 +204,7 @@ def place(made: Path, target: Path, shelf: Path = WEIGHTS, most: float = MOST) -
 def ship(row: dict[str, Any], trained: Path, target: Path, subset: Subset, figure: Figure | None = None,
          num_particles: int = 100) -> dict[str, Any]:  # fmt: skip
     """Scores the pair in full and in half precision, and writes it; returns the facts that it wrote."""
-    figure = figure or (of_images(row) if "log_p" in row else of_sequences(row))
+    figure = figure or (of_images(row) if "log_p" in row else of_songs(row))
     model, guide = zoo.load_pair(trained)
     before = figure.score(model, guide)
     # The same draws on the same machine give the same number; another machine may differ in the last digits.

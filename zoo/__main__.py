@@ -54,8 +54,8 @@ def _draw(shipped: Shipped, num: int, seed: int, out: Path | None) -> None:
     x, new = arguments["x"], new_data(model, arguments, num, seed)
     print(f"\n{shipped.name}: {shipped.pair}; {shipped.about.get('data', '')}; {shipped.figure}")
     # the mean in words: a picture is for eyes, a line for a log
-    print(f"{len(new)} draws of shape {tuple(new.shape[1:])}: mean {new.float().mean():.3f}, data "
-          f"{x.float().nanmean():.3f}")  # fmt: skip
+    count = f"{len(new)} draw{'s' if len(new) > 1 else ''}"
+    print(f"{count} of shape {tuple(new.shape[1:])}: mean {new.float().mean():.3f}, data {x.float().nanmean():.3f}")
     if out:
         parts = {"data": x[:num], "decoded": reconstructed(model, guide, arguments, num, seed), "draws": new}
         out.parent.mkdir(parents=True, exist_ok=True)

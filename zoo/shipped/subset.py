@@ -44,12 +44,15 @@ def from_data(data: Mapping[str, Any]) -> dict[str, Tensor]:
     rows = torch.tensor(data["rows"])
     if isinstance(part, Sequences):
         # rows before padding, or a short sequence would be as long as the set's longest
-        part = (part.cut(data["cut"]) if "cut" in data else part)[rows]
-        masked = None if part.mask.all() else part.mask
-        found = {"x": part.values, "u": part.u, "mask": masked}
-        return {name: value for name, value in found.items() if value is not None}
+        return of_sequences((part.cut(data["cut"]) if "cut" in data else part)[rows])
     part = part.shuffled(data["shuffled"]) if "shuffled" in data else part
     return {"x": FORMS[data["form"]](part, data.get("seed", 0))[rows]}
+
+
+def of_sequences(part: Sequences) -> dict[str, Tensor]:
+    """Sequences as arguments: x, the controls if there are some, a mask if frames are missing."""
+    found = {"x": part.values, "u": part.u, "mask": None if part.mask.all() else part.mask}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def entries_of(arguments: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
