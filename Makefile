@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 INSTALL = -m pip install --quiet --constraint constraints.txt
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-all arviz1 slow lint types docs bench bench-sequences bench-hierarchies bench-labels bench-kvae bench-walk bench-pixelcnn \
+.PHONY: demo test test-all arviz1 slow lint types docs verify bench bench-sequences bench-hierarchies bench-labels bench-kvae bench-walk bench-pixelcnn \
   runs bench-peers bench-kalman bench-kalman-peers bench-hmm table
 .DEFAULT_GOAL := demo
 
@@ -30,6 +30,9 @@ arviz1: $(VENV)-arviz/.installed    ## the module that knows arviz, and what tak
 
 slow: $(VENV)/.installed        ## NUTS references and training to a target
 	$(RUN) -m pytest -q -m slow
+
+verify: $(VENV)/.installed      ## the pairs that ship, scored again on their fixed rows: at most three minutes on a core
+	OMP_NUM_THREADS=1 $(RUN) -m zoo --all
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -14,7 +14,7 @@ EXAMPLES, PICTURES = ROOT / "examples", ROOT / "docs" / "pictures"
 # A script is an example if it has a `main`; the others are parts that examples import.
 MAIN = "\nif __name__ == "
 # Run when the site is built; the rest takes minutes, or data that are not in the package, and shows a stored picture.
-RUN = ("airline", "ball", "co2", "mixture_em", "ppca")
+RUN = ("airline", "ball", "co2", "mixture_em", "ppca", "pretrained")
 
 # Code, as it is, or a mark of reStructuredText that our plain text means literally.
 LITERAL = re.compile(r"``.*?``|`[^`]*`|^ *>>> .*?$|([*|]|(?<=\w)_(?!\w))", re.DOTALL | re.MULTILINE)

@@ -20,6 +20,7 @@ from zoo.parts.walking.heading import HeadingStep
 from zoo.parts.walking.linear import LinearStep
 from zoo.parts.walking.stopping import StoppingStep
 from zoo.ppca import PPCA
+from zoo.shipped.shelf import pretrained
 from zoo.srnn import SRNN
 from zoo.storn import STORN
 from zoo.vae import VAE
@@ -55,6 +56,7 @@ __all__ = [
     "WithAuxiliary",
     "WithMask",
     "load_pair",
+    "pretrained",
     "push_to_hub",
     "save_pair",
     "start_at_components",

@@ -61,6 +61,7 @@ RUNS = {
     "sequence_posterior": "sequence_posterior.py --frames 6 --steps 3 --draws 10 --warmup 10 --chains 4 --num-test 20",
     "mixture_em": "mixture_em.py",
     "ppca": "ppca.py",
+    "pretrained": "pretrained.py --names digits-vae nile-states",
     "ball": "ball.py --throws 100 --frames 20",
     "nile": "nile.py --draws 10 --warmup 10",
     "co2": "co2.py",

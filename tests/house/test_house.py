@@ -91,6 +91,9 @@ ARROWS = [  # place -> our own packages that it may import; the first match coun
     ("zoo/plots/", ["zoo.plots", "zoo.infer", "zoo.parts"]),
     ("zoo/data/", ["zoo.data"]),
     ("zoo/__init__.py", ["zoo"]),
+    # what ships is loaded, scored and shown, by all that there is
+    ("zoo/shipped/", ["zoo.shipped", "zoo.folders", "zoo.data", "zoo.infer", "zoo.plots", *PARTS]),
+    ("zoo/__main__.py", ["zoo.shipped"]),
     ("zoo/", PARTS),
     ("guides/", ["guides", *PARTS]),
     ("examples/", ["zoo", "guides"]),

@@ -18,7 +18,8 @@ from zoo.parts.recorded.recorded import found_at
 
 # Places of the zoo that touch files and the network, or train: no model is built of them.
 CLOSED = (
-    "zoo.infer", "zoo.data", "zoo.plots", "zoo.folders", "zoo.pretrained", "zoo.__main__", "zoo.parts.recorded"
+    "zoo.infer", "zoo.data", "zoo.plots", "zoo.folders", "zoo.pretrained", "zoo.shipped", "zoo.__main__",
+    "zoo.parts.recorded",
 )  # fmt: skip
 # Functions of `torch` itself that serve as nonlinearities; those of `torch.nn.functional` are all free of side effects.
 ACTIVATIONS = (
