@@ -13,6 +13,7 @@ from guides.guide import Guide
 from zoo.parts.aside import trial
 from zoo.parts.given.row_numbers import keywords_of, takes_index
 from zoo.parts.one_program import OneProgram, spoken_parts
+from zoo.parts.store_keys import adopt
 
 
 class Factorised(Guide):
@@ -50,12 +51,7 @@ class Factorised(Guide):
                 f"Factorised: the parts are guides of several models, {spoken_parts(owners)}; expected one"
             )
         for part in parts:
-            inner = [m for m in part.modules() if m is not part] if isinstance(part, nn.Module) else []
-            if any(isinstance(m, PyroModule) and m._pyro_context.used for m in inner):
-                raise ValueError(
-                    f"Factorised: {spoken_parts([part])} has been called by itself, under names of its own in Pyro's "
-                    "store; make it anew"
-                )
+            adopt(part)
         super().__init__((owners or models)[0])
         # a part that is no PyroModule is none of Pyro's business; the list is, so that its parts share the root's names
         self.parts = PyroModule[nn.ModuleList]([part for part in parts if isinstance(part, nn.Module)])
