@@ -12,6 +12,7 @@ from pyro.nn.module import _Context
 from pyro.poutine.messenger import Messenger
 
 from zoo.parts.door import open_methods
+from zoo.parts.given.gaps import refuse_unmasked
 from zoo.parts.recorded import Recorded
 
 # Numbers the roots (outermost modules) of the process. Pyro's store outlives every module in it, so no key may ever be
@@ -75,6 +76,11 @@ class RootModule(Recorded, PyroModule):
         super().__init__(name)
         self._pyro_context = _Numbered()
         self._pyro_name = f"{name}#{self._pyro_context.number}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # the core of `zoo.infer` calls `forward`, and looks at the values itself
+        refuse_unmasked(self, args, kwargs)
+        return super().__call__(*args, **kwargs)
 
     def add_module(self, name: str, module: Any) -> None:
         """Adds a part, which takes its keys from this module even where it has run by itself before."""
