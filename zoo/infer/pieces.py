@@ -18,6 +18,7 @@ from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import batch_rows, check_num_particles, has_autoguide
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
+from zoo.parts.checks import check_least
 from zoo.parts.door import OnFile
 from zoo.parts.given.row_numbers import takes_index
 
@@ -63,8 +64,7 @@ def pieces(
         ValueError: `num_particles` or `max_bytes` below 1, an empty x, or an error of `terms`, with the rows of x.
     """
     check_num_particles(num_particles)
-    if max_bytes < 1:
-        raise ValueError(f"max_bytes must be positive, got {max_bytes}")
+    check_least(1, max_bytes=max_bytes)
     if len(x) == 0:
         raise ValueError("x is an empty batch")
     kwargs = with_index(guide, x, kwargs)
