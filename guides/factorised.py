@@ -1,11 +1,13 @@
 """Several guides side by side, each for sites of its own."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro.poutine as poutine
 import torch
 from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -106,4 +108,11 @@ class Factorised(Guide):
             for part in others:
                 trace = poutine.trace(part).get_trace(*args, **keywords_of(part, kwargs))
                 program.values |= {name: trace.nodes[name]["value"] for name in trace.stochastic_nodes}
-        autoguide._model = (poutine.block(autoguide.model, hide=[*program.values]),)
+        seen, hidden = autoguide.model, [*program.values]
+        # an autoguide sets a start at each site as soon as the model samples it, and finds none for a discrete one: what
+        # it is not to see is hidden from that too
+        if isinstance(seen, partial) and isinstance(seen.args[0], InitMessenger):
+            start, inner = seen.args
+            autoguide._model = (start(poutine.block(inner, hide=hidden)),)
+        else:
+            autoguide._model = (poutine.block(seen, hide=hidden),)

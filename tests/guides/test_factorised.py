@@ -12,8 +12,8 @@ from torch import nn
 
 import guides
 import zoo
-from zoo import VAE
-from zoo.infer import ELBO, IWELBO, fit, gaps, kl_per_site, terms
+from zoo import M2, VAE
+from zoo.infer import ELBO, IWELBO, SemiSupervised, fit, gaps, kl_per_site, terms
 from zoo.parts.store_keys import RootModule
 
 X = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
@@ -214,3 +214,30 @@ def test_an_autoguide_by_itself_hides_its_sites_and_a_part_of_a_joint_draw_is_re
     upper = guides.PriorBelow(guides.Factorised(*local_parts(model), AutoMultivariateNormal(model)), sites=["w"])
     with pytest.raises(ValueError, match="PriorBelow: site 'w': the guide draws it together with other latents"):
         ELBO().loss(model, upper, X)
+
+
+class WithOffset(RootModule):
+    """M2 beside an offset that all data share."""
+
+    data_dim, latent_dim, num_classes = 4, 2, 3
+
+    def __init__(self):
+        super().__init__("model")
+        self.inner = M2(4, 2, 3, hidden=(5,))
+        self.prior = self.inner.prior
+
+    def forward(self, x, y=None):
+        pyro.sample("w", normal(4))
+        return self.inner.forward(x, y)
+
+
+@pytest.mark.parametrize("first", ["labelled", "unlabelled"])
+def test_an_autoguide_beside_classes_that_are_summed_out(first):
+    model, y = WithOffset(), torch.tensor([0, 1, 2, 0, -1, -1, -1, 1, 2])
+    guide = guides.Factorised(guides.Labelled(model, hidden=(5,)), AutoNormal(model))
+    x = (X > 0).float()
+    if first == "unlabelled":
+        assert terms(model, guide, x).summed.keys() == {"y"}
+    loss = SemiSupervised(ELBO(num_data=9), 1.0)(model, guide)
+    fit(loss, (x, y), steps=2, batch_size=4, progress=False)
+    assert kl_per_site(model, guide, x, num_particles=2).keys() == {"y", "z", "w"}
