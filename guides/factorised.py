@@ -109,8 +109,8 @@ class Factorised(Guide):
                 trace = poutine.trace(part).get_trace(*args, **keywords_of(part, kwargs))
                 program.values |= {name: trace.nodes[name]["value"] for name in trace.stochastic_nodes}
         seen, hidden = autoguide.model, [*program.values]
-        # an autoguide sets a start at each site as soon as the model samples it, and finds none for a discrete one: what
-        # it is not to see is hidden from that too
+        # an autoguide sets a start at each site as the model samples it, and finds none for a discrete one: what it is
+        # not to see is hidden from that too
         if isinstance(seen, partial) and isinstance(seen.args[0], InitMessenger):
             start, inner = seen.args
             autoguide._model = (start(poutine.block(inner, hide=hidden)),)

@@ -18,7 +18,7 @@ from zoo.parts.starts.clusters import clusters
 from zoo.parts.store_keys import RootModule
 
 
-class Gaps(NamedTuple):
+class MissingMoments(NamedTuple):
     """The moments of the missing entries given the observed ones, in each component.
 
     Attributes:
@@ -51,7 +51,7 @@ class MixtureStatistics(NamedTuple):
 
     x: Tensor
     responsibilities: Tensor
-    gaps: Gaps | None = None
+    gaps: MissingMoments | None = None
 
 
 class GaussianMixture(RootModule):
@@ -60,7 +60,8 @@ class GaussianMixture(RootModule):
     The exact posterior p(k | x) is the responsibility of component k for x. Fit by EM, `zoo.infer.em(model, x,
     restarts=10)`, by gradients of `log_prob`, or by `pyro.infer.TraceEnum_ELBO`, which with an empty guide is log p(x).
 
-    References: Dempster, Laird & Rubin 1977; Ghahramani & Jordan 1994 (missing entries); Bishop 2006, chapter 9. Start: k-means++, Arthur & Vassilvitskii 2007.
+    References: Dempster, Laird & Rubin 1977; Ghahramani & Jordan 1994 (missing entries); Bishop 2006, chapter 9. Start:
+    k-means++, Arthur & Vassilvitskii 2007.
 
     Args:
         data_dim: size of x.
@@ -77,7 +78,7 @@ class GaussianMixture(RootModule):
     Sites, in `pyro.plate("data", N)`: `k` `()`, enumerated in parallel; `x` `(data_dim,)`, observed.
 
     Throughout, x is `(..., data_dim)`, or `(N, data_dim)` in `forward` and for fitting, and log-densities are in nats.
-    `mask` is boolean, of the shape of x, True where x is observed: `em(model, x, mask=mask)` is exact under gaps too, the
+    `mask` is boolean, of the shape of x, True where x is observed: `em(model, x, mask=mask)` is exact under gaps too,
     missing entries being latents (Ghahramani & Jordan 1994).
 
     Raises:
@@ -154,7 +155,7 @@ class GaussianMixture(RootModule):
             variance = torch.where(mask, x - mean, 0.0).square().sum(0) / seen
             x = torch.where(mask, x, mean)
             each = (len(x), self.num_components, self.data_dim)
-            gaps = Gaps(mask, x.unsqueeze(1).expand(each), (variance * ~mask).unsqueeze(1).expand(each))
+            gaps = MissingMoments(mask, x.unsqueeze(1).expand(each), (variance * ~mask).unsqueeze(1).expand(each))
         # clusters that stay empty, `m_step` starts again with a warning
         self.m_step(MixtureStatistics(x, clusters(x, self.num_components), gaps))
 
@@ -171,7 +172,7 @@ class GaussianMixture(RootModule):
         gaps = None if mask is None else self._gaps(x := zero_filled(x, mask), mask)
         return MixtureStatistics(x, log_joint.softmax(-1), gaps), log_joint.logsumexp(-1)
 
-    def _gaps(self, x: Tensor, mask: Tensor) -> Gaps:
+    def _gaps(self, x: Tensor, mask: Tensor) -> MissingMoments:
         """The moments of the missing entries."""
         each: Any = observed_entries(self._components(), mask.unsqueeze(-2))
         p, _ = given_observed(each, x.unsqueeze(-2))
@@ -181,7 +182,7 @@ class GaussianMixture(RootModule):
             covariance = p.covariance_matrix * (hidden.unsqueeze(-1) & hidden.unsqueeze(-2))
         else:
             covariance = p.variance * hidden
-        return Gaps(mask, completed, covariance)
+        return MissingMoments(mask, completed, covariance)
 
     @torch.no_grad()
     def m_step(self, statistics: MixtureStatistics) -> Tensor:

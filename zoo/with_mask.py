@@ -80,9 +80,7 @@ class WithMask(RootModule):
         return completed
 
     @torch.no_grad()
-    def drawn_arguments(
-        self, x_like: Tensor, **kwargs: Any
-    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
+    def drawn_arguments(self, x_like: Tensor, **kwargs: Any) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
         """Latents, data and mask drawn from the model, for `zoo.infer.simulation_based_calibration`.
 
         Args:

@@ -409,5 +409,5 @@ def test_gaps_that_em_cannot_fill_are_named(iris):
     hidden[:, 2] = False
     with pytest.raises(ValueError, match="mask: data dimensions 2 are observed in no row"):
         em(started(iris, FullCovariance()), iris, mask=hidden)
-    with pytest.raises(ValueError, match="mask: SphericalCovariance.maximise takes no `spread`"):
+    with pytest.raises(ValueError, match=r"mask: SphericalCovariance.maximise takes no `spread`"):
         em(started(iris, SphericalCovariance()), iris, mask=GAPS)

@@ -263,7 +263,7 @@ def test_walks_are_drawn_after_the_frames_that_are_memorised():
     torch.testing.assert_close(drawn.log_likelihood, trace.nodes["x"]["log_prob"])
     assert "s[0,0]" in simulation_based_calibration(model, guide, 20, 4, x_like=x, **given).names
     masked = given | {"mask": torch.ones(x.shape[:2], dtype=torch.bool)}
-    with pytest.raises(ValueError, match="site 'x': GTMSM observes a part of the argument 'x'.*without a mask it may"):
+    with pytest.raises(ValueError, match=r"site 'x': GTMSM observes a part of the argument 'x'.*without a mask it may"):
         simulation_based_calibration(model, guide, 6, 4, x_like=x, **masked)
 
 

@@ -76,8 +76,9 @@ def posterior_draws(
 
     Returns:
         The groups `posterior`, `posterior_predictive` and `log_likelihood`, `(chain, draw, datum, ...)` with one chain,
-        without `datum` for sites outside the batch plate, and `observed_data`, with NaN in the entries under a mask, which score 0; `sample_stats` with `log_weight` of
-        weighted draws. The posterior has the attribute `pareto_k`, of each datum, where weights were asked for.
+        without `datum` for sites outside the batch plate; and `observed_data`, with NaN in the entries under a mask,
+        which score 0; `sample_stats` with `log_weight` of weighted draws. The posterior has the attribute `pareto_k`,
+        of each datum, where weights were asked for.
 
     Raises:
         ValueError: a count below 1, `weighted` and `resampled` together, or fewer than 30 draws to smooth; a pair that
@@ -233,4 +234,6 @@ def _chosen(drawn: _Drawn, log_weights: Tensor, num_draws: int) -> _Drawn:
         return {name: value[chosen, rows] for name, value in values.items()}
 
     equal = torch.zeros_like(chosen, dtype=log_weights.dtype)
-    return _Drawn(take(drawn.latents), take(drawn.log_likelihood), take(drawn.predicted), drawn.observed, equal, drawn.shared)
+    return _Drawn(
+        take(drawn.latents), take(drawn.log_likelihood), take(drawn.predicted), drawn.observed, equal, drawn.shared
+    )

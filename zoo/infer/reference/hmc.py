@@ -87,8 +87,8 @@ def hmc_reference(
 
     Raises:
         NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
-        ValueError: a discrete latent whose values cannot be listed, fewer than four chains, no finite log p(x, z); a number that
-            is too small, NaN or none; names the argument.
+        ValueError: a discrete latent whose values cannot be listed, fewer than four chains, no finite log p(x, z); a
+            number that is too small, NaN or none; names the argument.
     """
     check_chains(chains, num_samples, warmup, LEAST_WARMUP, max_samples)
     check_counts(max_leapfrog=max_leapfrog)

@@ -23,7 +23,15 @@ from zoo.parts.checks.sequences import (
     whole_frames_only,
 )
 from zoo.parts.checks.supports import check_support, element, holds
-from zoo.parts.checks.words import check_between, check_counts, check_least, check_positive, check_tensor, listed, widths
+from zoo.parts.checks.words import (
+    check_between,
+    check_counts,
+    check_least,
+    check_positive,
+    check_tensor,
+    listed,
+    widths,
+)
 
 __all__ = [
     "check_between",
