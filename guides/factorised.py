@@ -1,11 +1,13 @@
 """Several guides side by side, each for sites of its own."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro.poutine as poutine
 import torch
 from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from guides.guide import Guide
 from zoo.parts.aside import trial
 from zoo.parts.given.row_numbers import keywords_of, takes_index
 from zoo.parts.one_program import OneProgram, spoken_parts
+from zoo.parts.store_keys import adopt
 
 
 class Factorised(Guide):
@@ -50,12 +53,7 @@ class Factorised(Guide):
                 f"Factorised: the parts are guides of several models, {spoken_parts(owners)}; expected one"
             )
         for part in parts:
-            inner = [m for m in part.modules() if m is not part] if isinstance(part, nn.Module) else []
-            if any(isinstance(m, PyroModule) and m._pyro_context.used for m in inner):
-                raise ValueError(
-                    f"Factorised: {spoken_parts([part])} has been called by itself, under names of its own in Pyro's "
-                    "store; make it anew"
-                )
+            adopt(part)
         super().__init__((owners or models)[0])
         # a part that is no PyroModule is none of Pyro's business; the list is, so that its parts share the root's names
         self.parts = PyroModule[nn.ModuleList]([part for part in parts if isinstance(part, nn.Module)])
@@ -110,4 +108,11 @@ class Factorised(Guide):
             for part in others:
                 trace = poutine.trace(part).get_trace(*args, **keywords_of(part, kwargs))
                 program.values |= {name: trace.nodes[name]["value"] for name in trace.stochastic_nodes}
-        autoguide._model = (poutine.block(autoguide.model, hide=[*program.values]),)
+        seen, hidden = autoguide.model, [*program.values]
+        # an autoguide sets a start at each site as the model samples it, and finds none for a discrete one: what it is
+        # not to see is hidden from that too
+        if isinstance(seen, partial) and isinstance(seen.args[0], InitMessenger):
+            start, inner = seen.args
+            autoguide._model = (start(poutine.block(inner, hide=hidden)),)
+        else:
+            autoguide._model = (poutine.block(seen, hide=hidden),)

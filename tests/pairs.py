@@ -372,6 +372,12 @@ def stacked(model: Any) -> nn.Module:
     return guides.StackedLabelled(model, first, guides.Labelled(model.m2, hidden=HIDDEN))
 
 
+def side_by_side(model: Any) -> nn.Module:
+    """Amortised guides of the two levels of a hierarchy, which do not see each other's draws; the upper level first."""
+    upper, lower = (amortized(model, site=site, latent_dim=d) for site, d in (("z_2", 2), ("z_1", LATENT)))
+    return guides.Factorised(upper, lower)
+
+
 LABELS = torch.tensor([0, 3, 1, 1, 2])
 MASK = torch.rand(BATCH, DATA, generator=torch.Generator().manual_seed(0)) < 0.7
 
@@ -567,6 +573,13 @@ PAIRS: Mapping[str, Pair] = {
     ),
     "hierarchical-skip-top-down": levels_of_latents(
         guides.TopDown, "Diagonal", {"LVAE+ (Maaløe et al. 2019)": "Tempered(ELBO(), free_bits=2.0)"}, skip=True
+    ),
+    "hierarchical-factorised": Pair(
+        lambda: Hierarchical(DATA, (LATENT, 2), ((7,), (6,))),
+        side_by_side,
+        bits,
+        ("Hierarchical", "Factorised(Amortized, Amortized)", "Diagonal"),
+        {"Fully factorised posterior of a hierarchy (Saul et al. 1996)": "ELBO(analytic_kl=True)"},
     ),
     "hierarchical-conditional": Pair(
         lambda: Hierarchical(DATA, (LATENT, 2), ((7,), (6,)), condition_dim=CLASSES),

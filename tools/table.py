@@ -11,6 +11,7 @@ from typing import Any
 from calibration_tables import calibrated_sentence, calibration_table
 from cells import RESULTS, ROOT, markdown, provenance, records
 from deck import blocks
+from gap_tables import gaps_table
 from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
 from image_tables import results_table
 from label_tables import label_pictures, labels_table
@@ -226,7 +227,7 @@ PAGES = {
         "hierarchy-pictures": hierarchy_pictures, "codes": codes_table, "labels": labels_table,
         "label-pictures": label_pictures, "videos": videos_table, "video-pictures": video_pictures,
         "walks": walks_table, "rooms": rooms_table, "walk-pictures": walk_pictures, "sequences": sequences_table,
-        "speech": speech_table, "structural": structural_table, "calibration": calibration_table,
+        "speech": speech_table, "structural": structural_table, "calibration": calibration_table, "gaps": gaps_table,
     },
     "docs/guide/posterior.md": {"calibrated": calibrated_sentence},
     "docs/speed.md": {

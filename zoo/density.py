@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.parts.checks import check_counts, check_shape, element, holds, listed, parameter_of
 from zoo.parts.given.conditions import Condition, check_given, condition_size, conditions, rows_for, takes_one
-from zoo.parts.given.gaps import observe
+from zoo.parts.given.gaps import observe, refuse_unmasked
 from zoo.parts.store_keys import RootModule
 
 
@@ -84,6 +84,7 @@ class Density(RootModule):
         p = self.likelihood(*condition)
         self._refuse_whole(p, x)
         if is_validation_enabled() and not holds(p.support, x):
+            refuse_unmasked(self, (x,), {})
             outside = ~element(p.support).check(x)
             rows = (outside if outside.ndim < x.ndim else outside.any(-1)).flatten().nonzero().flatten().tolist()
             raise ValueError(f"x: values outside {p.support}, the support of {self._name}, in rows {listed(rows)}")

@@ -1,20 +1,41 @@
 """The mixture of Gaussians, with the form of the covariances as a part."""
 
 import warnings
+from inspect import signature
 from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro.distributions import Categorical, TorchDistribution
+from pyro.distributions import Categorical, MultivariateNormal, TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from zoo.parts.checks import check_data, check_rows, listed
 from zoo.parts.covariances import Covariance, FullCovariance
-from zoo.parts.distributions.observed import observed_entries
-from zoo.parts.given.gaps import observe
+from zoo.parts.distributions.observed import given_observed, observed_entries
+from zoo.parts.given.gaps import observe, zero_filled
 from zoo.parts.starts.clusters import clusters
 from zoo.parts.store_keys import RootModule
+
+
+class MissingMoments(NamedTuple):
+    """The moments of the missing entries given the observed ones, in each component.
+
+    Attributes:
+        mask: True where observed, `(N, data_dim)`.
+        completed: the data with E[x_missing | x_observed, k] in their gaps, `(N, K, data_dim)`.
+        covariance: cov[x_missing | x_observed, k], 0 elsewhere, `(N, K, data_dim, data_dim)`; its diagonal
+            `(N, K, data_dim)` where the entries are independent.
+    """
+
+    mask: Tensor
+    completed: Tensor
+    covariance: Tensor
+
+    def spread(self, responsibilities: Tensor) -> Tensor:
+        """The covariances, weighted and summed over the data, `(K, data_dim, data_dim)`."""
+        summed = torch.einsum("nk,nk...->k...", responsibilities, self.covariance)
+        return summed if summed.ndim == 3 else torch.diag_embed(summed)
 
 
 class MixtureStatistics(NamedTuple):
@@ -23,12 +44,14 @@ class MixtureStatistics(NamedTuple):
     Sums would not do: the M-step computes the covariances about the new means, so that nothing cancels in float32.
 
     Attributes:
-        x: the data, `(N, data_dim)`.
+        x: the data, `(N, data_dim)`; 0 where they are missing.
         responsibilities: p(k | x_n), `(N, K)`.
+        gaps: of data with missing entries.
     """
 
     x: Tensor
     responsibilities: Tensor
+    gaps: MissingMoments | None = None
 
 
 class GaussianMixture(RootModule):
@@ -37,7 +60,8 @@ class GaussianMixture(RootModule):
     The exact posterior p(k | x) is the responsibility of component k for x. Fit by EM, `zoo.infer.em(model, x,
     restarts=10)`, by gradients of `log_prob`, or by `pyro.infer.TraceEnum_ELBO`, which with an empty guide is log p(x).
 
-    References: Dempster, Laird & Rubin 1977; Bishop 2006, chapter 9. Start: k-means++, Arthur & Vassilvitskii 2007.
+    References: Dempster, Laird & Rubin 1977; Ghahramani & Jordan 1994 (missing entries); Bishop 2006, chapter 9. Start:
+    k-means++, Arthur & Vassilvitskii 2007.
 
     Args:
         data_dim: size of x.
@@ -54,7 +78,8 @@ class GaussianMixture(RootModule):
     Sites, in `pyro.plate("data", N)`: `k` `()`, enumerated in parallel; `x` `(data_dim,)`, observed.
 
     Throughout, x is `(..., data_dim)`, or `(N, data_dim)` in `forward` and for fitting, and log-densities are in nats.
-    `mask` is boolean, of the shape of x, True where x is observed; fitting by EM takes data without gaps.
+    `mask` is boolean, of the shape of x, True where x is observed: `em(model, x, mask=mask)` is exact under gaps too,
+    missing entries being latents (Ghahramani & Jordan 1994).
 
     Raises:
         ValueError: by every method, for a wrong last dimension, a wrong dtype, or no data; by methods that fit or
@@ -115,25 +140,49 @@ class GaussianMixture(RootModule):
         return self._log_joint(x, mask).logsumexp(-1)
 
     @torch.no_grad()
-    def initialise(self, x: Tensor) -> None:
+    def initialise(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Sets the parameters to a start for EM: one M-step from the clusters of scikit-learn's k-means.
 
-        scikit-learn's own mixture starts in the same way. The seed of k-means is drawn by torch (`clusters`).
+        scikit-learn's own mixture starts in the same way. The seed of k-means is drawn by torch (`clusters`). Missing
+        entries have the mean and the variance of their column.
         """
-        self._check_count(check_data(x, self.data_dim, self.means))
+        x = check_data(x, self.data_dim, self.means, mask)
+        self._check_count(x, mask)
+        gaps = None
+        if mask is not None:
+            seen = mask.sum(0)
+            mean = x.sum(0) / seen
+            variance = torch.where(mask, x - mean, 0.0).square().sum(0) / seen
+            x = torch.where(mask, x, mean)
+            each = (len(x), self.num_components, self.data_dim)
+            gaps = MissingMoments(mask, x.unsqueeze(1).expand(each), (variance * ~mask).unsqueeze(1).expand(each))
         # clusters that stay empty, `m_step` starts again with a warning
-        self.m_step(MixtureStatistics(x, clusters(x, self.num_components)))
+        self.m_step(MixtureStatistics(x, clusters(x, self.num_components), gaps))
 
     @torch.no_grad()
-    def e_step(self, x: Tensor) -> tuple[MixtureStatistics, Tensor]:
-        """The statistics for `m_step`, and log p(x_n) in nats, `(N,)`.
+    def e_step(self, x: Tensor, mask: Tensor | None = None) -> tuple[MixtureStatistics, Tensor]:
+        """The statistics for `m_step`, and log p(x_n) of the observed entries in nats, `(N,)`.
 
         Raises:
-            ValueError: besides the reasons of every method, fewer rows than components.
+            ValueError: besides the reasons of every method, fewer rows than components; dimensions that no row
+                observes; a form of covariance that serves no gaps.
         """
-        log_joint = self._log_joint(x)
-        self._check_count(x)
-        return MixtureStatistics(x, log_joint.softmax(-1)), log_joint.logsumexp(-1)
+        log_joint = self._log_joint(x, mask)
+        self._check_count(x, mask)
+        gaps = None if mask is None else self._gaps(x := zero_filled(x, mask), mask)
+        return MixtureStatistics(x, log_joint.softmax(-1), gaps), log_joint.logsumexp(-1)
+
+    def _gaps(self, x: Tensor, mask: Tensor) -> MissingMoments:
+        """The moments of the missing entries."""
+        each: Any = observed_entries(self._components(), mask.unsqueeze(-2))
+        p, _ = given_observed(each, x.unsqueeze(-2))
+        hidden = ~mask.unsqueeze(-2)
+        completed = torch.where(hidden, p.mean, x.unsqueeze(-2))
+        if isinstance(p, MultivariateNormal):
+            covariance = p.covariance_matrix * (hidden.unsqueeze(-1) & hidden.unsqueeze(-2))
+        else:
+            covariance = p.variance * hidden
+        return MissingMoments(mask, completed, covariance)
 
     @torch.no_grad()
     def m_step(self, statistics: MixtureStatistics) -> Tensor:
@@ -152,19 +201,25 @@ class GaussianMixture(RootModule):
             ValueError: a covariance is singular in spite of the floor; names the components. The parameters stay as
                 they were.
         """
-        x, responsibilities = statistics
+        x, responsibilities, gaps = statistics
+        mask = None if gaps is None else gaps.mask
         count = responsibilities.sum(0)
         # a weight of this size is lost in the sum of all weights
         empty = count <= 10 * torch.finfo(x.dtype).eps * len(x)
-        before = self.log_prob(x).sum() if empty.any() else None
+        before = self.log_prob(x, mask).sum() if empty.any() else None
+        completed = x if gaps is None else (responsibilities.unsqueeze(-1) * gaps.completed).sum(1)
         if before is not None:
             responsibilities = responsibilities.masked_fill(empty, 1 / len(x))
             count = responsibilities.sum(0)
-        mean = (responsibilities.T @ x) / count.unsqueeze(-1)
+        # with gaps every component completes the data in its own way
+        own = x if gaps is None else gaps.completed
+        total = responsibilities.T @ x if gaps is None else torch.einsum("nk,nkd->kd", responsibilities, own)
+        mean = total / count.unsqueeze(-1)
         if before is not None:
-            mean[empty] = self._worst_explained(x, int(empty.sum()))
+            mean[empty] = self._worst_explained(completed, int(empty.sum()))
         # refuses a singular covariance, hence before the first parameter is written
-        scale = self.covariance.maximise(x, responsibilities, count, mean)
+        spread = () if gaps is None else (gaps.spread(responsibilities),)
+        scale = self.covariance.maximise(own, responsibilities, count, mean, *spread)
         change = self.covariance.trace_precision(self.scale) - self.covariance.trace_precision(scale)
         self.logits.copy_((count / count.sum()).log())
         self.means.copy_(mean)
@@ -176,7 +231,7 @@ class GaussianMixture(RootModule):
             f"GaussianMixture: components {listed(empty.nonzero().flatten().tolist())} were responsible for no datum "
             "and have been started again, each at a datum that the others explain badly", stacklevel=2,
         )  # fmt: skip
-        return torch.maximum(announced, before - self.log_prob(x).sum())
+        return torch.maximum(announced, before - self.log_prob(x, mask).sum())
 
     def _worst_explained(self, x: Tensor, num: int) -> Tensor:
         """The `num` distinct data of least log p(x), least first; repeated from the first where there are fewer."""
@@ -185,18 +240,29 @@ class GaussianMixture(RootModule):
         order = self.log_prob(distinct).argsort()
         return distinct[order[torch.arange(num, device=x.device) % len(order)]]
 
+    def _components(self) -> Any:
+        """p(x | k) of all components at once, along a last axis."""
+        return self.likelihood(torch.arange(self.num_components, device=self.means.device))
+
     def _log_joint(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(observed entries of x, k), `(..., K)`."""
         x = check_data(x, self.data_dim, self.means, mask)
-        # all components at once, along a last axis
-        components: Any = self.likelihood(torch.arange(self.num_components, device=x.device))
+        components = self._components()
         if mask is not None:
             components = observed_entries(components, mask.unsqueeze(-2))
         return self.logits.log_softmax(-1) + components.log_prob(x.unsqueeze(-2))
 
-    def _check_count(self, x: Tensor) -> None:
+    def _check_count(self, x: Tensor, mask: Tensor | None = None) -> None:
         if x.ndim != 2 or len(x) < self.num_components:
             raise ValueError(
                 f"x: expected shape (N, {self.data_dim}) with N >= num_components = {self.num_components}, "
                 f"got {tuple(x.shape)}"
             )
+        if mask is None:
+            return
+        if not mask.any(0).all():
+            which = listed((~mask.any(0)).nonzero().flatten().tolist())
+            raise ValueError(f"mask: data dimensions {which} are observed in no row")
+        if "spread" not in signature(self.covariance.maximise).parameters:
+            form = type(self.covariance).__name__
+            raise ValueError(f"mask: {form}.maximise takes no `spread`, so it serves data without gaps alone")

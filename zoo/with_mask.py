@@ -4,6 +4,8 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
 from zoo.parts.around import Seen, reopened
@@ -76,3 +78,27 @@ class WithMask(RootModule):
             completed = torch.where(mask, seen.values["x"], x_missing)
             pyro.sample("m", self.missingness(completed), obs=mask.to(completed.dtype))
         return completed
+
+    @torch.no_grad()
+    def drawn_arguments(self, x_like: Tensor, **kwargs: Any) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
+        """Latents, data and mask drawn from the model, for `zoo.infer.simulation_based_calibration`.
+
+        Args:
+            x_like: data of the shape to draw, their contents unseen.
+            **kwargs: further arguments, such as a condition; a mask among them is not read.
+        """
+        everything = torch.ones_like(x_like, dtype=torch.bool)
+        drawn = _sites(poutine.uncondition(self.forward), x_like, **kwargs | {"mask": everything})
+        x, mask = drawn.pop("x"), drawn.pop("m").bool()
+        # labels that were given are data too, and drawn ones take their place
+        given = kwargs | {name: drawn.pop(name) for name in kwargs if name in drawn} | {"mask": mask}
+        latents = {name: value for name, value in drawn.items() if name != "x_missing"}
+        # the entries of x_missing that are observed count for nothing, and are drawn as a guide draws them
+        again = _sites(poutine.condition(self.forward, data=latents), x, **given)["x_missing"]
+        return latents | {"x_missing": torch.where(mask, again, x)}, x, given
+
+
+def _sites(program: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    trace = prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    return {name: site["value"] for name, site in sites.items() if not site["infer"].get("_deterministic")}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from guides.guide import Guide
 from zoo.parts.given.row_numbers import keywords_of, takes_index
-from zoo.parts.one_program import Hiding
+from zoo.parts.one_program import UNCONSTRAINED, Hiding
 
 
 class PriorBelow(Guide):
@@ -30,7 +30,8 @@ class PriorBelow(Guide):
     Sites: those of the guide.
 
     Raises:
-        ValueError: no model; neither or both of k and `sites`; k out of range. At each call: a site the model lacks.
+        ValueError: no model; neither or both of k and `sites`; k out of range. At each call: a site the model lacks, or
+            one that an autoguide draws together with others.
 
     Example:
         >>> import torch, guides
@@ -69,11 +70,19 @@ class PriorBelow(Guide):
         """q(y | x) of the guide, for `SemiSupervised`."""
         return self.guide.classifier
 
+    def _hides(self, name: str) -> bool:
+        return name.removesuffix(UNCONSTRAINED) in self.below
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Samples the sites; returns site -> draw."""
-        with Hiding(lambda name: name in self.below) as inferred:
+        with Hiding(self._hides) as inferred:
             _program(self.guide)(x, *args, **keywords_of(self.guide, kwargs))
-        upper = {name: value for name, value in inferred.values.items() if name not in self.below}
+        if inferred.joint and inferred.points:
+            raise ValueError(
+                f"PriorBelow: site {inferred.points[0]!r}: the guide draws it together with other latents, so that it "
+                "cannot be hidden alone; AutoNormal draws each by itself"
+            )
+        upper = {name: value for name, value in inferred.values.items() if not self._hides(name)}
         with Hiding(lambda name: name not in self.below, upper) as generated:
             _program(self.model)(x, *args, **keywords_of(self.model, kwargs))
         if missing := self.below - generated.values.keys():

@@ -12,8 +12,8 @@ from torch import nn
 
 import guides
 import zoo
-from zoo import VAE
-from zoo.infer import ELBO, IWELBO, fit, gaps, kl_per_site, terms
+from zoo import M2, VAE
+from zoo.infer import ELBO, IWELBO, SemiSupervised, fit, gaps, kl_per_site, terms
 from zoo.parts.store_keys import RootModule
 
 X = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
@@ -153,10 +153,6 @@ def test_parts_that_do_not_belong_together():
         with pyro.plate("data", len(x) + 1):
             pyro.sample("a", normal(3))
 
-    used = AutoNormal(model)
-    used(X)
-    with pytest.raises(ValueError, match="AutoNormal has been called by itself"):
-        guides.Factorised(used)
     with pytest.raises(ValueError, match="plate 'data' has 9 rows, and 10 in longer"):
         guides.Factorised(guides.Amortized(model, hidden=(5,)), longer)(X)
 
@@ -181,3 +177,67 @@ def test_sizes_of_single_sites():
     assert guides.PerDatum(Sizeless(), 9, latent_dim=3)(X).shape == (9, 3)
     with pytest.raises(ValueError, match="Sizeless has no latent_dim"):
         guides.Amortized(Sizeless())
+
+
+def test_parts_that_have_run_by_themselves_are_parts_like_others():
+    model = TwoVectors()
+    parts, used = local_parts(model), AutoNormal(poutine.block(model, hide=["z", "a"]))
+    for part in (*parts, used):
+        part(X)
+    guide = guides.Factorised(*parts, used)
+    guide(X)
+    svi = pyro.infer.SVI(model, guides.PriorBelow(guide, sites=["z"]), pyro.optim.Adam({"lr": 1e-3}), ELBO())
+    before = used.locs.w.detach().clone()
+    svi.step(X)
+    assert (used.locs.w != before).all()
+
+
+@pytest.mark.parametrize("hidden", [["z"], ["w"], ["scale"], ["z", "a", "w", "scale"]])
+def test_a_guide_whose_autoguide_has_run_hides_sites_of_all_kinds(hidden):
+    model = TwoVectors()
+    guide = guides.Factorised(*local_parts(model), AutoNormal(model))
+    guide(X)
+    upper = guides.PriorBelow(guide, sites=hidden)
+    run = terms(model, upper, X, num_particles=3)
+    ratios = run.log_ratios | run.outside
+    assert {name for name, ratio in ratios.items() if not ratio.any()} == set(hidden)
+    assert ratios.keys() == {"z", "a", "w", "scale"}
+
+
+def test_an_autoguide_by_itself_hides_its_sites_and_a_part_of_a_joint_draw_is_refused():
+    model = TwoVectors()
+    auto = AutoNormal(model)
+    auto(X)
+    run = terms(model, guides.PriorBelow(auto, sites=["w"]), X)
+    assert not run.outside["w"].any()
+    assert run.outside["scale"].any()
+    upper = guides.PriorBelow(guides.Factorised(*local_parts(model), AutoMultivariateNormal(model)), sites=["w"])
+    with pytest.raises(ValueError, match="PriorBelow: site 'w': the guide draws it together with other latents"):
+        ELBO().loss(model, upper, X)
+
+
+class WithOffset(RootModule):
+    """M2 beside an offset that all data share."""
+
+    data_dim, latent_dim, num_classes = 4, 2, 3
+
+    def __init__(self):
+        super().__init__("model")
+        self.inner = M2(4, 2, 3, hidden=(5,))
+        self.prior = self.inner.prior
+
+    def forward(self, x, y=None):
+        pyro.sample("w", normal(4))
+        return self.inner.forward(x, y)
+
+
+@pytest.mark.parametrize("first", ["labelled", "unlabelled"])
+def test_an_autoguide_beside_classes_that_are_summed_out(first):
+    model, y = WithOffset(), torch.tensor([0, 1, 2, 0, -1, -1, -1, 1, 2])
+    guide = guides.Factorised(guides.Labelled(model, hidden=(5,)), AutoNormal(model))
+    x = (X > 0).float()
+    if first == "unlabelled":
+        assert terms(model, guide, x).summed.keys() == {"y"}
+    loss = SemiSupervised(ELBO(num_data=9), 1.0)(model, guide)
+    fit(loss, (x, y), steps=2, batch_size=4, progress=False)
+    assert kl_per_site(model, guide, x, num_particles=2).keys() == {"y", "z", "w"}

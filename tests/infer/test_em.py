@@ -202,20 +202,6 @@ def test_parameters_stay_leaves_that_can_be_trained_on():
     model.log_prob(x).mean().backward()
 
 
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"max_iterations": 0}, "max_iterations >= 1"),
-        ({"restarts": -1}, "restarts >= 0"),
-        ({"tolerance": -1.0}, "tolerance >= 0"),
-        ({"slack": -1.0}, "slack >= 0"),
-    ],
-)
-def test_bad_arguments(lifetimes, keywords, message):
-    with pytest.raises(ValueError, match=message):
-        em(CensoredExponential(), lifetimes, **keywords)
-
-
 def test_says_which_method_a_model_lacks(lifetimes):
     with pytest.raises(TypeError, match="Linear has no e_step, m_step"):
         em(nn.Linear(1, 1), lifetimes)

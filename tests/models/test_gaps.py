@@ -6,12 +6,13 @@ from functools import partial
 import pyro
 import pytest
 import torch
+from pairs import PAIRS
 from pyro import distributions as dist
 from torch import nn
 
 import guides
 from zoo import ADGM, BIVA, M1M2, M2, PPCA, VAE, DiagonalCovariance, GaussianMixture, Hierarchical, WithAuxiliary
-from zoo.infer import ELBO, IWELBO, kl_per_site, terms
+from zoo.infer import ELBO, IWELBO, fit, kl_per_site, log_likelihood, terms
 from zoo.parts.conditionals import Bernoulli, Categorical, DiscretizedLogistic, MixtureOfNormals, Normal
 from zoo.parts.distributions import DiagonalNormal, MixtureOfNormalsDensity
 from zoo.parts.distributions.observed import given_observed, observed_entries
@@ -271,3 +272,45 @@ def test_levels_start_within_their_interval():
     p = dist.Uniform(torch.full((N, DATA), 2.0), 3.0).to_event(1)
     found = pyro.poutine.trace(lambda: observe("x", p, torch.full((N, DATA), torch.nan), ~MASK & MASK)).get_trace()
     assert found.nodes["x"]["fn"].log_prob(found.nodes["x"]["value"]).eq(0).all()
+
+
+TAKES_MASK = [
+    *("vae", "vae-full-rank", "vae-auxiliary", "density-flow", "hierarchical-ladder", "biva", "m2"),
+    *("m1m2", "adgm", "ppca-exact", "ppca-amortized", "mixture-exact", "lgssm-smoother", "hmm", "dmm-filter"),
+    *("kvae", "mixed-dynamics-exact"),
+]
+
+
+@pytest.mark.parametrize("name", TAKES_MASK)
+def test_nan_without_a_mask_is_told_of_the_mask(name):
+    model, guide, x = PAIRS[name].build()
+    given = {n: value for n, value in PAIRS[name].keywords.items() if n != "mask"}
+    loss = ELBO()(model, guide)
+    with torch.no_grad():
+        loss(x, **given)
+    x[3, 0] = torch.nan
+    calls = [lambda: model(x, **given), lambda: loss(x, **given), lambda: terms(model, guide, x, **given)]
+    if x.ndim == 2:
+        calls += [lambda: guide(x, **given)]
+    if hasattr(model, "log_prob"):
+        calls += [lambda: model.log_prob(x, **given)]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"(rows 3|sequence 3, frame 0).*; say which \w+ are missing with mask="):
+            call()
+    with pytest.raises(ValueError, match=r"(rows 3|sequence 3, frame 0).*; say which \w+ are missing with mask="):
+        log_likelihood(model, guide, x, num_particles=2, **given)
+    with pytest.raises(ValueError, match=r"say which values are missing with mask=, data \(x, (None, )?mask\)"):
+        fit(loss, x, steps=1, progress=False)
+
+
+def test_nan_is_left_to_a_program_without_a_mask_or_under_one():
+    def filled(x):
+        with pyro.plate("data", len(x)):
+            return pyro.sample("x", dist.Normal(0.0, 1.0).expand([DATA]).to_event(1), obs=x.nan_to_num())
+
+    x = torch.full((N, DATA), torch.nan)
+    assert terms(filled, lambda x: None, x).log_likelihood.isfinite().all()
+    model = VAE(DATA, LATENT, (8,))
+    assert model(x, torch.zeros(N, DATA).bool()).isfinite().all()
+    with pyro.validation_enabled(False):
+        assert model(x).isnan().all()

@@ -370,3 +370,44 @@ def test_other_errors():
         GaussianMixture(4, 0)
     with pytest.raises(ValueError, match="floor: expected >= 0, got -1"):
         GaussianMixture(4, 2, covariance=DiagonalCovariance(floor=-1.0))
+
+
+GAPS = torch.rand(150, 4, generator=torch.Generator().manual_seed(1)) < 0.7
+
+
+@pytest.mark.parametrize("form", ["full", "tied", "diag"])
+def test_em_under_gaps_climbs_to_a_stationary_point_of_the_observed_likelihood(form, iris):
+    model = GaussianMixture(4, 3, covariance=FORMS[form](floor=0.0)).double()
+    torch.manual_seed(0)
+    result = em(model, iris.masked_fill(~GAPS, torch.nan), mask=GAPS, restarts=1, tolerance=1e-12)
+    assert min(b - a for a, b in zip(result.trajectory, result.trajectory[1:], strict=False)) > -1e-10
+    assert result.log_likelihood == pytest.approx(model.log_prob(iris, GAPS).mean().item(), abs=1e-9)
+    gradients = torch.autograd.grad(model.log_prob(iris, GAPS).mean(), [*model.parameters()])
+    assert max(gradient.abs().max() for gradient in gradients) < 1e-4
+
+
+@pytest.mark.parametrize("form", ["full", "tied", "diag"])
+def test_gaps_that_hide_nothing_are_no_gaps(form, iris):
+    models = [started(iris, FORMS[form]()) for _ in range(2)]
+    models[0].m_step(models[0].e_step(iris)[0])
+    models[1].m_step(models[1].e_step(iris, torch.ones_like(iris, dtype=torch.bool))[0])
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_component_without_data_is_started_again_under_gaps(iris):
+    model = started(iris, FullCovariance())
+    with torch.no_grad():
+        model.means[1] = 1e3
+    with pytest.warns(UserWarning, match="components 1 were responsible for no datum"):
+        result = em(model, iris, mask=GAPS, max_iterations=20)
+    assert result.trajectory[-1] > result.trajectory[0]
+
+
+def test_gaps_that_em_cannot_fill_are_named(iris):
+    hidden = GAPS.clone()
+    hidden[:, 2] = False
+    with pytest.raises(ValueError, match="mask: data dimensions 2 are observed in no row"):
+        em(started(iris, FullCovariance()), iris, mask=hidden)
+    with pytest.raises(ValueError, match=r"mask: SphericalCovariance.maximise takes no `spread`"):
+        em(started(iris, SphericalCovariance()), iris, mask=GAPS)

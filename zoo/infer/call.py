@@ -31,10 +31,12 @@ from zoo.infer.sites.summed import AllValues
 from zoo.infer.sites.supports import log_prob_within
 from zoo.infer.sites.values import doubtful
 from zoo.infer.store import refuse_claimed_keys
+from zoo.parts.given.gaps import refuse_unmasked
 from zoo.parts.once import Once
 
 Sites = dict[str, Any]  # name -> Pyro's message of the site
 Values = dict[str, Tensor]  # name of a site -> a tensor
+_NOTHING = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,16 @@ class Call:
         """Runs a program over the particles, latents named in `values` fixed at these; returns its sites."""
         record = _Record(values or {}, self._rows)
         # the record answers first: at the guide's values a model need not be able to list its own
-        with AllValues(self.layout) if self.summed else nullcontext(), record:
-            if self.num_particles == 1:
-                # no plate for one particle, or every tensor of the run would carry an axis of size 1
+        # no plate for one particle, or every tensor of the run would carry an axis of size 1
+        several = self.num_particles > 1
+        plate = pyro.plate("num_particles", self.num_particles, dim=-1 - self.layout.nesting) if several else _NOTHING
+        try:
+            with AllValues(self.layout) if self.summed else _NOTHING, record, plate:
                 fn(*self.args, **kwargs)
-            else:
-                with pyro.plate("num_particles", self.num_particles, dim=-1 - self.layout.nesting):
-                    fn(*self.args, **kwargs)
+        except (ValueError, RuntimeError):
+            # the cause may be NaN in x, which the error of a distribution or a network does not name
+            refuse_unmasked(self.owners[0], self.args, self.model_kwargs)
+            raise
         return record.sites
 
     def run_model(self, q: Sites, values: Values) -> Sites:
@@ -162,6 +167,7 @@ class Call:
         p = self.record(self.model, self.model_kwargs, values)
         if is_validation_enabled():
             for name in doubtful(p, self.layout.unlike):
+                refuse_unmasked(self.owners[0], self.args, self.model_kwargs)
                 refuse_value(name, p[name], q.get(name), self.programs(), self.pair.moving)
         return p
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from zoo.parts.checks import listed
+from zoo.parts.checks import check_counts, check_least, listed
 from zoo.parts.door import entered, is_collection, is_data
 
 
@@ -112,7 +112,7 @@ def em(
 
     Raises:
         EMError: log p(x) fell by more than rounding and the loss that `m_step` announced, or is not finite.
-        ValueError: max_iterations < 1, restarts < 0, tolerance or slack < 0.
+        ValueError: max_iterations < 1, restarts < 0, tolerance or slack < 0 or NaN.
         TypeError: the model lacks a method; names it.
 
     Example:
@@ -123,10 +123,9 @@ def em(
         >>> em(GaussianMixture(2, 2), x, restarts=3).converged
         True
     """
-    if max_iterations < 1 or restarts < 0:
-        raise ValueError(f"em: expected max_iterations >= 1 and restarts >= 0, got {max_iterations} and {restarts}")
-    if tolerance < 0 or (slack is not None and slack < 0):
-        raise ValueError(f"em: expected tolerance >= 0 and slack >= 0, got {tolerance} and {slack}")
+    check_counts(max_iterations=max_iterations)
+    check_counts(0, restarts=restarts)
+    check_least(0, tolerance=tolerance, **({} if slack is None else {"slack": slack}))
     needed = ["e_step", "m_step"] + (["initialise", "state_dict", "load_state_dict"] if restarts else [])
     lacking = [name for name in needed if not callable(getattr(model, name, None))]
     if lacking:

@@ -18,6 +18,7 @@ from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import batch_rows, check_num_particles, has_autoguide
 from zoo.infer.terms import terms
 from zoo.parts.aside import streams_kept
+from zoo.parts.checks import check_least
 from zoo.parts.door import OnFile
 from zoo.parts.given.row_numbers import takes_index
 
@@ -47,6 +48,7 @@ def pieces(
     num_particles: int,
     max_bytes: int = MAX_BYTES,
     evaluate: Callable[..., Any] | None = None,
+    together: bool = False,
 ) -> Iterator[Piece]:
     """`terms` of the whole of x with `num_particles` particles, without gradients, in pieces of about `max_bytes`.
 
@@ -56,17 +58,17 @@ def pieces(
 
     Args:
         evaluate: a function of the arguments of `terms`; None: `terms`, of pairs without sites outside the batch plate.
+        together: where a latent outside the batch plate makes a draw one of all data, only the particles are split.
 
     Raises:
         ValueError: `num_particles` or `max_bytes` below 1, an empty x, or an error of `terms`, with the rows of x.
     """
     check_num_particles(num_particles)
-    if max_bytes < 1:
-        raise ValueError(f"max_bytes must be positive, got {max_bytes}")
+    check_least(1, max_bytes=max_bytes)
     if len(x) == 0:
         raise ValueError("x is an empty batch")
     kwargs = with_index(guide, x, kwargs)
-    step, particles, num_particles = _sizes(model, guide, x, args, kwargs, num_particles, max_bytes)
+    step, particles, num_particles = _sizes((model, guide, x, args, kwargs), num_particles, max_bytes, together)
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
         inputs, keywords = batch_rows(x, args, kwargs, rows)
@@ -83,19 +85,13 @@ def _each_weighted(model: Callable, guide: Callable, *args: Any, num_particles: 
     return run(model, guide, args, kwargs, num_particles)
 
 
-def _sizes(
-    model: Callable,
-    guide: Callable,
-    x: Tensor | OnFile,
-    args: tuple,
-    kwargs: dict[str, Any],
-    num_particles: int,
-    max_bytes: int,
-) -> tuple[int, int, int]:
+def _sizes(call: tuple[Any, Any, Any, tuple, dict[str, Any]], num_particles: int, max_bytes: int,
+           together: bool) -> tuple[int, int, int]:  # fmt: skip
     """Rows and particles of a piece, and particles in all.
 
     They follow from a probe of two rows (all rows of an autoguide) and two particles at most.
     """
+    model, guide, x, args, kwargs = call
     whole, size, few = has_autoguide(guide), len(x), min(num_particles, 2)
     probe = slice(0, size if whole else min(size, 2))
     inputs, keywords = batch_rows(x, args, kwargs, probe)
@@ -107,7 +103,7 @@ def _sizes(
     each = total / (few * len(inputs[0]))
     fit = max(1, int(max_bytes // max(each, 1)))
     num_particles = num_particles if found.log_ratios or found.outside else 1
-    if whole:
+    if whole or (together and found.outside):
         return size, max(1, fit // size), num_particles
     return max(1, min(size, fit // num_particles)), min(num_particles, fit), num_particles
 

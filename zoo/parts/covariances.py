@@ -42,14 +42,19 @@ class Covariance(Protocol):
         """
         ...
 
-    def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
+    def maximise(
+        self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor, spread: Tensor | None = None
+    ) -> Tensor:
         """The covariances of x about the means, weighted, with the floor added, as the scale that the form stores.
 
         Args:
-            x: data, `(N, data_dim)`.
+            x: data, `(N, data_dim)`; with missing entries the data as each component completes them,
+                `(N, K, data_dim)`.
             responsibilities: weight of each datum in each component, `(N, K)`.
             count: their column sums, `(K,)`.
             mean: means of the components, `(K, data_dim)`.
+            spread: the covariances of the missing entries given the observed ones, weighted and summed over the data,
+                `(K, data_dim, data_dim)`. A form that lacks the argument serves data without gaps.
 
         Raises:
             ValueError: a covariance is singular in spite of the floor.
@@ -59,6 +64,11 @@ class Covariance(Protocol):
     def trace_precision(self, scale: Tensor) -> Tensor:
         """tr Sigma_k^-1, `(K,)`, or `()` where all components share one Sigma."""
         ...
+
+
+def _centred(x: Tensor, mean: Tensor) -> Tensor:
+    """The data, or their completions by each component, about the means, `(N, K, data_dim)`."""
+    return (x if x.ndim == 3 else x.unsqueeze(1)) - mean
 
 
 def _cholesky(covariance: Tensor, mean: Tensor, floor: float) -> Tensor:
@@ -101,10 +111,13 @@ class FullCovariance:
     def density(self, mean: Tensor, scale: Tensor, k: Tensor) -> TorchDistribution:
         return MultivariateNormal(mean, scale_tril=scale[k])
 
-    def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
+    def maximise(
+        self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor, spread: Tensor | None = None
+    ) -> Tensor:
         # x is centred first: E[x x'] - mean mean' would cancel for data far from the origin
-        centred = (x.unsqueeze(1) - mean).transpose(0, 1)
+        centred = _centred(x, mean).transpose(0, 1)
         products = (centred * responsibilities.T.unsqueeze(-1)).mT @ centred
+        products = products if spread is None else products + spread
         return _cholesky(products / count[:, None, None], mean, self.floor)
 
     def trace_precision(self, scale: Tensor) -> Tensor:
@@ -124,10 +137,13 @@ class TiedCovariance:
     def density(self, mean: Tensor, scale: Tensor, k: Tensor) -> TorchDistribution:
         return MultivariateNormal(mean, scale_tril=scale)
 
-    def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
-        centred = x.unsqueeze(1) - mean
+    def maximise(
+        self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor, spread: Tensor | None = None
+    ) -> Tensor:
+        centred = _centred(x, mean)
         weighted = centred * responsibilities.unsqueeze(-1)
         products = weighted.flatten(0, 1).T @ centred.flatten(0, 1)
+        products = products if spread is None else products + spread.sum(0)
         # the largest mean bounds the rounding about all of them
         return _cholesky(products / count.sum(), mean.abs().amax(0), self.floor)
 
@@ -148,9 +164,12 @@ class DiagonalCovariance:
     def density(self, mean: Tensor, scale: Tensor, k: Tensor) -> TorchDistribution:
         return DiagonalNormal(mean, scale[k])
 
-    def maximise(self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor) -> Tensor:
-        squares = (x.unsqueeze(1) - mean).square() * responsibilities.unsqueeze(-1)
-        variance = squares.sum(0) / count.unsqueeze(-1) + self.floor
+    def maximise(
+        self, x: Tensor, responsibilities: Tensor, count: Tensor, mean: Tensor, spread: Tensor | None = None
+    ) -> Tensor:
+        squares = (_centred(x, mean).square() * responsibilities.unsqueeze(-1)).sum(0)
+        squares = squares if spread is None else squares + spread.diagonal(dim1=-2, dim2=-1)
+        variance = squares / count.unsqueeze(-1) + self.floor
         # the pivots of a diagonal matrix are its variances
         _refuse_collapse(variance, variance, mean, self.floor)
         return variance.sqrt()

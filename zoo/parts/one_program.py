@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 SUFFIX = " (hidden)"
+# an autoguide draws "z_unconstrained", and makes z of it
+UNCONSTRAINED = "_unconstrained"
 
 
 class OneProgram(Messenger):
@@ -24,8 +27,7 @@ class OneProgram(Messenger):
     def _process_message(self, msg: Any) -> None:
         if msg["type"] != "sample":
             return
-        # an autoguide draws "z_unconstrained" before it makes z of it
-        name, fn = msg["name"].removesuffix("_unconstrained"), msg["fn"]
+        name, fn = msg["name"].removesuffix(UNCONSTRAINED), msg["fn"]
         if type(fn) is not _Subsample:
             if self.owners.setdefault(name, self.part) is not self.part or msg["name"] in self.values:
                 raise ValueError(
@@ -55,6 +57,11 @@ class Hiding(Messenger):
     Args:
         hides: tells for a site's name.
         given: values for sites; the sites that are not hidden are then marked as drawn from the model.
+
+    Attributes:
+        values: site -> value, of all sites under their own names.
+        joint: True once a draw of several latents together was met, of one of Pyro's joint autoguides.
+        points: hidden sites at which the program has a point that is made of no draw of their own.
     """
 
     # `poutine.block` would keep these sites from the plate of particles outside too: all particles would share one draw
@@ -62,15 +69,20 @@ class Hiding(Messenger):
         super().__init__()
         self.hides, self.given = hides, given
         self.values: dict[str, Tensor] = {}
+        self.joint = False
+        self.points: list[str] = []
 
     def _pyro_sample(self, msg: Any) -> None:
         name = msg["name"]
+        self.joint |= bool(msg["infer"].get("is_auxiliary")) and not name.endswith(UNCONSTRAINED)
         if site_is_subsample(msg):
             # the second program opens the plate of the first again, and only one of the two may be seen
             msg["stop"] = self.given is not None
         elif self.hides(name):
             if self.given is not None and name in self.given:
                 msg["value"], msg["done"] = self.given[name], True
+            if isinstance(msg["fn"], Delta) and f"{name}{UNCONSTRAINED}" not in self.values:
+                self.points.append(name)
             msg["name"], msg["mask"] = f"{name}{SUFFIX}", False
             msg["infer"] = {**msg["infer"], "_deterministic": True, "is_auxiliary": True}
         elif self.given is not None:

@@ -12,6 +12,7 @@ from pyro.nn.module import _Context
 from pyro.poutine.messenger import Messenger
 
 from zoo.parts.door import open_methods
+from zoo.parts.given.gaps import refuse_unmasked
 from zoo.parts.recorded import Recorded
 
 # Numbers the roots (outermost modules) of the process. Pyro's store outlives every module in it, so no key may ever be
@@ -76,6 +77,16 @@ class RootModule(Recorded, PyroModule):
         self._pyro_context = _Numbered()
         self._pyro_name = f"{name}#{self._pyro_context.number}"
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # the core of `zoo.infer` calls `forward`, and looks at the values itself
+        refuse_unmasked(self, args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def add_module(self, name: str, module: Any) -> None:
+        """Adds a part, which takes its keys from this module even where it has run by itself before."""
+        adopt(module)
+        super().add_module(name, module)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # The state holds the names under the old number, the context made by `__reduce__` has a new one.
@@ -87,3 +98,14 @@ class RootModule(Recorded, PyroModule):
         for part in self.modules():
             if isinstance(part, PyroModule) and part._pyro_context is context:
                 part._pyro_name = f"{root}#{context.number}{part._pyro_name.removeprefix(name)}"
+
+
+def adopt(part: Any) -> None:
+    """Makes a PyroModule that has run by itself ready to be part of another."""
+    # Pyro asserts that a part with parts has never run, since its parameters have keys of their own in the store, which
+    # a later module of that name would find. No later one has the name of a root of the zoo.
+    if isinstance(part, PyroModule) and part._pyro_context.used:
+        fresh = _Context()
+        for inner in part.modules():
+            if isinstance(inner, PyroModule):
+                inner._pyro_context = fresh

@@ -1,7 +1,7 @@
 """Contours of densities in a plane: the smallest regions that hold a given mass, of draws or of a density itself."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
@@ -60,14 +60,14 @@ def histogram(z: Tensor, window: Window) -> Tensor:
     return counts
 
 
-def draw_contours(ax: Axes, window: Window, density: Tensor, colour: str, style: str) -> None:
+def draw_contours(ax: Axes, window: Window, density: Tensor, colour: str, style: Any) -> None:
     """Draws the contours of the smallest regions that hold `MASSES` of a density on the bins, `(BINS, BINS)`.
 
     Args:
         ax: axes to draw on.
         window: rectangle of the bins.
         density: need not be normalised.
-        colour, style: of the lines.
+        colour, style: of the lines, the style in any form that matplotlib takes.
     """
     # The smallest region of a mass is a level set: bins are taken from the highest down until the mass is reached.
     ordered = density.flatten().sort(descending=True).values
@@ -81,7 +81,7 @@ def draw_contours(ax: Axes, window: Window, density: Tensor, colour: str, style:
         density.T.numpy(),
         levels=levels,
         colors=colour,
-        linestyles=style,
+        linestyles=[style],
         linewidths=1.4,
         zorder=3,
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from zoo.infer.reference.inference_data import InferenceData, is_inference_data,
 from zoo.infer.reference.log_joint import entry_names, flatten
 from zoo.infer.reference.reference import Reference
 from zoo.plots.contours import Window, draw_contours, histogram
-from zoo.plots.look import EXACT, GUIDE, array, plain, styles
+from zoo.plots.look import EXACT, GUIDE, array, looks, plain
 
 __all__ = ["plot_latents", "plot_marginals", "plot_pairs"]
 
@@ -67,14 +67,10 @@ def _shown(posteriors: Mapping[str, Reference | InferenceData], who: str) -> lis
     return found
 
 
-def _looks(shown: list[_Shown]) -> list[tuple[str, str]]:
-    """Colour and dashes of each: solid blue for exact ones, dashed orange for the first of the others."""
-    # Dashes let an exact line be seen below one that covers it.
-    others = (
-        (colour, "dashed" if style == "solid" else "dotted") for colour, style in styles(GUIDE) if colour != EXACT
-    )
+def _looks(shown: list[_Shown]) -> list[tuple[str, Any]]:
+    """Colour and dashes of each: solid blue for the first exact one, dashed orange for the first of the others."""
     exact = [one.source is not None and one.source.kind in ("exact", "grid") for one in shown]
-    return [(EXACT, "solid") if known else next(others) for known in exact]
+    return looks([EXACT if known else GUIDE for known in exact])
 
 
 def plot_marginals(
@@ -233,8 +229,8 @@ def _draw_pair(ax: Axes, shown: list[_Shown], names: tuple[str, str], row: int) 
     pairs = [torch.stack([one.column(name, row, "plot_pairs") for name in names], -1) for one in shown]
     window = Window.around([(pair.mean(0), pair.std(0)) for pair in pairs])
     # Exact ones first: the dashes of the others are then seen above them.
-    looks = zip(_looks(shown), pairs, strict=True)
-    for (colour, style), pair in sorted(looks, key=lambda one: one[0][0] != EXACT):
+    drawn = zip(_looks(shown), pairs, strict=True)
+    for (colour, style), pair in sorted(drawn, key=lambda one: one[0][0] != EXACT):
         draw_contours(ax, window, histogram(pair, window), colour, style)
 
 

@@ -20,10 +20,12 @@ from zoo.infer.sites.programs import batch_rows, has_autoguide
 from zoo.parts.aside import held, seeded
 from zoo.parts.door import entered
 from zoo.plots.contours import BINS, Window, draw_contours, histogram
-from zoo.plots.look import DRAWS, EXACT, GUIDE
+from zoo.plots.look import DRAWS, EXACT, GUIDE, looks
 
 __all__ = ["plot_overlay"]
 
+# Kinds of references that have a density, shown by contours.
+DENSITIES = ("exact", "grid")
 # Side of the image in a panel, and its distance from the frame, in sides of the panel.
 IMAGE, GAP = 0.27, 0.02
 
@@ -49,7 +51,7 @@ def plot_overlay(
     Contours are the smallest regions that hold 50 % and 95 % of the mass. The guide's contours are those of a smoothed
     histogram of its draws, so that any guide will do; the exact contours are those of the density itself where the
     density is known in just these two coordinates. The guide is orange and dashed, the exact posterior blue, a
-    sampler's draws are grey dots.
+    sampler's draws are grey dots; a second of a kind has a colour of its own.
 
     Args:
         guide: any guide.
@@ -76,7 +78,10 @@ def plot_overlay(
     rows, pair = list(range(size)) if data is None else list(data), list(coordinates)
     names = _check_choice(found[0].coordinates, size, rows, pair, titles)
     titles = ["all data"] if found[0].joint and titles is None else titles
-    shown = [_Shown(reference, [_place(reference, name) for name in names]) for reference in found]
+    places = [[_place(reference, name) for name in names] for reference in found]
+    # the guide's colour is its own
+    own = looks([GUIDE, *(EXACT if one.kind in DENSITIES else DRAWS for one in found)])[1:]
+    shown = [_Shown(*one) for one in zip(found, places, own, strict=True)]
     with held(model, guide), seeded(seed):
         latents = _guide_draws(model, guide, (x, *args), kwargs, found[0], rows, num_draws)[..., pair]
 
@@ -114,15 +119,16 @@ def plot_overlay(
 
 @dataclass(frozen=True)
 class _Shown:
-    """A reference and the columns of the two coordinates in it."""
+    """A reference, the columns of the two coordinates in it, and the colour and dashes that it is drawn in."""
 
     reference: Reference
     places: list[int]
+    look: tuple[str, Any]
 
     @property
     def exact(self) -> bool:
         """Tells a reference with a density, shown by contours, from a sampler's, shown by dots."""
-        return self.reference.kind in ("exact", "grid")
+        return self.reference.kind in DENSITIES
 
     def draws(self, row: int) -> Tensor:
         """Draws of one datum in the two coordinates, `(K, 2)`."""
@@ -228,12 +234,13 @@ def _draw_panel(ax: Axes, shown: list[_Shown], row: int, latents: Tensor, num_do
     window = Window.around([*(one.moments(row) for one in shown), (latents.mean(0), latents.std(0))])
     for one in shown:
         if one.exact:
-            draw_contours(ax, window, one.density(row, window), EXACT, "solid")
+            draw_contours(ax, window, one.density(row, window), *one.look)
         else:
             dots = one.draws(row).numpy()
             # Equally spaced over the joined chains, so that every chain is seen.
             dots = dots[:: max(1, len(dots) // num_dots)][:num_dots]
-            ax.plot(dots[:, 0], dots[:, 1], ".", color=DRAWS, markersize=3.2, markeredgewidth=0, alpha=0.6, zorder=1)
+            colour, _ = one.look
+            ax.plot(dots[:, 0], dots[:, 1], ".", color=colour, markersize=3.2, markeredgewidth=0, alpha=0.6, zorder=1)
     draw_contours(ax, window, histogram(latents, window), GUIDE, "dashed")
     return window
 
@@ -262,11 +269,12 @@ def _draw_image(ax: Axes, image: Tensor, window: Window, clouds: list[Tensor]) -
 def _legend(shown: list[_Shown]) -> list[Line2D]:
     """The entries of one legend for all panels: the guide, then the exact posteriors, then the draws."""
     handles = [Line2D([], [], color=GUIDE, linestyle="dashed", label="guide")]
+    labels: list[str] = []
     for one in sorted(shown, key=lambda one: not one.exact):
-        kind = one.reference.kind
-        if one.exact:
-            label = "exact posterior" + (" (grid)" if kind == "grid" else "")
-            handles.append(Line2D([], [], color=EXACT, label=label))
-        else:
-            handles.append(Line2D([], [], color=DRAWS, marker=".", linestyle="", label=f"{kind} draws"))
+        kind, (colour, dashes) = one.reference.kind, one.look
+        labels.append("exact posterior" + (" (grid)" if kind == "grid" else "") if one.exact else f"{kind} draws")
+        many = labels.count(labels[-1])
+        label = labels[-1] if many == 1 else f"{labels[-1]}, {many}"
+        line: dict[str, Any] = {"linestyle": dashes} if one.exact else {"linestyle": "", "marker": "."}
+        handles.append(Line2D([], [], color=colour, label=label, **line))
     return handles

@@ -9,14 +9,16 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import PAIRS
+from pyro import poutine
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import guides
-from zoo import PPCA, VAE, VRNN
+from zoo import M2, PPCA, VAE, VRNN, WithMask
 from zoo.infer import simulation_based_calibration
 from zoo.infer.calibration.calibration import _Ranked
 from zoo.infer.calibration.simulate import Simulated, simulate
+from zoo.parts.conditionals import Normal, SelfMasking
 
 QUICK = {"num_data": 400, "num_draws": 49, "seed": 0}
 
@@ -230,10 +232,62 @@ def test_models_that_cannot_generate_are_refused(model, words):
         simulation_based_calibration(model, lambda x: None, 6, 4, x_like=torch.ones(1))
 
 
-def test_observed_part_of_an_argument_is_refused():
+def beside_a_covariate(x):
+    """Of each row the last entry is observed, and the first is a covariate."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_slices_of_an_argument_are_drawn_and_the_rest_of_it_stays(scale):
+    def exact(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1), scale * 0.5**0.5))
+
+    x = 3 * torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(simulate(beside_a_covariate, x, {}).x[:, 0], x[:, 0])
+    found = simulation_based_calibration(beside_a_covariate, exact, x_like=x, **QUICK)
+    assert found.passes() == (scale == 1.0)
+
+
+def test_walks_are_drawn_after_the_frames_that_are_memorised():
     model, guide, x = PAIRS["gtmsm"].build()
-    with pytest.raises(ValueError, match="site 'x': GTMSM observes a part of the argument 'x'"):
-        simulation_based_calibration(model, guide, 6, 4, x_like=x, **PAIRS["gtmsm"].model_keywords)
+    given = PAIRS["gtmsm"].model_keywords
+    drawn = simulate(model, x, given)
+    assert torch.equal(drawn.x[:, :2], x[:, :2])
+    assert (drawn.x[:, 2:] != x[:, 2:]).all()
+    with torch.no_grad():
+        trace = poutine.trace(poutine.condition(model, data=drawn.latents)).get_trace(drawn.x, **given)
+    trace.compute_log_prob()
+    torch.testing.assert_close(drawn.log_likelihood, trace.nodes["x"]["log_prob"])
+    assert "s[0,0]" in simulation_based_calibration(model, guide, 20, 4, x_like=x, **given).names
+    masked = given | {"mask": torch.ones(x.shape[:2], dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"site 'x': GTMSM observes a part of the argument 'x'.*without a mask it may"):
+        simulation_based_calibration(model, guide, 6, 4, x_like=x, **masked)
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.5])
+def test_masks_that_are_data_are_drawn_with_x(slope):
+    """Where the mask tells nothing of x the inner posterior is exact, and where it does it is not."""
+    torch.manual_seed(0)
+    inner = PPCA(4, 2)
+    model = WithMask(inner, SelfMasking(4))
+    with torch.no_grad():
+        model.missingness.rate.fill_(slope), model.missingness.offset.fill_(0.5)
+    guide = guides.PriorBelow(guides.Exact(inner), sites=["x_missing"], model=model)
+    found = simulation_based_calibration(model, guide, **QUICK)
+    assert found.passes() == (slope == 0.0), str(found)
+    assert slope == 0.0 or found.p_value < 1e-6
+
+
+def test_labels_beside_a_mask_that_is_data_are_drawn_too():
+    inner = M2(4, 2, 3, (5,), likelihood=Normal)
+    model = WithMask(inner, SelfMasking(4))
+    drawn = simulate(model, torch.zeros(30, 4), {"y": torch.zeros(30, dtype=torch.long)})
+    assert drawn.latents.keys() == {"z", "x_missing"}
+    assert drawn.kwargs["y"].unique().tolist() == [0, 1, 2]
+    assert torch.equal(drawn.latents["x_missing"] == drawn.x, ~drawn.kwargs["mask"])
 
 
 @pytest.mark.parametrize("name", ["vae-per-datum", "vae-auto-normal"])

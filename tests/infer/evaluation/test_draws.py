@@ -3,10 +3,14 @@
 import warnings
 from functools import partial
 
+import pyro
 import pytest
 import torch
 from gaussian_pairs import Z_MAX, Given, LinearGaussian, shifted
 from pairs import PAIRS
+from pyro import distributions as dist
+from pyro import poutine
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 import guides
 from zoo import PPCA, VAE
@@ -14,6 +18,7 @@ from zoo.infer import log_likelihood, posterior_draws
 from zoo.infer.calibration.simulate import simulate
 from zoo.infer.reference.inference_data import pareto_k, pareto_smoothed
 from zoo.parts.conditionals import Bernoulli, Categorical, Normal
+from zoo.parts.store_keys import RootModule
 
 
 @pytest.fixture
@@ -56,6 +61,57 @@ def test_log_likelihood_is_of_the_draws_and_data_of_the_model():
     # 2000 bits have the means of their probabilities up to 0.5 / sqrt(2000) each
     away = (of(data, "posterior_predictive", "x")[0] - likelihood.mean.detach()).mean(0)
     assert away.abs().max() < Z_MAX * 0.5 / 2000**0.5
+
+
+class Groups(RootModule):
+    """N(g; 0, 1) prod_n N(z_n; g, 0.01^2) prod_i N(e_ni; 0, 1) N(x_n; z_n, 0.01^2), i in a plate inside the data's."""
+
+    def __init__(self):
+        super().__init__("model")
+
+    def forward(self, x):
+        with pyro.plate("pairs", 2, dim=-2):
+            pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        g = pyro.sample("g", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x), dim=-1):
+            with pyro.plate("inner", 4, dim=-2):
+                pyro.sample("e", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(g, 0.01))
+            pyro.sample("x", dist.Normal(z, 0.01), obs=x)
+
+
+def prior_of(model):
+    def guide(x):
+        poutine.block(model, hide=["x"])(x)
+
+    return guide
+
+
+@pytest.mark.parametrize("entries", [False, True])
+def test_draws_with_latents_outside_the_batch_plate_are_of_all_data_together(entries):
+    torch.manual_seed(0)
+    model, x = Groups(), torch.randn(5)
+    # pieces of a few draws each
+    data = posterior_draws(model, prior_of(model), x, num_draws=9, entries=entries, max_bytes=4_000, seed=0)
+    shapes = {name: tuple(value.shape[2:]) for name, value in data["posterior"].data_vars.items()}
+    assert shapes == {"w": (2, 3), "g": (), "e": (5, 4, 2), "z": (5,)}
+    assert data["posterior"]["g"].dims == ("chain", "draw")
+    assert data["posterior"]["e"].dims[2] == "datum"
+    g, z, again = of(data, "posterior", "g"), of(data, "posterior", "z"), of(data, "posterior_predictive", "x")
+    assert g.unique().numel() == 9
+    assert (z - g.unsqueeze(-1)).abs().max() < 0.01 * 6
+    assert (again - z).abs().max() < 0.01 * 6
+    torch.testing.assert_close(of(data, "log_likelihood", "x"), dist.Normal(z, 0.01).log_prob(x))
+    with pytest.raises(ValueError, match=r"site 'w': stands outside the batch plate 'data', so it has no per-datum"):
+        posterior_draws(model, prior_of(model), x, num_draws=30, weighted=not entries, resampled=entries)
+
+
+@pytest.mark.parametrize("autoguide", [AutoNormal, AutoMultivariateNormal])
+def test_autoguides_of_models_with_latents_outside_have_draws(autoguide):
+    model = Groups()
+    data = posterior_draws(model, autoguide(model), torch.randn(5), num_draws=3)
+    shapes = {name: tuple(value.shape[2:]) for name, value in data["posterior"].data_vars.items()}
+    assert shapes == {"w": (2, 3), "g": (), "e": (5, 4, 2), "z": (5,)}
 
 
 def test_entries_add_up_to_the_datum():

@@ -15,7 +15,7 @@ from gaussian_pairs import Given, LinearGaussian
 from torch import nn
 
 from guides import Exact
-from zoo import LGSSM
+from zoo import LGSSM, M2, VAE
 from zoo.infer import compare, exact_reference, grid_reference, hmc_reference, nuts_reference, plot_overlay
 from zoo.infer.reference.checked import NotAReference
 from zoo.infer.reference.fingerprint import check_fingerprint, fingerprint
@@ -273,3 +273,15 @@ def test_a_refusal_is_no_reference_to_keep(model):
     with pytest.raises(NotAReference) as info:
         hmc_reference(model, model.data(2), num_samples=20, warmup=20, max_samples=20, seed=0)
     assert as_reference(info.value.inference_data).fingerprint == fingerprint(model, model.data(2))
+
+
+def test_a_class_is_its_one_hot_vector():
+    model, x, y = VAE(4, 2, (5,), condition_dim=3), torch.zeros(5, 4), torch.tensor([0, 2, 1, 1, 0])
+    vectors = torch.eye(3)[y]
+    same = [fingerprint(model, x, y=given) for given in (y, vectors, vectors.long(), vectors.double(), y.int())]
+    assert all(one == same[0] for one in same)
+    assert fingerprint(model, x, y=y.flip(0)) != same[0]
+    assert fingerprint(model, x, y=2 * vectors) != same[0]
+    # a label is no condition
+    labelled = M2(4, 2, 3, (5,))
+    assert fingerprint(labelled, x, y=y) != fingerprint(labelled, x, y=vectors)

@@ -288,19 +288,6 @@ def test_grid_says_that_it_met_nan():
         grid_reference(model, torch.zeros(2, 1, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"points": 8}, "points: expected 9 or more on each axis, got 8"),
-        ({"tolerance": 0.0}, "tolerance: expected nats above 0, got 0.0"),
-        ({"tolerance": math.nan}, "tolerance: expected nats above 0, got nan"),
-    ],
-)
-def test_grid_settings_out_of_range(model, settings, message):
-    with pytest.raises(ValueError, match=f"grid_reference: {message}"):
-        grid_reference(model, model.data(2), **settings)
-
-
 def test_grid_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="one or two"):
         grid_reference(LinearGaussian(latent_dim=3), LinearGaussian(latent_dim=3).data(2))

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pyro import poutine
@@ -20,6 +20,15 @@ __all__ = ["Simulated", "data_like", "simulate"]
 ROWS = 256
 # Relative difference of two sums of the same log densities in single precision.
 ROUNDING = 1e-4
+
+
+@runtime_checkable
+class DrawsArguments(Protocol):
+    """A model whose sites do not observe its arguments as they stand: it draws its latents and arguments itself."""
+
+    def drawn_arguments(self, x_like: Tensor, **kwargs: Any) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
+        """Latents by site, x, and the other arguments: the drawn ones, and those that were given."""
+        ...
 
 
 class Simulated(NamedTuple):
@@ -92,15 +101,16 @@ def simulate(model: Callable, x_like: Tensor, kwargs: dict[str, Any]) -> Simulat
         (x, *_), keywords = batch_rows(x_like, (), kwargs, slice(start, start + ROWS))
         found.append(_some(model, x, keywords))
 
-    def joined(name: str, given: Any) -> Any:
-        # arguments without a batch axis are the same in all pieces, and those with one are laid end to end
+    def joined(name: str) -> Any:
+        # arguments without a batch axis are the same in all pieces; drawn ones, and those with one, are laid end to end
+        given = kwargs.get(name)
         batched = isinstance(given, Tensor) and given.dim() > 0 and len(given) == len(x_like)
-        return torch.cat([one.kwargs[name] for one in found]) if batched else given
+        return torch.cat([one.kwargs[name] for one in found]) if batched or given is None else given
 
     return Simulated(
         {name: torch.cat([one.latents[name] for one in found]) for name in found[0].latents},
         torch.cat([one.x for one in found]),
-        {name: joined(name, given) for name, given in kwargs.items()},
+        {name: joined(name) for name, value in found[0].kwargs.items() if value is not None},
         torch.cat([one.log_likelihood for one in found]),
     )
 
@@ -108,14 +118,17 @@ def simulate(model: Callable, x_like: Tensor, kwargs: dict[str, Any]) -> Simulat
 def _some(model: Callable, x_like: Tensor, kwargs: dict[str, Any]) -> Simulated:
     """As `simulate`, all rows at once."""
     run, N = program(model), len(x_like)
+    if isinstance(model, DrawsArguments):
+        drawn, x, kwargs = model.drawn_arguments(x_like, **kwargs)
+        return Simulated(drawn, x, kwargs, _log_likelihood(_conditioned(run, drawn, x, kwargs), [*drawn], N))
     trace = _traced(poutine.uncondition(run), x_like, kwargs)
     drawn, data = _sites(trace, N)
     x, kwargs = _with_data(model, data, x_like, kwargs)
-    again = _traced(poutine.condition(run, data=drawn), x, kwargs)
+    again = _conditioned(run, drawn, x, kwargs)
     if not _agree(trace, again):
         # the first run drew x from states that had seen x_like, and not the x that was drawn
         drawn["z"], x = _fed_back(model, [*drawn], x_like, kwargs)
-        again = _traced(poutine.condition(run, data=drawn), x, kwargs)
+        again = _conditioned(run, drawn, x, kwargs)
     return Simulated(drawn, x, kwargs, _log_likelihood(again, [*drawn], N))
 
 
@@ -123,6 +136,10 @@ def _traced(run: Callable, x: Tensor, kwargs: dict[str, Any]) -> Any:
     trace = prune_subsample_sites(poutine.trace(run).get_trace(x, **kwargs))
     trace.compute_log_prob()
     return trace
+
+
+def _conditioned(run: Callable, latents: dict[str, Tensor], x: Tensor, kwargs: dict[str, Any]) -> Any:
+    return _traced(poutine.condition(run, data=latents), x, kwargs)
 
 
 def _samples(trace: Any) -> dict[str, Any]:
@@ -159,16 +176,35 @@ def _with_data(
     for site, (given, value) in data.items():
         # a program may fill or convert what it observes, which then is no longer the argument itself
         name = site if site in given_as else next((n for n, a in given_as.items() if a is given), None)
-        if name is None or getattr(given_as[name], "shape", None) != value.shape:
+        if name is not None and getattr(given_as[name], "shape", None) == value.shape:
+            # a class is an integer where it is drawn, and may be asked for as a number
+            found[name] = value.to(given_as[name].dtype)
+        elif (whole := next((n for n, a in given_as.items() if _is_slice(given, a)), None)) is not None:
+            # the rest of the argument stays: a memory of past frames, a row's own settings
+            found[whole] = found.get(whole, given_as[whole].clone())
+            start = given.storage_offset() - given_as[whole].storage_offset()
+            found[whole].as_strided(given.shape, given.stride(), start).copy_(value)
+        else:
             wanted = "none of the model's arguments" if name is None else f"a part of the argument {name!r}"
+            masked = "; without a mask it may do so" if kwargs.get("mask") is not None else ""
             raise ValueError(
                 f"site {site!r}: {type(model).__name__} observes {wanted} ({[*given_as]}); to generate data it must "
-                "observe its arguments whole, under their names or as they are"
+                f"observe its arguments or slices of them, under their names or as they are{masked}. A model that "
+                "observes something else states drawn_arguments(x_like, ...), as WithMask does"
             )
-        # a class is an integer where it is drawn, and may be asked for as a number
-        found[name] = value.to(given_as[name].dtype)
     x = found.pop(first, x_like)
     return x, kwargs | found
+
+
+def _is_slice(given: Any, argument: Any) -> bool:
+    """Tells whether an observed value is a view of an argument, into a copy of which a drawn one can be written."""
+    return (
+        isinstance(given, Tensor)
+        and isinstance(argument, Tensor)
+        and argument.is_contiguous()
+        and given.dtype == argument.dtype
+        and given.untyped_storage().data_ptr() == argument.untyped_storage().data_ptr()
+    )
 
 
 def _agree(trace: Any, again: Any) -> bool:

@@ -30,13 +30,14 @@ LEAST_SMOOTHED = 30
 
 
 class _Drawn(NamedTuple):
-    """Draws for some rows: site -> `(K, n, ...)`; log weights `(K, n)`."""
+    """Draws for some rows: site -> `(K, n, ...)`, of sites that all data share `(K, ...)`; log weights `(K, n)`."""
 
     latents: dict[str, Tensor]
     log_likelihood: dict[str, Tensor]
     predicted: dict[str, Tensor]
     observed: dict[str, Tensor]
     log_weights: Tensor
+    shared: frozenset[str]
 
 
 def posterior_draws(
@@ -58,7 +59,8 @@ def posterior_draws(
     `arviz.loo`, `loo_pit`, `plot_ppc` and others take the container as it is. With latents of its own, leaving a datum
     out leaves the prior: `loo` is then a harmonic mean of log p(x), of large variance, and `log_likelihood` the better
     estimate. With `entries`, one entry of x is left out and its datum's others still inform z, which is what `loo_pit`
-    wants. A model that feeds x back replicates each frame given the frames that were observed before it.
+    wants. A model that feeds x back replicates each frame given the frames that were observed before it. A latent
+    outside the batch plate has one value for all data, and a draw is then one of all latents together.
 
     Args:
         model, guide: the pair; see `zoo.infer.terms`.
@@ -74,12 +76,14 @@ def posterior_draws(
 
     Returns:
         The groups `posterior`, `posterior_predictive` and `log_likelihood`, `(chain, draw, datum, ...)` with one chain,
-        and `observed_data`, with NaN in the entries under a mask, which score 0; `sample_stats` with `log_weight` of
-        weighted draws. The posterior has the attribute `pareto_k`, of each datum, where weights were asked for.
+        without `datum` for sites outside the batch plate; and `observed_data`, with NaN in the entries under a mask,
+        which score 0; `sample_stats` with `log_weight` of weighted draws. The posterior has the attribute `pareto_k`,
+        of each datum, where weights were asked for.
 
     Raises:
         ValueError: a count below 1, `weighted` and `resampled` together, or fewer than 30 draws to smooth; a pair that
-            does not fit together; `entries` of a likelihood that is no product over them.
+            does not fit together; `entries` of a likelihood that is no product over them; weights of a pair with a
+            latent outside the batch plate, whose data have no weight each.
         TypeError: x is not a tensor.
 
     Example:
@@ -100,8 +104,8 @@ def posterior_draws(
     found: list[_Drawn] = []
     k: list[Tensor] = []
     with held(model, guide), seeded(seed):
-        run = partial(_drawn, entries=entries)
-        options: dict[str, Any] = {"num_particles": count, "max_bytes": max_bytes, "evaluate": run}
+        run = partial(_drawn, entries=entries, outside=not (weighted or resampled))
+        options: dict[str, Any] = {"num_particles": count, "max_bytes": max_bytes, "evaluate": run, "together": True}
         # pieces of the same rows follow each other, and weights are of all their draws together
         for _, group in groupby(pieces(model, guide, x, args, kwargs, **options), key=lambda piece: piece.rows.start):
             drawn = _joined([piece.terms for piece in group], 0)
@@ -119,6 +123,7 @@ def posterior_draws(
         observed=_with_gaps(every.observed, mask),
         predictive=_one_chain(every.predicted),
         log_likelihood=_one_chain(every.log_likelihood),
+        shared=every.shared,
         attrs=attrs,
     )
 
@@ -127,9 +132,11 @@ def _one_chain(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.unsqueeze(0) for name, value in values.items()}
 
 
-def _drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, entries: bool, **kwargs: Any) -> _Drawn:
+def _drawn(
+    model: Callable, guide: Callable, *args: Any, num_particles: int, entries: bool, outside: bool, **kwargs: Any
+) -> _Drawn:
     """Latents of the guide, and data of the model at them."""
-    purpose = Purpose(sample_all=True)
+    purpose = Purpose(sample_all=True, outside=outside)
     with alone(), (call := Call(model, guide, args, kwargs, num_particles, purpose)).shared():
         q = call.record(call.guide, call.kwargs)
         values = {name: site["value"] for name, site in q.items()}
@@ -138,18 +145,42 @@ def _drawn(model: Callable, guide: Callable, *args: Any, num_particles: int, ent
         run = call.add_up(p, q, values, log_q, call.as_drawn(q, log_q))
     if not values:
         raise ValueError(f"{type(model).__name__} has no latent site of the guide's, so there is nothing to draw")
-    K, N = shape = run.log_weights.shape
     seen = {name: site for name, site in p.items() if site["is_observed"]}
+    shared = frozenset(name for name, site in (seen | q).items() if _is_shared(site, call))
     scored, predicted, observed = {}, {}, {}
     for name, site in seen.items():
-        event = site["fn"].event_shape
-        scored[name] = _of_entries(site).expand(*shape, *event) if entries else call.log_density(site)
+        log_p = _ordered(_of_entries(site), site, call) if entries else call.log_density(site)
+        scored[name] = log_p if entries or name in shared else log_p.expand(run.log_weights.shape)
         # a likelihood that does not depend on z is drawn once for each particle too
-        draws = site["fn"].expand((K, N) if K > 1 else (N,)).sample()
-        predicted[name] = draws.reshape(*shape, *event)
-        observed[name] = site["value"].reshape(-1, N, *event)[0]
-    latents = {name: z.expand(*shape, *z.shape[2:]) for name, z in run.latents.items()}
-    return _Drawn(_cpu(latents), _cpu(scored), _cpu(predicted), _cpu(observed), run.log_weights.cpu())
+        front = (num_particles,) if num_particles > 1 else ()
+        predicted[name] = _ordered(site["fn"].expand((*front, *_sizes(site, call))).sample(), site, call)
+        observed[name] = _ordered(site["value"], site, call)[0]
+    latents = {name: _ordered(q[name]["value"], q[name], call) for name in run.latents}
+    return _Drawn(_cpu(latents), _cpu(scored), _cpu(predicted), _cpu(observed), run.log_weights.cpu(), shared)
+
+
+def _frames(site: Any, call: Call) -> list[Any]:
+    """The plates of a site, the batch plate first, the others from the outermost on."""
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != "num_particles"]
+    return sorted(frames, key=lambda frame: (frame.name != call.layout.batch_plate, frame.dim))
+
+
+def _is_shared(site: Any, call: Call) -> bool:
+    return all(frame.name != call.layout.batch_plate for frame in _frames(site, call))
+
+
+def _sizes(site: Any, call: Call) -> list[int]:
+    """The sizes of all dims of plates, 1 where the site stands in none."""
+    sizes = {frame.dim: frame.size for frame in _frames(site, call)}
+    return [sizes.get(dim, 1) for dim in range(-call.layout.nesting, 0)]
+
+
+def _ordered(value: Tensor, site: Any, call: Call) -> Tensor:
+    """A site's values as `(K, N, *other plates, *event)`, of a site that all data share `(K, *plates, *event)`."""
+    frames, event, nesting = _frames(site, call), site["fn"].event_shape, call.layout.nesting
+    full = value.expand(call.num_particles, *_sizes(site, call), *event)
+    full = full.movedim([1 + nesting + frame.dim for frame in frames], [*range(1, 1 + len(frames))])
+    return full.reshape(call.num_particles, *[frame.size for frame in frames], *event)
 
 
 def _cpu(values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -181,12 +212,16 @@ def _joined(parts: list[_Drawn], axis: int) -> _Drawn:
     def join(several: list[dict[str, Tensor]], axis: int) -> dict[str, Tensor]:
         return {name: torch.cat([one[name] for one in several], axis) for name in several[0]}
 
+    # draws of sites that all data share come in pieces of all rows alone
+    if len(parts) == 1:
+        return parts[0]
     return _Drawn(
         join([one.latents for one in parts], axis),
         join([one.log_likelihood for one in parts], axis),
         join([one.predicted for one in parts], axis),
         join([one.observed for one in parts], 0) if axis else parts[0].observed,
         torch.cat([one.log_weights for one in parts], axis),
+        parts[0].shared,
     )
 
 
@@ -199,4 +234,6 @@ def _chosen(drawn: _Drawn, log_weights: Tensor, num_draws: int) -> _Drawn:
         return {name: value[chosen, rows] for name, value in values.items()}
 
     equal = torch.zeros_like(chosen, dtype=log_weights.dtype)
-    return _Drawn(take(drawn.latents), take(drawn.log_likelihood), take(drawn.predicted), drawn.observed, equal)
+    return _Drawn(
+        take(drawn.latents), take(drawn.log_likelihood), take(drawn.predicted), drawn.observed, equal, drawn.shared
+    )

@@ -15,7 +15,7 @@ from zoo.infer.evaluation.likelihood import log_likelihood, pooled_error, standa
 from zoo.infer.objectives import ELBO, RLOO
 from zoo.infer.pieces import MAX_BYTES, with_index
 from zoo.parts.aside import evaluating, held, seeded
-from zoo.parts.checks import listed
+from zoo.parts.checks import check_counts, check_positive, listed
 from zoo.parts.door import entered
 
 __all__ = ["Gaps", "gaps"]
@@ -112,6 +112,10 @@ def gaps(
         ValueError: no `best`, and a guide without `per_datum`; a `best` without parameters; a `log_p` of another shape;
             an ELBO that is not finite; one draw a step of a site without a reparameterised sample.
     """
+    check_counts(steps=steps, step_particles=step_particles, num_particles=num_particles)
+    # an infinite rate is one whose search breaks down, which is said with the rows
+    if learning_rate != float("inf"):
+        check_positive(learning_rate=learning_rate)
     x, args, kwargs = entered((model, guide), x, args, kwargs)
     with seeded(seed):
         # any callable may be a guide, so `per_datum` is looked up by name, and a guide without it is refused

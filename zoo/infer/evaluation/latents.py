@@ -17,11 +17,12 @@ from torch.distributions import Bernoulli, Categorical, Independent, Normal
 from zoo.infer.call import Call
 from zoo.infer.per_datum import Terms, mean_over
 from zoo.infer.pieces import MAX_BYTES, pieces, with_index
-from zoo.infer.sites.programs import alone, batch_rows, has_autoguide, program
+from zoo.infer.sites.programs import alone, batch_rows, check_num_particles, has_autoguide, program
 from zoo.infer.sites.refusals import name_of
 from zoo.infer.sites.values import bare
 from zoo.infer.terms import terms
 from zoo.parts.aside import held, seeded
+from zoo.parts.checks import check_least
 from zoo.parts.distributions import DiagonalNormal, IndependentBernoulli, UnitNormal
 from zoo.parts.distributions.observed import ObservedEntries
 from zoo.parts.door import entered
@@ -191,6 +192,8 @@ def active_units(
         ValueError: fewer than two data or particles; no site in the batch plate.
         TypeError: x holds no numbers.
     """
+    check_num_particles(num_particles)
+    check_least(0, threshold=threshold)
     x, args, kwargs = entered((guide,), x, args, kwargs, on_file=True)
     if len(x) < 2:
         raise ValueError(f"active_units takes a variance over the data: {len(x)} are too few")

@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo.infer.per_datum import Terms
 from zoo.infer.pieces import MAX_BYTES, pieces
 from zoo.infer.reference.inference_data import pareto_k_of_largest, tail_size
+from zoo.infer.sites.programs import check_num_particles
 from zoo.parts.aside import held, seeded
 from zoo.parts.checks import listed
 from zoo.parts.door import entered
@@ -133,6 +134,7 @@ def log_likelihood(
         >>> log_likelihood(model, guides.Amortized(model), torch.zeros(3, 784), num_particles=100).per_datum.shape
         torch.Size([3])
     """
+    check_num_particles(num_particles)
     x, args, kwargs = entered((model, guide), x, args, kwargs, on_file=True)
     sums = Sums(len(x), x.device, tail=num_particles)
     with held(model, guide), seeded(seed):

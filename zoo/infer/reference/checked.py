@@ -3,6 +3,7 @@
 References: Vehtari et al. 2021 (R-hat and ESS, and their limits 1.01 and 400).
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from zoo.infer.pieces import MAX_BYTES
 from zoo.infer.reference.inference_data import InferenceData, diagnose, site_draws, to_inference_data
 from zoo.infer.reference.lbfgs import HasLogDensity, ascend
 from zoo.infer.reference.modes import STARTS, Modes, connected
+from zoo.parts.checks import check_counts, check_least, check_positive
 
 __all__ = ["CHAINS", "MISSED", "Failure", "NotAReference", "Sampling", "check_chains", "check_draws", "unvisited"]
 
@@ -99,6 +101,15 @@ class Sampling:
     max_divergences: int
     advice: str
     started: float = field(default_factory=lambda: time.perf_counter())
+
+    def __post_init__(self) -> None:
+        check_counts(0, max_divergences=self.max_divergences)
+        # R-hat is 1 at best
+        check_least(1.0, max_rhat=self.max_rhat)
+        check_least(0.0, min_ess=self.min_ess)
+        # infinite seconds are no limit
+        if self.time_budget is not None and self.time_budget != math.inf:
+            check_positive(time_budget=self.time_budget)
 
     @property
     def most(self) -> int:
@@ -196,6 +207,9 @@ def check_chains(chains: int, num_samples: int, warmup: int, least_warmup: int, 
     Raises:
         ValueError: names the settings, with the least that each must be.
     """
+    check_counts(0, num_samples=num_samples, chains=chains, warmup=warmup)
+    if max_samples is not None:
+        check_counts(max_samples=max_samples)
     if max_samples is not None and max_samples < num_samples:
         raise ValueError(f"max_samples: expected num_samples = {num_samples} or more, got {max_samples}")
     if num_samples < 4 or chains < CHAINS or warmup < least_warmup:

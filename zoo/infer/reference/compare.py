@@ -14,6 +14,7 @@ from zoo.infer.reference.fingerprint import check_fingerprint
 from zoo.infer.reference.inference_data import InferenceData, pareto_k
 from zoo.infer.reference.judged import DrawsReference
 from zoo.infer.reference.reference import Reference, as_reference
+from zoo.infer.sites.programs import check_num_particles
 from zoo.parts.aside import held, seeded
 from zoo.parts.door import entered, inside
 
@@ -188,6 +189,7 @@ def compare(
     """
     model = model_of(guide, model, "compare")
     x, args, kwargs = entered((model, guide), x, args, kwargs)
+    check_num_particles(num_particles, "compare: ")
     if num_particles < 30:
         raise ValueError(f"compare: num_particles: expected 30 or more (k-hat fits a tail), got {num_particles}")
     handed, reference = reference, as_reference(reference)

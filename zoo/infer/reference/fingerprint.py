@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from zoo.parts.aside import streams_kept
 from zoo.parts.door import signature_of
+from zoo.parts.given.conditions import program_arguments
+from zoo.parts.labels import one_hot
 
 __all__ = ["attributes", "check_fingerprint", "fingerprint", "from_attributes"]
 
@@ -35,7 +37,8 @@ def fingerprint(model: Callable, x: Tensor, *args: Any, **kwargs: Any) -> dict[s
     """Digests of each argument, by name, and of the model: its parameters and buffers, with their names.
 
     Arguments are named by the model's signature, so that a mask by position is a mask by name, and None is no argument.
-    Entries of x under a False `mask` do not count, nor do device and memory layout; the order of rows does. The state
+    Entries of x under a False `mask` do not count, nor do device and memory layout; the order of rows does. Classes as
+    a condition are their one-hot vectors. The state
     of a callable that is no module is its code, with the modules, tensors and numbers that it refers to.
 
     Args:
@@ -49,6 +52,9 @@ def fingerprint(model: Callable, x: Tensor, *args: Any, **kwargs: Any) -> dict[s
     # The data are the first argument, whatever the model calls it.
     data = next(iter(named))
     named[data] = _observed(named[data], named.get("mask"))
+    told = "c" if "c" in program_arguments(model) else "y"
+    if told in named:
+        named[told] = _condition(named[told], getattr(model, "condition_dim", 0) or 0, x)
     digests = {name: _digest(value) for name, value in named.items()}
     return digests | {_MODEL: _digest_of(chain(_program_leaves(model), _stored(model, x, args, kwargs)))}
 
@@ -138,6 +144,16 @@ def _observed(x: Any, mask: Any) -> Any:
     if mask.shape != x.shape[: mask.dim()]:
         return x
     return torch.where(mask.to(x.device).reshape(mask.shape + (1,) * (x.dim() - mask.dim())), x, x.new_zeros(()))
+
+
+def _condition(y: Any, size: int, x: Any) -> Any:
+    """A model's condition as the vectors that it sees, so that classes are their one-hot vectors; others unchanged."""
+    if not size or not isinstance(y, Tensor) or not isinstance(x, Tensor):
+        return y
+    if y.ndim == 2:
+        return y.to(x.dtype)
+    classes = y.ndim == 1 and not y.is_floating_point() and bool(((y >= 0) & (y < size)).all())
+    return one_hot(y.to(x.device), size, x) if classes else y
 
 
 def _digest(value: Any) -> str:

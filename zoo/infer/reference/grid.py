@@ -14,7 +14,7 @@ from zoo.infer.reference.modes import Modes, prior_modes, spread_of
 from zoo.infer.reference.reference import Reference
 from zoo.infer.sites.programs import batch_rows
 from zoo.parts.aside import held, seeded
-from zoo.parts.checks import listed
+from zoo.parts.checks import check_counts, check_least, check_positive, listed
 from zoo.parts.door import entered
 
 __all__ = ["Grid", "grid_reference", "integrate"]
@@ -59,10 +59,10 @@ def grid_reference(
         ValueError: more than two dimensions, fewer than 9 points, a tolerance that is not positive.
         NotAReference: the grid is too coarse for some data, misses mass at its border, or meets NaN.
     """
-    if points is not None and points < 9:
-        raise ValueError(f"grid_reference: points: expected 9 or more on each axis, got {points}")
-    if not tolerance > 0:
-        raise ValueError(f"grid_reference: tolerance: expected nats above 0, got {tolerance}")
+    if points is not None:
+        check_counts(9, points=points)
+    check_positive(tolerance=tolerance)
+    check_least(1, max_bytes=max_bytes)
     x, args, kwargs = entered((model,), x, args, kwargs)
     with held(model), seeded(seed):
         log_joint = LogJoint(model, x, *args, **kwargs)

@@ -26,6 +26,7 @@ from zoo.infer.reference.inference_data import InferenceData
 from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
 from zoo.parts.aside import held, seeded
+from zoo.parts.checks import check_between, check_counts, check_positive
 from zoo.parts.door import entered
 
 __all__ = ["hmc_reference"]
@@ -86,9 +87,13 @@ def hmc_reference(
 
     Raises:
         NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
-        ValueError: a discrete latent whose values cannot be listed, fewer than four chains, no finite log p(x, z).
+        ValueError: a discrete latent whose values cannot be listed, fewer than four chains, no finite log p(x, z); a
+            number that is too small, NaN or none; names the argument.
     """
     check_chains(chains, num_samples, warmup, LEAST_WARMUP, max_samples)
+    check_counts(max_leapfrog=max_leapfrog)
+    check_positive(path_length=path_length)
+    check_between(0, 1, target_accept=target_accept)
     sampling = Sampling(
         "HMC", num_samples, warmup, max_samples, time_budget, max_rhat, min_ess, max_divergences, ADVICE
     )

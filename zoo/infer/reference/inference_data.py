@@ -12,7 +12,7 @@ References:
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -68,6 +68,7 @@ def to_inference_data(
     predictive: Mapping[str, Tensor] | None = None,
     log_likelihood: Mapping[str, Tensor] | None = None,
     per_datum: bool = True,
+    shared: Collection[str] = (),
     attrs: Mapping[str, object] | None = None,
 ) -> InferenceData:
     """Draws of any sampler in the container of the arviz at hand: `arviz.InferenceData` or `xarray.DataTree`.
@@ -79,18 +80,23 @@ def to_inference_data(
         predictive: name -> `(chains, draws, batch, *event)`, kept in the group `posterior_predictive`.
         log_likelihood: name -> `(chains, draws, batch)` or `(chains, draws, batch, *event)`.
         per_datum: the third axis is the batch and is named `datum`.
+        shared: names of values that all data share, which have no such axis all the same.
         attrs: facts about the run (sampler, seconds, settings), kept on the posterior group.
 
     Returns:
         The container, with those groups that are not empty.
     """
     posterior = {name: _numpy(value) for name, value in draws.items()}
-    batch = ["datum"] if per_datum else []
-    dims = {name: batch + _axes(name, value.ndim - 2 - len(batch)) for name, value in posterior.items()}
+
+    def axes(name: str, count: int, batched: bool = True) -> list[str]:
+        batch = ["datum"] if batched and name not in shared else []
+        return batch + _axes(name, count - len(batch))
+
+    dims = {name: axes(name, value.ndim - 2, per_datum) for name, value in posterior.items()}
     stats = {name: _numpy(value) for name, value in (sample_stats or {}).items()}
     dims |= {name: ["datum"] for name, value in stats.items() if per_datum and value.ndim == 3}
     data = {name: _numpy(value) for name, value in (observed or {}).items()}
-    dims |= {name: ["datum", *_axes(name, value.ndim - 1)] for name, value in data.items()}
+    dims |= {name: axes(name, value.ndim) for name, value in data.items()}
     replicated = {name: _numpy(value) for name, value in (predictive or {}).items()}
     groups = {
         "posterior": posterior, "sample_stats": stats, "observed_data": data, "posterior_predictive": replicated,
@@ -99,7 +105,7 @@ def to_inference_data(
     if log_likelihood:
         # Made apart: x has an event where it is observed and none where it is scored, and dims go by the name.
         scores = {name: _numpy(value) for name, value in log_likelihood.items()}
-        dims = {name: ["datum", *_axes(name, value.ndim - 3)] for name, value in scores.items()}
+        dims = {name: axes(name, value.ndim - 2) for name, value in scores.items()}
         scored = _from_dict({"log_likelihood": scores}, dims, {})
         if hasattr(found, "extend"):  # 0.2x
             found.extend(scored)

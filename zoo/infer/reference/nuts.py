@@ -22,7 +22,7 @@ from zoo.infer.reference.log_joint import LogJoint
 from zoo.infer.reference.modes import chain_starts, prior_modes
 from zoo.infer.sites.programs import program
 from zoo.parts.aside import held, seeded, streams_kept
-from zoo.parts.checks import element
+from zoo.parts.checks import check_between, check_counts, element
 from zoo.parts.distributions.circle import Circle, latent_support
 from zoo.parts.door import entered
 
@@ -75,9 +75,12 @@ def nuts_reference(
 
     Raises:
         NotAReference: the draws fail the check, or the time is over; the draws are in `.inference_data`.
-        ValueError: fewer than four chains, no continuous latent, or no finite log p(x, latents).
+        ValueError: fewer than four chains, no continuous latent, or no finite log p(x, latents); a number that
+            is too small, NaN or none; names the argument.
     """
     check_chains(chains, num_samples, warmup, 1, max_samples)
+    check_counts(max_tree_depth=max_tree_depth)
+    check_between(0, 1, target_accept=target_accept)
     sampling = Sampling(
         "NUTS", num_samples, warmup, max_samples, time_budget, max_rhat, min_ess, max_divergences, ADVICE
     )

@@ -213,7 +213,8 @@ def refuse_outside(layout: Layout) -> None:
     raise ValueError(
         f"site {layout.first_outside!r}: stands outside the batch plate {layout.batch_plate!r}, so it has no "
         "per-datum weight: all data share its value, and neither importance-weighted bounds nor log p(x_n) have an "
-        "entry for each of them. ELBO, RLOO and MAP take such sites, so do kl_per_site, nuts_reference and compare"
+        "entry for each of them. ELBO, RLOO and MAP take such sites, so do kl_per_site, posterior_draws without "
+        "weights, nuts_reference and compare"
     )
 
 

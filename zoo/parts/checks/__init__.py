@@ -23,9 +23,18 @@ from zoo.parts.checks.sequences import (
     whole_frames_only,
 )
 from zoo.parts.checks.supports import check_support, element, holds
-from zoo.parts.checks.words import check_counts, check_positive, check_tensor, listed, widths
+from zoo.parts.checks.words import (
+    check_between,
+    check_counts,
+    check_least,
+    check_positive,
+    check_tensor,
+    listed,
+    widths,
+)
 
 __all__ = [
+    "check_between",
     "check_built_for",
     "check_condition",
     "check_controls",
@@ -34,6 +43,7 @@ __all__ = [
     "check_frames",
     "check_gaps",
     "check_labels",
+    "check_least",
     "check_offers",
     "check_positive",
     "check_rows",

@@ -1,10 +1,11 @@
 """Checks of numbers and of tensors as such, and the words for many rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from numbers import Integral
 from operator import index
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ def check_counts(least: int = 1, **counts: int) -> None:
     for name, value in counts.items():
         # True is an Integral: `num=True` is a mistake, not one draw
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{name}: expected a whole number, at least {least}, got {value}")
+            raise ValueError(f"{name}: expected a whole number, at least {least}, got {value!r}")
 
 
 def check_tensor(value: Tensor, name: str = "x") -> None:
@@ -56,8 +57,38 @@ def check_positive(**numbers: float) -> None:
         ValueError: names the argument.
     """
     for name, value in numbers.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}: expected a finite number > 0, got {value}")
+        if not _true_of(value, lambda number: 0 < number < math.inf):
+            raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
+
+
+def check_between(low: float, high: float, **numbers: float) -> None:
+    """Refuses numbers outside an open interval, and NaN; the keyword is the argument's name.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name, value in numbers.items():
+        if not _true_of(value, lambda number: low < number < high):
+            raise ValueError(f"{name}: expected a number between {low} and {high}, got {value!r}")
+
+
+def check_least(least: float, **numbers: float) -> None:
+    """Refuses numbers below `least`, and NaN; infinity passes. The keyword is the argument's name.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name, value in numbers.items():
+        if not _true_of(value, lambda number: number >= least):
+            raise ValueError(f"{name}: expected a number, at least {least}, got {value!r}")
+
+
+def _true_of(value: object, condition: Callable[[Any], Any]) -> bool:
+    """The answer of a condition on a number; False for what is no number, and for True and False."""
+    try:
+        return not isinstance(value, bool) and bool(condition(value))
+    except TypeError:
+        return False
 
 
 def widths(hidden: Sequence[int], name: str = "hidden") -> tuple[int, ...]:

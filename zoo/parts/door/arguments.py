@@ -208,4 +208,7 @@ def _names(program: Any) -> tuple[tuple[str, ...], bool]:
     parameters = signature_of(program).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "index"]
     more = any(p.kind == p.VAR_POSITIONAL for p in parameters)
+    # a model around another takes the arguments of that one
+    if more and hasattr(program, "inner"):
+        return _names(program.inner)
     return tuple(names) or ("x",), more or not names

@@ -3,18 +3,22 @@
 (Masks of sequences have a time axis, and a module of their own, `zoo.parts.trajectory.masks`.)
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import constraints, is_validation_enabled
 from torch import Tensor
 from torch.distributions import transform_to
 
-from zoo.parts.checks import element
+from zoo.parts.checks import element, listed
 from zoo.parts.distributions.observed import observed_entries
+from zoo.parts.given.conditions import program_arguments
 from zoo.parts.once import once
 
+#: advice for data with NaN
+MISSING = "say which {} are missing with mask="
 _WITH_ZERO = type(constraints.real), type(constraints.boolean)
 
 
@@ -49,6 +53,32 @@ def observe(site: str, p: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
 def zero_filled(x: Tensor, mask: Tensor) -> Tensor:
     """x, 0 where it is missing: the value that encoders read, and most likelihoods score."""
     return x.masked_fill(mask.logical_not(), 0.0)
+
+
+def refuse_unmasked(program: Any, args: tuple, kwargs: Mapping[str, Any], first_row: int | Tensor = 0) -> None:
+    """Refuses NaN in vectors that come without the mask which their program takes; nothing of other data.
+
+    Sequences are checked by their models. Pyro's switch of validation holds.
+
+    Args:
+        program: model, or a guide that knows its model.
+        args, kwargs: of the call, x first.
+        first_row: number of the first row, or the numbers of all rows, for the error.
+
+    Raises:
+        ValueError: names the rows and the argument.
+    """
+    x = args[0] if args else None
+    if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point() or not is_validation_enabled():
+        return
+    # one number is read, and the entries only if that is NaN, which infinite entries of both signs make it too
+    if not bool(x.detach().sum().isnan()) or not (rows := x.isnan().any(-1).nonzero()[:, 0]).numel():
+        return
+    model = getattr(program, "model", program)
+    names = program_arguments(model) if callable(model) else ()
+    if "mask" in names and (dict(zip(names, args[1:], strict=False)) | {**kwargs}).get("mask") is None:
+        found = rows + first_row if isinstance(first_row, int) else first_row[rows.to(first_row.device)]
+        raise ValueError(f"x: NaN in rows {listed(found.tolist())}; {MISSING.format('entries')}~x.isnan()")
 
 
 def _harmless(one: Any, x: Tensor) -> Tensor:

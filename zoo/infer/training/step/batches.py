@@ -13,6 +13,7 @@ from zoo.parts.checks import listed
 from zoo.parts.door import OnFile, Wanted, in_pieces, is_collection, is_data
 from zoo.parts.door.datasets import collated, has_rows, yielded
 from zoo.parts.door.tables import refuse_another_order
+from zoo.parts.given.gaps import MISSING
 
 # rows of a batch where the caller does not say
 BATCH = 128
@@ -61,12 +62,13 @@ class TensorRows:
             `(x, None, mask)`. With a mask among them, a tensor of bools, NaN may stand under it, so the model checks
             the values.
         name: of the data, for errors.
+        names: of the program's arguments, for errors: NaN in x of a program with a mask are missing values.
 
     Raises:
         ValueError: no rows, unequal lengths, different devices, NaN or infinite values; names the rows.
     """
 
-    def __init__(self, arguments: Sequence[Tensor | OnFile | None], name: str) -> None:
+    def __init__(self, arguments: Sequence[Tensor | OnFile | None], name: str, names: Sequence[str] = ()) -> None:
         tensors = [t for t in arguments if t is not None]
         lengths = [len(t) if t.ndim else 0 for t in tensors]
         if lengths[0] == 0 and len(set(lengths)) == 1:
@@ -78,7 +80,7 @@ class TensorRows:
             raise ValueError(f"{name}: the tensors are on different devices, {[str(t.device) for t in tensors]}")
         if not any(t.dtype == torch.bool for t in tensors):
             for i, tensor in enumerate(arguments):
-                _refuse_nonfinite(tensor, f"{name}[{i}]" if len(tensors) > 1 else name)
+                _refuse_nonfinite(tensor, f"{name}[{i}]" if len(tensors) > 1 else name, () if i else names)
         # Detached: data that require a gradient would accumulate one of their own size at each step.
         self.tensors = tuple([t.detach() if isinstance(t, Tensor) else t for t in arguments])
         self.device = tensors[0].device
@@ -92,7 +94,7 @@ class TensorRows:
                       for t in self.tensors])  # fmt: skip
 
 
-def _refuse_nonfinite(tensor: Tensor | OnFile | None, name: str) -> None:
+def _refuse_nonfinite(tensor: Tensor | OnFile | None, name: str, names: Sequence[str]) -> None:
     if tensor is None or not tensor.dtype.is_floating_point:
         return
     bad: list[int] = []
@@ -110,6 +112,9 @@ def _refuse_nonfinite(tensor: Tensor | OnFile | None, name: str) -> None:
         said = f"{name}: NaN or infinite values in {len(bad)} of {len(tensor)} rows: {listed(bad)}"
         if tensor.ndim == 3:
             said += f"; the first is sequence {place[0]}, frame {place[1]}, both counted from 0"
+        if "mask" in names:
+            places = [one if one in (names[0], "mask") else "None" for one in names[: names.index("mask") + 1]]
+            said += f"; {MISSING.format('values')}, data ({', '.join(places)})"
         raise ValueError(said)
 
 
@@ -160,7 +165,7 @@ def _rows_of_arrays(data: Any, wanted: Wanted, name: str) -> TensorRows:
     }
     if len({len(value) if value.ndim else 0 for value in named.values() if value is not None}) == 1:
         named = wanted.as_batch(named)
-    return TensorRows(tuple(named.values()), name)
+    return TensorRows(tuple(named.values()), name, wanted.names)
 
 
 def _rows_of_collection(data: Any, wanted: Wanted, name: str, batch_size: int | None, most: int | None) -> Rows:
