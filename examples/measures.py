@@ -33,6 +33,11 @@ def classifier(train: Split, *, steps: int = 3000, widths: tuple[int, int] = (12
     return network.requires_grad_(False)
 
 
+def quantised(x: Tensor, levels: int) -> Tensor:
+    """Images in [0, 1] of the levels that numbers in (0, 1) stand for, as `zoo.data.Dequantised` makes them."""
+    return (levels * x).floor().clamp(0, levels - 1) / (levels - 1)
+
+
 def frechet(a: Tensor, b: Tensor) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), of means and covariances of two sets of features.
 
@@ -60,7 +65,7 @@ def precision_recall(real: Tensor, drawn: Tensor, *, k: int = 3) -> tuple[float,
 
 def within(points: Tensor, centres: Tensor, k: int) -> float:
     """The share of the points that lie in a ball around a centre, up to its k-th nearest other centre."""
-    # itself, at distance 0, is the first neighbour; no product of matrices, whose rounding would make that distance 0.01
+    # itself, at distance 0, is the first neighbour; a product of matrices would round that distance to 0.01
     reach = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(k + 1).values
     return (torch.cdist(points, centres) <= reach).any(1).double().mean().item()
 
