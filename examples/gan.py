@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import tyro
 from budget import Budget
-from measures import nearest, quantised
+from measures import cut, nearest
 from report import save
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -47,7 +47,7 @@ class GAN(nn.Module):
         """E_drawn[softplus(D)] + E_real[softplus(-D)] + gamma / 2 E_real[|dD/dx|^2]."""
         real = real.detach().requires_grad_()
         score = self.critic(real)
-        # The graph of the gradient is kept, since the penalty's own gradient moves the critic.
+        # the graph of the gradient is kept, since the penalty's own gradient moves the critic
         (slope,) = torch.autograd.grad(score.sum(), real, create_graph=True)
         penalty = 0.5 * gamma * slope.square().sum(-1).mean()
         return softplus(self.critic(drawn.detach())).mean() + softplus(-score).mean() + penalty
@@ -75,7 +75,6 @@ def play(gan: GAN, data: Dequantised, budget: Budget, *, batch_size: int = 64, r
     random = torch.Generator().manual_seed(seed)
     adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.99), fused=True)
     critic, generator = adam(gan.critic.parameters()), adam(gan.generator.parameters())
-    # Functions of the budget, so that they have no state of their own.
     falls = budget.schedule(critic), budget.schedule(generator)
     kept = {"gan": gan, "critic": critic, "generator": generator, "budget": budget}
     if file is not None and file.exists():
@@ -103,15 +102,15 @@ def main(*, minutes: float = 0.5, gamma: float = 1.0, seed: int = 0, out: Path =
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     digits = load("digits")
-    train, test = digits.train.images, digits.test.images
+    train, test, levels = digits.train.images, digits.test.images, digits.num_levels
     gan, budget = GAN(digits.data_dim, 16, (256, 256)), Budget(minutes)
     play(gan, Dequantised(digits.train), budget, gamma=gamma, seed=seed)
-    drawn = quantised(gan.draw(torch.randn(len(test), gan.latent_dim)), digits.num_levels)
+    drawn = cut(gan.draw(torch.randn(len(test), gan.latent_dim)), levels) / (levels - 1)
     (distances, rows), (usual, _) = nearest(drawn, train), nearest(test, train)
     print(f"{budget.steps:,} steps. log p(x): none. Representation of an image: none. Median distance to the nearest "
           f"training image: {distances.median():.2f} of draws, {usual.median():.2f} of test images")  # fmt: skip
     first, last = torch.randn(2, gan.latent_dim)
-    line = quantised(gan.draw(first.lerp(last, torch.linspace(0, 1, 12).unsqueeze(-1))), digits.num_levels)
+    line = cut(gan.draw(first.lerp(last, torch.linspace(0, 1, 12).unsqueeze(-1))), levels) / (levels - 1)
     shown = {"digits": test[:12], "draws": drawn[:12], "nearest": train[rows[:12]], "between": line}
     save(plot_reconstructions(shown, digits.shape), out / "gan.png")
 

@@ -33,9 +33,10 @@ def classifier(train: Split, *, steps: int = 3000, widths: tuple[int, int] = (12
     return network.requires_grad_(False)
 
 
-def quantised(x: Tensor, levels: int) -> Tensor:
-    """Images in [0, 1] of the levels that numbers in (0, 1) stand for, as `zoo.data.Dequantised` makes them."""
-    return (levels * x).floor().clamp(0, levels - 1) / (levels - 1)
+def cut(x: Tensor, levels: int) -> Tensor:
+    """The levels, as floats, that numbers in (0, 1) stand for, as `zoo.data.Dequantised` makes them."""
+    # a density may put some mass beyond the ends, and sigmoids round to 1
+    return (levels * x).floor().clamp(0, levels - 1)
 
 
 def frechet(a: Tensor, b: Tensor) -> float:

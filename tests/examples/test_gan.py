@@ -10,10 +10,10 @@ from torch.nn.functional import logsigmoid, softplus
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-import gan as gans  # noqa: E402
-from budget import Budget  # noqa: E402
+import gan as gans
+from budget import Budget
 
-from zoo.data import Dequantised  # noqa: E402
+from zoo.data import Dequantised
 
 GAMMA = 0.7
 

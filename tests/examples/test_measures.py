@@ -11,9 +11,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-import measures  # noqa: E402
+import measures
 
-from zoo.data import Split, load  # noqa: E402
+from zoo.data import Split, load
 
 
 def draws(num, dim, seed, scale=1.0):
