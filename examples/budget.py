@@ -10,7 +10,7 @@ import torch
 class Budget:
     """A clock of training, a callback of `fit`: ends it after some CPU minutes, and gives schedules over that time.
 
-    Validation and checkpoints do not count. The clock is part of a checkpoint, so that a resumed training goes on
+    Validation does not count. The clock is part of a checkpoint, so that a resumed training goes on
     counting, and what a kill has lost is not in it.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 
 from calibration_tables import calibrated_sentence, calibration_table
 from cells import RESULTS, ROOT, duration, markdown, provenance, records
+from comparison_tables import comparison_pictures, comparison_table
 from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
 from label_tables import label_pictures, labels_table
 from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
@@ -271,7 +272,8 @@ PAGES = {
     "docs/pairs.md": {"pairs": pairs_table},
     "docs/results.md": {
         "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
-        "hierarchy-pictures": hierarchy_pictures, "codes": codes_table, "labels": labels_table,
+        "hierarchy-pictures": hierarchy_pictures, "codes": codes_table,
+        "comparison": comparison_table, "comparison-pictures": comparison_pictures, "labels": labels_table,
         "label-pictures": label_pictures, "videos": videos_table, "video-pictures": video_pictures,
         "walks": walks_table, "rooms": rooms_table, "walk-pictures": walk_pictures, "sequences": sequences_table,
         "speech": speech_table, "structural": structural_table, "calibration": calibration_table,
