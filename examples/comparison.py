@@ -24,6 +24,7 @@ from shown import HEAD, line, pages, reference
 
 from zoo.data import Split, load
 from zoo.infer import bits_per_dim
+from zoo.parts.aside import denormals_flushed
 
 #: images in a row of the pictures, and training images that a probe learns from
 SHOWN, LEARNED = 12, 5000
@@ -40,8 +41,7 @@ def images_of(data: str, num_test: int | None) -> tuple[Split, Split, Split]:
 def measure(system: Any, train: Split, test: Split, network: Any, num: int, seed: int) -> tuple[dict, dict]:
     """All measures of a trained system, and the images to show."""
     levels, several = train.num_levels - 1, min(num, len(test))
-    real = train.shuffled(1).images[:several]
-    some = train.shuffled(2)[:LEARNED]
+    real, some = train.shuffled(1)[:several].images, train.shuffled(2)[:LEARNED]
     nats = system.nats(test, seed)
     drawn, seconds = measures.timed(system.draw, num)
     drawn = drawn / levels
@@ -63,9 +63,9 @@ def measure(system: Any, train: Split, test: Split, network: Any, num: int, seed
 
 
 def main(
-    *, data: Literal["digits", "mnist"] = "digits", systems: tuple[str, ...] = tuple(SYSTEMS), minutes: float = 0.15,
-    num: int = 1000, num_test: int | None = 1000, seed: int = 0, name: str | None = None, resume: bool = False,
-    out: Path = Path("runs/comparison"),
+    *, data: Literal["digits", "mnist"] = "digits", systems: tuple[Literal[*SYSTEMS], ...] = tuple(SYSTEMS),
+    minutes: float = 0.15, num: int = 1000, num_test: int | None = 1000, seed: int = 0, name: str | None = None,
+    resume: bool = False, out: Path = Path("runs/comparison"),
 ) -> None:  # fmt: skip
     """Trains each system for some CPU minutes, and prints the table.
 
@@ -73,6 +73,8 @@ def main(
         name: of the row results/NAME.json, for one system alone; None writes none.
         resume: go on where a training was stopped, in runs/NAME.
     """
+    if name is not None and len(systems) > 1:
+        raise SystemExit(f"--name {name}: a row holds one system, got {', '.join(systems)}")
     torch.set_num_threads(1)
     began, folder = time.time(), out if name is None else Path("runs") / name
     train, valid, test = images_of(data, num_test)
@@ -82,15 +84,18 @@ def main(
         torch.manual_seed(seed)
         budget, (label, make) = Budget(minutes), SYSTEMS[word]
         system = make(SIZES[data], budget)
-        system.train(train, valid, budget, folder / word if resume else None, seed)
+        # numbers below 1e-38, which long trainings come to hold, take a processor many times as long
+        with denormals_flushed():
+            system.train(train, valid, budget, folder / word if resume else None, seed)
         torch.manual_seed(seed)
         figures, shown[label] = measure(system, train, test, network, num, seed)
         figures |= {"training_minutes": budget.seconds / 60, "steps": budget.steps}
         print(f"{label:26} {line(figures)}", flush=True)
         if name is not None:
+            # the record last, since it says that the row is done
+            torch.save(shown[label], folder / "shown.pt")
             values = {"comparison": word, "system": label, "data": data, "minutes": minutes, **figures}
             record(name, values, seed=seed, device="cpu", threads=1, note="", began=began)
-            torch.save(shown[label], folder / "shown.pt")
     print(reference(figures))
     pages(report, shown, SIZES[data].shape)
     print(f"wrote {report.write()}")

@@ -186,7 +186,10 @@ def sequence_speed_table(folder: Path = RESULTS) -> str:
     parts = []
     for run in runs:
         sizes = run["sequence_steps"]
-        cells = [step_cells(row, sizes) for row in next(iter(sizes.values()), {})]
+        cells = [
+            step_cells(row, sizes)
+            for row in next(iter(sizes.values()), {})
+        ]
         if cells:
             parts.append(markdown(["one training step", *run["titles"].values()], cells))
         if run["lengths"]:

@@ -163,3 +163,8 @@ def test_the_run_of_one_system_is_recorded(tmp_path, monkeypatch, capsys):
     shown = torch.load(tmp_path / "runs" / "short" / "shown.pt")
     assert shown.keys() == {"draws", "nearest", "real", "between"}
     assert "coupling flow" in capsys.readouterr().out
+
+
+def test_a_row_holds_one_system():
+    with pytest.raises(SystemExit, match=r"--name short: a row holds one system, got vae, gan"):
+        comparison.main(systems=("vae", "gan"), name="short")
