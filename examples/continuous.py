@@ -74,6 +74,8 @@ class Adversary:
 
     def train(self, train: Split, valid: Split, budget: Budget, folder: Path | None, seed: int) -> None:
         """Trains to the end of the budget; there is no likelihood to validate by, so the last step is kept."""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         play(self.gan, Dequantised(train), budget, seed=seed, file=folder and folder / "gan.pt")
 
     def images(self, z: Tensor) -> Tensor:
