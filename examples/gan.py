@@ -41,7 +41,7 @@ class GAN(nn.Module):
         self.generator = nn.Sequential(network((latent_dim, *hidden, data_dim)), nn.Sigmoid())
         self.critic = network((data_dim, *hidden[::-1], 1))
         # The two players move around a balance; the mean of the generator's way lies nearer to it than its end.
-        self.average = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+        self.average = AveragedModel(self.generator, multi_avg_fn=get_ema_multi_avg_fn(0.99))
 
     def critic_loss(self, real: Tensor, drawn: Tensor, gamma: float) -> Tensor:
         """E_drawn[softplus(D)] + E_real[softplus(-D)] + gamma / 2 E_real[|dD/dx|^2]."""
