@@ -10,6 +10,7 @@ from typing import Any
 
 from calibration_tables import calibrated_sentence, calibration_table
 from cells import RESULTS, ROOT, markdown, provenance, records
+from comparison_tables import comparison_pictures, comparison_table
 from deck import blocks
 from gap_tables import gaps_table
 from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
@@ -224,7 +225,8 @@ PAGES = {
     "docs/deck.md": blocks(pairs_table),
     "docs/results.md": {
         "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
-        "hierarchy-pictures": hierarchy_pictures, "codes": codes_table, "labels": labels_table,
+        "hierarchy-pictures": hierarchy_pictures, "codes": codes_table,
+        "comparison": comparison_table, "comparison-pictures": comparison_pictures, "labels": labels_table,
         "label-pictures": label_pictures, "videos": videos_table, "video-pictures": video_pictures,
         "walks": walks_table, "rooms": rooms_table, "walk-pictures": walk_pictures, "sequences": sequences_table,
         "speech": speech_table, "structural": structural_table, "calibration": calibration_table, "gaps": gaps_table,

@@ -49,6 +49,8 @@ RUNS = {
     "codes": f"codes.py {FEW} --groups 2 --categories 3 --num-test 20 --num-particles 20",
     "labels": f"labels.py {FEW} --num-labels 10 --num-checked 2 --draws 40",
     "few_labels": "few_labels.py --numbers 10 20 --draws 2 --steps 2",
+    "gan": "gan.py --minutes 0.001",
+    "comparison": "comparison.py --minutes 0.001 --num 40 --num-test 30 --systems vae maf pixelcnn gan",
     "anomaly": "anomaly.py --epochs 1 --num-images 10 --num-particles 2",
     "positive": "positive.py --steps 3 --counts 1 2",
     "eight_schools": "eight_schools.py --steps 2 --samples 10 --warmup 5",
