@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.data import load
-from zoo.data.simulated.shapes import FACTORS, drawn, shapes
+from zoo.data.simulated.shapes import FACTORS, pictures_of, shapes
 
 ALL = torch.cartesian_prod(
     torch.arange(3), torch.tensor([0, 5]), torch.arange(20), torch.tensor([7]), torch.tensor([7])
@@ -12,7 +12,7 @@ ALL = torch.cartesian_prod(
 
 
 def test_rotations_differ_up_to_the_symmetry_of_the_shape():
-    pictures = drawn(ALL.numpy(), 64).reshape(3, 2, 20, -1)
+    pictures = pictures_of(ALL.numpy(), 64).reshape(3, 2, 20, -1)
     for shape, different in enumerate((5, 10, 20)):
         for picture in pictures[shape]:
             assert len({row.tobytes() for row in picture}) == different
@@ -20,7 +20,7 @@ def test_rotations_differ_up_to_the_symmetry_of_the_shape():
 
 def test_no_shape_is_cut_and_places_move_the_centre():
     ends = torch.cartesian_prod(torch.arange(3), torch.tensor([5]), torch.arange(20), *2 * [torch.tensor([0, 15])])
-    pictures = torch.from_numpy(drawn(ends.numpy(), 32)).reshape(3, 20, 2, 2, 32, 32)
+    pictures = torch.from_numpy(pictures_of(ends.numpy(), 32)).reshape(3, 20, 2, 2, 32, 32)
     # the half that a shape has moved out of is empty: a shape cut at the left of x = 0 would show there at x = 15
     assert not pictures[:, :, 0, ..., 16:].any()
     assert not pictures[:, :, 1, ..., :16].any()
@@ -33,7 +33,7 @@ def test_no_shape_is_cut_and_places_move_the_centre():
 
 def test_larger_scales_cover_more():
     scales = torch.cartesian_prod(torch.arange(3), torch.arange(6), *3 * [torch.tensor([3])])
-    areas = drawn(scales.numpy(), 64).sum(1).reshape(3, 6).astype(int)
+    areas = pictures_of(scales.numpy(), 64).sum(1).reshape(3, 6).astype(int)
     assert (areas[:, 1:] > areas[:, :-1]).all()
 
 
@@ -41,7 +41,7 @@ def test_the_set_keeps_its_factors():
     data = load("shapes")
     assert data.train.levels.shape == (12_000, 256)
     part = data.test[:5]
-    assert torch.equal(torch.from_numpy(drawn(part.factors.numpy())), part.levels)
+    assert torch.equal(torch.from_numpy(pictures_of(part.factors.numpy())), part.levels)
     assert torch.equal(part.factors[:, 0], part.labels)
     assert (data.train.factors.max(0).values + 1).tolist() == [*FACTORS.values()]
 

@@ -12,9 +12,9 @@ from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
 from zoo.infer.evaluation.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from zoo.infer.evaluation.particle_filter import smc_log_likelihood
 from zoo.infer.evaluation.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
+from zoo.infer.factors.best_code import mig, sap
 from zoo.infer.factors.forests import DCI, dci
-from zoo.infer.factors.gaps import mig, sap
-from zoo.infer.factors.pairs import beta_vae_score
+from zoo.infer.factors.shared_factor import beta_vae_score
 from zoo.infer.factors.tables import FactorScores
 from zoo.infer.objectives import (
     ELBO,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.data.simulated.shapes import shapes
 from zoo.infer import beta_vae_score, dci, mig, sap
 
 SCORES = {
@@ -31,6 +32,25 @@ def test_a_perfect_code_scores_1(name):
     # a code that is constant takes nothing away
     codes = torch.cat([FACTORS, torch.ones(len(FACTORS), 1) / 3], 1)
     assert SCORES[name](codes, FACTORS) == pytest.approx(1.0, abs=1e-9)
+    # and neither does another order, or another sign
+    assert SCORES[name](-codes.flip(1), FACTORS) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_perfect_code_of_shapes_scores_1():
+    factors = shapes(2000).factors
+    assert dci(factors, factors).disentanglement == pytest.approx(1.0, abs=1e-3)
+    # factors drawn at random say a little of each other, by chance
+    assert mig(factors, factors).score == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_code_that_is_constant_scores_0():
+    """That of a posterior that has collapsed to the prior."""
+    codes = torch.full((600, 2), 0.3)
+    assert mig(codes, FACTORS).score == sap(codes, FACTORS).score == 0
+    found = dci(codes, FACTORS)
+    assert (found.disentanglement, found.completeness) == (0, 0)
+    assert found.informativeness < 0.4
+    assert beta_vae_score(codes, FACTORS, points=100).score == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +111,7 @@ def test_each_prints_its_table(score):
         (FACTORS[:, 0], FACTORS, r"codes: expected .* got \(600,\)"),
         (FACTORS[:0], FACTORS[:0], r"codes: expected .* got \(0, 3\)"),
         (FACTORS, torch.ones(600, 2), r"factors: columns \[0, 1\] have one value each"),
+        (FACTORS, torch.stack([FACTORS[:, 0], torch.arange(600)], 1), r"columns \[1\] have a value of its own in each"),
         (FACTORS[:9], FACTORS, "a code for each row of factors, got 9, 600"),
         (torch.full((600, 3), math.nan), FACTORS, "codes: expected finite numbers, row 0"),
     ],
@@ -100,8 +121,15 @@ def test_bad_input_is_refused(score, codes, factors, message):
         score(codes, factors)
 
 
-def test_numbers_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="bins: expected 2 or more, got 1"):
-        mig(FACTORS, FACTORS, bins=1)
-    with pytest.raises(ValueError, match="1 or more pairs and 2 or more points, got 0 and 1"):
-        beta_vae_score(FACTORS, FACTORS, pairs=0, points=1)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mig(FACTORS, FACTORS, bins=1), "bins: expected a whole number, at least 2, got 1"),
+        (lambda: dci(FACTORS, FACTORS, trees=0), "trees: expected a whole number, at least 1, got 0"),
+        (lambda: beta_vae_score(FACTORS, FACTORS, pairs=0), "pairs: expected a whole number, at least 1, got 0"),
+        (lambda: beta_vae_score(FACTORS, FACTORS, points=1), "points: expected a whole number, at least 2, got 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

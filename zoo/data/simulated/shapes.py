@@ -52,12 +52,12 @@ def shapes(num: int, *, side: int = 16, seed: int = 0) -> Split:
     # The stream of RandomState is the same everywhere and in every version of numpy.
     random = np.random.RandomState(seed)
     factors = np.stack([random.randint(values, size=num) for values in FACTORS.values()], 1)
-    levels = torch.from_numpy(drawn(factors, side))
+    levels = torch.from_numpy(pictures_of(factors, side))
     known = torch.from_numpy(factors.astype(np.int64))
     return Split(levels, known[:, 0].clone(), 2, known)
 
 
-def drawn(factors: Array, side: int = 16) -> Array:
+def pictures_of(factors: Array, side: int = 16) -> Array:
     """The pictures of given factors `(N, 5)`, uint8 `(N, side^2)`."""
     return np.concatenate([_bits(factors[start : start + ROWS], side) for start in range(0, len(factors), ROWS)])
 

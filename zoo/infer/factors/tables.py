@@ -21,10 +21,10 @@ class FactorScores:
     table: np.ndarray = field(repr=False)
 
     def __str__(self) -> str:
-        return printed(self.table, {"score": self.per_factor}) + f"\nmean    {self.score:.3f}"
+        return table_text(self.table, {"score": self.per_factor}) + f"\nmean    {self.score:.3f}"
 
 
-def printed(table: np.ndarray, per_factor: dict[str, np.ndarray]) -> str:
+def table_text(table: np.ndarray, per_factor: dict[str, np.ndarray]) -> str:
     """The lines of a table `(d, f)`, one for each code, with lines of further numbers for each factor below."""
     rows = {f"code {i}": row for i, row in enumerate(table)} | per_factor
     width = max(map(len, rows))
@@ -32,12 +32,12 @@ def printed(table: np.ndarray, per_factor: dict[str, np.ndarray]) -> str:
     return "\n".join([head, *(f"{name:{width}}" + "".join(f"{n:11.3f}" for n in row) for name, row in rows.items())])
 
 
-def checked(codes: Tensor | np.ndarray, factors: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def codes_and_factors(codes: Tensor | np.ndarray, factors: Tensor | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes `(N, d)` as float64 and factors `(N, f)` as the numbers 0, 1, ... of their values in order.
 
     Raises:
         ValueError: no two axes; other rows of codes than of factors; fewer than two codes or factors; entries that are
-            not finite; a factor of one value.
+            not finite; a factor of one value, or with a value of its own in each row.
     """
     arrays = {}
     for name, given in {"codes": codes, "factors": factors}.items():
@@ -56,6 +56,10 @@ def checked(codes: Tensor | np.ndarray, factors: Tensor | np.ndarray) -> tuple[n
     numbered = np.stack([np.unique(column, return_inverse=True)[1] for column in arrays["factors"].T], 1)
     if constant := np.flatnonzero(numbered.max(0) == 0).tolist():
         raise ValueError(f"factors: columns {constant} have one value each, and nothing can be learnt of them")
+    if continuous := np.flatnonzero(numbered.max(0) == len(numbered) - 1).tolist():
+        raise ValueError(
+            f"factors: columns {continuous} have a value of its own in each row; cut continuous factors into bins"
+        )
     return arrays["codes"], numbered
 
 

@@ -1,10 +1,10 @@
 """Scores that compare the best code of each factor with the second best: MIG and SAP."""
 
 import numpy as np
-from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
-from zoo.infer.factors.tables import FactorScores, checked, gap_between_best
+from zoo.infer.factors.tables import FactorScores, codes_and_factors, gap_between_best
+from zoo.parts.checks import check_counts
 
 __all__ = ["mig", "sap"]
 
@@ -24,7 +24,8 @@ def mig(codes: Tensor | np.ndarray, factors: Tensor | np.ndarray, *, bins: int =
         `FactorScores`; its table is I(code; factor) / H(factor).
 
     Raises:
-        ValueError: fewer than two codes, factors or bins; a factor of one value; entries that are not finite.
+        ValueError: fewer than two codes, factors or bins; a factor of one value, or with a value of its own in each
+            row; entries that are not finite.
 
     References: Chen et al. 2018, "Isolating sources of disentanglement"; Locatello et al. 2019 for the bins.
 
@@ -35,9 +36,11 @@ def mig(codes: Tensor | np.ndarray, factors: Tensor | np.ndarray, *, bins: int =
         >>> round(mig(factors, factors).score, 3)
         1.0
     """
-    if bins < 2:
-        raise ValueError(f"bins: expected 2 or more, got {bins}")
-    z, v = checked(codes, factors)
+    # scikit-learn takes a second to load
+    from sklearn.metrics import mutual_info_score
+
+    check_counts(2, bins=bins)
+    z, v = codes_and_factors(codes, factors)
     cut = np.stack([np.digitize(column, np.histogram_bin_edges(column, bins)[1:-1]) for column in z.T], 1)
     information = np.array([[mutual_info_score(code, factor) for factor in v.T] for code in cut.T])
     # the information of a variable about itself is its entropy
@@ -71,7 +74,7 @@ def sap(codes: Tensor | np.ndarray, factors: Tensor | np.ndarray) -> FactorScore
         >>> round(sap(-factors, factors).score, 3)
         1.0
     """
-    z, v = checked(codes, factors)
+    z, v = codes_and_factors(codes, factors)
     # by the range: the rounding of a mean leaves a constant code a standard deviation above 0
     moves = np.ptp(z, 0) > 0
     z, v = z - z.mean(0), v - v.mean(0)

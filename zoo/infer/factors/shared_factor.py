@@ -1,10 +1,10 @@
 """The score of the beta-VAE's paper: a linear classifier tells which factor pairs of data share."""
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from zoo.infer.factors.tables import FactorScores, checked
+from zoo.infer.factors.tables import FactorScores, codes_and_factors
+from zoo.parts.checks import check_counts
 
 __all__ = ["beta_vae_score"]
 
@@ -39,9 +39,12 @@ def beta_vae_score(
         >>> beta_vae_score(factors, factors, points=100).score
         1.0
     """
-    if pairs < 1 or points < 2:
-        raise ValueError(f"expected 1 or more pairs and 2 or more points, got {pairs} and {points}")
-    z, v = checked(codes, factors)
+    # scikit-learn takes a second to load
+    from sklearn.linear_model import LogisticRegression
+
+    check_counts(pairs=pairs)
+    check_counts(2, points=points)
+    z, v = codes_and_factors(codes, factors)
     z = np.where(np.ptp(z, 0) > 0, z / np.where(np.ptp(z, 0) > 0, z.std(0), 1.0), 0.0)
     random = np.random.RandomState(seed)
     found = np.stack([_differences(z, factor, pairs, points, random) for factor in v.T])
