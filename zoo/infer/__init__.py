@@ -27,6 +27,7 @@ from zoo.infer.objectives import (
     Scheduled,
     SemiSupervised,
     Tempered,
+    TotalCorrelation,
 )
 from zoo.infer.reference.checked import NotAReference
 from zoo.infer.reference.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
@@ -101,6 +102,7 @@ __all__ = [
     "SequenceLikelihood",
     "Tempered",
     "Terms",
+    "TotalCorrelation",
     "Verdict",
     "active_units",
     "beta_vae_score",
