@@ -30,9 +30,7 @@ import guides
 from zoo import VAE, Hierarchical, load_pair
 from zoo.data import Binarized, load
 from zoo.infer import ELBO, Tempered, fit
-from zoo.plots.look import CYCLE, HIDDEN, plain
-
-COLOURS = (*CYCLE, HIDDEN)
+from zoo.plots.look import plain, styles
 
 
 def short_training(data: str, name: str, epochs: int, seed: int) -> tuple[Any, Any]:
@@ -60,9 +58,9 @@ def histograms(found: dict[str, dict[str, Tensor]]) -> Figure:
         # Strange images may lie thousands of nats out: they stand in the outermost bars, whose tops are cut.
         low, high = next(iter(found.values()))[name].quantile(torch.tensor([0.05, 0.95]).double()).tolist()
         window = (3 * low - 2 * high, 3 * high - 2 * low)
-        for number, (label, values) in enumerate(found.items()):
+        for number, ((label, values), (colour, dashes)) in enumerate(zip(found.items(), styles(), strict=False)):
             style: Any = {"histtype": "step", "linewidth": 1.3} if number else {"histtype": "stepfilled", "alpha": 0.35}
-            style |= {"color": COLOURS[number], "label": label}
+            style |= {"color": colour, "linestyle": dashes, "label": label}
             ax.hist(values[name].clamp(*window), bins=30, range=window, density=True, **style)
         ax.set(title=name, yticks=[], ylim=(0, 1.8 * ax.patches[0].get_xy()[:, 1].max()))
         ax.locator_params(axis="x", nbins=4)

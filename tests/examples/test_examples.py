@@ -25,6 +25,7 @@ from zoo.parts.conditionals import MADE
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "tools")]
 
+import anomaly  # noqa: E402
 import music  # noqa: E402
 import scores  # noqa: E402
 import strange  # noqa: E402
@@ -134,6 +135,12 @@ def test_a_score_of_strange_images_is_a_small_bound_or_a_large_difference():
     assert found["auroc"] == {"strange": {"L": 0.75, "L - L>1": 1.0}}
     # of the strange images the first found stands first, the second third
     assert found["average_precision"] == {"strange": {"L": pytest.approx(5 / 6), "L - L>1": 1.0}}
+
+
+def test_every_set_of_the_largest_table_has_a_curve():
+    found = {f"set {n}": {name: torch.rand(9).double() for name in ("log p", "L", "log p + C")} for n in range(8)}
+    figure = anomaly.histograms(found)
+    assert len(figure.legends[0].get_texts()) == 8
 
 
 def test_sets_without_images_are_refused_by_name():
