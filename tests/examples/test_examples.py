@@ -57,6 +57,7 @@ RUNS = {
     "few_labels": "few_labels.py --numbers 10 20 --draws 2 --steps 2",
     "anomaly-vae": "anomaly.py --model vae --epochs 1 --num-images 10 --num-particles 2",
     "anomaly": "anomaly.py --epochs 1 --num-images 10 --num-particles 2",
+    "disentangling": "disentangling.py --epochs 1 --num-train 640",
     "positive": "positive.py --steps 3 --counts 1 2",
     "eight_schools": "eight_schools.py --steps 2 --samples 10 --warmup 5",
     "own_model": f"own_model.py {FEW} --num-checked 2",
