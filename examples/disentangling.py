@@ -4,8 +4,9 @@ Pictures of squares, ellipses and hearts, whose scale, rotation and place are kn
 four objectives: the ELBO, the beta-VAE, a weight of the total correlation alone (beta-TCVAE), and a KL drawn to a
 capacity that grows. The table sets reconstruction against the scores of the code: x, y and scale come to stand on few
 coordinates, the more so where the total correlation is weighed or the KL has a capacity. Rotation is found by none:
-squares and ellipses look alike after a part of a turn. Another seed may order the objectives in another way. The picture has the information of each code about each
-factor, as a share of the factor's entropy, and pictures along the codes of the beta-VAE.
+squares and ellipses look alike after a part of a turn. Another seed may order the objectives in another way. The
+picture has the information of each code about each factor, as a share of the factor's entropy, and pictures along the
+codes of the beta-VAE.
 
     python examples/disentangling.py
     python examples/disentangling.py --epochs 100 --seed 1
