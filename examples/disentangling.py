@@ -75,7 +75,7 @@ def drawing(tables: dict[str, Any], pictures: Tensor, coordinates: list[int]) ->
     for row, coordinate, images in zip(grid, coordinates, pictures, strict=True):
         row[0].set_ylabel(f"z{coordinate + 1}", fontsize=8, rotation=0, labelpad=10, va="center")
         for ax, image in zip(row, images, strict=True):
-            ax.imshow(image.view(16, 16), cmap="gray_r", vmin=0, vmax=1)
+            ax.imshow(image.view(16, 16).numpy(), cmap="gray_r", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
     below.suptitle("pictures along the codes of the beta-VAE, from -2 to 2", fontsize=8)
     return figure
