@@ -23,12 +23,23 @@ def images_of(data: str, num: int) -> Mapping[str, Tensor]:
     return colours(num) if data == "cifar10" else bits(data, num)
 
 
+def shape_of(data: str) -> tuple[int, ...]:
+    """(height, width), of colour images (height, width, 3)."""
+    return (32, 32, 3) if data == "cifar10" else load(NAMES[data]).shape
+
+
 def bits(data: str, num: int) -> dict[str, Tensor]:
-    """The test images of one set, the same turned by 90 degrees and inverted, and other sets, as bits."""
+    """The test images of one set, the same turned, upside down and inverted, fair coins, and other sets, as bits."""
     familiar = load(NAMES[data])
     grey = drawn(familiar.test, num)
-    turned = grey.unflatten(-1, familiar.shape).rot90(1, (1, 2)).flatten(1)
-    found = {data: grey, f"{data}, turned": turned, f"{data}, inverted": 1 - grey}
+    pictures = grey.unflatten(-1, familiar.shape)
+    found = {
+        data: grey,
+        f"{data}, turned": pictures.rot90(1, (1, 2)).flatten(1),
+        f"{data}, upside down": pictures.flip(1).flatten(1),
+        f"{data}, inverted": 1 - grey,
+        "noise": torch.full_like(grey, 0.5),
+    }
     if data in SAME_SIZE:
         found |= {other: drawn(load(NAMES[other]).test, num) for other in SAME_SIZE if other != data}
     return {label: binarize(images, SEED) for label, images in found.items()}
@@ -40,13 +51,15 @@ def drawn(split: Split, num: int) -> Tensor:
 
 
 def colours(num: int) -> dict[str, Tensor]:
-    """CIFAR-10's test images; the same inverted, as their mean colour, and blurred; photographs; faces: 0..255."""
+    """CIFAR-10's test images; the same upside down, inverted, as their mean colour, and blurred; others: 0..255."""
     images = load("cifar10_first4000").test.levels[:num].float().unflatten(-1, (32, 32, 3))
     found = {
         "cifar10": images,
+        "cifar10, upside down": images.flip(1),
         "cifar10, inverted": 255 - images,
         "cifar10, constant": images.mean((1, 2), keepdim=True).round().expand_as(images),
         "cifar10, blurred": torch.from_numpy(gaussian_filter(images.numpy(), (0, 1.5, 1.5, 0))).round(),
+        "noise": torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(SEED)).float(),
         # a tile of 64 x 64 is four images as sharp as the tile; resizing would make a smoother one
         "photos": whole(load("photos"), num)
         .unflatten(-1, (2, 32, 2, 32, 3))

@@ -111,7 +111,7 @@ class Factorised(Guide):
         seen, hidden = autoguide.model, [*program.values]
         # an autoguide sets a start at each site as the model samples it, and finds none for a discrete one: what it is
         # not to see is hidden from that too
-        if isinstance(seen, partial) and isinstance(seen.args[0], InitMessenger):
+        if isinstance(seen, partial) and seen.args and isinstance(seen.args[0], InitMessenger):
             start, inner = seen.args
             autoguide._model = (start(poutine.block(inner, hide=hidden)),)
         else:

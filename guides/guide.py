@@ -1,10 +1,8 @@
 """The base class of all guides of the zoo."""
 
-import inspect
 from typing import Any
 
-from torch import nn
-
+from zoo.parts.door.programs import signature_of
 from zoo.parts.store_keys import RootModule
 
 
@@ -36,8 +34,7 @@ class Guide(RootModule):
         given = [position for position, value in enumerate(args) if value is not None]
         named = [name for name, value in kwargs.items() if value is not None]
         if given or named:
-            program = self.model.forward if isinstance(self.model, nn.Module) else self.model
-            names = [*inspect.signature(program).parameters][1:]
+            names = [*signature_of(self.model).parameters][1:]
             given_names = [names[i] if i < len(names) else f"argument {i + 2}" for i in given]
             raise ValueError(
                 f"{type(self).__name__}: reads x alone, and was given {', '.join(given_names + named)} too, which the "

@@ -72,7 +72,7 @@ SYSTEMS: dict[str, System] = {
     "auxiliary": System(("vae-auxiliary",)),
     "lvae": System(
         ("hierarchical-bottom-up", "hierarchical-top-down", "hierarchical-ladder", "hierarchical-skip-top-down",
-         "hierarchical-conditional"),
+         "hierarchical-conditional", "hierarchical-factorised"),
         ("mnist-5-bottom-up", "mnist-5-top-down", "mnist-5-ladder", "mnist-5-skip", "mnist-iwae-", "static-maps-skip"),
         (("hierarchy_kl", "KL of each level over epochs."),
          ("hierarchy_levels", "Draws of each level given test images, by class: the first two principal components.")),

@@ -117,14 +117,9 @@ def tables_of(groups: dict[str, list[dict[str, Any]]], more: dict[str, dict[str,
 
 
 def anomaly_table(folder: Path = RESULTS) -> str:
-    """A table for each trained pair: the area under the ROC curve of every score, for every strange set."""
+    """For each trained pair the area under the ROC curve of every score for every strange set; average precisions."""
     parts = []
     for run in (run for run in records(folder) if "anomaly" in run):
-        scores = list(next(iter(run["auroc"].values())))
-        # as on paper; on a command line braces are noise
-        head = ["strange images", *(f"{name.replace('L>', 'L^{>')}}}" if ">" in name else name for name in scores)]
-        rows = run["auroc"] | {"mean": {name: mean(row[name] for row in run["auroc"].values()) for name in scores}}
-        cells = [[label, *(f"{area:.3f}" for area in row.values())] for label, row in rows.items()]
         least = min(run["num_images"].values())
         # the variance of an area is at most A (1 - A) / n for any two distributions
         error = math.sqrt(0.25 / least)
@@ -132,9 +127,21 @@ def anomaly_table(folder: Path = RESULTS) -> str:
         parts.append("\n\n".join([
             f"**Trained on {run['anomaly']}** ({run['trained']}: {run['pair']}). Images: {images}; "
             f"{run['num_particles']} draws each; standard error of an area at most {error:.3f}.",
-            markdown(head, cells), *([run["note"]] if run["note"] else []), provenance(run),
+            measured(run["auroc"]),
+            *(["Average precision; a score that tells nothing has the share of the strange images among all:",
+               measured(run["average_precision"])] if "average_precision" in run else []),
+            *([run["note"]] if run["note"] else []), provenance(run),
         ]))  # fmt: skip
     return "\n\n".join(parts) or "No row is recorded yet; `python examples/anomaly.py --name anomaly` records one."
+
+
+def measured(table: dict[str, dict[str, float]]) -> str:
+    """The lines of a table with a row for each strange set and their mean, and a column for each score."""
+    scores = list(next(iter(table.values())))
+    # as on paper; on a command line braces are noise
+    head = ["strange images", *(f"{name.replace('L>', 'L^{>')}}}" if ">" in name else name for name in scores)]
+    rows = table | {"mean": {name: mean(row[name] for row in table.values()) for name in scores}}
+    return markdown(head, [[label, *(f"{number:.3f}" for number in row.values())] for label, row in rows.items()])
 
 
 def hierarchy_pictures(folder: Path = ROOT / "docs" / "pictures") -> str:

@@ -17,6 +17,7 @@ from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hier
 from image_tables import results_table
 from label_tables import label_pictures, labels_table
 from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
+from shape_tables import shape_pictures, shapes_table
 from structural_tables import structural_table
 from video_tables import video_pictures, videos_table
 from walk_tables import rooms_table, walk_pictures, walks_table
@@ -227,7 +228,8 @@ PAGES = {
         "results": results_table, "hierarchies": hierarchies_table, "anomaly": anomaly_table,
         "hierarchy-pictures": hierarchy_pictures, "codes": codes_table,
         "comparison": comparison_table, "comparison-pictures": comparison_pictures, "labels": labels_table,
-        "label-pictures": label_pictures, "videos": videos_table, "video-pictures": video_pictures,
+        "label-pictures": label_pictures, "shapes": shapes_table, "shape-pictures": shape_pictures,
+        "videos": videos_table, "video-pictures": video_pictures,
         "walks": walks_table, "rooms": rooms_table, "walk-pictures": walk_pictures, "sequences": sequences_table,
         "speech": speech_table, "structural": structural_table, "calibration": calibration_table, "gaps": gaps_table,
     },

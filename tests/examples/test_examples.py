@@ -2,26 +2,32 @@
 
 import inspect
 import json
+import math
 import os
 import re
 import runpy
 import subprocess
 import sys
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
 from matplotlib import pyplot
+from PIL import Image
 
 import guides
 import zoo
 from zoo.data import load
+from zoo.parts.conditionals import MADE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "tools")]
 
 import anomaly  # noqa: E402
 import music  # noqa: E402
+import scores  # noqa: E402
 import strange  # noqa: E402
 import table  # noqa: E402
 from rows.music import ROWS  # noqa: E402
@@ -51,7 +57,9 @@ RUNS = {
     "few_labels": "few_labels.py --numbers 10 20 --draws 2 --steps 2",
     "gan": "gan.py --minutes 0.001",
     "comparison": "comparison.py --minutes 0.001 --num 40 --num-test 30 --systems vae maf pixelcnn gan",
+    "anomaly-vae": "anomaly.py --model vae --epochs 1 --num-images 10 --num-particles 2",
     "anomaly": "anomaly.py --epochs 1 --num-images 10 --num-particles 2",
+    "disentangling": "disentangling.py --epochs 1 --num-train 640",
     "positive": "positive.py --steps 3 --counts 1 2",
     "eight_schools": "eight_schools.py --steps 2 --samples 10 --warmup 5",
     "own_model": f"own_model.py {FEW} --num-checked 2",
@@ -127,7 +135,48 @@ def test_the_long_run_leaves_its_row(run, tmp_path):
 def test_a_score_of_strange_images_is_a_small_bound_or_a_large_difference():
     familiar = {"L": torch.tensor([0.0, -1.0]), "L - L>1": torch.tensor([1.0, 2.0])}
     strange_ones = {"L": torch.tensor([-0.5, -3.0]), "L - L>1": torch.tensor([3.0, 4.0])}
-    assert anomaly.areas(familiar, strange_ones) == {"L": 0.75, "L - L>1": 1.0}
+    found = scores.judged({"familiar": familiar, "strange": strange_ones})
+    assert found["auroc"] == {"strange": {"L": 0.75, "L - L>1": 1.0}}
+    # of the strange images the first found stands first, the second third
+    assert found["average_precision"] == {"strange": {"L": pytest.approx(5 / 6), "L - L>1": 1.0}}
+
+
+def test_every_set_of_the_largest_table_has_a_curve():
+    found = {f"set {n}": {name: torch.rand(9).double() for name in ("log p", "L", "log p + C")} for n in range(8)}
+    figure = anomaly.histograms(found)
+    assert len(figure.legends[0].get_texts()) == 8
+
+
+def test_sets_without_images_are_refused_by_name():
+    some, none = {"L": torch.zeros(2)}, {"L": torch.zeros(0)}
+    with pytest.raises(ValueError, match="expected familiar and strange images, got none of letters"):
+        scores.judged({"digits": some, "noise": some, "letters": none})
+    with pytest.raises(ValueError, match="got none of digits"):
+        scores.judged({"digits": none, "letters": some})
+
+
+def test_complexity_is_the_length_of_a_lossless_code():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (2, 48), generator=generator).float()
+    coded = scores.codes(noise[0].reshape(4, 4, 3).byte().numpy())
+    assert zlib.decompress(coded[0]) == noise[0].byte().numpy().tobytes()
+    assert Image.open(BytesIO(coded[1])).tobytes() == noise[0].byte().numpy().tobytes()
+    nats = scores.complexity(noise, (4, 4, 3))
+    assert nats[0] == 8 * math.log(2) * min(map(len, coded))
+    bits = torch.cat([torch.zeros(1, 784), torch.rand(1, 784, generator=generator).bernoulli(generator=generator)])
+    plain, random = scores.complexity(bits, (28, 28))
+    # no code of fair coins is shorter than they are, by more than a few bits
+    assert random > 784 * math.log(2) * 0.99 > plain
+
+
+def test_any_pair_with_a_likelihood_has_scores():
+    """Those of hierarchies aside: a VAE, and a density, which has no latents."""
+    torch.manual_seed(0)
+    vae, density = zoo.VAE(64, 2, hidden=(4,)), zoo.Density(64, MADE(0, 64, hidden=(64,)))
+    for pair in ((vae, guides.Amortized(vae, hidden=(4,))), (density, guides.Empty(density))):
+        found = scores.scores_of(*pair, torch.rand(3, 64).round(), (8, 8), 5, 0)
+        assert [*found] == ["log p", "L", "log p + C"]
+        assert all(values.shape == (3,) for values in found.values())
 
 
 def test_scores_of_a_trained_pair_are_recorded_and_tabled(run, tmp_path):
@@ -142,8 +191,11 @@ def test_scores_of_a_trained_pair_are_recorded_and_tabled(run, tmp_path):
     printed = run("anomaly.py --trained flat --name flat-row --num-images 6 --num-particles 1")
     row = json.loads((tmp_path / "results" / "flat-row.json").read_text())
     assert (row["anomaly"], row["trained"], row["num_images"]["digits, turned"]) == ("digits", "flat", 6)
-    assert row["auroc"].keys() == {"digits, turned", "digits, inverted"}
-    assert row["auroc"]["digits, turned"] == dict.fromkeys(("log p", "L", "L>1", "L - L>1"), 0.5)
+    assert row["auroc"].keys() == {"digits, turned", "digits, upside down", "digits, inverted", "noise"}
+    assert {**row["auroc"]["digits, turned"], "log p + C": 0.5} == dict.fromkeys(
+        ("log p", "L", "L>1", "L - L>1", "log p + C"), 0.5
+    )
+    assert row["average_precision"]["noise"].keys() == row["auroc"]["noise"].keys()
     assert "0.500" in printed
     assert "**Trained on digits** (flat: Hierarchical + TopDown)" in table.anomaly_table(tmp_path / "results")
     assert (tmp_path / "runs" / "anomaly" / "flat-row.png").exists()
@@ -159,17 +211,21 @@ def test_colours_need_a_trained_pair(run):
         run("anomaly.py --data cifar10")
 
 
+CHANGED = ("turned", "upside down", "inverted")
 needs_files = pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the GPS tracks are looked for in $ZOO_DATA")
 
 
 @needs_files
 def test_strange_images_have_the_familiar_size_and_levels():
     mnist, letters, colours = (strange.images_of(data, 7) for data in ("mnist", "notmnist", "cifar10"))
-    assert [*mnist] == ["mnist", "mnist, turned", "mnist, inverted", "notmnist", "omniglot"]
-    assert [*letters] == ["notmnist", "notmnist, turned", "notmnist, inverted", "mnist", "omniglot"]
+    assert [*mnist] == ["mnist", *(f"mnist, {how}" for how in CHANGED), "noise", "notmnist", "omniglot"]
+    assert [*letters] == ["notmnist", *(f"notmnist, {how}" for how in CHANGED), "noise", "mnist", "omniglot"]
     assert {tuple(x.shape) for x in mnist.values()} == {(7, 784)}
     assert {tuple(x.shape) for x in colours.values()} == {(7, 3072)}
     assert torch.cat([*mnist.values(), *letters.values()]).unique().tolist() == [0, 1]
+    assert 0.45 < mnist["noise"].mean() < 0.55
+    flipped = colours["cifar10, upside down"].unflatten(1, (32, 32, 3))
+    assert torch.equal(flipped.flip(1).flatten(1), colours["cifar10"])
     for label, x in colours.items():
         assert torch.equal(x, x.round().clamp(0, 255)), label
     pictures = {label: x.unflatten(1, (32, 32, 3)) for label, x in colours.items()}

@@ -87,6 +87,7 @@ ARROWS = [  # place -> our own packages that it may import; the first match coun
     ("zoo/infer/evaluation/", [*OBJECTIVES, "zoo.infer.evaluation", "zoo.infer.reference.inference_data"]),
     ("zoo/infer/reference/", [*OBJECTIVES, "zoo.infer.evaluation", "zoo.infer.reference"]),
     ("zoo/infer/calibration/", [*OBJECTIVES, "zoo.infer.reference", "zoo.infer.calibration"]),
+    ("zoo/infer/factors/", ["zoo.infer.factors", *PARTS]),
     ("zoo/infer/", PAIR),
     ("zoo/plots/", ["zoo.plots", "zoo.infer", "zoo.parts"]),
     ("zoo/data/", ["zoo.data"]),

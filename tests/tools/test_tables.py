@@ -258,6 +258,11 @@ def test_areas_of_strange_images_are_tabled(tmp_path):
         "`python examples/anomaly.py`; an abacus; torch 2.10.",
     ):
         assert part in shown, part
+    assert "precision" not in shown, "which older records lack"
+    (tmp_path / "x.json").write_text(json.dumps(run | {"average_precision": {"omniglot": {"log p": 0.125}}}))
+    again = table.anomaly_table(tmp_path)
+    assert "Average precision" in again
+    assert "| omniglot | 0.125 |" in again
     assert table.hierarchies_table(tmp_path).startswith("No row"), "another table"
 
 

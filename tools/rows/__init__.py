@@ -11,6 +11,7 @@ from rows import (
     labels,
     music,
     rooms,
+    shapes,
     videos,
     walks,
 )
@@ -18,5 +19,5 @@ from rows.row import Row, Script
 
 ROWS: list[Row | Script] = [
     *music.ROWS, *hierarchies.ROWS, *anomaly.ROWS, *labels.ROWS, *codes.ROWS, *videos.ROWS, *walks.ROWS, *rooms.ROWS,
-    *calibration.ROWS, *gaps.ROWS, *densities.ROWS, *comparison.ROWS,
+    *calibration.ROWS, *gaps.ROWS, *densities.ROWS, *comparison.ROWS, *shapes.ROWS,
 ]  # fmt: skip

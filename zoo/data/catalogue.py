@@ -16,6 +16,7 @@ from zoo.data.loaders.speech import ljspeech_32, spoken_digits
 from zoo.data.loaders.tracks import gps_tracks
 from zoo.data.simulated.balls import BALL_SETS
 from zoo.data.simulated.cadences import cadences
+from zoo.data.simulated.shapes import shapes_set
 from zoo.data.sources import Root
 
 
@@ -36,6 +37,7 @@ def load(name: str, root: Root = None) -> Dataset[Any]:
     `frey_faces`         1,565 / 200 / 200         256     28x20 frames of one face
     `cifar10_first4000`  3,000 / 500 / 500         256     32x32x3, the first 4,000 training images of CIFAR-10
     `photos`             164 / 21 / 21             256     64x64x3 tiles of four photographs
+    `shapes`             12,000 / 1,000 / 2,000    2       16x16 simulated shapes with their factors, no file needed
     ===================  ========================  ======  =====================================================
 
     Simulated videos of a ball, each split a `Sequences` of 20 frames of 32 x 32 bits with the true positions and
@@ -116,6 +118,7 @@ DATASETS: dict[str, Callable[[Root], Dataset[Any]]] = {
     "frey_faces": frey_faces,
     "cifar10_first4000": cifar10_first4000,
     "photos": photos,
+    "shapes": shapes_set,
     **BALL_SETS,
     "cadences": cadences,
     **MUSIC_SETS,

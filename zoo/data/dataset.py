@@ -22,6 +22,7 @@ class Split:
             numbers of a pixel stand together: red, green, blue.
         labels: int64 `(N,)`, or None where the source gives none.
         num_levels: 2 (bits), 17 (digits) or 256 (grey and colour).
+        factors: int64 `(N, f)`, the factors from which a picture was drawn (`shapes`), or None.
         images: float32 `(N, data_dim)` in [0, 1], `levels / (num_levels - 1)`; made at the first access and kept.
             Of two levels these are the bits. Grey `images` are *not* data for a Bernoulli likelihood: see `Binarized`.
     """
@@ -29,6 +30,7 @@ class Split:
     levels: Tensor = field(repr=False)
     labels: Tensor | None = field(repr=False)
     num_levels: int
+    factors: Tensor | None = field(default=None, repr=False)
 
     # Made when asked for: as floats a set takes four times its memory, and `Binarized` never needs them.
     @cached_property
@@ -44,7 +46,8 @@ class Split:
         if not isinstance(rows, slice | Tensor):
             raise TypeError(f"a Split is indexed by a slice or a tensor of rows, not {type(rows).__name__}")
         labels = None if self.labels is None else self.labels[rows]
-        return replace(self, levels=self.levels[rows], labels=labels)
+        factors = None if self.factors is None else self.factors[rows]
+        return replace(self, levels=self.levels[rows], labels=labels, factors=factors)
 
     def shuffled(self, seed: int = 0) -> "Split":
         """The same rows in a random order fixed by `seed`: do this before taking a part of an ordered set."""

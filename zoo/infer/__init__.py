@@ -12,6 +12,10 @@ from zoo.infer.evaluation.latents import active_units, kl_per_site, kl_per_unit
 from zoo.infer.evaluation.likelihood import LogLikelihood, bits_per_dim, log_likelihood
 from zoo.infer.evaluation.particle_filter import smc_log_likelihood
 from zoo.infer.evaluation.sequences import SequenceLikelihood, mask_of, sequence_log_likelihood
+from zoo.infer.factors.best_code import mig, sap
+from zoo.infer.factors.forests import DCI, dci
+from zoo.infer.factors.shared_factor import beta_vae_score
+from zoo.infer.factors.tables import FactorScores
 from zoo.infer.objectives import (
     ELBO,
     IWELBO,
@@ -23,6 +27,7 @@ from zoo.infer.objectives import (
     Scheduled,
     SemiSupervised,
     Tempered,
+    TotalCorrelation,
 )
 from zoo.infer.reference.checked import NotAReference
 from zoo.infer.reference.compare import FAIR, GOOD, Comparison, Limits, Verdict, compare
@@ -65,6 +70,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "DCI",
     "ELBO",
     "FAIR",
     "GOOD",
@@ -79,6 +85,7 @@ __all__ = [
     "EMError",
     "EMModel",
     "EMResult",
+    "FactorScores",
     "Fit",
     "Gaps",
     "Imputation",
@@ -95,11 +102,14 @@ __all__ = [
     "SequenceLikelihood",
     "Tempered",
     "Terms",
+    "TotalCorrelation",
     "Verdict",
     "active_units",
+    "beta_vae_score",
     "bits_per_dim",
     "classification_error",
     "compare",
+    "dci",
     "draw_band",
     "draw_points",
     "draw_regions",
@@ -115,6 +125,7 @@ __all__ = [
     "load_model",
     "log_likelihood",
     "mask_of",
+    "mig",
     "nuts_reference",
     "plot_bands",
     "plot_components",
@@ -138,6 +149,7 @@ __all__ = [
     "plot_waveforms",
     "posterior_draws",
     "sample_imputation",
+    "sap",
     "save_model",
     "sequence_log_likelihood",
     "simulation_based_calibration",

@@ -321,9 +321,12 @@ class Call:
             # a value outside the batch plate moves the weights of all data, so each of them multiplies its whole score
             whole = (measure[n].unsqueeze(-1) if n in layout.outside else measure[n] for n in layout.no_path)
             score = sum(whole, torch.zeros(()))
-        return Terms(
-            log_likelihood, log_ratios, kept, summed, score, outside=outside, outside_likelihood=outside_likelihood
-        )
+        guide = {name: _masked(site) for name, site in q.items()}
+        return Terms(log_likelihood, log_ratios, kept, summed, score, (), outside, outside_likelihood, {}, guide)
+
+
+def _masked(site: Any) -> Any:
+    return site["fn"] if site["mask"] is None else site["fn"].mask(site["mask"])
 
 
 def run(

@@ -20,7 +20,7 @@ a mean weight is not linear, and such a bound has no share for each datum.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class Terms(NamedTuple):
             draws together have one together, under their names, `"w, b"`.
         outside_likelihood: log p of the observed sites outside the batch plate, all together, `(K,)`; None without.
         shares: latent outside the batch plate -> the share of its term that `log_ratios` hold, of `shared_out` terms.
+        guide: the guide's distribution of each of its sites, with the mask of the site; summed sites included.
     """
 
     log_likelihood: Tensor
@@ -57,6 +58,7 @@ class Terms(NamedTuple):
     outside: dict[str, Tensor] = {}  # noqa: RUF012
     outside_likelihood: Tensor | None = None
     shares: dict[str, float] = {}  # noqa: RUF012
+    guide: dict[str, Any] = {}  # noqa: RUF012
 
     def shared_out(self, num_data: int) -> "Terms":
         """The terms in which each datum bears 1/num_data of the terms outside the batch plate."""

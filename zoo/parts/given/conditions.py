@@ -5,7 +5,6 @@ vectors of length C, or vectors `(N, C)`, of whole numbers too. Within a program
 `(N, C)`, or empty where the model has none, so that `self.decoder(z, *y)` is the line of both kinds of model.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.parts.checks import check_condition, check_counts, check_rows, parameter_of, refuse_condition, widths
 from zoo.parts.conditionals import Normal, StandardNormal
+from zoo.parts.door.programs import signature_of
 from zoo.parts.labels import one_hot
 from zoo.parts.networks import DenseStage, WithHead, mlp
 from zoo.parts.once import once
@@ -105,7 +105,7 @@ def prior_given(prior: Callable[..., Any], condition: Condition) -> Any:
 
 def takes_one(prior: Callable[..., Any]) -> bool:
     """Tells whether a call of a prior takes a condition."""
-    parameters = inspect.signature(prior.forward if isinstance(prior, nn.Module) else prior).parameters.values()
+    parameters = signature_of(prior).parameters.values()
     return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
 
 
@@ -138,7 +138,7 @@ def rows_for(model: Any, num: int, y: Any, like: Tensor | None, name: str = "y")
 
 def program_arguments(model: Any) -> tuple[str, ...]:
     """The names of a program's arguments after x, in order."""
-    parameters = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters.values()
+    parameters = signature_of(model).parameters.values()
     # a model around another takes the arguments of that one
     if any(p.kind is p.VAR_POSITIONAL for p in parameters) and hasattr(model, "inner"):
         return program_arguments(model.inner)

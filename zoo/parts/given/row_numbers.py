@@ -1,17 +1,16 @@
 """`index`, the numbers of a batch's rows in the data: given to programs that have parameters for each row, only."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from zoo.parts.door.programs import signature_of
 
 
 def takes_index(fn: Callable | None) -> bool:
     """Tells whether a program asks for `index`, the numbers of the batch's rows: it has parameters for each row."""
     if fn is None:
         return False
-    asks = "index" in inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn).parameters
+    asks = "index" in signature_of(fn).parameters
     # a guide made of others (`guides.Factorised`) asks for it where one of them does
     return bool(getattr(fn, "indexed", asks))
 
