@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import torch
 from rows import ROWS
 from rows.place import cache
-from rows.row import Row
+from rows.row import Row, Splits
 from torch import Tensor, nn
 
 import zoo
-from zoo.data import Sequences, binarize, load
+from zoo.data import Sequences, Split, binarize, load
 from zoo.data.catalogue import DATASETS
 from zoo.infer import log_likelihood, sequence_log_likelihood
 from zoo.parts.recorded.files import json_of, read_config, write
@@ -141,13 +141,24 @@ def subset_of_record(row: Mapping[str, Any], num: int) -> Subset:
     return named_subset(data)
 
 
+def test_data(splits: Splits) -> Any:
+    """The test data of a row, as arguments in order or as `Sequences`, out of what its figures need besides."""
+    test = splits.test
+    # rows that are judged by more than x hold it beside that (`Held`), walks with noise beside those without (`Trial`)
+    for name in ("test", "seen"):
+        test = getattr(test, name, test)
+    if isinstance(test, Split):
+        return test.images if test.num_levels == 2 else binarize(test, seed=SEED)
+    return test
+
+
 def subset_of_row(record: Mapping[str, Any], row: Row, model: nn.Module, num: int, terms: str | None) -> Subset:
     """Rows of a row's own test data, chosen at random, with the description that gives the same ones if there is one.
 
     Args:
         terms: of data that no data set of `zoo.data` has.
     """
-    test = row.data().test
+    test = test_data(row.data())
     parts = test if isinstance(test, tuple) else (test,)
     # test sets may be ordered by class
     rows = torch.randperm(len(parts[0]), generator=torch.Generator().manual_seed(SEED))[:num].sort().values

@@ -20,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tools"), str(Path(__f
 
 import ship  # noqa: E402
 import small  # noqa: E402
+from rows import labels, video_figures  # noqa: E402
 from rows.row import Splits  # noqa: E402
 from tiny_rows import ROW  # noqa: E402
 
@@ -87,6 +88,10 @@ def test_a_row_of_the_runner_is_told_by_its_check(tmp_path):
         ship.ship(record, tmp_path / "trained", tmp_path / "shipped", subset, ship.of_runner(record, row))
 
 
+def held_by(test):
+    return replace(ROW, data=lambda: Splits(None, None, test))
+
+
 def test_a_row_of_a_data_set_is_described_by_the_form_that_gives_its_rows():
     digits = load("digits")
     for form, test in (("bits", binarize(digits.test.images, seed=123)), ("images", digits.test.images)):
@@ -99,6 +104,13 @@ def test_a_row_of_a_data_set_is_described_by_the_form_that_gives_its_rows():
     row = replace(ROW, data=lambda: Splits(None, None, cadences))
     subset = ship.subset_of_row(FACTS | {"data": "cadences"}, row, zoo.STORN(88, 2), 3, None)
     assert subset.arguments.keys() == {"x", "mask"}
+    # rows that are judged by labels or places hold them beside the data
+    grey = labels.Held(digits.valid, digits.test)
+    subset = ship.subset_of_row(FACTS | {"data": "digits, 100 labels"}, held_by(grey), zoo.M2(64, 2, 10), 7, None)
+    assert subset.data["form"] == "bits"
+    videos = video_figures.Held("box", cadences, cadences)
+    subset = ship.subset_of_row(FACTS | {"data": "cadences"}, held_by(videos), zoo.STORN(88, 2), 3, None)
+    assert subset.data["set"] == "cadences"
     pairs = replace(ROW, data=lambda: Splits(None, None, (torch.rand(9, 4), torch.rand(9, 3))))
     subset = ship.subset_of_row(FACTS | {"data": "mine"}, pairs, zoo.DMM(4, 2), 3, "mine")
     assert {name: t.shape for name, t in subset.arguments.items()} == {"x": (3, 4), "u": (3, 3)}

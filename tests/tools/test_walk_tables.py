@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 import zoo
 from zoo.data.simulated.walks import MOVES
+from zoo.shipped.rescore import SAME, rescore
+from zoo.shipped.shelf import Shelf
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "tools"), str(Path(__file__).parent)]
 
@@ -245,7 +247,10 @@ def test_a_pair_is_found_in_the_cache_or_where_it_ships(tiny, tmp_path, monkeypa
 def test_the_best_row_of_an_environment_ships(name, tiny, tmp_path):
     row, found = next(row for row in ROWS if row.name == name), made(name, tiny)
     found |= {"date": "today"}
-    said = ship.ship(found, tiny / name, tmp_path / "shipped", ship.of_runner(found, row))
+    subset = ship.subset_of_row(found, row, zoo.load_pair(tiny / name)[0], 1, "simulated")
+    assert subset.arguments.keys() == {"x", "u"}
+    said = ship.ship(found, tiny / name, tmp_path / "shipped", subset, ship.of_runner(found, row))
+    assert rescore(Shelf(tmp_path)["shipped"]).verdict == SAME
     assert (said["value"], said["error"]) == (found["figures"]["squared_error"], found["figures"]["error"])
     assert said["figure"] == "squared_error, a pixel, predicted frames"
     assert type(zoo.load_pair(tmp_path / "shipped")[0]) is zoo.GTMSM
