@@ -127,12 +127,28 @@ def anomaly_table(folder: Path = RESULTS) -> str:
         parts.append("\n\n".join([
             f"**Trained on {run['anomaly']}** ({run['trained']}: {run['pair']}). Images: {images}; "
             f"{run['num_particles']} draws each; standard error of an area at most {error:.3f}.",
-            measured(run["auroc"]),
+            measured(run["auroc"]), *([said] if (said := of_levels(run["auroc"])) else []),
             *(["Average precision; a score that tells nothing has the share of the strange images among all:",
                measured(run["average_precision"])] if "average_precision" in run else []),
             *([run["note"]] if run["note"] else []), provenance(run),
         ]))  # fmt: skip
     return "\n\n".join(parts) or "No row is recorded yet; `python examples/anomaly.py --name anomaly` records one."
+
+
+def of_levels(table: dict[str, dict[str, float]]) -> str:
+    """Scores of the upper levels beside log p, by their mean area over the strange sets; empty without levels."""
+    means = {name: mean(row[name] for row in table.values()) for name in next(iter(table.values()))}
+    bounds, differences = ([name for name in means if name.startswith(start)] for start in ("L>", "L - L>"))
+    if not bounds:
+        return ""
+    parts = []
+    for names in (bounds, differences):
+        best = max(names, key=lambda name: means[name])
+        above = [label for label, row in table.items() if row[best] > row["log p"]]
+        name, where = f"{best.replace('L>', 'L^{>')}}}", "; ".join(above) if above else "none of them"
+        parts.append(f"{name} has {means[best]:.3f} (above log p for: {where})")
+    return (f"By the mean over these sets log p has {means['log p']:.3f}. Of the bounds of upper levels the best, "
+            f"{parts[0]}. Of the differences the best, {parts[1]}.")  # fmt: skip
 
 
 def measured(table: dict[str, dict[str, float]]) -> str:
