@@ -49,12 +49,16 @@ SYSTEMS: dict[str, System] = {
     ),
     "inference": System(
         ("vae-full-rank", "vae-mixture"),
-        pictures=(("posterior_check", "Exact posterior, draws and guides in one overlay."),),
+        pictures=(("deck_minima", "One posterior with two modes, p(x | z) = N(x; z_0² + z_1 / 2, 0.3²) at x = 1: a "
+                   "Gaussian q lands on either, as its start decides."),
+                  ("posterior_check", "Exact posterior, draws and guides in one overlay."),),
     ),
     "vae": System(
         ("vae", "vae-normal", "vae-categorical", "vae-logistic", "vae-mixture-prior", "vae-flow-prior"),
         ("mnist-elbo", "mnist-iwelbo-50"),
-        (("vae", "q(z | x) of test digits, NUTS draws, the exact posterior."),
+        (("deck_digits", "Two latents of the digits 0 to 3: draws of q(z | x) for test images by class, and the mean "
+          "image at each quantile of the prior."),
+         ("vae", "q(z | x) of test digits, NUTS draws, the exact posterior."),
          ("mnist", "Test digits, their reconstructions, and new ones.")),
     ),
     "amortised": System(
@@ -85,7 +89,9 @@ SYSTEMS: dict[str, System] = {
     "flows": System(
         ("vae-planar", "vae-radial", "vae-iaf", "vae-spline"),
         ("static-diagonal", "static-planar", "static-iaf", "static-spline"),
-        (("flow_posteriors", "A posterior with two modes, and what each family makes of it."),),
+        (("deck_flows", "Draws of N(0, I), and of a uniform, under 1, 2 and 10 flows with random parameters (Rezende "
+          "and Mohamed 2015, figure 1)."),
+         ("flow_posteriors", "A posterior with two modes, and what each family makes of it."),),
     ),
     "labels": System(
         ("m2", "m2-labelled", "m1m2", "adgm", "sdgm"),
