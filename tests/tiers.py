@@ -1,9 +1,13 @@
-"""The tiers of tests: values of a parameter that only the thorough tier runs."""
+"""The tiers of tests: values that only the thorough tier runs, and tests of files that may be missing."""
 
+import os
 from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
+
+#: of tests that read data sets which neither a package nor this repository holds
+needs_files = pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the data sets are looked for in $ZOO_DATA")
 
 
 def thorough_but(quick: Collection[Any], values: Iterable[Any]) -> list[Any]:

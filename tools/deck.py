@@ -6,11 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comparison_tables
 import hierarchy_tables
 import image_tables
 import label_tables
+import video_tables
+import walk_tables
 from calibration_tables import LEVEL
-from cells import RESULTS, ROOT, markdown, records
+from cells import RESULTS, ROOT, markdown, records, shown_pictures
 from sequence_tables import REPORTED_SEQUENCES, averaged
 
 PICTURES = ROOT / "docs" / "pictures"
@@ -24,111 +27,108 @@ class System:
     Attributes:
         pairs: names of rows of tests/pairs.py, each in one section.
         records: beginnings of the names of records with its numbers.
-        pictures: names of stored pictures -> captions.
+        pictures: names of stored pictures, which have their captions in CAPTIONS.
     """
 
     pairs: tuple[str, ...] = ()
     records: tuple[str, ...] = ()
-    pictures: tuple[tuple[str, str], ...] = ()
+    pictures: tuple[str, ...] = ()
 
+
+#: captions of pictures that have none with a table of theirs
+CAPTIONS = {
+    "conditions": "The missing three quadrants of digits, drawn from p(x | y).",
+    "gaps": "Real data with gaps: errors of imputed entries.",
+    "mixture_em": "EM of a mixture.",
+    "ppca": "PCA as a model.",
+    "deck_minima": "One posterior with two modes, p(x | z) = N(x; z_0² + z_1 / 2, 0.3²) at x = 1: a Gaussian q lands "
+    "on either, as its start decides.",
+    "posterior_check": "Exact posterior, draws and guides in one overlay.",
+    "deck_digits": "Two latents of the digits 0 to 3: draws of q(z | x) for test images by class, and the mean image "
+    "at each quantile of the prior.",
+    "vae": "q(z | x) of test digits, NUTS draws, the exact posterior.",
+    "mnist": "Test digits, their reconstructions, and new ones.",
+    "amortization_gap": "The gaps of amortisation and of the family.",
+    "gradients": "Variance of gradient estimators.",
+    "codes": "Codes of digits.",
+    "deck_flows": "Draws of N(0, I), and of a uniform, under 1, 2 and 10 flows with random parameters (Rezende and "
+    "Mohamed 2015, figure 1).",
+    "flow_posteriors": "A posterior with two modes, and what each family makes of it.",
+    "labels": "Two classes where a digit is ambiguous: grid, HMC, guide.",
+    "ball": "A ball seen with noise: path, filtered, smoothed, steps ahead, imputed.",
+    "nile": "The level of the Nile.",
+    "kvae": "From `examples/kvae.py`.",
+    "music": "A test chorale, its reconstruction, a sample, a forecast.",
+    "sequence_posterior": "The guide of a sequence beside NUTS.",
+    "speech": "Read speech, its reconstruction, a sample, a forecast.",
+    "walk": "From `examples/walk.py`.",
+    **comparison_tables.PICTURES, **hierarchy_tables.PICTURES, **label_tables.PICTURES, **video_tables.PICTURES,
+    **walk_tables.PICTURES,
+}  # fmt: skip
 
 #: marker of the page -> section, in the deck's order
 SYSTEMS: dict[str, System] = {
-    "conditions": System(
-        ("cvae", "vae-gaps", "vae-with-mask"),
-        pictures=(("conditions", "The missing three quadrants of digits, drawn from p(x | y)."),
-                  ("gaps", "Real data with gaps: errors of imputed entries.")),
-    ),
+    "conditions": System(("cvae", "vae-gaps", "vae-with-mask"), pictures=("conditions", "gaps")),
     "taxonomy": System(
-        ("density-flow", "density-spline", "density-maf", "density-made", "pixelcnn"), ("static-pixelcnn",),
-        (("comparison_draws", "Draws of each system of the comparison: none was chosen."),),
+        ("density-flow", "density-spline", "density-maf", "density-made", "pixelcnn"),
+        ("static-pixelcnn",),
+        ("comparison_draws",),
     ),
-    "linear": System(
-        ("mixture-exact", "ppca-exact", "ppca-amortized"),
-        pictures=(("mixture_em", "EM of a mixture."), ("ppca", "PCA as a model.")),
-    ),
-    "inference": System(
-        ("vae-full-rank", "vae-mixture"),
-        pictures=(("deck_minima", "One posterior with two modes, p(x | z) = N(x; z_0² + z_1 / 2, 0.3²) at x = 1: a "
-                   "Gaussian q lands on either, as its start decides."),
-                  ("posterior_check", "Exact posterior, draws and guides in one overlay."),),
-    ),
+    "linear": System(("mixture-exact", "ppca-exact", "ppca-amortized"), pictures=("mixture_em", "ppca")),
+    "inference": System(("vae-full-rank", "vae-mixture"), pictures=("deck_minima", "posterior_check")),
     "vae": System(
         ("vae", "vae-normal", "vae-categorical", "vae-logistic", "vae-mixture-prior", "vae-flow-prior"),
         ("mnist-elbo", "mnist-iwelbo-50"),
-        (("deck_digits", "Two latents of the digits 0 to 3: draws of q(z | x) for test images by class, and the mean "
-          "image at each quantile of the prior."),
-         ("vae", "q(z | x) of test digits, NUTS draws, the exact posterior."),
-         ("mnist", "Test digits, their reconstructions, and new ones.")),
+        ("deck_digits", "vae", "mnist"),
     ),
-    "amortised": System(
-        ("vae-per-datum", "vae-per-datum-iaf", "vae-auto-normal"),
-        pictures=(("amortization_gap", "The gaps of amortisation and of the family."),),
-    ),
-    "gradients": System(pictures=(("gradients", "Variance of gradient estimators."),)),
-    "decoders": System(
-        ("pixel-vae", "vlae", "pixel-vae-hierarchical"), ("static-pixelvae", "static-vlae"),
-    ),
-    "codes": System(
-        ("vae-jang", "vae-straight-through", "vae-concrete", "vae-codes-rloo"), ("codes-",),
-        (("codes", "Codes of digits."),),
-    ),
+    "amortised": System(("vae-per-datum", "vae-per-datum-iaf", "vae-auto-normal"), pictures=("amortization_gap",)),
+    "gradients": System(pictures=("gradients",)),
+    "decoders": System(("pixel-vae", "vlae", "pixel-vae-hierarchical"), ("static-pixelvae", "static-vlae")),
+    "codes": System(("vae-jang", "vae-straight-through", "vae-concrete", "vae-codes-rloo"), ("codes-",), ("codes",)),
     "auxiliary": System(("vae-auxiliary",)),
     "lvae": System(
         ("hierarchical-bottom-up", "hierarchical-top-down", "hierarchical-ladder", "hierarchical-skip-top-down",
          "hierarchical-conditional", "hierarchical-factorised"),
-        ("mnist-5-bottom-up", "mnist-5-top-down", "mnist-5-ladder", "mnist-5-skip", "mnist-iwae-", "static-maps-skip"),
-        (("hierarchy_kl", "KL of each level over epochs."),
-         ("hierarchy_levels", "Draws of each level given test images, by class: the first two principal components.")),
+        ("mnist-5-bottom-up", "mnist-5-top-down", "mnist-5-ladder", "mnist-5-skip", "mnist-iwae-",
+         "static-maps-skip"),
+        ("hierarchy_kl", "hierarchy_levels"),
     ),
-    "biva": System(
-        ("biva",), ("mnist-5-biva", "static-maps-biva"),
-        (("hierarchy_samples", "Means of p(x | z) at four temperatures, and with upper levels held."),
-         ("anomaly-mnist", "Bounds of familiar and strange images.")),
-    ),
+    "biva": System(("biva",), ("mnist-5-biva", "static-maps-biva"), ("hierarchy_samples", "anomaly-mnist")),
     "flows": System(
         ("vae-planar", "vae-radial", "vae-iaf", "vae-spline"),
         ("static-diagonal", "static-planar", "static-iaf", "static-spline"),
-        (("deck_flows", "Draws of N(0, I), and of a uniform, under 1, 2 and 10 flows with random parameters (Rezende "
-          "and Mohamed 2015, figure 1)."),
-         ("flow_posteriors", "A posterior with two modes, and what each family makes of it."),),
+        ("deck_flows", "flow_posteriors"),
     ),
     "labels": System(
         ("m2", "m2-labelled", "m1m2", "adgm", "sdgm"),
         ("mnist-100-m2", "mnist-100-m1m2", "mnist-100-sdgm", "mnist-100-adgm"),
-        (("label_analogies", "Digits by class with the style held fixed."),
-         ("labels", "Two classes where a digit is ambiguous: grid, HMC, guide.")),
+        ("label_analogies", "labels"),
     ),
     "linear-dynamics": System(
         ("lgssm-exact", "lgssm-auto-normal", "lgssm-mean-field", "lgssm-filter", "lgssm-smoother", "hmm", "hmm-path"),
-        pictures=(("ball", "A ball seen with noise: path, filtered, smoothed, steps ahead, imputed."),
-                  ("nile", "The level of the Nile.")),
+        pictures=("ball", "nile"),
     ),
     "kvae": System(
-        ("mixed-dynamics-exact", "kvae", "kvae-joint"), ("box-kvae", "box_gravity-kvae", "pong-kvae", "polygon-kvae"),
-        (("videos_one_model", "Prediction by one linear model and by the mixture."),
-         ("videos_rooms", "The four sets: frames, paths of a, weights alpha over the room."),
-         ("videos_imputation", "A gap of 12 frames, filled in from both sides."),
-         ("kvae", "From `examples/kvae.py`.")),
+        ("mixed-dynamics-exact", "kvae", "kvae-joint"),
+        ("box-kvae", "box_gravity-kvae", "pong-kvae", "polygon-kvae"),
+        ("videos_one_model", "videos_rooms", "videos_imputation", "kvae"),
     ),
     "srnn": System(
         ("dmm-mean-field", "dmm-filter", "dmm-smoother", "dmm-smoother-iaf", "storn-filter", "vrnn-filter",
          "vrnn-gauss", "vrnn-gmm", "srnn-filter", "srnn-filter-residual", "srnn-smoother", "srnn-smoother-residual"),
         ("long-", "jsb-dmm-smoother", "jsb-storn", "jsb_srnn-srnn-smoother", "jsb_srnn-vrnn"),
-        (("music", "A test chorale, its reconstruction, a sample, a forecast."),
-         ("sequence_posterior", "The guide of a sequence beside NUTS.")),
+        ("music", "sequence_posterior"),
     ),
-    "speech": System(pictures=(("speech", "Read speech, its reconstruction, a sample, a forecast."),)),
+    "speech": System(pictures=("speech",)),
     "walks": System(
-        ("gtmsm", "gtmsm-walls"), ("walk-free", "walk-walls-", "walk-lstm", "walk-srnn"),
-        (("walk_places", "Walks over held-out images, memorised and predicted."),
-         ("walk_frames", "True frames, and those predicted from actions alone."),
-         ("walk", "From `examples/walk.py`.")),
+        ("gtmsm", "gtmsm-walls"),
+        ("walk-free", "walk-walls-", "walk-lstm", "walk-srnn"),
+        ("walk_places", "walk_frames", "walk"),
     ),
     "rooms": System(
-        ("gtmsm-room", "gtmsm-room-codes"), ("room-poses", "room-actions", "room-lstm"),
-        (("room_views", "Views of a held-out room: true, and predicted from actions."),
-         ("room_maps", "Rooms from above.")),
+        ("gtmsm-room", "gtmsm-room-codes"),
+        ("room-poses", "room-actions", "room-lstm"),
+        ("room_views", "room_maps"),
     ),
 }  # fmt: skip
 
@@ -151,8 +151,8 @@ def block(name: str, pairs_of: Callable[[list[str]], str], folder: Path = RESULT
         parts.append(markdown(head, found) if found else wanted)
     parts += [said for pair in system.pairs if (said := checked(pair, rows))]
     # a page may not show a picture that is not there
-    parts += [f"![{caption}](pictures/{picture}.png)\n\n*{caption}*"
-              for picture, caption in system.pictures if (pictures / f"{picture}.png").exists()]  # fmt: skip
+    captions = {picture: CAPTIONS[picture] for picture in system.pictures if (pictures / f"{picture}.png").exists()}
+    parts += [shown_pictures(captions, pictures, "")] if captions else []
     return "\n\n".join(parts)
 
 

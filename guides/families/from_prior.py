@@ -46,6 +46,7 @@ class PrecisionWeighted(Family):
         loc, log_scale = parameters.chunk(2, -1)
         # log precisions: their difference gives the weight, and nothing overflows however sure one of the two is
         own = -2 * log_scale
+        # a variance overflows before its logarithm does, and takes three operations more
         given = -2 * prior.log_scale if isinstance(prior, DiagonalNormal) else -prior.variance.log()
         mean = torch.lerp(*torch.broadcast_tensors(prior.mean, loc, torch.sigmoid(own - given)))
         return DiagonalNormal(mean, log_scale=-0.5 * torch.logaddexp(own, given))

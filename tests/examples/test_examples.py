@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import os
 import re
 import runpy
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import torch
 from matplotlib import pyplot
 from PIL import Image
+from tiers import needs_files
 
 import guides
 import zoo
@@ -123,7 +123,7 @@ def test_every_example_starts_in_a_process_of_its_own(script, tmp_path):
     assert "--out" in done.stdout or "--name" in done.stdout
 
 
-@pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the MNIST files are looked for in $ZOO_DATA")
+@needs_files
 def test_the_long_run_leaves_its_row(run, tmp_path):
     few = "--epochs 1 --train-rows 200 --num-test 3 --warm-up 1"
     run(f"mnist.py --name short {few} --objective iwelbo --num-particles 2")
@@ -212,9 +212,6 @@ def test_colours_need_a_trained_pair(run):
 
 
 CHANGED = ("turned", "upside down", "inverted")
-needs_files = pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the GPS tracks are looked for in $ZOO_DATA")
-
-
 @needs_files
 def test_strange_images_have_the_familiar_size_and_levels():
     mnist, letters, colours = (strange.images_of(data, 7) for data in ("mnist", "notmnist", "cifar10"))
@@ -267,7 +264,7 @@ def test_the_control_makes_the_ball_predictable(run):
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the files are looked for in $ZOO_DATA")
+@needs_files
 @pytest.mark.parametrize(
     ("arguments", "left"),
     [
@@ -285,7 +282,7 @@ def test_music_and_speech_leave_their_rows_and_sounds(arguments, left, run, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the files are looked for in $ZOO_DATA")
+@needs_files
 def test_srnn_reaches_its_papers_jsb(run, tmp_path):
     """c <= 4.74 nats a frame on SRNN's own file (Fraccaro et al. 2016), by the very run of README's table."""
     name = "jsb_srnn-srnn-smoother-residual"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from pyro import distributions as dist
-from tiers import thorough_but
+from tiers import needs_files, thorough_but
 from torch import nn
 
 import guides
@@ -335,13 +335,15 @@ def test_a_pair_that_ships_has_its_figure_and_draws(name):
         assert new.shape == (min(4, len(x)), *x.shape[1:])
 
 
+def described():
+    """Pairs whose rows ship and are those of a data set, as values of a parameter."""
+    scores = {name: at.score for name, at in Shelf().items() if (at.folder / ARGUMENTS).exists()}
+    of_sets = {name: score["data"]["set"] for name, score in scores.items() if "set" in score["data"]}
+    return [pytest.param(name, marks=[] if of_sets[name] in ("digits", "nile") else needs_files) for name in of_sets]
+
+
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", [name for name, at in Shelf().items() if (at.folder / ARGUMENTS).exists()])
+@pytest.mark.parametrize("name", described())
 def test_rows_that_ship_are_those_that_their_description_names(name):
     at = Shelf()[name]
-    if "set" in at.score["data"]:
-        try:
-            found = from_data(at.score["data"])
-        except FileNotFoundError:
-            pytest.skip("the data set is not on this machine")
-        assert entries_of(found) == at.score["arguments"]
+    assert entries_of(from_data(at.score["data"])) == at.score["arguments"]

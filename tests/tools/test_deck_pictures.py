@@ -16,7 +16,7 @@ from zoo.infer import grid_reference
 
 
 def test_the_page_asks_for_each_picture():
-    asked = {name for system in deck.SYSTEMS.values() for name, _ in system.pictures}
+    asked = {name for system in deck.SYSTEMS.values() for name in system.pictures}
     assert {"deck_minima", "deck_flows", "deck_digits"} <= asked
 
 

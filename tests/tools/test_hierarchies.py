@@ -1,13 +1,13 @@
 """Rows of hierarchies that strange images are scored with, and the pictures that are made of rows."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from pyro import poutine
+from tiers import needs_files
 
 import guides
 import zoo
@@ -18,8 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import hierarchy_pictures
 from rows import anomaly
 from rows.row import Splits
-
-needs_files = pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the images are looked for in $ZOO_DATA")
 
 
 def small(num_levels=3):

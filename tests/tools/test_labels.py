@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from tiers import needs_files
 
 import guides
 import zoo
@@ -22,7 +22,6 @@ from rows import ROWS, labels
 from rows.pictures import mean_of
 from rows.row import Splits
 
-needs_files = pytest.mark.skipif("ZOO_DATA" not in os.environ, reason="the images are looked for in $ZOO_DATA")
 every = pytest.mark.parametrize("word", ["m2", "m1m2", "sdgm", "adgm"])
 
 

@@ -1,7 +1,6 @@
 """Standard errors, criteria and diagnostics against statsmodels on six data sets, and against a dense Hessian."""
 
 import math
-import os
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import torch
 from pyro.distributions import Gamma, constraints
 from pyro.nn import PyroParam
 from structural_series import SERIES, beside, diffuse, fitted, positive
-from tiers import thorough_but
+from tiers import needs_files
 from torch import nn
 
 from zoo import LGSSM
@@ -23,10 +22,14 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 FROM_FILES = ("uk_gas", "lake_huron", "lynx")
 
 
-@pytest.mark.parametrize("name", thorough_but(("nile", "lake_huron"), SERIES))
+def tiered(name):
+    """A series as the value of a parameter, with its marks."""
+    marks = [needs_files] if name in FROM_FILES else []
+    return pytest.param(name, marks=[*marks, *([] if name in ("nile", "lake_huron") else [pytest.mark.thorough])])
+
+
+@pytest.mark.parametrize("name", [tiered(name) for name in SERIES])
 def test_a_summary_has_the_figures_of_statsmodels(name):
-    if name in FROM_FILES and "ZOO_DATA" not in os.environ:
-        pytest.skip(f"{name} is looked for in $ZOO_DATA")
     x, mask, model = fitted(name)
     found, theirs, (ours, by_differences), tests = beside(name)
     assert found.log_likelihood == pytest.approx(theirs.llf, abs=1e-6)

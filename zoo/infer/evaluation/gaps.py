@@ -113,9 +113,7 @@ def gaps(
             an ELBO that is not finite; one draw a step of a site without a reparameterised sample.
     """
     check_counts(steps=steps, step_particles=step_particles, num_particles=num_particles)
-    # an infinite rate is one whose search breaks down, which is said with the rows
-    if learning_rate != float("inf"):
-        check_positive(learning_rate=learning_rate)
+    check_positive(learning_rate=learning_rate)
     x, args, kwargs = entered((model, guide), x, args, kwargs)
     with seeded(seed):
         # any callable may be a guide, so `per_datum` is looked up by name, and a guide without it is refused
