@@ -37,6 +37,7 @@ def test_larger_scales_cover_more():
     assert (areas[:, 1:] > areas[:, :-1]).all()
 
 
+@pytest.mark.thorough
 def test_the_set_keeps_its_factors():
     data = load("shapes")
     assert data.train.levels.shape == (12_000, 256)

@@ -66,6 +66,7 @@ def default_dtype():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("default_dtype")
 def test_every_pair_scores_the_same_to_the_last_bit_in_another_process(tmp_path):
     expected = {}

@@ -57,6 +57,7 @@ def test_figures_hold_all_that_the_table_asks_for(tmp_path):
     assert "300 test pictures; median (range) over seeds." in shown
 
 
+@pytest.mark.thorough
 def test_pictures_are_made_of_the_rows_that_are_here(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", ["shape_pictures.py", "--results", str(tmp_path), "--out", str(tmp_path / "out")])

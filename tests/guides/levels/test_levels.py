@@ -57,6 +57,7 @@ def test_fit_records_weights_by_site(tmp_path, capsys):
     assert "beta 0.35 of z_1" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_graph_follows_the_weights_of_each_site(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     torch.manual_seed(0)

@@ -141,6 +141,7 @@ def test_entries_under_a_mask_are_no_data(likelihood):
     assert torch.equal(frames.isnan().any(-1), ~seen)
 
 
+@pytest.mark.thorough
 def test_pieces_of_data_and_draws_are_put_together(model):
     x = model.data(9)
     data = posterior_draws(model, Given(model), x, num_draws=300, max_bytes=4_000, seed=0)

@@ -218,6 +218,7 @@ class Least(nn.Module):
         return (self.w - x).square().sum()
 
 
+@pytest.mark.thorough
 def test_a_compiled_graph_sees_the_weights_that_are_put_back(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     losses, histories = (vae(), vae()), []
