@@ -15,7 +15,19 @@ from torch import nn
 
 import guides
 from zoo import DMM, VAE
-from zoo.infer import ELBO, IWELBO, VIMCO, RenyiELBO, Tempered, Terms, fit, log_likelihood, terms
+from zoo.infer import (
+    ELBO,
+    IWELBO,
+    VIMCO,
+    RenyiELBO,
+    Tempered,
+    Terms,
+    fit,
+    grid_reference,
+    log_likelihood,
+    nuts_reference,
+    terms,
+)
 from zoo.infer.pieces import pieces
 from zoo.infer.training.step.compiled import compiled
 from zoo.parts.conditionals import Normal
@@ -876,3 +888,31 @@ def test_pieces_have_no_gradient_and_leave_the_callers_mode_alone():
         assert torch.is_grad_enabled()
         assert not piece.terms.log_weights.requires_grad
     assert piece.rows == slice(4, 5)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, guide, x: ELBO()(model, guide)(x, masc=x > 0),
+        lambda model, guide, x: log_likelihood(model, guide, x, masc=x > 0),
+        lambda model, guide, x: nuts_reference(model, x, masc=x > 0),
+        lambda model, guide, x: grid_reference(model, x, masc=x > 0),
+    ],
+)
+def test_a_misspelt_argument_is_named_with_those_that_the_model_takes(call):
+    model = VAE(3, 2, (4,))
+    with pytest.raises(TypeError, match="masc: no argument of VAE, which takes x, mask, y"):
+        call(model, guides.Amortized(model, hidden=(4,)), torch.randn(2, 3))
+
+
+def test_a_model_that_takes_any_keywords_is_given_them():
+    def scaled(x, **options):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", normal(torch.zeros(2), options["scale"]))
+            pyro.sample("x", normal(z), obs=x)
+
+    def reader(x, **options):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal(torch.zeros(2)))
+
+    assert terms(scaled, reader, torch.zeros(3, 2), scale=2.0).log_weights.shape == (1, 3)

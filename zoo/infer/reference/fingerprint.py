@@ -20,7 +20,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from zoo.parts.aside import streams_kept
-from zoo.parts.door import signature_of
+from zoo.parts.door import refuse_unknown, signature_of
 from zoo.parts.given.conditions import program_arguments
 from zoo.parts.labels import one_hot
 
@@ -108,7 +108,9 @@ def _named(model: Callable, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> d
     """The arguments by their names in the model, omitted ones at their defaults, without those that are None."""
     signature = signature_of(model)
     takes = {p.kind: p.name for p in signature.parameters.values()}
-    bound = signature.bind(x, *args, **_taken(signature, kwargs))
+    taken = _taken(signature, kwargs)
+    refuse_unknown(model, taken)
+    bound = signature.bind(x, *args, **taken)
     bound.apply_defaults()
     named = dict(bound.arguments)
     several = named.pop(takes.get(inspect.Parameter.VAR_POSITIONAL, ""), ())

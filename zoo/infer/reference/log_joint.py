@@ -30,6 +30,7 @@ from zoo.infer.sites.programs import program
 from zoo.infer.sites.refusals import name_of
 from zoo.parts.aside import streams_kept
 from zoo.parts.distributions.circle import latent_support
+from zoo.parts.door import refuse_unknown
 
 __all__ = ["LogJoint", "Site", "entry_names", "flatten"]
 
@@ -80,6 +81,7 @@ class LogJoint:
 
     def __init__(self, model: Callable, x: Tensor, *args: Any, **kwargs: Any) -> None:
         self.model, self.x, self.args, self.kwargs = model, x, args, kwargs
+        refuse_unknown(model, kwargs)
         with torch.no_grad(), streams_kept():
             trace = poutine.trace(program(model)).get_trace(x, *args, **kwargs)
         self.sites: dict[str, Site] = {}

@@ -33,6 +33,7 @@ from zoo.infer.sites.refusals import (
 from zoo.infer.sites.summed import AllValues, summed_sites
 from zoo.infer.sites.supports import same_support
 from zoo.infer.sites.values import bare, doubtful
+from zoo.parts.door import refuse_unknown
 from zoo.parts.given.gaps import refuse_unmasked
 
 
@@ -73,6 +74,7 @@ def _look(programs: Programs, moving: set[str], first_row: FirstRow) -> Layout:
     for position, value in enumerate(args):
         if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 0:
             raise ValueError(f"argument {position}: the batch is empty, shape {tuple(value.shape)}")
+    refuse_unknown(owners[0], model_kwargs)
     # before a network turns NaN into an error of its own
     refuse_unmasked(owners[0], args, model_kwargs, first_row)
     if isinstance(owners[0], ChecksGuide):

@@ -11,7 +11,7 @@ from zoo.parts.door.casting import as_tensor
 from zoo.parts.door.datasets import is_collection, loaded
 from zoo.parts.door.methods import open_methods
 from zoo.parts.door.on_file import OnFile, in_pieces, stand_in
-from zoo.parts.door.programs import inside, signature_of
+from zoo.parts.door.programs import inside, refuse_unknown, signature_of
 
 __all__ = [
            "OnFile",
@@ -24,6 +24,7 @@ __all__ = [
            "is_data",
            "loaded",
            "open_methods",
+           "refuse_unknown",
            "signature_of",
            "stand_in",
            "wanted_by",
