@@ -80,14 +80,15 @@ class Inputs:
 
     def seen(self, guide: Any, x: Tensor, mask: Tensor | None, y: Tensor | None) -> Reading:
         """The inputs of one call, checked. Arguments: `zoo.parts.given.conditions.check_given`."""
-        return self._read(x, mask, check_given(guide.model, x, mask, y, parameter_of(guide), self.condition))
+        return self.read(x, mask, check_given(guide.model, x, mask, y, parameter_of(guide), self.condition))
 
     def seen_draws(self, guide: Any, x: Tensor, mask: Tensor | None, y: Tensor | None) -> Reading:
         """As `seen`, of x with any axes in front of the batch's, such as draws of it."""
         check_shape(x, guide.model.data_dim, parameter_of(guide), mask)
-        return self._read(x, mask, conditions(guide.model, x, y, self.condition))
+        return self.read(x, mask, conditions(guide.model, x, y, self.condition))
 
-    def _read(self, x: Tensor, mask: Tensor | None, condition: Condition) -> Reading:
+    def read(self, x: Tensor, mask: Tensor | None, condition: Condition) -> Reading:
+        """The inputs of one call whose arguments are checked, the condition as vectors."""
         flags: tuple[Tensor, ...] = ()
         if self.flags:
             flags = (x.new_zeros(x.shape) if mask is None else mask.logical_not().to(x.dtype),)

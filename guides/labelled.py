@@ -11,6 +11,7 @@ from guides.families import Diagonal, Family
 from guides.families.onto import fitting
 from guides.guide import Guide
 from guides.inputs import Inputs
+from guides.levels.hierarchy_guide import HierarchyGuide
 from zoo.parts.checks import check_labels, check_offers
 from zoo.parts.given.conditions import prior_given
 from zoo.parts.labels import one_hot, over_classes, probabilities
@@ -27,7 +28,7 @@ class HasClasses(Protocol):
 
 
 class Labelled(Guide):
-    """q(y | x) q(z | x, y): a classifier, and an encoder of data point and class.
+    """q(y | x) q(z | x, y): a classifier, and an encoder of data point and class, or a guide of levels z_1..z_L.
 
     Where no label is given, y is marked to be summed out: the objectives of `zoo.infer` weight the bound of each class
     by q(y | x). Where the label is given, only the encoder takes part in the bound; labels train the classifier by
@@ -36,18 +37,22 @@ class Labelled(Guide):
     References: Kingma, Rezende, Mohamed and Welling 2014.
 
     Args:
-        model: any model with `data_dim`, `latent_dim` and `num_classes` (protocol `HasClasses`), such as `M2`.
-        family: constructor `(features, context) -> Family` of q(z | x, y).
+        model: any model with `data_dim`, `latent_dim` and `num_classes` (protocol `HasClasses`), such as `M2`; or
+            `WithClass`, a hierarchy under a class.
+        family: constructor `(features, context) -> Family` of q(z | x, y); None: `Diagonal`.
         hidden: widths of the hidden layers of classifier and encoder, or the constructor of a stage.
+        levels: of `WithClass`, the guide of its hierarchy `model.inner`, whose condition is y; it takes the place of
+            encoder and family.
         classifier: a network of your own from x to a logit for each class, `(..., num_classes)`.
         activation: constructor of the nonlinearity of networks given by widths.
         flags: gives both networks a further input, 1 where an entry of x is missing and 0 elsewhere. Without it they
             read 0 there. A classifier of your own is called with the same inputs: x, flags, condition.
 
-    Sites, in `pyro.plate("data", N)`: `y` (N,), where no label is given; `z` (N, latent_dim).
+    Sites, in `pyro.plate("data", N)`: `y` (N,), where no label is given; `z` (N, latent_dim), or those of `levels`.
 
     Raises:
-        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `num_classes`. At each call: x is not
+        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `num_classes`; `levels` is a guide of
+            another model, or has a family beside it, or is lacking where the model is one. At each call: x is not
             `(N, data_dim)`; y is not int64 `(N,)`, or a class is out of range; a classifier of your own gives another
             number of logits.
 
@@ -62,22 +67,33 @@ class Labelled(Guide):
         self,
         model: HasClasses,
         *,
-        family: Callable[[int, int], Family] = Diagonal,
+        family: Callable[[int, int], Family] | None = None,
         hidden: StageArgument = (400,),
+        levels: HierarchyGuide | None = None,
         classifier: nn.Module | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
         flags: bool = False,
     ) -> None:
         super().__init__(model)
         advice = "it needs a model with classes, such as M2; guides.Amortized serves one without"
-        check_offers("Labelled", model, "num_classes", "data_dim", "latent_dim", advice=advice)
+        if hasattr(model, "latent_dims") and levels is None:
+            advice = "a hierarchy needs a guide of its levels too: levels=guides.TopDown(model.inner)"
+        read = ["num_classes", "data_dim"] + ["latent_dim"] * (levels is None)
+        check_offers("Labelled", model, *read, advice=advice)
         self.inputs, classes = Inputs(model, flags), model.num_classes
         sizes = (model.data_dim, *self.inputs.beside)
         if classifier is None:
             classifier = WithHead(sizes, classes, nn.Linear, hidden, activation)
         self.logits = classifier
-        self.encoder = build_stage(hidden, (*sizes, classes), activation, "hidden")
-        self.family = fitting(family, model, "z")(model.latent_dim, self.encoder.size)
+        self.levels = levels
+        if levels is None:
+            self.encoder = build_stage(hidden, (*sizes, classes), activation, "hidden")
+            self.family = fitting(family or Diagonal, model, "z")(model.latent_dim, self.encoder.size)
+        elif family is not None:
+            raise ValueError("Labelled: `levels` has families of its own, and `family` would have no use beside it")
+        elif getattr(levels, "model", None) is not getattr(model, "inner", model):
+            raise ValueError(f"levels: expected a guide of the hierarchy within the model (model.inner), got "
+                             f"{type(levels).__name__}, a guide of another")  # fmt: skip
 
     def classifier(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Categorical:
         """q(y | x, c), batch shape `(N,)`."""
@@ -105,10 +121,12 @@ class Labelled(Guide):
 
     def forward(
         self, x: Tensor, y: Tensor | None = None, mask: Tensor | None = None, c: Tensor | None = None
-    ) -> Tensor:
+    ) -> Tensor | dict[str, Tensor]:
         seen = self.inputs.seen(self, x, mask, c)
         check_labels(y, len(x), self.model.num_classes)
         with pyro.plate("data", len(x)):
             if y is None:
                 y = pyro.sample("y", self.classes(*seen.entering), infer={"enumerate": "parallel"})
-            return pyro.sample("z", self.posterior(seen.x, y, *seen.entering[1:]))
+            if self.levels is None:
+                return pyro.sample("z", self.posterior(seen.x, y, *seen.entering[1:]))
+            return self.levels.draw(self.levels.inputs.read(x, mask, (self.model.coded(y, x),)), {})

@@ -37,6 +37,7 @@ from zoo import (
     MixedDynamics,
     StoppingStep,
     WithAuxiliary,
+    WithClass,
     WithMask,
 )
 from zoo.infer import ELBO, IWELBO, RLOO, VIMCO, Objective, RenyiELBO, Tempered, terms
@@ -626,6 +627,17 @@ PAIRS: Mapping[str, Pair] = {
         ("M1M2", "StackedLabelled", "Diagonal"),
         {"M1+M2 (Kingma et al. 2014)": "ELBO()"},
         UNTRAINED | {"vr-max", "analytic_kl"},
+        UNTRAINED - {"vimco"},
+    ),
+    "biva-labels": Pair(
+        lambda: WithClass(BIVA(DATA, (LATENT, 2), ((7,), (6,)), condition_dim=CLASSES)),
+        lambda model: guides.Labelled(
+            model, hidden=HIDDEN, levels=guides.Bidirectional(model.inner, hidden=((7,), (7,), (6,)))
+        ),
+        bits,
+        ("WithClass(BIVA)", "Labelled(Bidirectional)", "Diagonal"),
+        {"Semi-supervised BIVA (Maaløe et al. 2019), rows without a label": "Tempered(ELBO(), free_bits=2.0)"},
+        UNTRAINED | {"vr-max"} | NO_CLOSED_KL,
         UNTRAINED - {"vimco"},
     ),
     "adgm": with_classes(

@@ -100,7 +100,7 @@ SYSTEMS: dict[str, System] = {
         ("deck_flows", "flow_posteriors"),
     ),
     "labels": System(
-        ("m2", "m2-labelled", "m1m2", "adgm", "sdgm"),
+        ("m2", "m2-labelled", "m1m2", "adgm", "sdgm", "biva-labels"),
         ("mnist-100-m2", "mnist-100-m1m2", "mnist-100-sdgm", "mnist-100-adgm"),
         ("label_analogies", "labels"),
     ),

@@ -26,6 +26,7 @@ from zoo.storn import STORN
 from zoo.vae import VAE
 from zoo.vrnn import VRNN
 from zoo.with_auxiliary import WithAuxiliary
+from zoo.with_class import WithClass
 from zoo.with_mask import WithMask
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "StoppingStep",
     "TiedCovariance",
     "WithAuxiliary",
+    "WithClass",
     "WithMask",
     "load_pair",
     "pretrained",

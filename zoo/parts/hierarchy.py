@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoo.parts.checks import check_built_for, check_counts, expand_fixed, parameter_of
 from zoo.parts.conditionals import Normal
-from zoo.parts.given.conditions import check_given, condition_size, rows_for
+from zoo.parts.given.conditions import Condition, check_given, condition_size, rows_for
 from zoo.parts.given.gaps import observe
 from zoo.parts.store_keys import RootModule
 
@@ -100,12 +100,16 @@ class Hierarchy(RootModule):
     def forward(self, x: Tensor, mask: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """Runs the generative program: samples the levels from the top down and x, returns x."""
         condition = check_given(self, x, mask, y, parameter_of(self))
-        above: Any = None
         with pyro.plate("data", len(x)):
-            for level in range(len(self.sites), 0, -1):
-                z = pyro.sample(self.sites[level - 1], self.prior(level, above, *condition))
-                above = self.descend(level, above, z, *condition)
-            return observe("x", self.likelihood(above), x, mask)
+            return self.draw(x, mask, condition)
+
+    def draw(self, x: Tensor, mask: Tensor | None, condition: Condition) -> Tensor:
+        """Samples the levels and x, within the plate; the arguments are checked, the condition's axes broadcast."""
+        above: Any = None
+        for level in range(len(self.sites), 0, -1):
+            z = pyro.sample(self.sites[level - 1], self.prior(level, above, *condition))
+            above = self.descend(level, above, z, *condition)
+        return observe("x", self.likelihood(above), x, mask)
 
     @torch.no_grad()
     def generate(

@@ -92,5 +92,6 @@ def generate_classes(
     program = poutine.condition(poutine.uncondition(model.forward), given)
     if c is not None and (c.ndim == 0 or (c.ndim == 1 and c.is_floating_point())):
         c = c.expand(rows, *c.shape)
-    sites = poutine.trace(program).get_trace(like.new_zeros(rows, model.data_dim), c=c).nodes
+    condition = {} if c is None else {"c": c}
+    sites = poutine.trace(program).get_trace(like.new_zeros(rows, model.data_dim), **condition).nodes
     return {name: sites[name]["value"] for name in ("y", *sizes)}, sites["x"]["value"]
