@@ -7,10 +7,12 @@ import pyro
 from pyro.distributions import Categorical
 from torch import Tensor, nn
 
+from guides.amortized import HasLatentVector
 from guides.families import Diagonal, Family
 from guides.families.onto import fitting
 from guides.guide import Guide
 from guides.inputs import Inputs
+from guides.levels.has_levels import check_inner
 from guides.levels.hierarchy_guide import HierarchyGuide
 from zoo.parts.checks import check_labels, check_offers
 from zoo.parts.given.conditions import prior_given
@@ -19,30 +21,26 @@ from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
 
 
-class HasClasses(Protocol):
+class HasClasses(HasLatentVector, Protocol):
     """A model that `Labelled` can serve; with a family that reads the prior, the guide also calls `model.prior()`."""
 
-    data_dim: int
-    latent_dim: int
     num_classes: int
 
 
 class Labelled(Guide):
     """q(y | x) q(z | x, y): a classifier, and an encoder of data point and class, or a guide of levels z_1..z_L.
 
-    Where no label is given, y is marked to be summed out: the objectives of `zoo.infer` weight the bound of each class
-    by q(y | x). Where the label is given, only the encoder takes part in the bound; labels train the classifier by
-    `zoo.infer.SemiSupervised`.
+    Without a label y is marked to be summed out: objectives weight the bound of each class by q(y | x). With one, only
+    the encoder takes part in the bound; labels train the classifier by `zoo.infer.SemiSupervised`.
 
     References: Kingma, Rezende, Mohamed and Welling 2014.
 
     Args:
         model: any model with `data_dim`, `latent_dim` and `num_classes` (protocol `HasClasses`), such as `M2`; or
             `WithClass`, a hierarchy under a class.
-        family: constructor `(features, context) -> Family` of q(z | x, y); None: `Diagonal`.
+        family: constructor of q(z | x, y); None: `Diagonal`.
         hidden: widths of the hidden layers of classifier and encoder, or the constructor of a stage.
-        levels: of `WithClass`, the guide of its hierarchy `model.inner`, whose condition is y; it takes the place of
-            encoder and family.
+        levels: of `WithClass`, the guide of its hierarchy `model.inner`, in place of encoder and family.
         classifier: a network of your own from x to a logit for each class, `(..., num_classes)`.
         activation: constructor of the nonlinearity of networks given by widths.
         flags: gives both networks a further input, 1 where an entry of x is missing and 0 elsewhere. Without it they
@@ -51,10 +49,8 @@ class Labelled(Guide):
     Sites, in `pyro.plate("data", N)`: `y` (N,), where no label is given; `z` (N, latent_dim), or those of `levels`.
 
     Raises:
-        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `num_classes`; `levels` is a guide of
-            another model, or has a family beside it, or is lacking where the model is one. At each call: x is not
-            `(N, data_dim)`; y is not int64 `(N,)`, or a class is out of range; a classifier of your own gives another
-            number of logits.
+        TypeError, ValueError: as `zoo.parts.networks.WithHead`; the model has no `num_classes`; `levels` is of another
+            model, lacking, or beside a family. At each call: x or y as `M2` refuses them; another number of logits.
 
     Example:
         >>> import torch, guides
@@ -75,25 +71,17 @@ class Labelled(Guide):
         flags: bool = False,
     ) -> None:
         super().__init__(model)
-        advice = "it needs a model with classes, such as M2; guides.Amortized serves one without"
-        if hasattr(model, "latent_dims") and levels is None:
-            advice = "a hierarchy needs a guide of its levels too: levels=guides.TopDown(model.inner)"
-        read = ["num_classes", "data_dim"] + ["latent_dim"] * (levels is None)
-        check_offers("Labelled", model, *read, advice=advice)
+        advice = "it serves models with classes, M2 or, by levels=guides.TopDown(model.inner) say, WithClass"
+        check_offers("Labelled", model, "num_classes", "data_dim", *["latent_dim"] * (levels is None), advice=advice)
         self.inputs, classes = Inputs(model, flags), model.num_classes
         sizes = (model.data_dim, *self.inputs.beside)
-        if classifier is None:
-            classifier = WithHead(sizes, classes, nn.Linear, hidden, activation)
-        self.logits = classifier
+        self.logits = WithHead(sizes, classes, nn.Linear, hidden, activation) if classifier is None else classifier
         self.levels = levels
         if levels is None:
             self.encoder = build_stage(hidden, (*sizes, classes), activation, "hidden")
             self.family = fitting(family or Diagonal, model, "z")(model.latent_dim, self.encoder.size)
-        elif family is not None:
-            raise ValueError("Labelled: `levels` has families of its own, and `family` would have no use beside it")
-        elif getattr(levels, "model", None) is not getattr(model, "inner", model):
-            raise ValueError(f"levels: expected a guide of the hierarchy within the model (model.inner), got "
-                             f"{type(levels).__name__}, a guide of another")  # fmt: skip
+        else:
+            check_inner(levels, model, family)
 
     def classifier(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Categorical:
         """q(y | x, c), batch shape `(N,)`."""

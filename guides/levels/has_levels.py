@@ -51,3 +51,16 @@ def levels_of(model: Any, guide: str) -> Levels:
         raise ValueError(f"{guide}: expected a size and a name for each level of {name}, and at least one level, got "
                          f"latent_dims = {dims}, above_dims = {found.above_dims}, sites = {found.sites}")  # fmt: skip
     return found
+
+
+def check_inner(levels: Any, model: Any, family: Any) -> None:
+    """Checks that a guide of levels serves the hierarchy within a model, `model.inner`, and stands alone.
+
+    Raises:
+        ValueError: it does not, or a family is given beside it.
+    """
+    if family is not None:
+        raise ValueError("levels: has families of its own, and `family` would have no use beside it")
+    if not callable(getattr(levels, "draw", None)) or levels.model is not getattr(model, "inner", None):
+        raise ValueError(f"levels: expected a guide of model.inner, a hierarchy, got {type(levels).__name__}, a guide "
+                         "of another")  # fmt: skip

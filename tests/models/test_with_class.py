@@ -95,12 +95,12 @@ def test_generates_classes_that_are_given_with_latents_that_are_given():
         (
             lambda: guides.Labelled(biva()[0], levels=biva()[1].levels),
             ValueError,
-            r"levels: expected a guide of the hierarchy within the model \(model.inner\), got Bidirectional",
+            "levels: expected a guide of model.inner, a hierarchy, got Bidirectional",
         ),
         (
             lambda: guides.Labelled((pair := biva())[0], levels=pair[1].levels, family=guides.Diagonal),
             ValueError,
-            "`levels` has families of its own",
+            "levels: has families of its own",
         ),
         (lambda: ELBO()(ladder()[0], biva()[1])(bits()), ValueError, "guide: Bidirectional was built for a BIVA"),
         (lambda: ELBO()(*biva())(bits(), torch.full((N,), CLASSES)), ValueError, "y: expected classes 0 to 3, got 4"),
