@@ -5,19 +5,29 @@ make table
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from calibration_tables import calibrated_sentence, calibration_table
-from cells import RESULTS, ROOT, markdown, provenance, records
+from cells import ROOT, markdown
 from comparison_tables import comparison_pictures, comparison_table
 from deck import blocks
 from gap_tables import gaps_table
 from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
 from image_tables import results_table
 from label_tables import label_pictures, labels_table
-from sequence_tables import sequence_speed_table, sequences_table, speech_table, step_cells
+from sequence_tables import sequence_speed_table, sequences_table, speech_table
 from shape_tables import shape_pictures, shapes_table
+from speed_tables import (
+    hidden_markov_speed_table,
+    hierarchy_speed_table,
+    kalman_speed_table,
+    kvae_speed_table,
+    label_speed_table,
+    overview_table,
+    pixelcnn_speed_table,
+    speed_table,
+    walk_speed_table,
+)
 from structural_tables import structural_table
 from video_tables import video_pictures, videos_table
 from walk_tables import rooms_table, walk_pictures, walks_table
@@ -96,130 +106,6 @@ def pairs_table(names: Sequence[str] | None = None) -> str:
     return markdown(["in the literature", "model", "guide", "family", "objective", "valid"], rows)
 
 
-def timing(row: str, timed: dict[str, Any] | None) -> str:
-    """One cell: time, ratio, memory; the ratio of a compiled row is to the compiled base."""
-    if timed is None:
-        return "–"
-    ratio = timed["cpu / by hand, compiled" if "compiled" in row else "cpu / by hand"]["median"]
-    return f"{timed['cpu_ms']:.3g} ms, {ratio:.2f} ×, {timed['peak_bytes'] / 1e6:.1f} MB"
-
-
-def speed_table(folder: Path = RESULTS) -> str:
-    """CPU time of a training step beside PyTorch written by hand, from the records of `benchmarks/vae_step.py`."""
-    runs = [run for run in records(folder) if "sizes" in run]
-    if not runs:
-        return "No timing is recorded yet; `make bench` records one."
-    parts = []
-    for run in runs:
-        sizes = run["sizes"].values()
-        cells: dict[str, list[str]] = {row: [row] for size in sizes for row in size["rows"]}
-        for size in sizes:
-            for row, line in cells.items():
-                line.append(timing(row, size["rows"].get(row)))
-        head = ["one training step"]
-        for size in sizes:
-            bound = "ELBO" if size["particles"] == 1 else f"IWELBO({size['particles']})"
-            head.append(f"{size['data']}-{size['hidden']}-{size['latent']}, batch {size['batch']}, {bound}")
-        parts += [markdown(head, list(cells.values())), provenance(run)]
-    return "\n\n".join(parts)
-
-
-def steps_table(key: str, target: str, folder: Path) -> str:
-    """A training step beside PyTorch written by hand, from the records of a benchmark that calls `benchmarks/steps.py`.
-
-    Args:
-        key: of the benchmark's tables in its records.
-        target: of make, which records one.
-        folder: of the records.
-    """
-    runs = [run for run in records(folder) if key in run]
-    if not runs:
-        return f"No timing is recorded yet; `make {target}` records one."
-    parts = []
-    for run in runs:
-        sizes = run[key]
-        cells = [step_cells(row, sizes) for row in dict.fromkeys(row for size in sizes.values() for row in size)]
-        parts += [markdown(["one training step", *sizes], cells), provenance(run)]
-    return "\n\n".join(parts)
-
-
-def hierarchy_speed_table(folder: Path = RESULTS) -> str:
-    """A training step of hierarchies, from `benchmarks/hierarchy_step.py`."""
-    return steps_table("hierarchy_steps", "bench-hierarchies", folder)
-
-
-def label_speed_table(folder: Path = RESULTS) -> str:
-    """A semi-supervised training step, from `benchmarks/label_step.py`."""
-    return steps_table("label_steps", "bench-labels", folder)
-
-
-def pixelcnn_speed_table(folder: Path = RESULTS) -> str:
-    """A training step and a draw of PixelCNN, from `benchmarks/pixelcnn.py`."""
-    return steps_table("pixelcnn_steps", "bench-pixelcnn", folder)
-
-
-def kvae_speed_table(folder: Path = RESULTS) -> str:
-    """A training step of a Kalman VAE, from `benchmarks/kvae_step.py`."""
-    return steps_table("kvae_steps", "bench-kvae", folder)
-
-
-def walk_speed_table(folder: Path = RESULTS) -> str:
-    """A training step of a model of walks, from `benchmarks/walk_step.py`."""
-    return steps_table("walk_steps", "bench-walk", folder)
-
-
-def kalman_speed_table(folder: Path = RESULTS) -> str:
-    """The exact linear-Gaussian recursions beside their peers, from the summary of `benchmarks/kalman`."""
-    runs = [run for run in records(folder) if "geometric_means" in run.get("summary", {})]
-    if not runs:
-        return "No timing is recorded yet; `make bench-kalman` records one."
-    parts = []
-    for run in runs:
-        summary = run["summary"]
-        classes = list(dict.fromkeys(label for row in summary["best"] for label in row["ratios"]))
-        rows = [
-            [f"({row['size'][0]}, {row['size'][1]})", f"{row['T']:,}", f"{row['batch']:,}"]
-            + [row["ratios"][label] for label in classes]
-            for row in summary["best"]
-        ]
-        head = ["(state, data)", "T", "sequences", *classes]
-        parts.append(
-            "Time of the fastest peer of each kind / ours: likelihood / gradient / smoother; float64, shared parameters"
-            f" (> n: more than n, it was stopped):\n\n{markdown(head, rows)}"
-        )
-        tasks = ["likelihood", "gradient", "smoother"]
-        rows = []
-        for peer, means in summary["geometric_means"].items():
-            counts = summary["counts"][peer]
-            numbers = ["–" if means[task] is None else f"{means[task]:.3g}" for task in tasks]
-            rows.append([peer, *numbers, str(counts["ahead"]), str(counts["behind"])])
-        parts.append(
-            "Geometric means of peer's time / ours over all measured cells, and in how many we are ahead or behind:\n\n"
-            + markdown(["peer", *tasks, "ahead", "behind"], rows)
-        )
-        parts.append(provenance(run))
-    return "\n\n".join(parts)
-
-
-def hidden_markov_speed_table(folder: Path = RESULTS) -> str:
-    """Hidden Markov models beside hmmlearn and Pyro, from the records of `benchmarks/hidden_markov.py`."""
-    runs = [run for run in records(folder) if "hidden_markov" in run]
-    if not runs:
-        return "No timing is recorded yet; `make bench-hmm` records one."
-    parts = []
-    for run in runs:
-        sizes = run["hidden_markov"]
-        for task in next(iter(sizes.values())):
-            cells: dict[str, list[str]] = {}
-            for column, tasks in enumerate(sizes.values()):
-                for row, timed in tasks[task].items():
-                    line = cells.setdefault(row, [row, *["–"] * len(sizes)])
-                    line[1 + column] = f"{timed['cpu_ms']:.3g} ms, {timed['ratio']:.2f} ×"
-            parts.append(markdown([task, *sizes], list(cells.values())))
-        parts.append(provenance(run))
-    return "\n\n".join(parts)
-
-
 PAGES = {
     "README.md": {"systems": systems_table},
     "docs/pairs.md": {"pairs": pairs_table},
@@ -235,7 +121,8 @@ PAGES = {
     },
     "docs/guide/posterior.md": {"calibrated": calibrated_sentence},
     "docs/speed.md": {
-        "speed": speed_table, "hierarchy-speed": hierarchy_speed_table, "label-speed": label_speed_table,
+        "overview-speed": overview_table, "speed": speed_table, "hierarchy-speed": hierarchy_speed_table,
+        "label-speed": label_speed_table,
         "pixelcnn-speed": pixelcnn_speed_table,
         "sequence-speed": sequence_speed_table, "kvae-speed": kvae_speed_table, "kalman-speed": kalman_speed_table,
         "hidden-markov-speed": hidden_markov_speed_table, "walk-speed": walk_speed_table,

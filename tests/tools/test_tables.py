@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
+import speed_tables
 import table
 
 RUN = {
@@ -59,7 +60,7 @@ def test_tables_show_what_the_results_say(tmp_path):
         assert part in shown, part
     (tmp_path / "x.json").write_text(json.dumps(RUN | {"data": "binarized_mnist"}))
     assert "reported" not in table.results_table(tmp_path), "another data set has another number"
-    shown = table.speed_table(tmp_path)
+    shown = speed_tables.speed_table(tmp_path)
     for part in ("2-32-2, batch 128, IWELBO(50)", "0.25 ms, 1.50 ×, 2.0 MB", "an abacus", "torch 2.10"):
         assert part in shown, part
     with pytest.raises(ValueError, match=r"docs/pairs.md: the markers <!-- pairs:begin"):
@@ -91,13 +92,25 @@ def test_steps_beside_those_by_hand_are_tabled(key, tmp_path):
     sizes = {"ladder": {"by hand": timed, "zoo": timed}, "BIVA": {"zoo": timed}}
     record = {"command": "c", "hardware": "an abacus", "versions": {}, key: sizes}
     (tmp_path / "a.json").write_text(json.dumps(record))
-    make = {"hierarchy_steps": table.hierarchy_speed_table, "label_steps": table.label_speed_table,
-            "kvae_steps": table.kvae_speed_table, "walk_steps": table.walk_speed_table,
-            "pixelcnn_steps": table.pixelcnn_speed_table}  # fmt: skip
+    make = {"hierarchy_steps": speed_tables.hierarchy_speed_table, "label_steps": speed_tables.label_speed_table,
+            "kvae_steps": speed_tables.kvae_speed_table, "walk_steps": speed_tables.walk_speed_table,
+            "pixelcnn_steps": speed_tables.pixelcnn_speed_table}  # fmt: skip
     shown = make.pop(key)(tmp_path)
     for part in ("| one training step | ladder | BIVA |", "| by hand | 23 ms, 8 MB, 1.06 × |  |", "an abacus"):
         assert part in shown, part
     assert all("No timing" in other(tmp_path) for other in make.values())
+
+
+def test_one_table_sums_the_steps_up_and_leaves_out_what_has_none_of_the_zoo(tmp_path):
+    timed = {"by hand": {"cpu_ms": 20.0, "ratio": 1.0}, "zoo": {"cpu_ms": 22.0, "ratio": 1.1}}
+    sizes = {"ladder": timed | {"zoo, compiled": {"cpu_ms": 18.0, "ratio": 0.9}}, "BIVA": timed, "draw": {}}
+    (tmp_path / "a.json").write_text(json.dumps({"hierarchy_steps": sizes}))
+    # the record of another benchmark, in which no step of the zoo is uncompiled
+    (tmp_path / "b.json").write_text(json.dumps(TIMING))
+    assert speed_tables.overview_table(tmp_path).splitlines()[2:] == [
+        "| Hierarchical and BIVA | ladder | 20 ms | 1.10 × | 0.90 × |",
+        "| Hierarchical and BIVA | BIVA | 20 ms | 1.10 × | – |",
+    ]
 
 
 SONGS = {

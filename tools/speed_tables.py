@@ -1,0 +1,173 @@
+"""Tables of speed for docs/speed.md, from the records of `benchmarks/`; the first of them sums the others up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cells import RESULTS, markdown, provenance, records
+from sequence_tables import step_cells
+
+#: key of a benchmark's sizes in its record -> the systems that it times
+SYSTEMS = {
+    "sizes": "VAE + Amortized", "hierarchy_steps": "Hierarchical and BIVA", "label_steps": "M2 + Labelled",
+    "pixelcnn_steps": "Density over PixelCNN", "sequence_steps": "sequences", "kvae_steps": "KVAE + KalmanSmoother",
+    "walk_steps": "GTM-SM",
+}  # fmt: skip
+
+
+def steps_of(key: str, run: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The sizes of a record: words for the size, its rows, and the name of the ratio to the step by hand."""
+    for name, size in run[key].items():
+        if key == "sizes":
+            yield image_size(size), size["rows"], "cpu / by hand"
+        else:
+            yield run.get("titles", {}).get(name, name), size, "ratio"
+
+
+def overview_table(folder: Path = RESULTS) -> str:
+    """A line for each system and size whose step was timed: the zoo's step over that by hand, eager and compiled."""
+    rows = []
+    for key, system in SYSTEMS.items():
+        for run in (run for run in records(folder) if key in run):
+            for size, timed, ratio in steps_of(key, run):
+                if "zoo" not in timed:
+                    continue
+                base = next(row["cpu_ms"] for row in timed.values() if median(row[ratio]) == 1)
+                ours = (timed.get(row) for row in ("zoo", "zoo, compiled"))
+                cells = ("–" if row is None else f"{median(row[ratio]):.2f} ×" for row in ours)
+                rows.append([system, size, f"{base:.3g} ms", *cells])
+    if not rows:
+        return "No timing is recorded yet; `make bench` records the first."
+    return markdown(["system", "size", "by hand", "zoo", "zoo, compiled"], rows)
+
+
+def median(ratio: Any) -> float:
+    """A ratio, which some records hold as the quantiles of their rounds."""
+    return ratio["median"] if isinstance(ratio, dict) else ratio
+
+
+def image_size(size: dict[str, Any]) -> str:
+    """The size of a VAE in words."""
+    bound = "ELBO" if size["particles"] == 1 else f"IWELBO({size['particles']})"
+    return f"{size['data']}-{size['hidden']}-{size['latent']}, batch {size['batch']}, {bound}"
+
+
+def timing(row: str, timed: dict[str, Any] | None) -> str:
+    """One cell: time, ratio, memory; the ratio of a compiled row is to the compiled base."""
+    if timed is None:
+        return "–"
+    ratio = timed["cpu / by hand, compiled" if "compiled" in row else "cpu / by hand"]["median"]
+    return f"{timed['cpu_ms']:.3g} ms, {ratio:.2f} ×, {timed['peak_bytes'] / 1e6:.1f} MB"
+
+
+def speed_table(folder: Path = RESULTS) -> str:
+    """CPU time of a training step beside PyTorch written by hand, from the records of `benchmarks/vae_step.py`."""
+    runs = [run for run in records(folder) if "sizes" in run]
+    if not runs:
+        return "No timing is recorded yet; `make bench` records one."
+    parts = []
+    for run in runs:
+        sizes = run["sizes"].values()
+        cells: dict[str, list[str]] = {row: [row] for size in sizes for row in size["rows"]}
+        for size in sizes:
+            for row, line in cells.items():
+                line.append(timing(row, size["rows"].get(row)))
+        head = ["one training step", *map(image_size, sizes)]
+        parts += [markdown(head, list(cells.values())), provenance(run)]
+    return "\n\n".join(parts)
+
+
+def steps_table(key: str, target: str, folder: Path) -> str:
+    """A training step beside PyTorch written by hand, from the records of a benchmark that calls `benchmarks/steps.py`.
+
+    Args:
+        key: of the benchmark's tables in its records.
+        target: of make, which records one.
+        folder: of the records.
+    """
+    runs = [run for run in records(folder) if key in run]
+    if not runs:
+        return f"No timing is recorded yet; `make {target}` records one."
+    parts = []
+    for run in runs:
+        sizes = run[key]
+        cells = [step_cells(row, sizes) for row in dict.fromkeys(row for size in sizes.values() for row in size)]
+        parts += [markdown(["one training step", *sizes], cells), provenance(run)]
+    return "\n\n".join(parts)
+
+
+def hierarchy_speed_table(folder: Path = RESULTS) -> str:
+    """A training step of hierarchies, from `benchmarks/hierarchy_step.py`."""
+    return steps_table("hierarchy_steps", "bench-hierarchies", folder)
+
+
+def label_speed_table(folder: Path = RESULTS) -> str:
+    """A semi-supervised training step, from `benchmarks/label_step.py`."""
+    return steps_table("label_steps", "bench-labels", folder)
+
+
+def pixelcnn_speed_table(folder: Path = RESULTS) -> str:
+    """A training step and a draw of PixelCNN, from `benchmarks/pixelcnn.py`."""
+    return steps_table("pixelcnn_steps", "bench-pixelcnn", folder)
+
+
+def kvae_speed_table(folder: Path = RESULTS) -> str:
+    """A training step of a Kalman VAE, from `benchmarks/kvae_step.py`."""
+    return steps_table("kvae_steps", "bench-kvae", folder)
+
+
+def walk_speed_table(folder: Path = RESULTS) -> str:
+    """A training step of a model of walks, from `benchmarks/walk_step.py`."""
+    return steps_table("walk_steps", "bench-walk", folder)
+
+
+def kalman_speed_table(folder: Path = RESULTS) -> str:
+    """The exact linear-Gaussian recursions beside their peers, from the summary of `benchmarks/kalman`."""
+    runs = [run for run in records(folder) if "geometric_means" in run.get("summary", {})]
+    if not runs:
+        return "No timing is recorded yet; `make bench-kalman` records one."
+    parts = []
+    for run in runs:
+        summary = run["summary"]
+        classes = list(dict.fromkeys(label for row in summary["best"] for label in row["ratios"]))
+        rows = [
+            [f"({row['size'][0]}, {row['size'][1]})", f"{row['T']:,}", f"{row['batch']:,}"]
+            + [row["ratios"][label] for label in classes]
+            for row in summary["best"]
+        ]
+        head = ["(state, data)", "T", "sequences", *classes]
+        parts.append(
+            "Time of the fastest peer of each kind / ours: likelihood / gradient / smoother; float64, shared parameters"
+            f" (> n: more than n, it was stopped):\n\n{markdown(head, rows)}"
+        )
+        tasks = ["likelihood", "gradient", "smoother"]
+        rows = []
+        for peer, means in summary["geometric_means"].items():
+            counts = summary["counts"][peer]
+            numbers = ["–" if means[task] is None else f"{means[task]:.3g}" for task in tasks]
+            rows.append([peer, *numbers, str(counts["ahead"]), str(counts["behind"])])
+        parts.append(
+            "Geometric means of peer's time / ours over all measured cells, and in how many we are ahead or behind:\n\n"
+            + markdown(["peer", *tasks, "ahead", "behind"], rows)
+        )
+        parts.append(provenance(run))
+    return "\n\n".join(parts)
+
+
+def hidden_markov_speed_table(folder: Path = RESULTS) -> str:
+    """Hidden Markov models beside hmmlearn and Pyro, from the records of `benchmarks/hidden_markov.py`."""
+    runs = [run for run in records(folder) if "hidden_markov" in run]
+    if not runs:
+        return "No timing is recorded yet; `make bench-hmm` records one."
+    parts = []
+    for run in runs:
+        sizes = run["hidden_markov"]
+        for task in next(iter(sizes.values())):
+            cells: dict[str, list[str]] = {}
+            for column, tasks in enumerate(sizes.values()):
+                for row, timed in tasks[task].items():
+                    line = cells.setdefault(row, [row, *["–"] * len(sizes)])
+                    line[1 + column] = f"{timed['cpu_ms']:.3g} ms, {timed['ratio']:.2f} ×"
+            parts.append(markdown([task, *sizes], list(cells.values())))
+        parts.append(provenance(run))
+    return "\n\n".join(parts)
