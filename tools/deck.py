@@ -101,7 +101,7 @@ SYSTEMS: dict[str, System] = {
     ),
     "labels": System(
         ("m2", "m2-labelled", "m1m2", "adgm", "sdgm", "biva-labels"),
-        ("mnist-100-m2", "mnist-100-m1m2", "mnist-100-sdgm", "mnist-100-adgm"),
+        ("mnist-100-m2", "mnist-100-m1m2", "mnist-100-sdgm", "mnist-100-adgm", "mnist-100-biva"),
         ("label_analogies", "labels"),
     ),
     "linear-dynamics": System(

@@ -16,6 +16,7 @@ REPORTED = {
     "mnist-100-m1m2": ("3.33 ± 0.14", "as quoted elsewhere", "3,000"),
     "mnist-100-sdgm": ("1.32 ± 0.07", "as quoted elsewhere", "1,000"),
     "mnist-100-adgm": ("0.96 ± 0.02", "as quoted elsewhere", "1,000"),
+    "mnist-100-biva": ("0.83 ± 0.02", "as quoted elsewhere", ""),
 }
 BASELINE = "pixels, logistic regression"
 
