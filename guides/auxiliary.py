@@ -14,7 +14,7 @@ from guides.guide import Guide
 from guides.inputs import Inputs
 from zoo.parts.checks import check_labels, check_offers
 from zoo.parts.given.conditions import prior_given
-from zoo.parts.labels import mean_over_draws, one_hot, over_classes, predicted
+from zoo.parts.labels import draws_of_classes, mean_over_draws, one_hot, over_classes, predicted
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
 
@@ -99,7 +99,7 @@ class Auxiliary(Guide):
         if not self.num_classes:
             raise ValueError(f"Auxiliary: {type(self.model).__name__} has no classes (num_classes), so there is no y")
         x, *beside = self.inputs.seen_draws(self, x, mask, c).entering
-        a = self.auxiliary(x, *beside).rsample((num_draws or (1 if self.training else 100),))
+        a = self.auxiliary(x, *beside).rsample((draws_of_classes(num_draws, self.training),))
         return mean_over_draws(self.classes(x, a, *beside))
 
     def predict(self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:

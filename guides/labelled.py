@@ -16,7 +16,7 @@ from guides.levels.has_levels import check_inner
 from guides.levels.hierarchy_guide import HierarchyGuide
 from zoo.parts.checks import check_labels, check_offers
 from zoo.parts.given.conditions import prior_given
-from zoo.parts.labels import one_hot, over_classes, probabilities
+from zoo.parts.labels import checked_logits, one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
 from zoo.parts.networks.stages import StageArgument, build_stage
 
@@ -89,11 +89,7 @@ class Labelled(Guide):
 
     def classes(self, x: Tensor, *beside: Tensor) -> Categorical:
         """q(y | x), leading axes broadcast; `beside` as in `posterior`."""
-        logits = self.logits(x, *beside)
-        if logits.shape[-1] != self.model.num_classes:
-            raise ValueError(f"classifier: expected {self.model.num_classes} logits, one for each class, got shape "
-                             f"{tuple(logits.shape)}")  # fmt: skip
-        return over_classes(logits)
+        return over_classes(checked_logits(self.logits(x, *beside), self.model.num_classes, x, *beside))
 
     def predict(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:
         """q(y | x, c) as probabilities, `(N, num_classes)`."""

@@ -10,7 +10,7 @@ from guides.guide import Guide
 from guides.labelled import Labelled
 from zoo.parts.checks import check_labels, check_rows, check_shape, parameter_of
 from zoo.parts.given.conditions import conditions
-from zoo.parts.labels import mean_over_draws, predicted
+from zoo.parts.labels import draws_of_classes, mean_over_draws, predicted
 
 
 class StackedLabelled(Guide):
@@ -29,8 +29,8 @@ class StackedLabelled(Guide):
     (N, m2.latent_dim).
 
     Raises:
-        ValueError: m1 or m2 is a guide of another model. At each call: x is not `(N, data_dim)`; y is not int64 `(N,)`,
-            or a class is out of range.
+        ValueError: m1 or m2 is a guide of another model; m2 has flags. At each call: x is not `(N, data_dim)`; y is not
+            int64 `(N,)`, or a class is out of range.
 
     Example:
         >>> from functools import partial
@@ -50,6 +50,8 @@ class StackedLabelled(Guide):
                 raise ValueError(
                     f"{name}: expected a guide of model.{name}, got {type(guide).__name__}, a guide of another"
                 )
+        if m2.inputs.flags:
+            raise ValueError("m2: expected a guide without flags: they say where data are missing, and z_1 never is")
         self.m1, self.m2 = m1, m2
 
     def posterior(self, x: Tensor, mask: Tensor | None = None, c: Tensor | None = None) -> Any:
@@ -69,7 +71,7 @@ class StackedLabelled(Guide):
 
         The paper classifies by the mean of z_1: `m2.predict(model.modelled(guide.posterior(x).mean))`.
         """
-        num_draws = (1 if self.training else 100) if num_draws is None else num_draws
+        num_draws = draws_of_classes(num_draws, self.training)
         return mean_over_draws(self.classes(self.posterior(x, mask, c).rsample((num_draws,)), *self._told(x, c)))
 
     def predict(self, x: Tensor, num_draws: int = 100, mask: Tensor | None = None, c: Tensor | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import guides
-from zoo import GaussianMixture
+from zoo import M2, GaussianMixture
 from zoo.infer import (
     ELBO,
     IWELBO,
@@ -41,6 +41,8 @@ from zoo.infer import (
 from zoo.infer.call import Purpose, run
 from zoo.infer.path import doubly
 from zoo.infer.reference.reference import as_reference
+from zoo.parts.conditionals import Normal
+from zoo.parts.conditionals.class_prior import ClassPrior
 
 N, D, Y, B = 4, 2, 3, 2
 SUMMED = {"infer": {"enumerate": "parallel"}}
@@ -743,3 +745,68 @@ def test_drawn_codes_need_a_score_estimator_with_several_particles():
     loss = VIMCO(2)(model, below)
     with pytest.raises(ValueError, match=r"VIMCO: sites without .* drawn for each value of \['c'\]"):
         loss(x)
+
+
+class Bounded(PyroModule):
+    """p(y) p(x | y) whose support depends on the class: x of 2 has only the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.high = nn.Parameter(torch.tensor([1.0, 3.0]))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(torch.tensor([0.5, 0.5])))
+            high = self.high[y].expand(torch.broadcast_shapes(y.shape, x.shape))
+            pyro.sample("x", dist.Uniform(0.0, high), obs=x)
+
+
+def even(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Categorical(logits=torch.zeros(len(x), 2)), **SUMMED)
+
+
+def test_a_value_that_some_classes_rule_out_has_weight_zero_in_them():
+    found = IWELBO(1).loss(Bounded(), even, torch.tensor([0.5, 2.0]))
+    assert found == pytest.approx(-math.log(0.5 * (1 + 1 / 3)) - math.log(0.5 / 3), abs=1e-12)
+
+
+def test_a_wrong_value_is_named_at_a_later_call_too():
+    def labelled(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=torch.zeros(2)))
+            pyro.sample("x", dist.Bernoulli(logits=y.unsqueeze(-1) * torch.ones(D)).to_event(1), obs=x)
+
+    x = torch.ones(N, D)
+    ELBO().loss(labelled, even, x)
+    x[2] = 0.3
+    with pytest.raises(ValueError, match=r"site 'x': .* the observed values lie outside in rows 2"):
+        ELBO().loss(labelled, even, x)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9])
+def test_a_class_that_the_prior_rules_out_leaves_renyi_bound_and_gradient_finite(alpha):
+    model = M2(D, 1, Y, (4,), likelihood=Normal, class_prior=ClassPrior(Y, probs=[0.5, 0.5, 0.0]))
+    guide, x = guides.Labelled(model, hidden=(4,)), torch.randn(N, D)
+    with pyro.validation_enabled(False):
+        if alpha == 0:
+            for p in guide.logits.parameters():
+                p.requires_grad_(False)
+        torch.manual_seed(1)
+        loss = RenyiELBO(alpha, 2)(model, guide)(x)
+        torch.manual_seed(1)
+        run_of_it = terms(model, guide, x, num_particles=2)
+        # by hand over the classes that are left
+        log_q, log_w = run_of_it.summed["y"][:2], run_of_it.log_weights[:2]
+        power = 1 - alpha
+        expected = ((log_q + power * log_w).flatten(0, 1).logsumexp(0) - math.log(2)) / power
+    torch.testing.assert_close(-loss, expected.sum(), rtol=1e-9, atol=1e-9)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in guide.parameters() if p.grad is not None)
+
+
+def test_rloo_of_a_class_that_the_prior_rules_out_is_minus_infinity_as_the_elbo_is():
+    model = M2(D, 1, Y, (4,), likelihood=Normal, class_prior=ClassPrior(Y, probs=[0.5, 0.5, 0.0]))
+    guide, x = guides.Labelled(model, hidden=(4,)), torch.randn(N, D)
+    with pyro.validation_enabled(False):
+        assert RLOO(2).loss(model, guide, x) == ELBO(2).loss(model, guide, x) == math.inf

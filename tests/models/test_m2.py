@@ -240,6 +240,13 @@ def small(**options):
     return M2(DATA, LATENT, CLASSES, (8,), **options)
 
 
+class ManyRows(nn.Module):
+    """A classifier whose logits have an axis too many, along which they would broadcast."""
+
+    def forward(self, x):
+        return x.new_zeros(len(x), 1, 4)
+
+
 @pytest.mark.parametrize(
     ("made", "error", "said"),
     [
@@ -300,7 +307,7 @@ def small(**options):
         (
             lambda: guides.Labelled(small(), classifier=nn.Linear(DATA, 3)).predict(bits()),
             ValueError,
-            r"classifier: expected 4 logits, one for each class, got shape \(5, 3\)",
+            r"classifier: expected logits of shape \(5, 4\), one for each class, got \(5, 3\)",
         ),
         (lambda: small().generate(num=0), ValueError, "num: expected a whole number, at least 1, got 0"),
         (
@@ -313,6 +320,35 @@ def small(**options):
             ValueError,
             r"fixed\['z'\]: expected shape \(2, 3\) or \(3,\), got \(4,\)",
         ),
+        (
+            lambda: small().generate(num=2, fixed={"z": torch.zeros(3, dtype=torch.float16)}),
+            ValueError,
+            r"fixed\['z'\]: expected torch.float\d\d, as the model's parameters, got torch.float16",
+        ),
+        (lambda: small().generate(num=2, fixed={"z": [0.0] * 3}), TypeError, r"fixed\['z'\]: expected a torch.Tensor"),
+        (lambda: small(condition_dim=2).generate(num=2, c=1), TypeError, "c: expected a torch.Tensor, got int"),
+        (
+            lambda: guides.Labelled(small(), classifier=ManyRows()).predict(bits()),
+            ValueError,
+            r"classifier: expected logits of shape \(5, 4\), one for each class, got \(5, 1, 4\)",
+        ),
+        *(
+            (call, ValueError, f"num_draws: expected a whole number, at least 1, got {num}")
+            for num in (0, -1, 2.5)
+            for call in (
+                lambda num=num: guides.Auxiliary(ADGM(DATA, LATENT, CLASSES)).predict(bits(), num_draws=num),
+                lambda num=num: guides.Auxiliary(ADGM(DATA, LATENT, CLASSES)).classifier(bits(), num),
+            )
+        ),
+        (
+            lambda: guides.StackedLabelled(
+                model := M1M2(VAE(DATA, 3), M2(3, 2, 4)),
+                guides.Amortized(model.m1),
+                guides.Labelled(model.m2, flags=True),
+            ),
+            ValueError,
+            "m2: expected a guide without flags",
+        ),
         (lambda: small()(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\), got \(2, 5\)"),
         (
             lambda: guides.Auxiliary(small()),
@@ -324,7 +360,7 @@ def small(**options):
             ValueError,
             "auxiliary_family: Residual reads the prior, and that of a depends on z",
         ),
-        (lambda: guides.Labelled(VAE(6, 2)), ValueError, "Labelled: VAE has no num_classes; it needs a model"),
+        (lambda: guides.Labelled(VAE(6, 2)), ValueError, "Labelled: VAE has no num_classes; it serves models"),
         (lambda: guides.Labelled(small()).predict(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
         (lambda: guides.Labelled(small())(torch.zeros(2, 5)), ValueError, r"x: expected shape \(\.\.\., 6\)"),
     ],

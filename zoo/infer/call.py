@@ -168,7 +168,7 @@ class Call:
         if is_validation_enabled():
             for name in doubtful(p, self.layout.unlike):
                 refuse_unmasked(self.owners[0], self.args, self.model_kwargs)
-                refuse_value(name, p[name], q.get(name), self.programs(), self.pair.moving)
+                refuse_value(name, p[name], q.get(name), self.programs(), self.pair.moving, front=bool(self.summed))
         return p
 
     def log_density(self, site: Any, *, drawn: bool = False, path: bool = False) -> Tensor:

@@ -138,7 +138,7 @@ class Hierarchy(RootModule):
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: expected a finite number >= 0, got {temperature}")
         sizes = dict(zip(self.sites, self.latent_dims, strict=True))
-        given = expand_fixed(type(self).__name__, sizes, num, fixed)
+        given = expand_fixed(type(self).__name__, sizes, num, fixed, parameter_of(self))
         condition = rows_for(self, num, y, parameter_of(self))
         latents: dict[str, Tensor] = {}
         above: Any = None

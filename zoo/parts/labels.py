@@ -8,7 +8,7 @@ from pyro import poutine
 from pyro.distributions import Categorical
 from torch import Tensor
 
-from zoo.parts.checks import check_counts, check_labels, expand_fixed, parameter_of
+from zoo.parts.checks import check_counts, check_labels, check_tensor, expand_fixed, parameter_of
 
 
 def one_hot(y: Tensor, num_classes: int, like: Tensor) -> Tensor:
@@ -21,6 +21,27 @@ def over_classes(logits: Tensor) -> Categorical:
     """The distribution over classes `(...)` with logits `(..., num_classes)`."""
     # objectives look at the values of all sites; torch's own look, at each construction, would be one more
     return Categorical(logits=logits, validate_args=False)
+
+
+def checked_logits(logits: Tensor, num_classes: int, *inputs: Tensor) -> Tensor:
+    """The logits that a classifier makes of its inputs, one for each class and each row.
+
+    Raises:
+        ValueError: another shape, which would broadcast, and count a row several times.
+    """
+    expected = (*torch.broadcast_shapes(*(part.shape[:-1] for part in inputs)), num_classes)
+    if logits.shape != expected:
+        raise ValueError(f"classifier: expected logits of shape {expected}, one for each class, got "
+                         f"{tuple(logits.shape)}")  # fmt: skip
+    return logits
+
+
+def draws_of_classes(num_draws: int | None, training: bool) -> int:
+    """The number of draws of a classifier that is a mean over them: by default one in training mode, else 100."""
+    if num_draws is None:
+        return 1 if training else 100
+    check_counts(num_draws=num_draws)
+    return num_draws
 
 
 def mean_over_draws(classes: Categorical) -> Categorical:
@@ -49,6 +70,7 @@ def predicted(
     classifier: Callable[..., Categorical], x: Tensor, num_draws: int, mask: Tensor | None, c: Tensor | None
 ) -> Tensor:
     """`probabilities` of a classifier `(x, num_draws, mask, c)` that is a mean over draws."""
+    check_counts(num_draws=num_draws)
     at_once = max(1, 10_000 // num_draws)
     return probabilities(lambda rows, *beside: classifier(rows, num_draws, *beside), x, mask, c, at_once=at_once)
 
@@ -86,10 +108,12 @@ def generate_classes(
     rows = len(y) if isinstance(y, Tensor) and y.ndim else 1
     check_labels(y, rows, model.num_classes)
     check_counts(num=rows)
-    given = {"y": y} | expand_fixed(type(model).__name__, sizes, rows, fixed)
     like: Any = parameter_of(model)
+    given = {"y": y} | expand_fixed(type(model).__name__, sizes, rows, fixed, like)
     # y is a condition, and no argument: `uncondition` would draw an argument anew, and give other classes
     program = poutine.condition(poutine.uncondition(model.forward), given)
+    if c is not None:
+        check_tensor(c, "c")
     if c is not None and (c.ndim == 0 or (c.ndim == 1 and c.is_floating_point())):
         c = c.expand(rows, *c.shape)
     condition = {} if c is None else {"c": c}

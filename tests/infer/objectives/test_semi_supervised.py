@@ -11,7 +11,7 @@ from pyro.nn import PyroModule
 from tiers import thorough_but
 from torch import nn
 
-from zoo.infer import ELBO, IWELBO, MAP, RLOO, VIMCO, Objective, RenyiELBO, SemiSupervised, Tempered, fit
+from zoo.infer import ELBO, IWELBO, MAP, RLOO, VIMCO, Objective, RenyiELBO, Scheduled, SemiSupervised, Tempered, fit
 from zoo.infer.training.step.compiled import compiled
 
 Z_MAX = 4.3  # one-sided failure rate below 1e-5
@@ -524,9 +524,78 @@ def test_objectives_that_cannot_be_wrapped():
 def test_labels_are_one_integer_for_each_row(change):
     x, y = data()
     with pytest.raises(
-        ValueError, match=r"^y: expected an integer for each row, -1 where the label is unknown, shape \(12,\)"
+        ValueError, match=r"^y: expected an int64 class for each row, -1 where the label is unknown, shape \(12,\)"
     ):
         SemiSupervised(ELBO(), 1.0)(*pair())(x, change(y))
+
+
+def test_a_schedule_goes_around_it():
+    buffer = torch.tensor(1.0)
+    with pytest.raises(ValueError, match=r"goes around it: Scheduled\(SemiSupervised\(\.\.\.\), \.\.\.\)"):
+        SemiSupervised(Scheduled(ELBO(), buffer, lambda step: 0.5), 1.0)
+
+
+def test_data_and_labels_may_come_by_name():
+    (x, y), loss = data(), SemiSupervised(ELBO(), 0.5)(*pair())
+    by_place, by_name = value_and_gradients(loss, x, y), value_and_gradients(loss, x=x, y=y)
+    for one, other in zip(by_place, by_name, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+class Wide(Encoder):
+    """An encoder whose classifier leaves an axis of one in front of the classes."""
+
+    def classifier(self, x):
+        return dist.Categorical(logits=self.classes(x).unsqueeze(1))
+
+
+def test_a_classifier_that_would_count_labels_several_times_is_refused():
+    x, y = data(known=range(12))
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"classifier\(x\) to give .* batch shape \(12,\), got \(12, 12\)"):
+        SemiSupervised(ELBO(), 0.5)(Clusters(), Wide())(x, y)
+
+
+class Masked(nn.Module):
+    """A classifier as a module, which reads a mask; `seen` holds those that it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits, self.seen = nn.Linear(2, 3), []
+
+    def forward(self, x, mask=None):
+        self.seen.append(mask)
+        return dist.Categorical(logits=self.logits(x if mask is None else x.masked_fill(~mask, 0.0)))
+
+
+class AnyKeywords(Masked):
+    def forward(self, x, **beside):
+        return super().forward(x, **beside)
+
+
+@pytest.mark.parametrize("kind", [Masked, AnyKeywords])
+def test_a_classifier_that_is_a_module_is_given_the_mask(kind):
+    class MaskedClusters(Clusters):
+        def forward(self, x, y=None, mask=None):
+            return super().forward(x if mask is None else x.masked_fill(~mask, 0.0), y)
+
+    class MaskedEncoder(Encoder):
+        def forward(self, x, y=None, mask=None):
+            return super().forward(x if mask is None else x.masked_fill(~mask, 0.0), y)
+
+    guide = MaskedEncoder()
+    del guide.classes
+    # in place of the method
+    object.__setattr__(guide, "classifier", kind())
+    x, y = data(known=range(12))
+    mask = torch.rand(x.shape) < 0.6
+    loss = SemiSupervised(ELBO(), 0.5)(MaskedClusters(), guide)
+    losses = []
+    for filled in (0.0, 9.0):
+        torch.manual_seed(1)
+        losses.append(loss(torch.where(mask, x, filled), y, mask=mask).item())
+    assert losses[0] == losses[1]
+    assert all(torch.equal(seen, mask) for seen in guide.classifier.seen)
 
 
 class NoLabels(PyroModule):

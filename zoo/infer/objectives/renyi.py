@@ -41,7 +41,11 @@ class RenyiELBO(Objective):
                     "that of a value which q rules out. Take a finite alpha"
                 )
             return log_weights.amax(0) if power > 0 else log_weights.amin(0)
-        mean = terms.expectation(log_weights)
+        # about a number, of no influence on value and gradient: the mean, or the largest where a weight of 0, as of a
+        # class that the prior rules out, makes the mean infinite
+        mean = terms.expectation(log_weights).detach()
+        top = log_weights.detach().flatten(0, -2).amax(0)
+        mean = torch.where(mean.isinf(), torch.where(top.isinf(), 0.0, top), mean)
         exponents = power * (log_weights - mean)
         far = terms.log_expectation(exponents) / power
         # As alpha nears 1 the exponents near 0, the logarithm of their mean cancels to rounding noise, and the division

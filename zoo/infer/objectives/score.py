@@ -37,7 +37,10 @@ class RLOO(Objective):
         # means over the summed sites.
         mean = terms.over_summed(log_w)
         baseline = (mean.sum(0) - mean) / (self.num_particles - 1)
-        return terms.expectation(log_w + (log_w - baseline).detach() * _score(terms))
+        gain = (log_w - baseline).detach()
+        # a weight of 0 makes the bound -inf, and no gradient of it means anything
+        gain = torch.where(gain.isfinite(), gain, 0.0)
+        return terms.expectation(log_w + gain * _score(terms))
 
 
 class VIMCO(Objective):

@@ -1,12 +1,13 @@
 """An objective for data of which some have labels."""
 
-import inspect
 import math
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from zoo.infer.objectives.objective import Objective, Part
+from zoo.infer.objectives.scheduled import Scheduled
 from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import batch_rows
 from zoo.parts.door import signature_of
@@ -43,8 +44,9 @@ class SemiSupervised(Objective):
         label: name of the argument y of model and guide, given by position or by keyword.
 
     Raises:
-        ValueError: alpha is negative, infinite or NaN; another `SemiSupervised` inside. At each call: the guide has no
-            argument of that name, or no `classifier`; labels that are no integers, or not one for each row.
+        ValueError: alpha is negative, infinite or NaN; another `SemiSupervised` or a `Scheduled` inside. At each call:
+            the guide has no argument of that name, or no `classifier`, or one that gives no distribution for each row;
+            labels that are not int64, or not one for each row.
 
     Example:
         >>> from zoo.infer import ELBO, SemiSupervised, Tempered
@@ -54,6 +56,11 @@ class SemiSupervised(Objective):
     """
 
     def __init__(self, objective: Objective, alpha: float, label: str = "y") -> None:
+        if isinstance(objective, Scheduled):
+            raise ValueError(
+                "SemiSupervised: expected an objective without Scheduled, which goes around it: "
+                "Scheduled(SemiSupervised(...), ...)"
+            )
         if isinstance(objective, SemiSupervised) or not isinstance(objective, Objective):
             raise ValueError(
                 "SemiSupervised: expected an objective of the zoo that knows no labels, such as ELBO(), got "
@@ -99,13 +106,17 @@ class SemiSupervised(Objective):
         Raises:
             ValueError: the guide takes no label, or these are no labels.
         """
+        if not args:
+            # the data by name, as any bound takes them; the label is looked for behind them
+            first = self._names(guide)[0]
+            args, kwargs = (kwargs[first],), {name: value for name, value in kwargs.items() if name != first}
         y = self._labels(guide, args, kwargs)
         if y is None:
             return [(args, kwargs)]
-        if not isinstance(y, Tensor) or y.is_floating_point() or y.shape != args[0].shape[:1]:
+        if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != args[0].shape[:1]:
             found = f"{y.dtype}, shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(
-                f"{self.label}: expected an integer for each row, -1 where the label is unknown, shape "
+                f"{self.label}: expected an int64 class for each row, -1 where the label is unknown, shape "
                 f"({len(args[0])},); got {found}"
             )
         known = y != -1
@@ -131,9 +142,16 @@ class SemiSupervised(Objective):
         (x, *rest), named = _without(y, args, kwargs)
         beside = {**dict(zip(self._names(guide)[1:], rest, strict=False)), **named}
         # a mask and a condition, for a classifier that takes them
-        read = inspect.signature(guide.classifier).parameters
-        beside = {name: value for name, value in beside.items() if name in read and value is not None}
-        return self.alpha * guide.classifier(x, **beside).log_prob(y)
+        read = signature_of(guide.classifier).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in read.values()):
+            beside = {name: value for name, value in beside.items() if name in read}
+        beside = {name: value for name, value in beside.items() if value is not None}
+        log_q = guide.classifier(x, **beside).log_prob(y)
+        # any other shape would broadcast, and count a label several times without a word
+        if log_q.shape != y.shape:
+            raise ValueError(f"SemiSupervised: expected classifier(x) to give a distribution for each row, batch shape "
+                             f"{tuple(y.shape)}, got {tuple(log_q.shape)}")  # fmt: skip
+        return self.alpha * log_q
 
     def _labels(self, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         if self.label in kwargs:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class Tempered(Objective):
         self.capacity: Any = capacity
         self._demand_as(objective)
         # a weight that stays away from 1 leaves some of log q in the bound, and so does one that turns its sign
-        self.cancels_summed &= capacity is None and (not isinstance(kl_weight, float | int) or kl_weight == 1)
+        self.cancels_summed &= capacity is None and (not isinstance(kl_weight, Real) or kl_weight == 1)
         self.step = 0
         # tensors that `advance` changes in place: a captured graph reads them, and so follows the schedules
         self.weight = torch.empty(len(kl_weight) if isinstance(kl_weight, Mapping) else ())

@@ -23,7 +23,9 @@ def name_of(fn: Any) -> str:
     return type(bare(fn)).__name__
 
 
-def refuse_value(name: str, p: Any, q: Any, programs: Programs, moving: set[str], first_row: FirstRow = 0) -> None:
+def refuse_value(
+    name: str, p: Any, q: Any, programs: Programs, moving: set[str], first_row: FirstRow = 0, *, front: bool = False
+) -> None:
     """Refuses a value of a model's site that is NaN or outside its support, or of another shape; names the rows.
 
     An observed value outside a support that moves with the latents passes: its weight is 0, which is right.
@@ -32,8 +34,10 @@ def refuse_value(name: str, p: Any, q: Any, programs: Programs, moving: set[str]
         p: the site in the model.
         q: the site in the guide; None if it is observed.
         moving: the observed sites whose support is known to move; this site is added if its support does.
+        front: values of summed sites stand on axes in front of the plates, which `check_site` knows nothing of.
     """
-    check_site(name, p)
+    if not front:
+        check_site(name, p)
     if p["mask"] is False:
         return
     refuse_nan(name, p, first_row)
