@@ -1,6 +1,7 @@
 """Models with classes against densities written out by hand; broadcasting over classes, generation, bad input."""
 
 import math
+from functools import partial
 
 import pyro
 import pytest
@@ -16,7 +17,7 @@ from torch import nn
 import guides
 from zoo import ADGM, M1M2, M2, VAE, WithAuxiliary
 from zoo.data import binarize, load
-from zoo.infer import ELBO, fit, terms
+from zoo.infer import ELBO, SemiSupervised, fit, terms
 from zoo.infer.pair import look_at
 from zoo.parts.conditionals import Bernoulli, ClassPrior, Normal
 from zoo.parts.labels import one_hot
@@ -238,6 +239,22 @@ def test_labels_are_looked_at_unless_validation_is_off():
 
 def small(**options):
     return M2(DATA, LATENT, CLASSES, (8,), **options)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"), [(3, "y: expected classes 0 to 3, got 7 at datum 3"), (None, "x: NaN in rows 4")]
+)
+def test_errors_number_the_rows_of_the_batch_and_not_those_of_its_labelled_part(row, said):
+    model = small()
+    objective, guide, x = SemiSupervised(ELBO(), 0.5), guides.Labelled(model, hidden=(8,)), bits()
+    y = torch.tensor([-1, 2, -1, 0, -1])
+    if row is None:
+        x[4] = torch.nan
+    else:
+        y[row] = 7
+    for call in (objective(model, guide), partial(objective.loss, model, guide)):
+        with pytest.raises(ValueError, match=said):
+            call(x, y)
 
 
 class ManyRows(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.infer.call import Purpose, run
 from zoo.infer.closed_form import closed_form
+from zoo.infer.pair import look_at
 from zoo.infer.per_datum import Terms
 from zoo.infer.sites.programs import check_num_particles, methods_callable
 from zoo.parts.checks import check_counts
@@ -95,7 +96,26 @@ class Objective(pyro.infer.ELBO):
         """Minus the bound summed over the batch, to be differentiated."""
         if torch.is_grad_enabled():
             self.advance()
-        return self.loss_of_parts(model, guide, self.parts(guide, args, kwargs))
+        return self._loss_of(model, guide, args, kwargs)
+
+    def _loss_of(
+        self, model: Callable, guide: Callable, args: tuple[Any, ...], kwargs: dict[str, Any], registered: bool = False
+    ) -> Tensor:
+        parts = self.parts(guide, args, kwargs)
+        try:
+            return self.loss_of_parts(model, guide, parts, registered=registered)
+        except ValueError:
+            if len(parts) > 1:
+                self._look_at_parts(model, guide, args, kwargs)
+            raise
+
+    def _look_at_parts(self, model: Callable, guide: Callable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises the error of a batch in parts once more, with the numbers of its rows in the batch."""
+        data = args[0] if args else next(iter(kwargs.values()))
+        numbered = {"index": torch.arange(len(data), device=data.device), **kwargs}
+        for part, named in self.parts(guide, args, numbered):
+            rows = named["index"] if "index" in kwargs else named.pop("index")
+            look_at(model, guide, part, named, rows)
 
     def loss_of_parts(self, model: Callable, guide: Callable, parts: list[Part], *, registered: bool = False) -> Tensor:
         """Minus the bounds of a batch's `parts`, summed over their rows; moves no schedule.
@@ -110,13 +130,13 @@ class Objective(pyro.infer.ELBO):
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Minus the bound summed over the batch, a number without gradient."""
         with torch.no_grad():
-            return self.loss_of_parts(model, guide, self.parts(guide, args, kwargs)).item()
+            return self._loss_of(model, guide, args, kwargs).item()
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """`loss`, after adding its gradient to `.grad` of the parameters; the method that `pyro.infer.SVI` calls."""
         if torch.is_grad_enabled():
             self.advance()
-        loss = self.loss_of_parts(model, guide, self.parts(guide, args, kwargs), registered=True)
+        loss = self._loss_of(model, guide, args, kwargs, registered=True)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
