@@ -53,6 +53,8 @@ def end_slope(points: list[tuple[float, float]]) -> str:
     last = last if len(last) >= 3 else points[-3:]
     if len(last) < 3:
         return "–"
+    if len({value for _, value in last}) == 1:
+        return "0 (constant)"
     found = stats.linregress(*zip(*last, strict=True))
     return f"{found.slope:+.3f} ± {found.stderr:.3f}"
 

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
+import cells
 import speed_tables
 import table
 
@@ -305,3 +306,9 @@ def test_codes_are_tabled_by_their_size_and_not_among_hierarchies(tmp_path):
         assert part in shown, part
     assert "in training" not in shown
     assert table.hierarchies_table(tmp_path).startswith("No row is recorded yet")
+
+
+def test_the_end_of_a_curve_has_a_slope_unless_it_has_too_few_points_or_is_constant():
+    assert cells.end_slope([(1.0, 3.0), (2.0, 2.0)]) == "–"
+    assert cells.end_slope([(1.0, 9.0), (8.0, 3.0), (9.0, 2.0), (10.0, 1.0)]) == "-1.000 ± 0.000"
+    assert cells.end_slope([(1.0, 9.0), (8.0, 3.0), (9.0, 3.0), (10.0, 3.0)]) == "0 (constant)"
