@@ -494,7 +494,7 @@ def test_a_captured_graph_is_split_outside(of, monkeypatch):
     assert captured.elbo.step == eager.elbo.step == 4
     wrong = y.clone()
     wrong[4] = 3
-    with pytest.raises(ValueError, match=r"site 'y'.*in rows 1"):
+    with pytest.raises(ValueError, match=r"site 'y'.*in rows 4"):
         graph(x, wrong)
 
 
