@@ -20,7 +20,8 @@ SITE, OUT, CHROMIUM = ROOT / "build" / "docs", ROOT / "runs" / "site", "/usr/bin
 WIDTHS = (1440, 1280, 400)
 SHOTS = (
     "index", "guide/contract", "guide/own", "questions", "results", "deck", "speed", "pairs", "notation",
-    "gallery/index", "gallery/ball", "reference/infer", "reference/generated/guides.Amortized", "reference/generated/zoo.infer.fit",
+    "gallery/index", "gallery/ball", "reference/infer", "reference/generated/guides.Amortized",
+    "reference/generated/zoo.infer.fit",
 )  # fmt: skip
 SOUGHT = ("Smoother", "reference/generated/guides.Smoother.html")
 
