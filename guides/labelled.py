@@ -99,7 +99,10 @@ class Labelled(Guide):
         """q(z | x, y), event shape `(latent_dim,)`; the axes of y, and those of x but the last, broadcast.
 
         `beside` are the encoder's other inputs: flags of missing entries and the condition, where there are these.
+        Of a guide with `levels` they say q(z_1..z_L | x, y): a TypeError.
         """
+        if self.levels is not None:
+            raise TypeError("posterior: q(z_1..z_L | x, y) is that of `levels`, a guide of several sites; draw from it")
         prior = prior_given(self.model.prior, self.inputs.condition_of(beside)) if self.family.uses_prior else None
         return self.family(prior, self.encoder(x, *beside, one_hot(y, self.model.num_classes, x)))
 

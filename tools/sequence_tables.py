@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cells import RESULTS, duration, markdown, provenance, records
+from cells import RESULTS, duration, markdown, records
 from scipy import stats
 
 # -log p in nats per frame under the papers' own average. Krishnan et al. 2017, tables 2 to 4, read again: DMM; for its
@@ -167,34 +167,3 @@ def speech_table(folder: Path = RESULTS) -> str:
         shown = markdown(head.split(", "), cells)
         parts.append("\n".join([line, "", shown, "", found_order, "", *order(found), "", origin(rows)]))
     return "\n\n".join(parts) or "No run is recorded yet; `python tools/runs.py --run --only spoken` records some."
-
-
-def cost(timed: dict[str, Any]) -> str:
-    return f"{timed['cpu_ms']:,.0f} ms, {timed['peak_bytes'] / 1e6:.0f} MB"
-
-
-def step_cells(row: str, sizes: dict[str, Any]) -> list[str]:
-    """The cells of a way to do a step: its cost, and the ratio to a step by hand, at each size that it was timed at."""
-    return [row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" if row in size else "" for size in sizes.values())]
-
-
-def sequence_speed_table(folder: Path = RESULTS) -> str:
-    """A training step of DMM and SRNN, and its cost over T, from the records of `benchmarks/sequence_step.py`."""
-    runs = [run for run in records(folder) if "sequence_steps" in run]
-    if not runs:
-        return "No timing is recorded yet; `make bench-sequences` records one."
-    parts = []
-    for run in runs:
-        sizes = run["sequence_steps"]
-        cells = [
-            step_cells(row, sizes)
-            for row in next(iter(sizes.values()), {})
-        ]
-        if cells:
-            parts.append(markdown(["one training step", *run["titles"].values()], cells))
-        if run["lengths"]:
-            head = ["T", *next(iter(run["lengths"].values()))]
-            cells = [[f"{int(T):,}", *map(cost, rows.values())] for T, rows in run["lengths"].items()]
-            parts.append("DMM, batch 4, over the number of frames:\n\n" + markdown(head, cells))
-        parts.append(provenance(run))
-    return "\n\n".join(parts)

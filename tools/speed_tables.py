@@ -1,11 +1,10 @@
 """Tables of speed for docs/speed.md, from the records of `benchmarks/`; the first of them sums the others up."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, markdown, provenance, records
-from sequence_tables import step_cells
 
 #: key of a benchmark's sizes in its record -> the systems that it times
 SYSTEMS = {
@@ -60,40 +59,49 @@ def timing(row: str, timed: dict[str, Any] | None) -> str:
     return f"{timed['cpu_ms']:.3g} ms, {ratio:.2f} ×, {timed['peak_bytes'] / 1e6:.1f} MB"
 
 
+def each_run(folder: Path, key: str, target: str, shown: Callable[[dict[str, Any]], Iterable[str]]) -> str:
+    """The records of a benchmark as text, each with its machine and versions; words where there is none.
+
+    Args:
+        folder: of the records.
+        key: of the benchmark's numbers in its records.
+        target: of make, which records one.
+        shown: the tables of a record.
+    """
+    parts = [part for run in records(folder) if key in run for part in (*shown(run), provenance(run))]
+    return "\n\n".join(parts) or f"No timing is recorded yet; `make {target}` records one."
+
+
 def speed_table(folder: Path = RESULTS) -> str:
     """CPU time of a training step beside PyTorch written by hand, from the records of `benchmarks/vae_step.py`."""
-    runs = [run for run in records(folder) if "sizes" in run]
-    if not runs:
-        return "No timing is recorded yet; `make bench` records one."
-    parts = []
-    for run in runs:
-        sizes = run["sizes"].values()
-        cells: dict[str, list[str]] = {row: [row] for size in sizes for row in size["rows"]}
-        for size in sizes:
-            for row, line in cells.items():
-                line.append(timing(row, size["rows"].get(row)))
-        head = ["one training step", *map(image_size, sizes)]
-        parts += [markdown(head, list(cells.values())), provenance(run)]
-    return "\n\n".join(parts)
+    return each_run(folder, "sizes", "bench", image_parts)
+
+
+def image_parts(run: dict[str, Any]) -> Iterator[str]:
+    sizes = run["sizes"].values()
+    rows = dict.fromkeys(row for size in sizes for row in size["rows"])
+    cells = [[row, *(timing(row, size["rows"].get(row)) for size in sizes)] for row in rows]
+    yield markdown(["one training step", *map(image_size, sizes)], cells)
+
+
+def cost(timed: dict[str, Any]) -> str:
+    return f"{timed['cpu_ms']:,.0f} ms, {timed['peak_bytes'] / 1e6:.0f} MB"
+
+
+def step_cells(row: str, sizes: dict[str, Any]) -> list[str]:
+    """The cells of a way to do a step: its cost, and the ratio to a step by hand, at each size that it was timed at."""
+    return [row, *(f"{cost(size[row])}, {size[row]['ratio']:.2f} ×" if row in size else "" for size in sizes.values())]
+
+
+def steps(sizes: dict[str, Any], titles: Sequence[str]) -> str:
+    """The table of a benchmark that calls `benchmarks/steps.py`: a line for each way to do a step."""
+    cells = [step_cells(row, sizes) for row in dict.fromkeys(row for size in sizes.values() for row in size)]
+    return markdown(["one training step", *titles], cells)
 
 
 def steps_table(key: str, target: str, folder: Path) -> str:
-    """A training step beside PyTorch written by hand, from the records of a benchmark that calls `benchmarks/steps.py`.
-
-    Args:
-        key: of the benchmark's tables in its records.
-        target: of make, which records one.
-        folder: of the records.
-    """
-    runs = [run for run in records(folder) if key in run]
-    if not runs:
-        return f"No timing is recorded yet; `make {target}` records one."
-    parts = []
-    for run in runs:
-        sizes = run[key]
-        cells = [step_cells(row, sizes) for row in dict.fromkeys(row for size in sizes.values() for row in size)]
-        parts += [markdown(["one training step", *sizes], cells), provenance(run)]
-    return "\n\n".join(parts)
+    """A training step beside PyTorch written by hand. Arguments: `each_run`."""
+    return each_run(folder, key, target, lambda run: [steps(run[key], [*run[key]])])
 
 
 def hierarchy_speed_table(folder: Path = RESULTS) -> str:
@@ -121,53 +129,62 @@ def walk_speed_table(folder: Path = RESULTS) -> str:
     return steps_table("walk_steps", "bench-walk", folder)
 
 
+def sequence_speed_table(folder: Path = RESULTS) -> str:
+    """A training step of DMM and SRNN, and its cost over T, from the records of `benchmarks/sequence_step.py`."""
+    return each_run(folder, "sequence_steps", "bench-sequences", sequence_parts)
+
+
+def sequence_parts(run: dict[str, Any]) -> Iterator[str]:
+    sizes = run["sequence_steps"]
+    if sizes:
+        yield steps(sizes, [*run["titles"].values()])
+    if run["lengths"]:
+        cells = [[f"{int(T):,}", *map(cost, rows.values())] for T, rows in run["lengths"].items()]
+        head = ["T", *next(iter(run["lengths"].values()))]
+        yield "DMM, batch 4, over the number of frames:\n\n" + markdown(head, cells)
+
+
 def kalman_speed_table(folder: Path = RESULTS) -> str:
     """The exact linear-Gaussian recursions beside their peers, from the summary of `benchmarks/kalman`."""
-    runs = [run for run in records(folder) if "geometric_means" in run.get("summary", {})]
-    if not runs:
-        return "No timing is recorded yet; `make bench-kalman` records one."
-    parts = []
-    for run in runs:
-        summary = run["summary"]
-        classes = list(dict.fromkeys(label for row in summary["best"] for label in row["ratios"]))
-        rows = [
-            [f"({row['size'][0]}, {row['size'][1]})", f"{row['T']:,}", f"{row['batch']:,}"]
-            + [row["ratios"][label] for label in classes]
-            for row in summary["best"]
-        ]
-        head = ["(state, data)", "T", "sequences", *classes]
-        parts.append(
-            "Time of the fastest peer of each kind / ours: likelihood / gradient / smoother; float64, shared parameters"
-            f" (> n: more than n, it was stopped):\n\n{markdown(head, rows)}"
-        )
-        tasks = ["likelihood", "gradient", "smoother"]
-        rows = []
-        for peer, means in summary["geometric_means"].items():
-            counts = summary["counts"][peer]
-            numbers = ["–" if means[task] is None else f"{means[task]:.3g}" for task in tasks]
-            rows.append([peer, *numbers, str(counts["ahead"]), str(counts["behind"])])
-        parts.append(
-            "Geometric means of peer's time / ours over all measured cells, and in how many we are ahead or behind:\n\n"
-            + markdown(["peer", *tasks, "ahead", "behind"], rows)
-        )
-        parts.append(provenance(run))
-    return "\n\n".join(parts)
+    return each_run(folder, "summary", "bench-kalman", kalman_parts)
+
+
+def kalman_parts(run: dict[str, Any]) -> Iterator[str]:
+    summary = run["summary"]
+    classes = list(dict.fromkeys(label for row in summary["best"] for label in row["ratios"]))
+    rows = [
+        [f"({row['size'][0]}, {row['size'][1]})", f"{row['T']:,}", f"{row['batch']:,}"]
+        + [row["ratios"][label] for label in classes]
+        for row in summary["best"]
+    ]
+    head = ["(state, data)", "T", "sequences", *classes]
+    yield (
+        "Time of the fastest peer of each kind / ours: likelihood / gradient / smoother; float64, shared parameters"
+        f" (> n: more than n, it was stopped):\n\n{markdown(head, rows)}"
+    )
+    tasks = ["likelihood", "gradient", "smoother"]
+    rows = []
+    for peer, means in summary["geometric_means"].items():
+        counts = summary["counts"][peer]
+        numbers = ["–" if means[task] is None else f"{means[task]:.3g}" for task in tasks]
+        rows.append([peer, *numbers, str(counts["ahead"]), str(counts["behind"])])
+    yield (
+        "Geometric means of peer's time / ours over all measured cells, and in how many we are ahead or behind:\n\n"
+        + markdown(["peer", *tasks, "ahead", "behind"], rows)
+    )
 
 
 def hidden_markov_speed_table(folder: Path = RESULTS) -> str:
     """Hidden Markov models beside hmmlearn and Pyro, from the records of `benchmarks/hidden_markov.py`."""
-    runs = [run for run in records(folder) if "hidden_markov" in run]
-    if not runs:
-        return "No timing is recorded yet; `make bench-hmm` records one."
-    parts = []
-    for run in runs:
-        sizes = run["hidden_markov"]
-        for task in next(iter(sizes.values())):
-            cells: dict[str, list[str]] = {}
-            for column, tasks in enumerate(sizes.values()):
-                for row, timed in tasks[task].items():
-                    line = cells.setdefault(row, [row, *["–"] * len(sizes)])
-                    line[1 + column] = f"{timed['cpu_ms']:.3g} ms, {timed['ratio']:.2f} ×"
-            parts.append(markdown([task, *sizes], list(cells.values())))
-        parts.append(provenance(run))
-    return "\n\n".join(parts)
+    return each_run(folder, "hidden_markov", "bench-hmm", hidden_markov_parts)
+
+
+def hidden_markov_parts(run: dict[str, Any]) -> Iterator[str]:
+    sizes = run["hidden_markov"]
+    for task in next(iter(sizes.values())):
+        cells: dict[str, list[str]] = {}
+        for column, tasks in enumerate(sizes.values()):
+            for row, timed in tasks[task].items():
+                line = cells.setdefault(row, [row, *["–"] * len(sizes)])
+                line[1 + column] = f"{timed['cpu_ms']:.3g} ms, {timed['ratio']:.2f} ×"
+        yield markdown([task, *sizes], list(cells.values()))

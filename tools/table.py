@@ -15,7 +15,7 @@ from gap_tables import gaps_table
 from hierarchy_tables import anomaly_table, codes_table, hierarchies_table, hierarchy_pictures
 from image_tables import results_table
 from label_tables import label_pictures, labels_table
-from sequence_tables import sequence_speed_table, sequences_table, speech_table
+from sequence_tables import sequences_table, speech_table
 from shape_tables import shape_pictures, shapes_table
 from speed_tables import (
     hidden_markov_speed_table,
@@ -25,6 +25,7 @@ from speed_tables import (
     label_speed_table,
     overview_table,
     pixelcnn_speed_table,
+    sequence_speed_table,
     speed_table,
     walk_speed_table,
 )

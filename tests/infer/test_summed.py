@@ -7,6 +7,7 @@ that is lost, or stands in the wrong place, shows.
 import math
 from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -810,3 +811,10 @@ def test_rloo_of_a_class_that_the_prior_rules_out_is_minus_infinity_as_the_elbo_
     guide, x = guides.Labelled(model, hidden=(4,)), torch.randn(N, D)
     with pyro.validation_enabled(False):
         assert RLOO(2).loss(model, guide, x) == ELBO(2).loss(model, guide, x) == math.inf
+
+
+@pytest.mark.parametrize("weight", [0.5, np.float32(0.5)])
+def test_a_weight_of_the_kl_leaves_q_of_the_summed_site_in_the_bound(pair, weight):
+    model, guide, x = pair
+    Tempered(IWELBO(2), weight)(model, guide)(x).backward()
+    assert (guide.y.grad != 0).any()

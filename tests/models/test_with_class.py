@@ -102,6 +102,7 @@ def test_generates_classes_that_are_given_with_latents_that_are_given():
             ValueError,
             "levels: has families of its own",
         ),
+        (lambda: biva()[1].posterior(bits(), torch.zeros(N)), TypeError, "posterior: .* is that of `levels`"),
         (lambda: ELBO()(ladder()[0], biva()[1])(bits()), ValueError, "guide: Bidirectional was built for a BIVA"),
         (lambda: ELBO()(*biva())(bits(), torch.full((N,), CLASSES)), ValueError, "y: expected classes 0 to 3, got 4"),
         (lambda: ELBO()(*biva())(bits()[:, 1:]), ValueError, "x: expected"),

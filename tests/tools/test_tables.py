@@ -76,7 +76,7 @@ def test_steps_of_sequences_and_their_lengths_are_tabled(tmp_path):
     steps = {"sequence_steps": rows, "titles": {"dmm": "DMM, T 9", "srnn": "SRNN, T 8"}}
     (tmp_path / "a.json").write_text(json.dumps(record | steps))
     (tmp_path / "b.json").write_text(json.dumps(record | {"lengths": {"2000": {"zoo": timed}}}))
-    shown = table.sequence_speed_table(tmp_path)
+    shown = speed_tables.sequence_speed_table(tmp_path)
     for part in (
         "| one training step | DMM, T 9 | SRNN, T 8 |",
         "| zoo | 1,384 ms, 42 MB, 1.01 × | 1,384 ms, 42 MB, 1.01 × |",
@@ -84,7 +84,7 @@ def test_steps_of_sequences_and_their_lengths_are_tabled(tmp_path):
         "| 2,000 | 1,384 ms, 42 MB |",
     ):
         assert part in shown, part
-    assert "No timing" in table.sequence_speed_table(tmp_path / "none")
+    assert "No timing" in speed_tables.sequence_speed_table(tmp_path / "none")
 
 
 @pytest.mark.parametrize("key", ["hierarchy_steps", "label_steps", "kvae_steps", "walk_steps", "pixelcnn_steps"])

@@ -112,10 +112,10 @@ def generate_classes(
     given = {"y": y} | expand_fixed(type(model).__name__, sizes, rows, fixed, like)
     # y is a condition, and no argument: `uncondition` would draw an argument anew, and give other classes
     program = poutine.condition(poutine.uncondition(model.forward), given)
+    condition = {}
     if c is not None:
         check_tensor(c, "c")
-    if c is not None and (c.ndim == 0 or (c.ndim == 1 and c.is_floating_point())):
-        c = c.expand(rows, *c.shape)
-    condition = {} if c is None else {"c": c}
+        one_for_all = c.ndim == 0 or (c.ndim == 1 and c.is_floating_point())
+        condition = {"c": c.expand(rows, *c.shape) if one_for_all else c}
     sites = poutine.trace(program).get_trace(like.new_zeros(rows, model.data_dim), **condition).nodes
     return {name: sites[name]["value"] for name in ("y", *sizes)}, sites["x"]["value"]

@@ -542,6 +542,11 @@ def test_data_and_labels_may_come_by_name():
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+def test_a_call_without_data_is_named():
+    with pytest.raises(TypeError, match=r"expected the data, by position or as 'x', got \['y'\]"):
+        SemiSupervised(ELBO(), 0.5)(*pair())(y=data()[1])
+
+
 class Wide(Encoder):
     """An encoder whose classifier leaves an axis of one in front of the classes."""
 

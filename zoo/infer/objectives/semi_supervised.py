@@ -109,6 +109,8 @@ class SemiSupervised(Objective):
         if not args:
             # the data by name, as any bound takes them; the label is looked for behind them
             first = self._names(guide)[0]
+            if first not in kwargs:
+                raise TypeError(f"SemiSupervised: expected the data, by position or as {first!r}, got {[*kwargs]}")
             args, kwargs = (kwargs[first],), {name: value for name, value in kwargs.items() if name != first}
         y = self._labels(guide, args, kwargs)
         if y is None:
