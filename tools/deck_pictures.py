@@ -1,6 +1,6 @@
 """Pictures of the deck's slides that no example and no row of results has, for docs/deck.md: two minutes of CPU.
 
-    python tools/deck_pictures.py
+python tools/deck_pictures.py
 """
 
 import argparse

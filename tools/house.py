@@ -1,10 +1,10 @@
 """Counts of the house: files, lines, memory, prose, long functions, and the files that one loss runs through.
 
-    python tools/house.py               # the counts of zoo and guides
-    python tools/house.py --list        # besides, every place that breaks a rule
-    python tools/house.py --list zoo/infer/training     # of some folders or files
-    python tools/house.py --runs        # besides, the files in which a line runs during one loss
-    python tools/house.py --sample 10   # besides, ten docstrings, drawn by random.Random(0)
+python tools/house.py               # the counts of zoo and guides
+python tools/house.py --list        # besides, every place that breaks a rule
+python tools/house.py --list zoo/infer/training     # of some folders or files
+python tools/house.py --runs        # besides, the files in which a line runs during one loss
+python tools/house.py --sample 10   # besides, ten docstrings, drawn by random.Random(0)
 """
 
 import argparse
@@ -200,12 +200,16 @@ def main() -> None:
     places = [ROOT / place for place in chosen.places]
     paths = sorted(p for place in places for p in ([place] if place.is_file() else place.rglob("*.py")))
     found = count(paths)
-    print(f"{found.files} files, {found.lines:,} lines, {found.code:,} lines of code, {found.raises} raises, "
-          f"{found.getattrs} getattr, {found.ignores} type: ignore, {len(found.state)} names of module-level state")
+    print(
+        f"{found.files} files, {found.lines:,} lines, {found.code:,} lines of code, {found.raises} raises, "
+        f"{found.getattrs} getattr, {found.ignores} type: ignore, {len(found.state)} names of module-level state"
+    )
     rate = 1000 * found.comments / found.code
     print(f"{found.comments} comment lines of their own: {rate:.1f} in 1,000 lines of code")
-    print(f"'what' {found.whats} times in {found.words:,} words of docstrings and comments: "
-          f"{1000 * found.whats / found.words:.2f} in 1,000")
+    print(
+        f"'what' {found.whats} times in {found.words:,} words of docstrings and comments: "
+        f"{1000 * found.whats / found.words:.2f} in 1,000"
+    )
     print(f"{len(found.openings)} of {found.docstrings} docstrings open with {', '.join(OPENINGS)}")
     print(f"{len(found.functions)} functions over {LONGEST} code lines, {DEEPEST} levels or {MOST} parameters")
     if chosen.list:

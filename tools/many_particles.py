@@ -1,6 +1,6 @@
 """The bound L_K of a trained row with more particles than its own record has, in pieces that a kill does not lose.
 
-    python tools/many_particles.py --name mnist-5-bottom-up-L_5000 --row mnist-5-bottom-up --num-particles 5000 --resume
+python tools/many_particles.py --name mnist-5-bottom-up-L_5000 --row mnist-5-bottom-up --num-particles 5000 --resume
 """
 
 import argparse

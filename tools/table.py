@@ -91,7 +91,7 @@ def pairs_table(names: Sequence[str] | None = None) -> str:
     """
     pairs, objectives = registry()
     rows = []
-    for pair in (pairs.values() if names is None else [pairs[name] for name in names]):
+    for pair in pairs.values() if names is None else [pairs[name] for name in names]:
         refused, evaluated = (
             ", ".join(f"`{word}`" for word in objectives if word in words)
             for words in (pair.refused - pair.evaluated, pair.evaluated)

@@ -212,6 +212,8 @@ def test_colours_need_a_trained_pair(run):
 
 
 CHANGED = ("turned", "upside down", "inverted")
+
+
 @needs_files
 def test_strange_images_have_the_familiar_size_and_levels():
     mnist, letters, colours = (strange.images_of(data, 7) for data in ("mnist", "notmnist", "cifar10"))

@@ -176,7 +176,10 @@ NAN[3, 1] = float("nan")
 REFUSED = {
     "data outside the plate": (data_outside, guide, X, "site 'x': stands outside the batch plate 'data'"),
     "a latent in the plate of one program": (
-        model, outside_there, X, "site 'z': stands outside the batch plate 'data'.* in no plate: model and guide must"
+        model,
+        outside_there,
+        X,
+        "site 'z': stands outside the batch plate 'data'.* in no plate: model and guide must",
     ),
     "no plate": (no_plate, no_plate, X, "observes"),
     "no plate at all": (no_plate, lambda x: pyro.sample("z", normal(x).to_event(1)), X, "no site stands in a plate"),

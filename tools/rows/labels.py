@@ -253,7 +253,7 @@ ROWS = [
     # labelled the error on the images held out fell by far less in the first minutes
     *rows("m1m2", "M1M2 + StackedLabelled", partial(m1m2, alpha=20.0), steps=36_000, per_batch=10, after=M1,
           evaluate=evaluate_m1m2, optimizer=partial(torch.optim.Adam, lr=3e-3, fused=True)),
-    *dear("sdgm", "ADGM(skip=True) + Auxiliary (SDGM)", partial(adgm, skip=True), steps=22_000),
+    *dear("sdgm", "ADGM(skip=True) + Auxiliary (SDGM)", partial(adgm, skip=True), steps=14_000),
     *dear("adgm", "ADGM + Auxiliary", partial(adgm, skip=False), steps=22_000),
     # of one draw of the labels, as long as the budget of a row is
     *dear("biva", "WithClass(BIVA) + Labelled(Bidirectional)", biva, steps=40_000, minutes=150)[:1],
