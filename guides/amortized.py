@@ -86,7 +86,7 @@ class Amortized(Guide):
         self.inputs, self.own = Inputs(model, flags), encoder is not None
         if encoder is not None and flags:
             raise ValueError("Amortized: `flags` are for the guide's own encoder; yours is given the mask itself")
-        self.encoder = dense((model.data_dim, *self.inputs.beside), hidden, activation) if encoder is None else encoder
+        self.encoder = dense(self.inputs.sizes(model), hidden, activation) if encoder is None else encoder
         self.context: int = hidden[-1] if context is None and hidden else context or model.data_dim
         self.family = fitting(family, model, site)(model.latent_dim if latent_dim is None else latent_dim, self.context)
 

@@ -66,7 +66,7 @@ class Auxiliary(Guide):
         advice = "it needs an auxiliary variable: zoo.WithAuxiliary(model, reverse)"
         check_offers("Auxiliary", model, "auxiliary_dim", "data_dim", "latent_dim", advice=advice)
         self.site, self.num_classes, self.inputs = site, getattr(model, "num_classes", 0), Inputs(model, flags)
-        read = (model.data_dim, *self.inputs.beside)
+        read = self.inputs.sizes(model)
         sizes, self.reader = (*read, model.auxiliary_dim), build_stage(hidden, read, activation, "hidden")
         self.auxiliary_family = auxiliary_family(model.auxiliary_dim, self.reader.size)
         if (found := self.auxiliary_family).uses_prior:

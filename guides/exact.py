@@ -40,7 +40,8 @@ class Exact(Guide):
 
     def __init__(self, model: HasPosterior, *, site: str = "z") -> None:
         super().__init__(model)
-        check_offers("Exact", model, "posterior", advice="posterior(x) gives the exact one; use guides.Amortized")
+        check_offers("Exact", model, "posterior", advice="posterior(x) gives the exact one; use guides.Amortized, "
+                     "or guides.Smoother for sequences")  # fmt: skip
         self.site = site
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):

@@ -49,9 +49,15 @@ class Inputs:
         if self.condition_dim and self.condition not in self.names:
             raise ValueError(f"{type(model).__name__}: states condition_dim = {self.condition_dim}, but its program "
                              f"has no argument y or c, only {[*self.names]}")  # fmt: skip
-        #: sizes of flags and of the condition, where there are these, and of both
+        #: sizes of flags and of the condition, where there are these
         self.flagged, self.told_sizes = (model.data_dim,) if flags else (), entering(self.condition_dim)
-        self.beside = (*self.flagged, *self.told_sizes)
+
+    def sizes(self, model: Any) -> tuple[int, ...]:
+        """Sizes of x, flags and condition, for networks of the guide's own; refuses a model of sequences."""
+        if getattr(model, "of_sequences", False):
+            raise ValueError(f"{type(model).__name__}: a model of sequences, and this guide reads vectors; "
+                             "guides.Smoother, Filter and MeanField read sequences")  # fmt: skip
+        return model.data_dim, *self.flagged, *self.told_sizes
 
     def bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments after x by their names, those that are None left out."""
@@ -108,12 +114,3 @@ class Inputs:
         """The condition alone, for a guide without networks."""
         y = self.bound(args, kwargs).get(self.condition) if self.condition_dim else None
         return conditions(guide.model, x, y, self.condition)
-
-
-class Foot(int):
-    """The size of x while the sizes of a hierarchy climb: an object of its own, that no other size is taken for."""
-
-
-def with_flags(inputs: Sequence[Any], data: Any, x: Any, flags: Sequence[Any]) -> list[Any]:
-    """The inputs of a level's network, x in place of `data`, with flags after it."""
-    return [part for value in inputs for part in ((x, *flags) if value is data else (value,))]

@@ -74,7 +74,7 @@ class Labelled(Guide):
         advice = "it serves models with classes, M2 or, by levels=guides.TopDown(model.inner) say, WithClass"
         check_offers("Labelled", model, "num_classes", "data_dim", *["latent_dim"] * (levels is None), advice=advice)
         self.inputs, classes = Inputs(model, flags), model.num_classes
-        sizes = (model.data_dim, *self.inputs.beside)
+        sizes = self.inputs.sizes(model)
         self.logits = WithHead(sizes, classes, nn.Linear, hidden, activation) if classifier is None else classifier
         self.levels = levels
         if levels is None:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from guides.families import Diagonal, Family
 from guides.guide import Guide
-from guides.inputs import Foot, Inputs, Reading, with_flags
+from guides.inputs import Inputs, Reading
 from guides.levels.has_levels import HasLevels, levels_of
-from guides.levels.level import Level
+from guides.levels.level import Foot, Level, with_flags
 from guides.levels.per_datum_levels import PerDatumLevels
 from zoo.parts.networks.stages import StageArgument, build_stage, per_level, stage_arguments
 

@@ -1,5 +1,6 @@
 """One level of a guide of hierarchies: its network and its density."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,3 +41,12 @@ class Level(Recorded, nn.Module):
         """q(z_l | d_l, h_l), event `(latent_dim,)`; the offset is added to the parameters."""
         parameters = self.head(features, above) if self.told else self.head(features)
         return self.family(prior, parameters if offset is None else parameters + offset)
+
+
+class Foot(int):
+    """The size of x while the sizes of a hierarchy climb: an object of its own, that no other size is taken for."""
+
+
+def with_flags(inputs: Sequence[Any], data: Any, x: Any, flags: Sequence[Any]) -> list[Any]:
+    """The inputs of a level's network, x in place of `data`, with flags after it."""
+    return [part for value in inputs for part in ((x, *flags) if value is data else (value,))]

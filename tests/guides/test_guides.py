@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import guides
-from zoo import VAE, Hierarchical
+from zoo import DMM, VAE, Hierarchical
 from zoo.infer import ELBO, active_units, gaps, log_likelihood, terms
 from zoo.parts.conditionals import Normal
 from zoo.ppca import PPCA
@@ -126,6 +126,7 @@ def nothing(x):
         (lambda: guides.Auxiliary(nothing), "Auxiliary: nothing has no auxiliary_dim"),
         (lambda: guides.TopDown(nothing), "TopDown: nothing has no data_dim"),
         (lambda: guides.Filter(nothing), "Filter: nothing has no"),
+        (lambda: guides.Amortized(DMM(6, 2)), "DMM: a model of sequences, .* guides.Smoother"),
     ],
 )
 def test_guides_name_what_a_model_lacks(build, said):

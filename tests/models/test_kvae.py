@@ -463,6 +463,13 @@ def test_a_guide_of_another_model_is_named():
             ELBO()(model, guide)(bits())
 
 
+@pytest.mark.parametrize(("marginal", "site"), [(True, "z"), (False, "a")])
+def test_a_guide_of_the_other_form_is_told_of_both(marginal, site):
+    said = rf"site '{site}': .* this is KVAE\(marginal={marginal}\), and marginal={not marginal} has other sites"
+    with pytest.raises(ValueError, match=said):
+        ELBO()(pair(marginal)[0], pair(not marginal)[1])(bits())
+
+
 def test_one_frame_is_a_video():
     for marginal in (True, False):
         model, guide = pair(marginal, CONTROL)

@@ -87,7 +87,7 @@ def _look(programs: Programs, moving: set[str], first_row: FirstRow) -> Layout:
     stated = _sites(trace)
     # The sets of sites come before plates, shapes and values: a misspelt site would else be reported as a plate or a
     # shape that is wrong.
-    auxiliary, joint = sets.check_together(stated, drawn, owners[1])
+    auxiliary, joint = sets.check_together(stated, drawn, *owners)
     scored = _scored(stated)
     layout = _layout(scored, drawn, auxiliary, joint, args, trace)
     for name in doubtful(stated, layout.unlike):

@@ -226,7 +226,8 @@ def refuse_no_sample(no_path: dict[str, str]) -> None:
     """Refuses, for a gradient, sites of the guide without a reparameterised sample."""
     for name, family in no_path.items():
         raise ValueError(
-            f"site {name!r}: {family} has no reparameterised sample, so the guide would get no gradient through it"
+            f"site {name!r}: {family} has no reparameterised sample, so the guide would get no gradient through it; "
+            "RLOO and VIMCO need none"
         )
 
 

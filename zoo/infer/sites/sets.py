@@ -73,6 +73,14 @@ def nearest(word: str, words: Iterable[str]) -> str:
 _REVERSE = "an auxiliary variable needs a reverse model: `WithAuxiliary`"
 
 
+def _other_form(model: Any) -> str:
+    """Words on the other form of a model that has two, with and without the latents that can be summed out."""
+    marginal = getattr(model, "marginal", None)
+    if not isinstance(marginal, bool):
+        return ""
+    return f"; this is {type(model).__name__}(marginal={marginal}), and marginal={not marginal} has other sites"
+
+
 def check_drawn(drawn: dict[str, Any]) -> None:
     """Refuses sites of a guide that are observed, whatever the model."""
     for name, site in drawn.items():
@@ -81,14 +89,14 @@ def check_drawn(drawn: dict[str, Any]) -> None:
 
 
 def check_together(
-    stated: dict[str, Any], drawn: dict[str, Any], guide: Any = None
+    stated: dict[str, Any], drawn: dict[str, Any], model: Any = None, guide: Any = None
 ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """Refuses sites that do not belong together.
 
     Args:
         stated: the model's sites.
         drawn: the guide's sites.
-        guide: for errors.
+        model, guide: for errors.
 
     Returns:
         The guide's auxiliary sites, each with the latent made of it; and its joint ones, each with all latents that
@@ -109,7 +117,7 @@ def check_together(
         else:
             raise ValueError(
                 f"site {name!r}: sampled by the guide but not a latent site of the model {sorted(latents)}"
-                f"{nearest(name, latents) or f'; {_REVERSE}'}"
+                f"{nearest(name, latents) or _other_form(model) or f'; {_REVERSE}'}"
             )
     for name in latents - drawn.keys():
         if stated[name]["infer"].get("enumerate"):
