@@ -290,6 +290,7 @@ SQUARE = balls.square_room(2, 30)
         (lambda: videos(BOX, 0), "num: expected a whole number, at least 1, got 0"),
         (lambda: videos(BOX, 1, 0), "T: expected a whole number, at least 1, got 0"),
         (lambda: videos(BOX, 2.5), "num: .* got 2.5"),
+        (lambda: videos(BOX, 1, seed=-1), "seed: expected a whole number, at least 0, got -1"),
     ],
 )
 def test_rooms_and_numbers_that_cannot_be_are_refused(call, message):

@@ -52,7 +52,8 @@ def test_a_seed_fixes_the_draw():
     assert not torch.equal(shapes(9, seed=3).levels, shapes(9, seed=4).levels)
 
 
-@pytest.mark.parametrize(("arguments", "name"), [({"num": 0}, "num"), ({"num": 2, "side": 7}, "side")])
+@pytest.mark.parametrize(("arguments", "name"), [({"num": 0}, "num"), ({"num": 2, "side": 7}, "side"),
+                                                 ({"num": 2, "seed": -1}, "seed")])  # fmt: skip
 def test_bad_numbers_are_refused(arguments, name):
     with pytest.raises(ValueError, match=f"{name}: expected a whole number"):
         shapes(**arguments)

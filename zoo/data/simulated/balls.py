@@ -225,7 +225,7 @@ def videos(room: Room, num: int, T: int = 20, seed: int = 0) -> Sequences:
         seed: of start positions, velocities and controls.
 
     Raises:
-        ValueError: `num` or `T` below 1, or no whole number.
+        ValueError: `num` or `T` below 1, `seed` below 0, or no whole number.
 
     Returns:
         `Sequences` of 1024 columns; `truth` is (x, y, velocity of x, velocity of y) of each frame.
@@ -237,6 +237,7 @@ def videos(room: Room, num: int, T: int = 20, seed: int = 0) -> Sequences:
         (torch.uint8, torch.Size([2, 100, 1024]), torch.Size([2, 100, 4]))
     """
     check_whole(num=num, T=T)
+    check_whole(0, seed=seed)
     # The stream of RandomState is the same everywhere and in every version of numpy.
     random = np.random.RandomState(seed)
     start = room.starts(num, random)

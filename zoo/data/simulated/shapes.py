@@ -39,7 +39,7 @@ def shapes(num: int, *, side: int = 16, seed: int = 0) -> Split:
         seed: of the factors.
 
     Raises:
-        ValueError: `num` below 1, `side` below 8, or no whole number.
+        ValueError: `num` below 1, `side` below 8, `seed` below 0, or no whole number.
 
     Example:
         >>> from zoo.data.simulated.shapes import shapes
@@ -49,6 +49,7 @@ def shapes(num: int, *, side: int = 16, seed: int = 0) -> Split:
     """
     check_whole(num=num)
     check_whole(8, side=side)
+    check_whole(0, seed=seed)
     # The stream of RandomState is the same everywhere and in every version of numpy.
     random = np.random.RandomState(seed)
     factors = np.stack([random.randint(values, size=num) for values in FACTORS.values()], 1)

@@ -60,15 +60,25 @@ def straight_line(positions: Tensor, mask: Tensor) -> Tensor:
 
 
 def distance(found: Tensor, true: Tensor, mask: Tensor) -> float:
-    """The mean distance from the true positions in frames that are not seen, in pixels."""
+    """The mean distance from the true positions in frames that are not seen, in pixels.
+
+    Raises:
+        ValueError: every frame is seen; another number of sequences or frames.
+    """
     _refuse_seen(mask)
+    _refuse_others("found", found, true, mask)
     return (found - true)[~mask].norm(dim=-1).double().mean().item()
 
 
 def hamming(pictures: Tensor, frames: Tensor, mask: Tensor) -> float:
-    """The share of wrong pixels in frames that are not seen; probabilities above a half are white."""
+    """The share of wrong pixels in frames that are not seen; probabilities above a half are white.
+
+    Raises:
+        ValueError: no pictures; every frame is seen; another number of sequences or frames.
+    """
     _refuse_pictures(pictures)
     _refuse_seen(mask)
+    _refuse_others("pictures", pictures, frames, mask)
     return ((pictures > 0.5) != (frames > 0.5))[~mask].double().mean().item()
 
 
@@ -132,3 +142,10 @@ def _refuse_pictures(pictures: Tensor) -> None:
 def _refuse_seen(mask: Tensor) -> None:
     if mask.all():
         raise ValueError("mask: every frame is seen, and measured are those that are not")
+
+
+def _refuse_others(name: str, found: Tensor, true: Tensor, mask: Tensor) -> None:
+    # they would broadcast, and one sequence be compared with all
+    if found.shape != true.shape or found.shape[:2] != mask.shape:
+        raise ValueError(f"{name}: expected the shape of the true ones, {tuple(true.shape)}, and a mask of its "
+                         f"(N, T), got {tuple(found.shape)} and mask {tuple(mask.shape)}")  # fmt: skip
