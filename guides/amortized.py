@@ -12,7 +12,7 @@ from guides.families.onto import fitting
 from guides.guide import Guide
 from guides.inputs import Inputs
 from guides.per_datum import PerDatum
-from zoo.parts.checks import check_offers
+from zoo.parts.checks import check_features, check_offers, check_own
 from zoo.parts.given.conditions import Condition, dense, prior_given
 
 
@@ -77,10 +77,7 @@ class Amortized(Guide):
         advice = "it serves a model with one latent vector; hierarchies and sequences have guides of their own"
         read = ["latent_dim"] * (latent_dim is None) + ["data_dim"] * (encoder is None)
         check_offers("Amortized", model, *read, advice=advice)
-        if (encoder is None) != (context is None):
-            raise ValueError("Amortized: `encoder` and `context` (the size of its output) come together")
-        if not callable(family):
-            raise TypeError(f"Amortized: family is a constructor such as guides.IAF, got {family!r}")
+        check_own("Amortized", encoder=encoder, context=context)
         self.site = site
         self.infer = {"enumerate": "parallel"} if summed else {}  # Pyro's own mark
         self.inputs, self.own = Inputs(model, flags), encoder is not None
@@ -88,7 +85,7 @@ class Amortized(Guide):
             raise ValueError("Amortized: `flags` are for the guide's own encoder; yours is given the mask itself")
         self.encoder = dense(self.inputs.sizes(model), hidden, activation) if encoder is None else encoder
         self.context: int = hidden[-1] if context is None and hidden else context or model.data_dim
-        self.family = fitting(family, model, site)(model.latent_dim if latent_dim is None else latent_dim, self.context)
+        self.family = fitting(family, model, site, latent_dim or model.latent_dim, self.context)
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""
@@ -103,10 +100,7 @@ class Amortized(Guide):
             seen = self.inputs.see(self, x, args, kwargs, hint)
             return self.encoder(*seen.entering), seen.condition
         features = self.encoder(self.inputs.zero_filled(x, args, kwargs), *args, **kwargs)
-        # one row of features for many of x would broadcast, and give all data points one posterior without a word
-        if features.shape != (expected := (len(x), self.context)):
-            raise ValueError(f"Amortized: expected features of shape {expected} from {type(self.encoder).__name__}, a "
-                             f"row for each of x, got {tuple(features.shape)}")  # fmt: skip
+        check_features("encoder", self.encoder, features, (len(x), self.context))
         return features, self.inputs.told(self, x, args, kwargs) if self.family.uses_prior else ()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -76,7 +76,7 @@ class Auxiliary(Guide):
             self.logits = WithHead(sizes, self.num_classes, nn.Linear, hidden, activation)
             sizes += (self.num_classes,)
         self.encoder = build_stage(hidden, sizes, activation, "hidden")
-        self.family = fitting(family, model, site)(model.latent_dim, self.encoder.size)
+        self.family = fitting(family, model, site, model.latent_dim, self.encoder.size)
 
     def auxiliary(self, x: Tensor, *beside: Tensor) -> Any:
         """q(a | x), event `(auxiliary_dim,)`; `beside`: flags and condition, where there are these."""

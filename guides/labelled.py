@@ -79,7 +79,7 @@ class Labelled(Guide):
         self.levels = levels
         if levels is None:
             self.encoder = build_stage(hidden, (*sizes, classes), activation, "hidden")
-            self.family = fitting(family or Diagonal, model, "z")(model.latent_dim, self.encoder.size)
+            self.family = fitting(family or Diagonal, model, "z", model.latent_dim, self.encoder.size)
         else:
             check_inner(levels, model, family)
 

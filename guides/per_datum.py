@@ -64,7 +64,7 @@ class PerDatum(Guide):
         if not isinstance(family, Family):
             if latent_dim is None:
                 check_offers("PerDatum", model, "latent_dim", advice="it serves a model with one latent vector")
-            family = fitting(family, model, site)(model.latent_dim if latent_dim is None else latent_dim, 0)
+            family = fitting(family, model, site, model.latent_dim if latent_dim is None else latent_dim, 0)
         self.family = family
         self.table = nn.Parameter(torch.zeros(num_data, self.family.num_parameters))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.parts import kalman
 from zoo.parts.aside import evaluating
-from zoo.parts.checks import check_counts, check_offers
+from zoo.parts.checks import check_counts, check_density, check_module, check_offers, mean_of
 from zoo.parts.kalman.parameters import observed, times
 from zoo.parts.mixed_dynamics.dynamics import MixedDynamics, MixedState
 from zoo.parts.trajectory import Carry, StateSpace, side_by_side
@@ -85,10 +85,8 @@ class KVAE(StateSpace):
             raise TypeError(f"dynamics: expected a MixedDynamics, got {dynamics!r}")
         check_counts(data_dim=data_dim)
         # other models take a constructor, since they know the width of their last layer
-        if not isinstance(likelihood, nn.Module):
-            raise TypeError(f"likelihood: expected a module such as Bernoulli(features, data_dim), got {likelihood!r}")
-        if not isinstance(decoder, nn.Module):
-            raise TypeError(f"decoder: expected a module such as mlp({dynamics.data_dim}, (128,)), got {decoder!r}")
+        check_module("likelihood", likelihood, "Bernoulli(features, data_dim)")
+        check_module("decoder", decoder, f"mlp({dynamics.data_dim}, (128,))")
         self.dynamics, self.decoder, self.likelihood, self.marginal = dynamics, decoder, likelihood, marginal
         self.data_dim, self.code_dim, self.control_dim = data_dim, dynamics.data_dim, dynamics.control_dim
         self.latent_dim, self.state_dim = dynamics.latent_dim + self.code_dim, dynamics.state_dim
@@ -103,7 +101,9 @@ class KVAE(StateSpace):
 
     def decode(self, a: Tensor) -> TorchDistribution:
         """p(x_t | a_t), event `(data_dim,)`."""
-        return self.likelihood(self.decoder(a))
+        p = self.likelihood(self.decoder(a))
+        check_density("decoder, likelihood", p, a.shape[:-1], (self.data_dim,))
+        return p
 
     # --- step by step, as guides read it -----------------------------------------------------------------------------
 
@@ -154,14 +154,14 @@ class KVAE(StateSpace):
             guide: a `guides.KalmanSmoother` of this model.
 
         Raises:
-            ValueError: as `check`; a guide of another kind, or of a model of other sizes; a sequence without an
-                observed frame.
+            ValueError: as `check`; a guide of another kind, of a model of other sizes, or of a family without a mean in
+                closed form; a sequence without an observed frame.
         """
         self.check(x, u, mask)
         check_offers("guide", guide, "codes", advice="reconstruct takes a guides.KalmanSmoother")
         self.check_guide(guide)
         with evaluating(self, guide):
-            encoded = guide.codes(x, u, mask).mean
+            encoded = mean_of("guide", guide.codes(x, u, mask))
             a = self.dynamics.completed(encoded, u, mask)
             p = self.dynamics.system(a, u)
             found = kalman.smoother(p, a, u, mask)

@@ -6,7 +6,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from zoo.parts.checks import check_counts, parameter_of
+from zoo.parts.checks import check_counts, check_features, check_own, parameter_of
 from zoo.parts.conditionals import Bernoulli
 from zoo.parts.given.conditions import check_given, condition_size, dense, entering, prior_given, prior_of, rows_for
 from zoo.parts.given.gaps import observe
@@ -73,8 +73,7 @@ class VAE(RootModule):
         super().__init__("model")
         if not callable(likelihood):
             raise TypeError(f"VAE: likelihood is a constructor such as conditionals.Bernoulli, got {likelihood!r}")
-        if (decoder is None) != (features is None):
-            raise ValueError("VAE: `decoder` and `features` (the size of its output) come together")
+        check_own("VAE", decoder=decoder, features=features)
         self.data_dim, self.latent_dim = data_dim, latent_dim
         self.condition_dim = condition_size(condition_dim)
         self.prior = prior_of(prior, latent_dim, self.condition_dim, hidden)
@@ -87,9 +86,8 @@ class VAE(RootModule):
     def likelihood(self, z: Tensor, *y: Tensor):
         """p(x | z), with a condition p(x | z, y), y as vectors: event `(data_dim,)`, other axes broadcast."""
         h = self.decoder(z, *y)
-        if h.shape[-1] != self.features:
-            raise ValueError(f"decoder: expected features (..., {int(self.features)}) from "
-                             f"{type(self.decoder).__name__}, got {tuple(h.shape)}")  # fmt: skip
+        lead = z.shape[:-1] if not y else torch.broadcast_shapes(z.shape[:-1], *(part.shape[:-1] for part in y))
+        check_features("decoder", self.decoder, h, (*lead, int(self.features)))
         return self.emission(h)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, y: Tensor | None = None) -> Tensor:

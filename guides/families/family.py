@@ -94,6 +94,20 @@ class Family(Recorded, nn.Module, ABC):
         `prior` is None where the guide has built none.
         """
 
+    @staticmethod
+    def built(family: Any, features: int, context: int) -> "Family":
+        """`family(features, context)`, for guides that are given a constructor.
+
+        Raises:
+            TypeError: `family` is no constructor, such as a family that is built already, or builds something else.
+        """
+        if isinstance(family, nn.Module) or not callable(family):
+            raise TypeError(f"family: expected a constructor such as guides.Diagonal, got {family!r}")
+        found = family(features, context)
+        if not isinstance(found, Family):
+            raise TypeError(f"family: expected a constructor of a guides.Family, got one of {type(found).__name__}")
+        return found
+
 
 def scatter(num: int, features: int) -> Tensor:
     """Distinct points about 1 from the origin, `(num, features)`, the same at every call."""

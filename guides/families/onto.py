@@ -56,7 +56,7 @@ class Onto(Family):
     ) -> None:
         shape = _map_onto(support if like is None else like).inverse_shape(torch.Size([features]))
         # without a head: the parameters of u are among those of this family
-        inner = family(shape[-1], 0)
+        inner = Family.built(family, shape[-1], 0)
         if inner.uses_prior:
             raise ValueError(
                 f"Onto: {type(inner).__name__} reads the prior, which stands on {support or like}, for a density over "
@@ -81,13 +81,20 @@ class Onto(Family):
         return Mapped(base, IndependentTransform(HalfTangent(torch.atan2(sine, 1 + cosine)), 1), self.features, support)
 
 
-def fitting(family: Callable[[int, int], Family], model: Any, site: str) -> Callable[[int, int], Family]:
-    """The family as given, or mapped onto the support of `model.prior()` where that is not all of R^d.
+def fitting(family: Callable[[int, int], Family], model: Any, site: str, features: int, context: int) -> Family:
+    """A family of these sizes, mapped onto the support of `model.prior()` where that is not all of R^d.
 
     Args:
         family: constructor.
         site: the guide's; a model's `prior()` is that of `z`.
+
+    Raises:
+        TypeError: as `Family.built`.
     """
+    return Family.built(_onto_support(family, model, site), features, context)
+
+
+def _onto_support(family: Callable[[int, int], Family], model: Any, site: str) -> Callable[[int, int], Family]:
     if site != "z" or not callable(getattr(model, "prior", None)) or getattr(family, "func", family) is Onto:
         return family
     with torch.no_grad():

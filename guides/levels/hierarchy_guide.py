@@ -64,12 +64,12 @@ class HierarchyGuide(Guide):
         up: set[int] = set()
 
         def build(level: int, *sizes: int, draws: bool = False) -> tuple[int, int]:
-            site, size = self.sites[level - 1], self.latent_dims[level - 1]
+            i, site, size = level - 1, self.sites[level - 1], self.latent_dims[level - 1]
             up.update((level,) * draws)
             sizes = (*with_flags(sizes, data, model.data_dim, self.inputs.flagged), *self.inputs.told_sizes)
-            stage = build_stage(networks[level - 1], sizes, activation, f"hidden[{level - 1}]")
-            told = above_dims[level - 1] if self.told_above and not draws else 0
-            self.parts.append(Level(stage, families[level - 1](size, 0), told, before=site if draws else None))
+            stage = build_stage(networks[i], sizes, activation, f"hidden[{i}]")
+            told = above_dims[i] if self.told_above and not draws else 0
+            self.parts.append(Level(stage, Family.built(families[i], size, 0), told, before=site if draws else None))
             return stage.size, size
 
         # the wiring is stated once, for sizes and for vectors

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from guides.families import Diagonal, Family
 from guides.guide import Guide
 from guides.sequences.encoded import Encoded
-from zoo.parts.checks import check_offers, refuse_unobserved
+from zoo.parts.checks import check_features, check_offers, check_own, refuse_unobserved
 from zoo.parts.once import once
 from zoo.parts.trajectory import Carry, StateSpace
 from zoo.parts.trajectory.density import Trajectory
@@ -63,8 +63,9 @@ class KalmanSmoother(Guide):
     ) -> None:
         super().__init__(model)
         check_offers("KalmanSmoother", model, "dynamics", "parts", "code_dim", "marginal", advice="it serves zoo.KVAE")
+        check_own("KalmanSmoother", encoder=encoder, context=context)
         self.encoder, self.context = encoder, context
-        self.family = family(model.code_dim, context)
+        self.family = Family.built(family, model.code_dim, context)
         if self.family.features != model.code_dim:
             raise ValueError(f"family: expected one over {model.code_dim} features, got {self.family.features}")
         if self.family.uses_prior:
@@ -80,10 +81,7 @@ class KalmanSmoother(Guide):
         if mask is not None:
             refuse_unobserved(mask, ", so there is nothing to infer z from: leave it out")
         features = self.encoder(filled(x, mask))
-        # one row of features for many frames would broadcast without a word
-        found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        if found != (*x.shape[:2], self.context):
-            raise ValueError(f"encoder: expected features of shape {(*x.shape[:2], self.context)}, got {found}")
+        check_features("encoder", self.encoder, features, (*x.shape[:2], self.context))
         return self.family(None, features)
 
     def trajectories(

@@ -78,7 +78,7 @@ class SequenceGuide(Guide):
                              "Filter(recurrent=0) does")  # fmt: skip
         each = (recurrence(size, recurrent, batch_first=True) for _ in range(self.directions if recurrent else 0))
         self.recurrences, self.entry_masks = nn.ModuleList(each), entry_masks
-        self.family = family(model.latent_dim, hidden[-1] if hidden else 0)
+        self.family = Family.built(family, model.latent_dim, hidden[-1] if hidden else 0)
         if self.family.uses_prior and not self.prior_allowed:
             raise ValueError(f"{type(self).__name__}: {type(self.family).__name__} looks at p(z_t | s_t), which "
                              "depends on z_(t-1): use Filter, Smoother")  # fmt: skip

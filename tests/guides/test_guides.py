@@ -112,6 +112,23 @@ def test_exact_needs_a_posterior():
         guides.Exact(VAE(6, 2))
 
 
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: guides.Amortized(VAE(6, 2), encoder=lambda x: x, context=6), "encoder: expected a module such as"),
+        (lambda: guides.Amortized(VAE(6, 2), family=guides.Diagonal(2, 6)), "family: expected a constructor such as"),
+        (lambda: guides.Amortized(VAE(6, 2), family="iaf"), "family: expected a constructor such as .*, got 'iaf'"),
+        (lambda: guides.Amortized(VAE(6, 2), family=nn.Linear), "constructor of a guides.Family, got one of Linear"),
+        (lambda: guides.PerDatum(VAE(6, 2), 5, family=lambda *sizes: {}), "got one of dict"),
+        (lambda: guides.TopDown(Hierarchical(6, (3, 2)), family=guides.Diagonal(3, 0)), "family: expected a constr"),
+        (lambda: guides.Smoother(DMM(6, 2), family=guides.Diagonal(2, 100)), "family: expected a constructor such as"),
+    ],
+)
+def test_parts_that_nothing_would_train_are_refused(build, said):
+    with pytest.raises(TypeError, match=said):
+        build()
+
+
 def nothing(x):
     """A program without attributes."""
 

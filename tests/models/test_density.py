@@ -90,6 +90,7 @@ class Nothing(nn.Module):
     (lambda: Density(6, FlowPrior(6), condition_dim=3), ValueError, "condition_dim: FlowPrior takes no condition"),
     (lambda: guides.Amortized(Density(6, FlowPrior(6))), ValueError, "Amortized: Density has no latent_dim"),
     (lambda: VAE(6, 2, decoder=nn.Linear(2, 4)), ValueError, "`decoder` and `features` .* come together"),
+    (lambda: VAE(6, 2, decoder=lambda z: z, features=2), TypeError, "decoder: expected a module such as"),
     (lambda: VAE(6, 2, features=4), ValueError, "`decoder` and `features` .* come together"),
 ])  # fmt: skip
 def test_wrong_parts_are_refused_by_name(make, error, message):
@@ -151,8 +152,12 @@ def test_a_decoder_of_ones_own():
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert model.generate(2)[1].shape == (2, 64)
     wrong = VAE(6, 2, decoder=nn.Linear(2, 4), features=5)
-    with pytest.raises(ValueError, match=r"decoder: expected features \(..., 5\) from Linear, got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"decoder: expected features of shape \(3, 5\) from Linear, got \(3, 4\)"):
         wrong(torch.zeros(3, 6))
+    # a row of features for several rows of z would be taken for all of theirs
+    mixing = VAE(6, 2, decoder=nn.Sequential(nn.Flatten(0), nn.Linear(6, 5)), features=5)
+    with pytest.raises(ValueError, match=r"decoder: expected features of shape \(3, 5\) from Sequential, got \(5,\)"):
+        mixing(torch.zeros(3, 6))
 
 
 def test_a_pixel_vae_uses_its_latent_and_the_pixels():

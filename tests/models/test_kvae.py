@@ -14,8 +14,8 @@ from tiers import thorough_but
 from torch import nn
 from torch.distributions import MultivariateNormal, constraints
 
-from guides import BoundedDiagonal, Diagonal, KalmanSmoother, Residual, Smoother
-from zoo import DMM, KVAE, LGSSM, MixedDynamics
+from guides import IAF, BoundedDiagonal, Diagonal, KalmanSmoother, Residual, Smoother
+from zoo import DMM, KVAE, LGSSM, MixedDynamics, start_at_components
 from zoo.infer import ELBO, IWELBO, Tempered, fit, log_likelihood, terms
 from zoo.infer.training.step.compiled import compiled
 from zoo.parts import kalman
@@ -470,6 +470,55 @@ def test_a_guide_of_the_other_form_is_told_of_both(marginal, site):
         ELBO()(pair(marginal)[0], pair(not marginal)[1])(bits())
 
 
+class Mixing(nn.Module):
+    """A decoder that makes one row of features of all frames."""
+
+    def forward(self, a):
+        return a.new_zeros(*a.shape[:-2], 8)
+
+
+class Bare(nn.Module):
+    def forward(self, features):
+        return features
+
+
+@pytest.mark.parametrize(
+    ("decoder", "likelihood", "got"),
+    [
+        (Mixing(), Bernoulli(8, DATA), r"of \(4,\) and \(6,\)"),
+        (mlp(CODE, (8,)), Bernoulli(8, 1), r"of \(4, 5\) and \(1,\)"),
+        (mlp(CODE, (8,)), Bernoulli(8, DATA + 1), r"of \(4, 5\) and \(7,\)"),
+        (mlp(CODE, (8,)), Bare(), "Tensor"),
+    ],
+)
+@pytest.mark.parametrize("marginal", [True, False])
+def test_what_a_decoder_and_a_likelihood_return_is_checked_and_never_broadcast(decoder, likelihood, got, marginal):
+    model = KVAE(MixedDynamics(CODE, LATENT, recurrent=5), decoder, likelihood, DATA, marginal=marginal).double()
+    guide = KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=8)
+    said = rf"decoder, likelihood: expected a Pyro .* batch shape \(4, 5\) and event shape \(6,\), got.*{got}"
+    for call in (lambda: ELBO()(model, guide)(bits()), lambda: model.reconstruct(bits(), guide)):
+        with pytest.raises(ValueError, match=said):
+            call()
+    with pytest.raises(ValueError, match="decoder, likelihood: expected"):
+        model.generate(2, 3)
+
+
+def test_a_family_without_a_mean_is_named_where_a_mean_is_needed():
+    model, _ = pair()
+    guide = KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=8, family=IAF)
+    assert ELBO()(model, guide)(bits()).isfinite()
+    with pytest.raises(ValueError, match=r"guide: .* has no mean in closed form, .* FullRank and Mixture have one"):
+        model.reconstruct(bits(), guide)
+    with pytest.raises(ValueError, match=r"guide: .* has no mean in closed form"):
+        start_at_components(model, guide, bits(), blur=1, steps=1)
+
+
+def test_errors_of_a_guides_draws_are_said_as_they_are():
+    model, guide = pair()
+    with pytest.raises(ValueError, match=r"leave it out$"):
+        model.impute(bits(), torch.zeros(N, T).bool(), guide=guide)
+
+
 def test_one_frame_is_a_video():
     for marginal in (True, False):
         model, guide = pair(marginal, CONTROL)
@@ -503,10 +552,18 @@ def test_parts_that_do_not_fit_are_named():
         KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=8, family=Residual)
     with pytest.raises(ValueError, match="family: expected one over 2 features, got 3"):
         KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=8, family=lambda features, context: Diagonal(3, context))
-    with pytest.raises(ValueError, match=r"encoder: expected features of shape \(4, 5, 8\), got tuple"):
+    with pytest.raises(TypeError, match="encoder: expected a module such as"):
+        KalmanSmoother(model, encoder=lambda x: x, context=DATA)
+    with pytest.raises(ValueError, match="context: expected a whole number, at least 1, got 0"):
+        KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=0)
+    with pytest.raises(TypeError, match="family: expected a constructor such as"):
+        KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=8, family=Diagonal(CODE, 8))
+    with pytest.raises(ValueError, match=r"encoder: expected features of shape \(4, 5, 8\) from GRU, got tuple"):
         KalmanSmoother(model, encoder=nn.GRU(DATA, 8, batch_first=True), context=8)(bits())
     guide = KalmanSmoother(model, encoder=mlp(DATA, (8,)), context=7, family=Diagonal)
-    with pytest.raises(ValueError, match=r"encoder: expected features of shape \(4, 5, 7\), got \(4, 5, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"encoder: expected features of shape \(4, 5, 7\) from Sequential, got \(4, 5, 8\)"
+    ):
         guide(bits())
 
 

@@ -205,13 +205,16 @@ def test_the_marginal_scores_particles_and_masks():
         ((0,), "T: expected a whole number, at least 1, got 0"),
         ((T,), "u: missing, MixedDynamics takes controls of size 2"),
         ((T, torch.zeros(N, T, 3)), r"u: expected shape \(N, T, 2\), the controls of MixedDynamics, got \(3, 6, 3\)"),
-        ((T, torch.zeros(N, 4, 2)), "u: expected the controls of 6 frames, got 4"),
+        ((T, torch.zeros(N, 4, 2)), r"u: expected the controls of 6 frames, \(..., 6, 2\), got \(3, 4, 2\)"),
+        ((T, [1.0]), "u: expected a torch.Tensor, got list"),
+        ((T, torch.zeros(2)), r"u: expected the controls of 6 frames, \(..., 6, 2\), got \(2,\)"),
+        ((T, torch.zeros(N, T, 2), [True] * T), "mask: expected a torch.Tensor, got list"),
         ((T, torch.zeros(N, T, 2), HOLES.double()), r"mask: expected torch.bool of shape \(..., 6\), .* torch.float64"),
         ((T, torch.zeros(N, T, 2), HOLES[:, 1:]), r"mask: expected torch.bool of shape \(..., 6\), .* \(3, 5\)"),
     ],
 )
 def test_arguments_of_the_marginal_that_do_not_fit_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         mixed(CONTROL).marginal(*arguments)
 
 
@@ -307,12 +310,43 @@ def test_the_papers_start_is_a_random_walk():
         ({"initial_variance": math.inf}, "initial_variance: expected a finite number > 0"),
         ({"start": lambda *sizes: Velocity()(2, *sizes[1:])}, r"start: expected A\^k of shape \(3, 4, 4\), got \(2, 4"),
         ({"start": lambda *sizes: Velocity()(3, 1, 4, 0)}, r"start: expected C\^k of shape \(3, 2, 4\), got \(3, 1, 4"),
+        (
+            {"start": lambda *sizes: tuple(m.long() for m in Velocity()(*sizes))},
+            r"start: expected A\^k of finite floats",
+        ),
+        ({"start": lambda *sizes: tuple(m / 0 for m in Velocity()(*sizes))}, r"A\^k of finite floats"),
+        ({"transition_variance": torch.ones(2)}, "transition_variance: expected a finite number > 0, got tensor"),
         ({"recurrence": nn.GRU}, "recurrence: GRU has no step; it is called as zoo.parts.networks.GRU is"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         MixedDynamics(**{"data_dim": DATA, "latent_dim": LATENT} | options)
+
+
+@pytest.mark.parametrize("start", [Velocity, RandomWalk])
+@pytest.mark.parametrize("scale", [-1.0, math.nan, "a"])
+def test_the_scale_of_a_start_is_checked(start, scale):
+    with pytest.raises(ValueError, match="scale: expected a number, at least 0"):
+        start(scale)
+
+
+def test_the_first_frame_of_a_model_with_controls_may_be_given():
+    model, (x, u) = mixed(CONTROL), (torch.randn(N, T, DATA), torch.randn(N, T, CONTROL))
+    carry = model.given(x[:, 0], u[:, 0])
+    # s_1 is the start's: h_1 reads a_0 alone, and no action has moved z_1
+    torch.testing.assert_close(carry.s.h[0], model.first().h)
+    torch.testing.assert_close(model.given(x[:, 0]).s.mean, carry.s.mean)
+    assert model.log_prob(x[:, 1:], u[:, 1:], None, carry).isfinite().all()
+    with pytest.raises(ValueError, match="controls of MixedDynamics"):
+        model.given(x[:, 0], u[:, 0, :1])
+
+
+def test_what_is_missing_without_a_guide_is_the_forecast_and_not_the_posterior():
+    with pytest.raises(
+        ValueError, match=r"MixedDynamics has no forecast in closed form; give .* guides.Exact\(model\)"
+    ):
+        mixed().forecast(torch.zeros(N, T, DATA), 2)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def _true_of(value: object, condition: Callable[[Any], Any]) -> bool:
     """The answer of a condition on a number; False for what is no number, and for True and False."""
     try:
         return not isinstance(value, bool) and bool(condition(value))
-    except TypeError:
+    except (TypeError, RuntimeError):
+        # of a tensor of several numbers, too
         return False
 
 

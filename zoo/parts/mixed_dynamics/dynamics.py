@@ -81,8 +81,8 @@ class MixedDynamics(StateSpace):
 
     Raises:
         TypeError: `start` is a class, or does not give three tensors.
-        ValueError: a size below 1, a variance that is not positive, matrices of `start` of other sizes, a recurrence
-            without the method `step`.
+        ValueError: a size below 1, a variance that is not positive, matrices of `start` of other sizes or not finite, a
+            recurrence without the method `step`.
 
     Example:
         >>> import torch
@@ -119,6 +119,10 @@ class MixedDynamics(StateSpace):
         sizes = (latent_dim, latent_dim), (latent_dim, control_dim), (data_dim, latent_dim)
         matrices = _started(start, num_components, data_dim, latent_dim, control_dim)
         for name, matrix, size in zip("ABC", matrices, sizes, strict=True):
+            if not (matrix.is_floating_point() and matrix.isfinite().all()):
+                raise ValueError(
+                    f"start: expected {name}^k of finite floats, got {matrix.dtype}: {matrix.flatten()[:5]}"
+                )
             if matrix.shape != (num_components, *size):
                 raise ValueError(f"start: expected {name}^k of shape {(num_components, *size)}, got "
                                  f"{tuple(matrix.shape)}")  # fmt: skip
@@ -215,6 +219,8 @@ class MixedDynamics(StateSpace):
         self, x: Tensor, u: Tensor | None = None, mask: Tensor | None = None, carry: Carry | None = None
     ) -> Tensor:
         """a, missing frames replaced by E[a_t | observed a_1..a_{t-1}], which the matrices after them read.
+
+        In a chunk the past are z and a of the step before it, as its carry has them, and the observed frames since.
 
         Args:
             x: a, `(..., T, data_dim)`; it may hold anything where it is missing.

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
-from zoo.parts.checks import check_controls, check_counts
+from zoo.parts.checks import check_controls, check_counts, check_tensor
 from zoo.parts.distributions.expanded import expanded
 
 
@@ -34,9 +34,13 @@ class Marginal(TorchDistribution):
 
     def __init__(self, dynamics: Any, T: int, u: Tensor | None = None, mask: Tensor | None = None) -> None:
         check_counts(T=T)
+        for name, value in (("u", u), ("mask", mask)):
+            if value is not None:
+                check_tensor(value, name)
         check_controls(u, dynamics.control_dim, type(dynamics).__name__)
-        if u is not None and u.shape[-2] != T:
-            raise ValueError(f"u: expected the controls of {T} frames, got {u.shape[-2]}")
+        if u is not None and u.shape[-2:-1] != (T,):
+            raise ValueError(f"u: expected the controls of {T} frames, (..., {T}, {dynamics.control_dim}), got "
+                             f"{tuple(u.shape)}")  # fmt: skip
         if mask is not None and (mask.dtype != torch.bool or mask.shape[-1:] != (T,)):
             raise ValueError(f"mask: expected torch.bool of shape (..., {T}), got {mask.dtype} of shape "
                              f"{tuple(mask.shape)}")  # fmt: skip

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zoo.parts.checks import check_least
+
 
 @dataclass(frozen=True)
 class Velocity:
@@ -18,6 +20,9 @@ class Velocity:
     """
 
     scale: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_least(0, scale=self.scale)
 
     def __call__(self, K: int, data_dim: int, latent_dim: int, control_dim: int) -> tuple[Tensor, Tensor, Tensor]:
         """(A^k, B^k, C^k), the components along the first axis."""
@@ -38,6 +43,9 @@ class RandomWalk:
     """
 
     scale: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_least(0, scale=self.scale)
 
     def __call__(self, K: int, data_dim: int, latent_dim: int, control_dim: int) -> tuple[Tensor, Tensor, Tensor]:
         """(A^k, B^k, C^k), the components along the first axis."""

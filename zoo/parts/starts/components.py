@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zoo.parts.aside import streams_kept
-from zoo.parts.checks import check_counts, check_offers, check_positive, check_shape, parameter_of
+from zoo.parts.checks import check_counts, check_offers, check_positive, check_shape, mean_of, parameter_of
 from zoo.parts.networks import Maps
 
 # Components are of at most so many frames, evenly spaced: 64 MiB of pictures of 32 x 32.
@@ -45,9 +45,9 @@ def start_at_components(
 
     Raises:
         TypeError: x is not a tensor.
-        ValueError: another pair, a guide of another code's size, or a pair without a parameter to train; x of another
-            size; NaN; no more frames than the code has entries, or frames that vary in fewer directions; `blur` even,
-            or without `Maps`.
+        ValueError: another pair, a guide of another code's size or of a family without a mean, or a pair without a
+            parameter to train; x of another size; NaN; no more frames than the code has entries, or frames that vary in
+            fewer directions; `blur` even, or without `Maps`.
 
     Example:
         >>> import torch, guides
@@ -127,7 +127,7 @@ def _train(model: Any, guide: Any, frames: Tensor, code: Tensor, steps: int) -> 
         # q(a | x) reads no controls, but a model that has some refuses to do without
         u = x.new_zeros(*x.shape[:2], model.control_dim) if model.control_dim else None
         q = guide.codes(x, u)
-        mean = q.mean
+        mean = mean_of("guide", q)
         if mean.shape != target.shape:
             raise ValueError(f"guide: expected codes of {target.shape[-1]} entries, as the model has, "
                              f"got {mean.shape[-1]}")  # fmt: skip

@@ -75,9 +75,12 @@ def carry_on(model: Any, z: Tensor, x: Tensor, u: Tensor | None, mask: Tensor | 
     return Carry(last(chunk.states(z)), last(z), last(chunk.x)).detach()
 
 
-def given(model: Any, x: Tensor) -> Carry:
+def given(model: Any, x: Tensor, u: Tensor | None) -> Carry:
     """See `StateSpace.given`."""
+    if u is None and model.control_dim:
+        u = x.new_zeros(*x.shape[:-1], model.control_dim)
+    check_controls(u, model.control_dim, type(model).__name__)
     frame = x.unsqueeze(-2)
-    start = model.start(frame, *at_steps(model.inputs(frame), 1)[0])
+    start = model.start(frame, *at_steps(model.inputs(frame, None if u is None else u.unsqueeze(-2)), 1)[0])
     z = getattr(model, "z_0", x.new_zeros(model.latent_dim)).expand(*x.shape[:-1], model.latent_dim)
     return Carry(start, z, x)

@@ -115,8 +115,10 @@ def draws_of(guide: Callable, num: int, x: Tensor, u: Tensor | None, mask: Tenso
     # in training mode one pattern of dropout would be common to all draws
     # a guide of a form in which z is summed out (KVAE) has a program of its own for whole trajectories
     program = getattr(guide, "trajectories", guide)
-    with evaluating(guide), pyro.plate("draws", num, dim=-2):
-        trace = poutine.trace(program).get_trace(*arguments)
+    # not `get_trace`, which adds a table of shapes to an error's words
+    with evaluating(guide), pyro.plate("draws", num, dim=-2), poutine.trace() as tracer:
+        program(*arguments)
+    trace = tracer.trace
     if "z" not in trace.nodes:
         raise ValueError("guide: expected a site 'z', it samples none")
     z = trace.nodes["z"]["value"]

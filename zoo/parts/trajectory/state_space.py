@@ -225,9 +225,10 @@ class StateSpace(Forecasts, RootModule):
         """
         return chunks.carry_on(self, z, x, u, mask, carry)
 
-    def given(self, x: Tensor) -> Carry:
+    def given(self, x: Tensor, u: Tensor | None = None) -> Carry:
         """The carry of sequences whose first frame x `(N, data_dim)` is given and not scored, as SRNN's data have it.
 
-        The sequences start as others do. The carry's z is `z_0` of a model that has one (DMM, SRNN), else zeros.
+        The sequences start as others do. The carry's z is `z_0` of a model that has one (DMM, SRNN), else zeros; u are
+        the controls of that frame, `(N, control_dim)`, zeros where they are not given.
         """
-        return chunks.given(self, x)
+        return chunks.given(self, x, u)

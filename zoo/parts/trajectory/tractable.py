@@ -42,8 +42,11 @@ def exactly(model: Any) -> Tractable:
         ValueError: its posterior has no closed form.
     """
     if not isinstance(model, Tractable):
-        raise ValueError(f"guide: missing, and {type(model).__name__} has no posterior in closed form; give guide=, a "
-                         "guide of it, whose draws of z are then used")  # fmt: skip
+        # a posterior may be exact where what follows from it is none, since the matrices to come depend on x
+        exact = hasattr(model, "posterior")
+        lacks, take = ("forecast", "guides.Exact(model)") if exact else ("posterior", "a guide of it")
+        raise ValueError(f"guide: missing, and {type(model).__name__} has no {lacks} in closed form; give guide=, "
+                         f"{take}, whose draws of z are then used")  # fmt: skip
     return model
 
 

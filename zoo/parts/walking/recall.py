@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from zoo.parts.checks import check_counts, check_positive
+from zoo.parts.checks import check_counts, check_density, check_module, check_positive
 from zoo.parts.distributions import DiagonalNormal, MixtureOfNormalsDensity
 from zoo.parts.networks.memory import Retrieved, retrieve
 from zoo.parts.recorded import Recorded
@@ -92,8 +92,7 @@ class Nearest(Recorded, nn.Module):
     ) -> None:
         super().__init__()
         for name, part in (("encoder", encoder), ("emission", emission)):
-            if not isinstance(part, nn.Module):
-                raise TypeError(f"{name}: expected a module, got {part!r}")
+            check_module(name, part, "zoo.parts.networks.WithHead(...)")
         check_counts(data_dim=data_dim, latent_dim=latent_dim, neighbours=neighbours)
         check_positive(delta=delta)
         self.encoder, self.emission_of = encoder, emission
@@ -108,9 +107,7 @@ class Nearest(Recorded, nn.Module):
 
     def emission(self, z: Tensor | None, c: Neighbours) -> TorchDistribution:
         p = self.emission_of(z)
-        if not isinstance(p, TorchDistribution) or p.event_shape != (self.data_dim,):
-            raise ValueError(f"emission: expected a Pyro distribution of event shape ({self.data_dim},), got "
-                             f"{type(p).__name__} of {tuple(getattr(p, 'event_shape', ()))}")  # fmt: skip
+        check_density("emission", p, z.shape[:-1], (self.data_dim,))
         return p
 
     def posterior(self, x: Tensor, c: Neighbours) -> DiagonalNormal:
