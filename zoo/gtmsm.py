@@ -107,13 +107,14 @@ class GTMSM(RootModule):
         own = (encoder, emission, data_dim, latent_dim)
         if recall is None:
             recall = Nearest(*own, neighbours=neighbours, delta=delta)  # type: ignore[arg-type]
-            if neighbours > memorise:
-                raise ValueError(f"neighbours: expected at most memorise = {memorise}, got {neighbours}")
         elif any(v is not None for v in own) or (neighbours, delta) != (5, 1e-4):
             raise ValueError("recall: given besides encoder, emission, data_dim, latent_dim, neighbours or delta, "
                              "which are arguments of the recall Nearest alone")  # fmt: skip
         needed = ("data_dim", "latent_dim", "context", "prior", "emission", "posterior", "likeliest")
         check_offers("GTMSM", recall, *needed, advice="see zoo.parts.walking.Recall")
+        # a recall may read all frames, or some
+        if (k := getattr(recall, "neighbours", 1)) > memorise:
+            raise ValueError(f"neighbours: expected at most memorise = {memorise}, got {k}")
         # a recall of poses states their size
         if getattr(recall, "state_dim", step.state_dim) != step.state_dim:
             raise ValueError(f"recall: {type(recall).__name__} reads states of size {recall.state_dim}, "
@@ -133,13 +134,21 @@ class GTMSM(RootModule):
         like = next(step.parameters(), torch.zeros(()))
         # two states, or the two of a path
         s, u = like.new_zeros(2, self.state_dim), like.new_zeros(2, self.control_dim)
-        with torch.no_grad():
-            path = step.path(s[0], u, s) if hasattr(step, "path") else s  # type: ignore[operator]
-            found = tuple(step(s, u).shape), tuple(path.shape)
-        for shape in found:
-            if shape != tuple(s.shape):
-                raise ValueError(f"step: expected {type(step).__name__} to map states (..., {self.state_dim}) to "
-                                 f"states, {tuple(s.shape)} became {shape}")  # fmt: skip
+        if hasattr(step, "transition"):
+            check_offers("step", step, "likeliest", advice="a transition states its most probable value for scale 0")
+        for name, arguments in (("forward", (s, u)), ("path", (s[0], u, s)), ("likeliest", (s, u)),
+                                ("transition", (s, u, 1.0))):  # fmt: skip
+            if not hasattr(step, name):
+                continue
+            with torch.no_grad():
+                found = getattr(step, name)(*arguments)
+            # a density has its states as draws
+            shape = getattr(found, "shape", None)
+            shape = shape() if callable(shape) else shape
+            if shape != s.shape:
+                became = f"{type(found).__name__} of {None if shape is None else tuple(shape)}"
+                raise ValueError(f"step: expected {type(step).__name__}.{name} to map states (..., {self.state_dim}) "
+                                 f"to states, {tuple(s.shape)} became {became}")  # fmt: skip
 
     @property
     def memorise(self) -> int:

@@ -82,11 +82,7 @@ class Onto(Family):
 
 
 def fitting(family: Callable[[int, int], Family], model: Any, site: str, features: int, context: int) -> Family:
-    """A family of these sizes, mapped onto the support of `model.prior()` where that is not all of R^d.
-
-    Args:
-        family: constructor.
-        site: the guide's; a model's `prior()` is that of `z`.
+    """A family of these sizes, mapped onto the support of `model.prior()`, that of `z`, where that is not all of R^d.
 
     Raises:
         TypeError: as `Family.built`.

@@ -487,6 +487,29 @@ class Short(LinearStep):
         return super().path(first, u, noise)[..., 1:, :]
 
 
+class Likely(LinearStep):
+    def likeliest(self, s, u):
+        return self(s, u)[..., :1]
+
+
+class Alone(LinearStep):
+    def transition(self, s, u, scale):
+        return pyro.distributions.Normal(self(s, u), scale).to_event(1)
+
+
+class Bare(Alone):
+    def transition(self, s, u, scale):
+        return [s]
+
+    def likeliest(self, s, u):
+        return s
+
+
+class Thin(Bare):
+    def transition(self, s, u, scale):
+        return pyro.distributions.Normal(s[..., :1], scale).to_event(1)
+
+
 BUILT = {
     "memorise 0": ({"tau": 0}, ValueError, "memorise: expected a whole number, at least 1, got 0"),
     "too many neighbours": ({"neighbours": 4}, ValueError, "neighbours: expected at most memorise = 3, got 4"),
@@ -494,8 +517,20 @@ BUILT = {
     "a constructor": ({"step": LinearStep}, TypeError, "step: expected a module such as LinearStep"),
     "no sizes": ({"step": nn.Linear(2, 2)}, ValueError, "GTMSM: Linear has no control_dim"),
     "no actions": ({"step": Still()}, ValueError, "control_dim: expected a whole number, at least 1, got 0"),
-    "another size": ({"step": Flat()}, ValueError, r"step: expected Flat to map states .* \(2, 2\) became \(2, 1\)"),
-    "a path of another length": ({"step": Short(ACTIONS, STATE)}, ValueError, r"step: .* \(2, 2\) became \(1, 2\)"),
+    "another size": ({"step": Flat()}, ValueError, r"Flat.forward to map states .* became Tensor of \(2, 1\)"),
+    "a path of another length": (
+        {"step": Short(ACTIONS, STATE)},
+        ValueError,
+        r"Short.path .* became Tensor of \(1, 2\)",
+    ),
+    "a most probable value of another size": (
+        {"step": Likely(ACTIONS, STATE)},
+        ValueError,
+        r"Likely.likeliest .*\(2, 1\)",
+    ),
+    "no density": ({"step": Bare(ACTIONS, STATE)}, ValueError, "Bare.transition .* became list of None"),
+    "a density of another size": ({"step": Thin(ACTIONS, STATE)}, ValueError, r"Thin.transition .* of \(2, 1\)"),
+    "a density alone": ({"step": Alone(ACTIONS, STATE)}, ValueError, "step: Alone has no likeliest"),
     "delta": ({"delta": -1.0}, ValueError, "delta: expected a finite number > 0, got -1.0"),
     "a recall besides": ({"recall": nn.Identity()}, ValueError, "recall: given besides encoder, emission"),
 }
@@ -531,7 +566,9 @@ def test_parts_of_the_recall_are_checked():
     with pytest.raises(ValueError, match=r"GTMSM: Identity has no data_dim; see zoo\.parts\.walking\.Recall"):
         GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=nn.Identity())
     with pytest.raises(ValueError, match="recall: Views reads states of size 3, LinearStep has 2"):
-        GTMSM(LinearStep(ACTIONS, STATE), memorise=2, recall=Views(DATA))
+        GTMSM(LinearStep(ACTIONS, STATE), memorise=8, recall=Views(DATA))
+    with pytest.raises(ValueError, match="neighbours: expected at most memorise = 7, got 8"):
+        GTMSM(LinearStep(ACTIONS, 3), memorise=7, recall=Views(DATA))
     for emission in (mlp(LATENT, (8,), DATA), WithHead((LATENT,), 1, conditionals.Normal)):
         recall = Nearest(WithHead((DATA,), LATENT, conditionals.Normal), emission, DATA, LATENT, neighbours=1)
         with pytest.raises(

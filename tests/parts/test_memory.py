@@ -116,13 +116,42 @@ def test_a_state_that_is_far_off_is_no_matter_of_other_memories():
     torch.testing.assert_close(found.log_weights[1], alone.log_weights)
 
 
+@pytest.mark.parametrize("content", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("kept", [2, M - 2])
+def test_what_stands_in_an_empty_entry_cannot_matter(content, kept):
+    # at 2 the empty ones are retrieved too
+    keys, queries = torch.randn(M, SIZE), torch.randn(Q, SIZE, requires_grad=True)
+    mask, found = torch.arange(M) < kept, []
+    for value in (0.0, content):
+        held = torch.where(mask.unsqueeze(-1), keys, value)
+        weights = spread(retrieve(held, queries, 3, mask=mask))
+        found.append((weights, *torch.autograd.grad(weights.square().sum(), queries)))
+    assert all(torch.equal(one, other) and one.isfinite().all() for one, other in zip(*found, strict=True))
+
+
+def test_a_query_that_is_far_off_is_no_matter_of_others():
+    keys, queries = torch.randn(M, SIZE, dtype=torch.float32), torch.randn(Q, SIZE, dtype=torch.float32)
+    far = torch.cat([queries, queries.new_full((1, SIZE), 1e18)])
+    alone, found = retrieve(keys, queries, 3), retrieve(keys, far, 3)
+    assert torch.equal(found.index[:-1], alone.index)
+    torch.testing.assert_close(found.log_weights[:-1], alone.log_weights)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"k": 0}, "neighbours: expected a whole number, at least 1, got 0"),
         ({"k": M + 1}, "neighbours: expected at most 7, the entries of the memory, got 8"),
         ({"delta": 0.0}, "delta: expected a finite number > 0, got 0.0"),
-        ({"queries": torch.zeros(Q, 2)}, "queries: expected the keys' size, 3, got 2"),
+        ({"queries": torch.zeros(Q, 2).double()}, "queries: expected the keys' size, 3, got 2"),
+        (
+            {"queries": torch.zeros(Q, SIZE, dtype=torch.float32)},
+            "queries: expected torch.float64 .* got torch.float32",
+        ),
+        ({"keys": torch.zeros(M, SIZE).long()}, "keys: expected floats of shape .* got torch.int64"),
+        ({"keys": torch.zeros(SIZE)}, r"keys: expected .* of shape \(3,\)"),
+        ({"mask": torch.ones(M - 1).bool()}, r"mask: expected torch.bool of shape \(..., 7\), got .* \(6,\)"),
+        ({"mask": torch.ones(M)}, "mask: expected torch.bool .* got torch.float32"),
         ({"mask": torch.zeros(M, dtype=torch.bool)}, "mask: a memory has no entry, expected at least one"),
     ],
 )

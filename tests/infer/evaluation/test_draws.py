@@ -247,3 +247,12 @@ def test_data_entries_and_latents_that_are_not_there_are_named():
     model, guide, x = PAIRS["hmm"].build()
     with pytest.raises(ValueError, match="no latent site"):
         posterior_draws(model, guide, x, num_draws=3)
+
+
+def test_gaps_of_a_model_that_is_given_its_first_frames_stand_at_the_others():
+    model, guide, x = PAIRS["gtmsm"].build_scored()
+    seen = torch.ones(x.shape[:2], dtype=torch.bool)
+    seen[0, 0] = seen[1, -1] = False
+    found = posterior_draws(model, guide, x, mask=seen, num_draws=3, **PAIRS["gtmsm"].keywords)
+    frames = of(found, "observed_data", "x")
+    assert torch.equal(frames.isnan().all(-1), ~seen[:, model.memorise :])

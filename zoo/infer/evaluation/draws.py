@@ -192,7 +192,9 @@ def _with_gaps(observed: dict[str, Tensor], mask: Any) -> dict[str, Tensor]:
     if not isinstance(mask, Tensor) or "x" not in observed:
         return observed
     x = observed["x"]
-    seen = mask.cpu().reshape(*mask.shape, *[1] * (x.dim() - mask.dim()))
+    # a model that is given its first frames (GTMSM) has the others at its site
+    seen = mask.cpu()[:, mask.shape[1] - x.shape[1] :]
+    seen = seen.reshape(*seen.shape, *[1] * (x.dim() - seen.dim()))
     return observed | {"x": torch.where(seen, x, torch.nan)}
 
 

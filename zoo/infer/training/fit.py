@@ -63,7 +63,8 @@ class Fit:
         kl = kept.get("kl", {})
         if kl:
             lines.append("KL, nats per datum: " + ", ".join(f"{site} {value:.3f}" for site, value in kl.items()))
-        idle = [site for site, value in kl.items() if value < IDLE]
+        # exactly 0 is the KL of a site that the guide leaves to the model (Remembering, PriorBelow)
+        idle = [site for site, value in kl.items() if value < IDLE and value != 0]
         if idle:
             lines.append(f"worth a look: KL of {', '.join(idle)} below {IDLE} nats per datum, the data hardly reach it "
                          "(posterior collapse; a warm-up or free bits of `Tempered` may help)")  # fmt: skip

@@ -40,27 +40,39 @@ def retrieve(keys: Tensor, queries: Tensor, k: int, delta: float = 1e-4, mask: T
         queries: `(..., Q, size)`; leading axes broadcast with those of the keys.
         k: number of entries, at most M.
         delta: squared distance below which entries are as good as equal.
-        mask: bool `(..., M)`, False where an entry is empty. Its weight is 0, and it is retrieved only where fewer
-            than k others are there.
+        mask: bool `(..., M)`, False where an entry is empty. Its weight is 0, whatever its key is, and it is retrieved
+            only where fewer than k others are there.
 
     Raises:
-        ValueError: k below 1 or above M; delta not positive; keys and queries of different sizes; a memory of empty
-            entries alone.
+        ValueError: k below 1 or above M; delta not positive; keys and queries that are no floats of one dtype, or of
+            different sizes; a mask of other entries; a memory of empty entries alone.
     """
     check_counts(neighbours=k)
     check_positive(delta=delta)
+    for name, states in (("keys", keys), ("queries", queries)):
+        if states.ndim < 2 or not states.is_floating_point() or states.dtype != keys.dtype:
+            raise ValueError(f"{name}: expected {keys.dtype if keys.is_floating_point() else 'floats'} of shape "
+                             f"(..., any, size), got {states.dtype} of shape {tuple(states.shape)}")  # fmt: skip
+    if mask is not None and (mask.dtype != torch.bool or mask.shape[-1:] != keys.shape[-2:-1]):
+        raise ValueError(f"mask: expected torch.bool of shape (..., {keys.shape[-2]}), got {mask.dtype} of shape "
+                         f"{tuple(mask.shape)}")  # fmt: skip
     if k > keys.shape[-2]:
         raise ValueError(f"neighbours: expected at most {keys.shape[-2]}, the entries of the memory, got {k}")
     if keys.shape[-1] != queries.shape[-1]:
         raise ValueError(f"queries: expected the keys' size, {keys.shape[-1]}, got {queries.shape[-1]}")
     if mask is not None and not bool(mask.any(-1).all()):
         raise ValueError("mask: a memory has no entry, expected at least one that is not empty")
+    if mask is not None:
+        keys = keys.masked_fill(~mask.unsqueeze(-1), 0.0)
     # In units of the largest coordinate, whose square may overflow: no state is so far that a weight is NaN, or that
     # all distances are infinite and the order is lost. The unit's square is a factor of all weights, and cancels.
     with torch.no_grad():
-        each = (torch.linalg.vector_norm(s, torch.inf, (-2, -1), keepdim=True) for s in (keys, queries))
-        unit = torch.maximum(*each).clamp(min=1.0)
-        index = _nearest(keys / unit, queries / unit, k, mask)
+        largest = torch.linalg.vector_norm(keys, torch.inf, (-2, -1), keepdim=True)
+        # of each query its own: one that is far away would round the others
+        each = torch.linalg.vector_norm(queries, torch.inf, -1, keepdim=True)
+        unit = torch.maximum(largest, each).clamp(min=1.0)
+        common = unit.amax(-2, keepdim=True)
+        index = _nearest(keys / common, queries / common, k, mask)
     away = (_at(index, keys) - queries.unsqueeze(-2)) / unit.unsqueeze(-1)
     tiny = torch.finfo(away.dtype).tiny
     log_weights = -(away.square().sum(-1) + (delta / unit / unit).clamp(min=tiny)).log()
