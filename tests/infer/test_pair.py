@@ -625,7 +625,7 @@ def test_renyi_near_one_does_not_overflow():
 
 
 def test_words_in_place_of_objects():
-    with pytest.raises(TypeError, match=r"guides.IAF"):
+    with pytest.raises(TypeError, match=r"family: expected a constructor such as guides.Diagonal, got .iaf."):
         guides.Amortized(VAE(2, 1, (3,)), family="iaf")
     with pytest.raises(TypeError, match=r"conditionals.Bernoulli"):
         VAE(2, 1, (3,), likelihood="bernoulli")
