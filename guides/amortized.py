@@ -85,7 +85,7 @@ class Amortized(Guide):
             raise ValueError("Amortized: `flags` are for the guide's own encoder; yours is given the mask itself")
         self.encoder = dense(self.inputs.sizes(model), hidden, activation) if encoder is None else encoder
         self.context: int = hidden[-1] if context is None and hidden else context or model.data_dim
-        self.family = fitting(family, model, site, latent_dim or model.latent_dim, self.context)
+        self.family = fitting(family, model, site, model.latent_dim if latent_dim is None else latent_dim, self.context)
 
     def posterior(self, x: Tensor, *args: Any, **kwargs: Any):
         """q(z | x) for each row of x: batch shape `(N,)`, event shape `(latent_dim,)`."""

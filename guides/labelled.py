@@ -14,7 +14,7 @@ from guides.guide import Guide
 from guides.inputs import Inputs
 from guides.levels.has_levels import check_inner
 from guides.levels.hierarchy_guide import HierarchyGuide
-from zoo.parts.checks import check_labels, check_offers
+from zoo.parts.checks import check_labels, check_module, check_offers
 from zoo.parts.given.conditions import prior_given
 from zoo.parts.labels import checked_logits, one_hot, over_classes, probabilities
 from zoo.parts.networks import WithHead
@@ -76,6 +76,7 @@ class Labelled(Guide):
         self.inputs, classes = Inputs(model, flags), model.num_classes
         sizes = self.inputs.sizes(model)
         self.logits = WithHead(sizes, classes, nn.Linear, hidden, activation) if classifier is None else classifier
+        check_module("classifier", self.logits, "zoo.parts.networks.mlp(...)")
         self.levels = levels
         if levels is None:
             self.encoder = build_stage(hidden, (*sizes, classes), activation, "hidden")

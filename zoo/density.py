@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import constraints, is_validation_enabled
 from torch import Tensor, nn
 
-from zoo.parts.checks import check_counts, check_shape, element, holds, listed, parameter_of
+from zoo.parts.checks import check_counts, check_module, check_shape, element, holds, listed, parameter_of
 from zoo.parts.given.conditions import Condition, check_given, condition_size, conditions, rows_for, takes_one
 from zoo.parts.given.gaps import observe, refuse_unmasked
 from zoo.parts.store_keys import RootModule
@@ -55,8 +55,7 @@ class Density(RootModule):
     def __init__(self, data_dim: int, conditional: nn.Module, *, condition_dim: int | None = None) -> None:
         super().__init__("model")
         check_counts(data_dim=data_dim)
-        if not isinstance(conditional, nn.Module):
-            raise TypeError(f"conditional: expected a module such as FlowPrior(data_dim), got {conditional!r}")
+        check_module("conditional", conditional, "FlowPrior(data_dim)")
         self.data_dim, self.condition_dim = data_dim, condition_size(condition_dim)
         self.conditional = conditional
         self._refuse_other()

@@ -12,6 +12,7 @@ from zoo.parts.checks import (
     check_controls,
     check_counts,
     check_frames,
+    check_module,
     check_offers,
     check_positive,
     check_sequences,
@@ -99,8 +100,7 @@ class GTMSM(RootModule):
         recall: Any = None,
     ) -> None:
         super().__init__("model")
-        if not isinstance(step, nn.Module):
-            raise TypeError(f"step: expected a module such as LinearStep(control_dim, state_dim), got {step!r}")
+        check_module("step", step, "LinearStep(control_dim, state_dim)")
         check_offers("GTMSM", step, "control_dim", "state_dim", advice="a step states the sizes of u_t and s_t")
         check_counts(memorise=memorise, control_dim=step.control_dim, state_dim=step.state_dim)  # type: ignore[arg-type]
         check_positive(noise=noise)

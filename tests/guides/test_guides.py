@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import guides
-from zoo import DMM, VAE, Hierarchical
+from zoo import DMM, M2, VAE, Hierarchical
 from zoo.infer import ELBO, active_units, gaps, log_likelihood, terms
 from zoo.parts.conditionals import Normal
 from zoo.ppca import PPCA
@@ -116,6 +116,7 @@ def test_exact_needs_a_posterior():
     ("build", "said"),
     [
         (lambda: guides.Amortized(VAE(6, 2), encoder=lambda x: x, context=6), "encoder: expected a module such as"),
+        (lambda: guides.Labelled(M2(6, 2, 3), classifier=lambda x: x), "classifier: expected a module such as"),
         (lambda: guides.Amortized(VAE(6, 2), family=guides.Diagonal(2, 6)), "family: expected a constructor such as"),
         (lambda: guides.Amortized(VAE(6, 2), family="iaf"), "family: expected a constructor such as .*, got 'iaf'"),
         (lambda: guides.Amortized(VAE(6, 2), family=nn.Linear), "constructor of a guides.Family, got one of Linear"),

@@ -6,6 +6,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform, SigmoidTransform
 
+from zoo.parts.checks import check_module
 from zoo.parts.conditionals.flow_prior import FlowDensity
 from zoo.parts.recorded import Recorded
 
@@ -56,8 +57,7 @@ class Logit(Recorded, nn.Module):
 
     def __init__(self, conditional: nn.Module, *, margin: float = 0.05) -> None:
         super().__init__()
-        if not isinstance(conditional, nn.Module):
-            raise TypeError(f"conditional: expected a module such as FlowPrior(data_dim), got {conditional!r}")
+        check_module("conditional", conditional, "FlowPrior(data_dim)")
         if not 0 <= margin < 0.5:
             raise ValueError(f"margin: expected 0 <= margin < 0.5, got {margin}")
         self.conditional, self.margin = conditional, margin
